@@ -1,0 +1,100 @@
+"""Data sets as uint8 arrays, their split, and tensors of them on a device.
+
+``load`` decodes a data set once and keeps it on disk; ``split`` chooses images; ``to_device`` makes tensors::
+
+    dataset = load(config.data)                       # numpy, memory-mapped, read-only; plain arrays for ray.put
+    parts = split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+    tensors = to_device(dataset, "cpu")               # torch, the same memory
+    train = torch.from_numpy(parts.train)
+    for batch in train[epoch_order(len(train), seed, epoch)].split(128):
+        images, labels = tensors.train_images[batch], tensors.train_labels[batch]
+
+Letters for shapes: N images, B images of a batch, C channels (always 3: grey images are repeated), H = W pixels of a
+side, K classes. Pixels are uint8 in 0..255, labels int64 in 0..K-1.
+
+Only the named sets that torchvision reads need torchvision; nothing here knows Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from suite.data import folders, named, own
+from suite.data.batches import DeviceData, class_weights, epoch_order, statistics, to_device
+from suite.data.cache import cache_folder, cached
+from suite.data.dataset import Dataset, Report, describe
+from suite.data.splits import Split, split
+from suite.errors import UsageError
+from suite.plugin import is_reference
+from suite.spec.config import DataConfig
+
+__all__ = [
+    "Dataset",
+    "DeviceData",
+    "Report",
+    "Split",
+    "cache_folder",
+    "class_weights",
+    "describe",
+    "epoch_order",
+    "load",
+    "split",
+    "statistics",
+    "to_device",
+]
+
+
+def load(config: DataConfig, cache: Path | None = None, report: Report | None = None) -> Dataset:
+    """The data set that ``config`` names: decoded on the first call, read from the cache afterwards.
+
+    ``train_size``, ``val_size``, ``test_size`` and ``split_seed`` play no part here: see ``split``.
+
+    Args:
+        config: its ``name``, ``root`` (relative to the working directory, unless resolved before) and ``image_size``.
+        cache: where decoded and downloaded images are kept. Default: see ``cache_folder``.
+        report: called with (images decoded, images in all) while an image folder is decoded.
+
+    Returns:
+        The arrays, read-only where they come from the cache.
+
+    Raises:
+        UsageError: an unknown name, ``folder`` without a root, or a ``module:function`` that returns something else
+            than a data set.
+        EnvironmentProblem: images that are missing, cannot be decoded or downloaded, or a cache that cannot be written.
+        Both list everything they found.
+    """
+    name, side = config.name, config.image_size
+    where = cache if cache is not None else cache_folder()
+    root = None if config.root is None else _absolute(config.root)
+    if is_reference(name):
+        return own.load(name, None if root is None else str(root), side)
+    if name == "folder":
+        if root is None:
+            raise UsageError(
+                "data.name=folder needs data.root, got none",
+                remedy=f"Set data.root to the folder that holds {folders.LAYOUT}.",
+            )
+        listing = folders.scan(root)
+        return cached(where, name, listing.key(side), lambda temp: folders.decode(listing, side, temp, report))
+    if name == "digits":
+        return cached(where, name, str(side), lambda _: named.digits(side))
+    if name in named.TORCHVISION:
+        return named.load(name, root if root is not None else where / "downloads", side, where)
+    raise UsageError(
+        f"data.name must be one of {', '.join(NAMES)} or module:function, got {name!r}", remedy=_near(name)
+    )
+
+
+NAMES = (*named.TORCHVISION, "folder", "digits")
+
+
+def _absolute(path: str) -> Path:
+    # Not Path.resolve(): messages shall show the path that the user wrote, not where its links lead.
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    return f"Did you mean {near[0]}?" if near else ""

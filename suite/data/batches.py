@@ -1,0 +1,98 @@
+"""Tensors of a data set on a device, the order of batches, and figures of the training images.
+
+Letters: N images, B images of a batch, C = 3 channels, H = W pixels of a side, K classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from suite.data.dataset import Dataset, Images, Labels
+from suite.data.splits import Index
+from suite.records import stream
+
+_CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceData:
+    """The arrays of a ``Dataset`` as tensors on one device. Never write into them: the memory may be read-only.
+
+    Attributes:
+        train_images, test_images: uint8 (N, C, H, W).
+        train_labels, test_labels: int64 (N,).
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def to_device(dataset: Dataset, device: torch.device | str) -> DeviceData:
+    """The data set on ``device``: on the CPU its own memory, without a copy; elsewhere one copy of each array.
+
+    On the CPU the memory may be the cache's file or Ray's object store, mapped read-only: writing into such a tensor
+    kills the process. ``images[index]`` is a fresh tensor, and may be changed.
+    """
+    return DeviceData(**{field: _view(array).to(device) for field, array in dataset.arrays().items()})
+
+
+def _view(array: npt.NDArray[Any]) -> Tensor:
+    with warnings.catch_warnings():
+        # Nothing here writes into the images: the copy that torch asks for would cost each process the whole data set.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """A random order of 0..n-1, int64 (n,), on the CPU: the same for all arms with this seed.
+
+    Args:
+        n: training images.
+        seed: the trial's seed.
+        epoch: from 0.
+    """
+    generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
+    return torch.randperm(n, generator=generator)
+
+
+def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation (of the population) of each channel, float64 (C,), with pixels as 0..1.
+
+    Summed as integers, so the result depends neither on the order nor on the machine. The deviation is at least that of
+    one grey level, 1/255, so that a channel without contrast can be divided by it.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        index: int64 (n,), the rows that count.
+    """
+    step = max(1, _CHUNK_BYTES // images[0].nbytes)
+    total = np.zeros(images.shape[1], np.uint64)
+    squares = np.zeros_like(total)
+    for start in range(0, len(index), step):
+        chunk = images[index[start : start + step]]
+        total += chunk.sum(axis=(0, 2, 3), dtype=np.uint64)
+        squares += np.square(chunk, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)  # 255^2 fits in 16 bits
+    pixels = len(index) * images.shape[2] * images.shape[3]
+    # Python's integers: pixels x squares exceeds 64 bits from 280 billion pixels on, and floats would cancel.
+    spread = [pixels * int(s) - int(t) ** 2 for t, s in zip(total, squares, strict=True)]
+    std = np.sqrt(np.array([value / pixels**2 for value in spread])) / 255
+    return total / pixels / 255, np.maximum(std, 1 / 255)
+
+
+def class_weights(labels: Labels, num_classes: int) -> npt.NDArray[np.float32]:
+    """Weights for the loss, float32 (K,): inverse to a class's frequency, with mean 1 over the images.
+
+    A class without an image gets 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(np.float32)

@@ -1,0 +1,134 @@
+"""Decoded data sets on disk: plain .npy files (never pickles), memory-mapped, so all processes share one copy.
+
+::
+
+    <cache>/data/<name>-<key>/   train_images.npy train_labels.npy test_images.npy test_labels.npy   meta.json
+
+An entry is written to a hidden folder beside it and renamed when complete: a crash or two processes at once leave
+either a whole entry or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suite.data.dataset import FIELDS, Dataset
+from suite.errors import EnvironmentProblem
+
+FORMAT = 1  # raised when the same images would be decoded to other arrays
+_SAMPLED = 16  # images per array that are hashed when an entry is opened: milliseconds, yet blank pages are found
+_STALE_S = 24 * 3600.0  # age after which a hidden folder is taken for the remains of a crash
+
+
+def cache_folder() -> Path:
+    """Where decoded images and downloads go: $SUITE_CACHE, else $XDG_CACHE_HOME/suite, else ~/.cache/suite."""
+    if chosen := os.environ.get("SUITE_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "suite"
+
+
+def cached(cache: Path, name: str, read_from: str, build: Callable[[Path], Dataset]) -> Dataset:
+    """The entry for what was read, built first where there is none that verifies.
+
+    Args:
+        cache: the cache folder.
+        name: the data set's name.
+        read_from: text that changes whenever the source of the images or the way they are decoded does.
+        build: makes the data set; may write some of its arrays into the folder that it is given, as ``<field>.npy``.
+
+    Raises:
+        EnvironmentProblem: if the cache cannot be written; and what ``build`` raises.
+    """
+    key = hashlib.sha256(f"{FORMAT}\0{name}\0{read_from}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    entry = cache / "data" / f"{name}-{key}"
+    known = _read(entry)
+    if known is not None:
+        return known
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(entry.parent)
+        temp = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
+        try:
+            built = build(temp)
+            _write(built, temp)
+            _publish(temp, entry)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the cache for decoded images must be writable, but {cache} is not: {error}",
+            remedy="Free some space there, or set SUITE_CACHE to another folder.",
+        ) from error
+    # Read back, so that the first call returns what all later ones do: read-only pages of the file, not private memory.
+    return _read(entry) or built
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    for field, array in dataset.arrays().items():
+        path = folder / f"{field}.npy"
+        if not path.exists():
+            np.save(path, array, allow_pickle=False)
+    meta = {
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "digest": dataset.digest,
+        "bytes": {field: (folder / f"{field}.npy").stat().st_size for field in FIELDS},
+        "sample": _sample(dataset),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _publish(temp: Path, entry: Path) -> None:
+    try:
+        temp.rename(entry)
+    except OSError:
+        if _read(entry) is not None:  # another process was faster: its entry is as good as ours
+            return
+        shutil.rmtree(entry, ignore_errors=True)  # half an entry, damaged after it was written
+        temp.rename(entry)
+
+
+def _read(entry: Path) -> Dataset | None:
+    """The entry, or None where it is absent or damaged: it is then built again."""
+    try:
+        meta: dict[str, Any] = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        if any((entry / f"{field}.npy").stat().st_size != meta["bytes"][field] for field in FIELDS):
+            return None
+        # asarray: an ordinary array over the same pages, which Ray and torch know how to share; a memmap they copy.
+        arrays = [np.asarray(np.load(entry / f"{field}.npy", mmap_mode="r", allow_pickle=False)) for field in FIELDS]
+        dataset = Dataset(meta["name"], tuple(meta["classes"]), meta["digest"], *arrays)
+        return dataset if _sample(dataset) == meta["sample"] else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _sample(dataset: Dataset) -> str:
+    """A hash over all labels and some images, evenly spaced: finds an entry whose pages never reached the disk."""
+    digest = hashlib.sha256()
+    for array in dataset.arrays().values():
+        chosen = array if array.ndim == 1 else array[np.linspace(0, len(array) - 1, _SAMPLED).astype(np.int64)]
+        digest.update(np.ascontiguousarray(chosen).data)
+    return digest.hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that died while they built an entry."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(FileNotFoundError):  # its process lives and has just finished
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""Which images train, which validate, which test: stratified, exact, nested, and a function of ``split_seed`` alone."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from suite.data.problems import enough
+from suite.errors import Problem, raise_problems
+from suite.records import stream
+from suite.spec.config import DataConfig
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of the data set's arrays, int64, in an order of which every beginning is stratified.
+
+    Attributes:
+        train, val: rows of ``train_images``, without a common one.
+        test: rows of ``test_images``.
+    """
+
+    train: Index
+    val: Index
+    test: Index
+
+
+def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: Sequence[str] = ()) -> Split:
+    """Choose images: validation first, from the training images; training from the rest; test from the test images.
+
+    Every part holds each class in proportion, to within one image, and as many images as asked for. A smaller part is
+    a subset of a larger one with the same other settings. Validation depends on ``val_size`` and ``split_seed`` only.
+
+    Args:
+        train_labels, test_labels: int64 (N,), 0..K-1.
+        config: its sizes and its ``split_seed``. A fraction is rounded to the nearest number of images, at least one;
+            that of ``train_size`` is of what validation leaves.
+        classes: names for the messages. Default: the labels.
+
+    Raises:
+        UsageError: with every size that exceeds what is there; or if a class had no training image.
+    """
+    held_out = _count(config.val_size, len(train_labels))
+    left = len(train_labels) - held_out
+    train_size, test_size = _count(config.train_size, left), _count(config.test_size, len(test_labels))
+    raise_problems(_size_problems(config, len(train_labels), len(test_labels)))
+
+    keys = _random_keys(len(train_labels), stream(config.split_seed, "split:train"))
+    val, rest = np.split(_interleave(train_labels, keys), [held_out])
+    # Drawn afresh, so that the training images are in proportion to the rest and not to the whole.
+    rest = np.sort(rest)
+    order = rest[_interleave(train_labels[rest], keys[rest])]
+    raise_problems(_class_problems(config, train_labels, order, train_size, classes))
+    test = stratified_order(test_labels, stream(config.split_seed, "split:test"))[:test_size]
+    return Split(order[:train_size], val, test)
+
+
+def stratified_order(labels: Index, seed: int) -> Index:
+    """A random order of 0..N-1, int64 (N,), of which every beginning is stratified.
+
+    Among the first k places a class has its exact share, k x its part of all images, to within less than one image
+    (within half an image where there are two classes). So any total is exact, and a smaller choice is part of a larger
+    one. Rounding by largest remainder cannot do both: there a class may lose an image as the total grows (the Alabama
+    paradox).
+    """
+    return _interleave(labels, _random_keys(len(labels), seed))
+
+
+def _random_keys(n: int, seed: int) -> npt.NDArray[np.uint64]:
+    # Raw bits: NumPy promises them to stay the same between its versions, but not what permutation() makes of them.
+    return np.random.PCG64(seed).random_raw(n)
+
+
+def _interleave(labels: Index, keys: npt.NDArray[np.uint64]) -> Index:
+    """Within a class by ``keys``; between classes with the smallest of a few bounds on the deviation that is possible.
+
+    A bound gives each image of a class a first and a last place. Whoever must go first goes first: that finds an order
+    wherever there is one (Steiner and Yeomans 1993, "Level schedules for mixed-model, just-in-time processes"), and
+    with 1 - 1 / (2 K - 2) there is one for any K classes (Tijdeman 1980, "The chairman assignment problem").
+    """
+    total, counts = len(labels), np.bincount(labels)
+    present = int(np.count_nonzero(counts))
+    grouped = np.lexsort((keys, labels))  # by class, and at random within a class
+    own = counts[labels[grouped]]
+    rank = np.arange(total) - (np.cumsum(counts) - counts)[labels[grouped]]
+    always = Fraction(1) if present < 2 else 1 - Fraction(1, 2 * present - 2)
+    for bound in sorted({min(Fraction(eighths, 8), always) for eighths in (4, 5, 6, 7, 8)}):
+        up, down = bound.numerator, bound.denominator
+        first = -(-((rank + 1) * down - up) * total // (down * own)) - 1  # rank + 1 <= (place + 1) share + bound
+        last = (rank * down + up) * total // (down * own)  # rank >= place share - bound
+        order = _earliest_deadline_first(np.maximum(first, 0), last, keys[grouped])
+        if order is not None:
+            break
+    assert order is not None  # Tijdeman's theorem
+    return grouped[order]
+
+
+def _earliest_deadline_first(first: Index, last: Index, keys: npt.NDArray[np.uint64]) -> Index | None:
+    """Which image takes each place, int64 (N,), if each can have one from its ``first`` to its ``last``."""
+    coming = np.argsort(first, kind="stable")
+    jobs = list(zip(last[coming].tolist(), keys[coming].tolist(), coming.tolist(), strict=True))
+    there = np.searchsorted(first[coming], np.arange(len(first)), side="right").tolist()
+    waiting: list[tuple[int, int, int]] = []
+    order = np.empty(len(first), np.int64)
+    known = 0
+    for place, upto in enumerate(there):
+        for job in jobs[known:upto]:
+            heapq.heappush(waiting, job)
+        known = upto
+        if not waiting or waiting[0][0] < place:
+            return None
+        order[place] = heapq.heappop(waiting)[2]
+    return order
+
+
+def _count(size: float | None, available: int) -> int:
+    """The number of images that a size means."""
+    if size is None:
+        return available
+    return size if isinstance(size, int) else max(1, int(size * available + 0.5))
+
+
+def _size_problems(config: DataConfig, train: int, test: int) -> list[Problem]:
+    problems = []
+    held_out = _count(config.val_size, train)
+    if held_out >= train:
+        got = _shown(config.val_size, held_out)
+        rule = f"data.val_size must be below the number of training images, {train:,}, got {got}"
+        problems.append(Problem(rule, remedy="Lower it; 0 means no validation."))
+    elif _count(config.train_size, train - held_out) > train - held_out:
+        rule = (
+            f"data.train_size must be at most {train - held_out:,} ({train:,} training images, {held_out:,} of them "
+            f"for validation), got {config.train_size:,}"
+        )
+        problems.append(Problem(rule, remedy="Lower it or data.val_size, or leave it out: all that validation leaves."))
+    if _count(config.test_size, test) > test:
+        rule = f"data.test_size must be at most the number of test images, {test:,}, got {config.test_size:,}"
+        problems.append(Problem(rule, remedy="Lower it, or leave it out: all test images."))
+    return problems
+
+
+def _shown(size: float, count: int) -> str:
+    return f"{size:,}" if isinstance(size, int) else f"{size:g} = {count:,}"
+
+
+def _class_problems(
+    config: DataConfig, labels: Index, order: Index, size: int, classes: Sequence[str]
+) -> list[Problem]:
+    """A class without a training image cannot be learned, and its absence would show only as a low accuracy."""
+    classes_needed = max(len(classes), int(labels.max()) + 1)
+    counts = np.bincount(labels[order[:size]], minlength=classes_needed)
+    missing = [_class_name(label, classes, labels) for label in np.flatnonzero(counts == 0).tolist()]
+    if not missing:
+        return []
+    rule = f"every class needs a training image, but with {size:,} training images there is none of {enough(missing)}"
+    return [Problem(rule, remedy=_class_remedy(config, labels, order, classes_needed))]
+
+
+def _class_name(label: int, classes: Sequence[str], labels: Index) -> str:
+    name = classes[label] if classes else str(label)
+    return f"{name} ({np.count_nonzero(labels == label):,} before the split)"
+
+
+def _class_remedy(config: DataConfig, labels: Index, order: Index, needed: int) -> str:
+    seen, first = np.unique(labels[order], return_index=True)
+    if len(seen) == needed:
+        return f"Set data.train_size to {first.max() + 1:,} or more."
+    return "Add images of these classes, or lower data.val_size." if config.val_size else "Add images of these classes."
