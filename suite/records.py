@@ -85,6 +85,25 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """How the arithmetic is done: resolved once per sweep, journalled, pinned for resume and extension.
+
+    Same numerics, config and seed: the same numbers, bit for bit on the CPU.
+
+    Attributes:
+        precision: ``fp32`` or ``bf16`` (autocast; weights stay fp32).
+        channels_last: memory format of images and kernels.
+        threads: CPU threads of one trial.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    precision: str = "fp32"
+    channels_last: bool = False
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
 class Trial:
     """One arm with one seed.
 

@@ -9,13 +9,37 @@ from suite.spec.config import (
     TrainConfig,
     TrialConfig,
 )
+from suite.spec.loader import SweepSource
+from suite.spec.read import load
+from suite.spec.sweep import (
+    Arm,
+    AshaConfig,
+    CheckpointsConfig,
+    ConfirmConfig,
+    MedianConfig,
+    MetricConfig,
+    ParameterConfig,
+    ResourcesConfig,
+    SweepSpec,
+)
 
 __all__ = [
     "AUGMENTATIONS",
+    "Arm",
+    "AshaConfig",
+    "CheckpointsConfig",
+    "ConfirmConfig",
     "DataConfig",
     "DropoutConfig",
     "HeadConfig",
+    "MedianConfig",
+    "MetricConfig",
     "ModelConfig",
+    "ParameterConfig",
+    "ResourcesConfig",
+    "SweepSource",
+    "SweepSpec",
     "TrainConfig",
     "TrialConfig",
+    "load",
 ]

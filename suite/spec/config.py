@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+# Strict: text such as "0.1" or `yes` is refused instead of converted; whole numbers are taken for fractions.
+FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Rate = Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)]
 Probability = Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 Positive = Annotated[FiniteFloat, Field(gt=0.0)]
@@ -37,7 +39,8 @@ class DataConfig(Frozen):
     """Folder of the images. Relative to the sweep file. Default: the suite's cache folder for named data sets;
     required for `folder`. Not part of a trial's identity: the digest of the images is."""
     train_size: Size | None = None
-    """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it. Default: all."""
+    """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it.
+    Default: all."""
     val_size: Size | Literal[0] = 0.1
     """Validation images, taken first, stratified, from the training images: a number or a fraction. 0 = none; then
     `metric` must be a training figure with `strategy: last`."""
@@ -57,7 +60,8 @@ class HeadConfig(Frozen):
     """Widths of hidden layers, in units, each followed by ReLU and dropout. `[]` = one linear layer.
     Config1 of the ResNet-18 study is `[128]` with dropout 0.3; Config2 `[256, 128, 128, 64, 32]`."""
     dropout: Rate | tuple[Rate, ...] = 0.0
-    """Dropout rate after each hidden layer: one rate for all, or a list as long as `hidden`. A rate of 0 adds no layer."""
+    """Dropout rate after each hidden layer: one rate for all, or a list as long as `hidden`. A rate of 0 adds no
+    layer."""
 
     @model_validator(mode="after")
     def _as_long_as_hidden(self) -> HeadConfig:
@@ -87,19 +91,23 @@ class ModelConfig(Frozen):
     """The network."""
 
     arch: str = "resnet18_cifar"
-    """`resnet18_cifar`, `resnet34_cifar`, `plain18_cifar`, `plain34_cifar` (3x3 stem for 32 px), `resnet20/32/44/56/110`
-    and `plain20/32/44/56/110` (He et al. 2015, section 4.2), any torchvision classifier by its name (`resnet18`,
-    `mobilenet_v3_small`, ...), or `module:function`, your own network."""
+    """`resnet18_cifar`, `resnet34_cifar`, `plain18_cifar`, `plain34_cifar` (3x3 stem for 32 px),
+    `resnet20/32/44/56/110` and `plain20/32/44/56/110` (He et al. 2015, section 4.2), any torchvision classifier by
+    its name (`resnet18`, `mobilenet_v3_small`, ...), or `module:function`, your own network."""
     weights: str = "none"
-    """Start: `none` (random), `imagenet` (torchvision's IMAGENET1K_V1, downloaded), a file of a state dict (relative to
-    the sweep file), `runs:/ID/artifact` or `models:/NAME@alias` from MLflow. The last layer is never taken over when its
-    shape differs."""
+    """Start: `none` (random), `imagenet` (torchvision's IMAGENET1K_V1, downloaded), a file of a state dict
+    (relative to the sweep file), `runs:/ID/artifact` or `models:/NAME@alias` from MLflow. The last layer is never
+    taken over when its shape differs."""
+    imagenet_file: str | None = None
+    """A local file to use where `weights` is `imagenet`, for machines that cannot download (relative to the sweep
+    file, or to the working folder on the command line: `model.imagenet_file=resnet18.pth`). Not part of a trial's
+    identity: the digest of the weights is."""
     freeze_depth: Whole = 0
     """Leading top-level children of the network (those of `features` where the body is called so) whose weights are
     frozen. For ResNet-18: conv1=1, bn1=2, relu=3, maxpool=4, layer1=5, ..., layer4=8."""
-    freeze_batchnorm: bool = False
-    """Whether BatchNorm in the frozen part also keeps its statistics. false = frozen weights, moving statistics, as in the
-    ResNet-18 study; true makes the frozen part deterministic."""
+    freeze_batchnorm: StrictBool = False
+    """Whether BatchNorm in the frozen part also keeps its statistics. false = frozen weights, moving statistics, as
+    in the ResNet-18 study; true makes the frozen part deterministic."""
     head: HeadConfig | None = None
     """The classifier put in place of the last layer. Default: one linear layer."""
     dropout: DropoutConfig = DropoutConfig()
@@ -126,10 +134,11 @@ class TrainConfig(Frozen):
     momentum: Rate = 0.9
     """Momentum of `sgd`; beta1 of `adam` and `adamw`."""
     weight_decay: NonNegative = 5e-4
-    """L2 penalty (`sgd`, `adam`) or decoupled decay (`adamw`) on weight matrices and kernels; never on biases and BatchNorm."""
+    """L2 penalty (`sgd`, `adam`) or decoupled decay (`adamw`) on weight matrices and kernels; never on biases and
+    BatchNorm."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """Learning rate over the steps: `constant`; `step` (times 0.1 after 1/2 and 3/4 of the epochs); `cosine` (to 0 at the
-    end); `one_cycle` (linear up over the first 30 %, cosine down to 0)."""
+    """Learning rate over the steps: `constant`; `step` (times 0.1 after 1/2 and 3/4 of the epochs); `cosine` (to 0
+    at the end); `one_cycle` (linear up over the first 30 %, cosine down to 0)."""
     warmup_epochs: NonNegative = 0.0
     """Epochs (fractions allowed) over which the rate first rises linearly from 0. Must be below `epochs`; not with
     `one_cycle`, which has its own."""
@@ -354,9 +363,9 @@ class TrialConfig(Frozen):
     model: ModelConfig = ModelConfig()
     """The network."""
     augment: str = "none"
-    """What is done to training images: `none`, or names joined by `+`, applied in the written order with mixup and cutmix
-    last: `rotation flip color_jitter random_resized_crop resize center_crop cutout gaussian_blur salt_and_pepper crop
-    random_erasing mixup cutmix`, and names defined under the sweep's `augmentations`."""
+    """What is done to training images: `none`, or names joined by `+`, applied in the written order with mixup and
+    cutmix last: `rotation flip color_jitter random_resized_crop resize center_crop cutout gaussian_blur
+    salt_and_pepper crop random_erasing mixup cutmix`, and names defined under the sweep's `augmentations`."""
     train: TrainConfig = TrainConfig()
     """How the network is trained."""
     augmentations: dict[str, Augmentation] = {}
@@ -366,4 +375,4 @@ class TrialConfig(Frozen):
         """The settings of each augmentation in the order of application: as written, label mixes last."""
         names = [] if self.augment == "none" else self.augment.split("+")
         chosen = [self.augmentations.get(name) or AUGMENTATIONS[name]() for name in names]
-        return tuple(sorted(chosen, key=lambda settings: settings.type in MIXES))  # type: ignore[attr-defined]
+        return tuple(sorted(chosen, key=lambda settings: settings.type in MIXES))

@@ -1,0 +1,173 @@
+"""From settings to a pipeline of operations on batches.
+
+B images in a batch, C channels (1 or 3), H rows, W columns, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from suite.augment import colour, geometry, masks, mixes
+from suite.augment.operation import Mix, Operation, Parameters, to_float
+from suite.errors import Problem, raise_problems
+from suite.spec import config
+
+# On a CPU a batch is changed so many values at a time, but not fewer images than that: temporary tensors then stay near
+# a core's cache and below the size that the C library returns to the system, whose page faults made a batch of 512
+# images of 32 px four times as slow per image as one of 128.
+CHUNK_VALUES, CHUNK_IMAGES = 2**19, 8
+
+
+class Pipeline:
+    """Operations in order, on batches.
+
+    Attributes:
+        operations: what is done, in this order.
+        num_classes: K, the width of soft targets.
+    """
+
+    def __init__(self, operations: Sequence[Operation], num_classes: int) -> None:
+        self.operations = tuple(operations)
+        self.num_classes = num_classes
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Change a batch, each image by numbers of its own.
+
+        Args:
+            images: uint8 (B, C, H, W) on any device, in any memory format. Not changed.
+            labels: int64 (B,), on the device of the images.
+            generator: of the CPU; the same state gives the same changes on every device.
+
+        Returns:
+            Images float32 (B, C, H, W) in [0, 1]; labels as they came, or, with a mix, targets float32 (B, K) whose
+            rows sum to 1.
+        """
+        return self.apply(images, labels, self.draw(images.shape, generator))
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> list[Parameters]:
+        """Parameters of each operation for one batch of ``shape`` (B, C, H, W), on the CPU."""
+        batch, channels, height, width = shape
+        if channels not in (1, 3):
+            raise ValueError(f"images must have 1 or 3 channels, got {channels}")
+        return [operation.draw(batch, height, width, generator) for operation in self.operations]
+
+    def apply(self, images: Tensor, labels: Tensor, parameters: Sequence[Parameters]) -> tuple[Tensor, Tensor]:
+        """Change a batch by parameters drawn before; arguments and results as in a call."""
+        steps = list(zip(self.operations, parameters, strict=True))
+        apart = next((at for at, (operation, _) in enumerate(steps) if isinstance(operation, Mix)), len(steps))
+        images, targets = _each(images, steps[:apart]), labels
+        for operation, drawn in steps[apart:]:
+            images = operation.apply(images, drawn)
+            if isinstance(operation, Mix):
+                targets = mixes.one_hot(labels, self.num_classes) if targets is labels else targets
+                targets = operation.mix_targets(targets, drawn)
+        return to_float(images), targets
+
+
+def _each(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> Tensor:
+    """Operations that look at one image at a time; on a CPU in chunks of the batch, which changes no result."""
+    most = max(CHUNK_VALUES // math.prod(images.shape[1:]), CHUNK_IMAGES)
+    if images.device.type != "cpu" or len(images) <= most:
+        return _in_turn(images, steps)
+    chunk = math.ceil(len(images) / math.ceil(len(images) / most))
+    parts = []
+    for start in range(0, len(images), chunk):
+        own = slice(start, start + chunk)
+        own_steps = [(operation, {name: values[own] for name, values in drawn.items()}) for operation, drawn in steps]
+        parts.append(_in_turn(images[own], own_steps))
+    return torch.cat(parts)
+
+
+def _in_turn(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> Tensor:
+    images = images.contiguous()
+    for operation, drawn in steps:
+        images = operation.apply(images, drawn)
+    return to_float(images)
+
+
+def build(
+    settings: Sequence[config.Frozen], image_size: int, num_classes: int, fill: Sequence[float] = (0.0,)
+) -> Pipeline:
+    """The pipeline of a trial.
+
+    Args:
+        settings: models of augmentations in order of application, as ``TrialConfig.pipeline()`` gives them.
+        image_size: side of the images in pixels, for the sizes that the settings leave open.
+        num_classes: K.
+        fill: what cutout and random_erasing paint: the mean of the training images in [0, 1], one number or one a
+            channel (see ``suite.augment.masks``). Default: black.
+
+    Raises:
+        UsageError: listing every setting that does not fit ``image_size``.
+    """
+    raise_problems(problem for each in settings for problem in _problems(each, image_size))
+    return Pipeline([_operation(each, image_size, tuple(fill)) for each in settings], num_classes)
+
+
+def _operation(settings: config.Frozen, image_size: int, fill: Sequence[float]) -> Operation:
+    """The operation of one model of settings; sizes left open become fractions of ``image_size``."""
+    match settings:
+        case config.Rotation():
+            return geometry.Rotation(settings.degrees)
+        case config.Flip():
+            return geometry.Flip(settings.p)
+        case config.ColorJitter():
+            return colour.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+        case config.RandomResizedCrop():
+            return geometry.RandomResizedCrop(*_scale_and_ratio(settings))
+        case config.Resize():
+            return geometry.Resize(settings.size or round(image_size * 3 / 4))
+        case config.CenterCrop():
+            return geometry.CenterCrop(settings.size or round(image_size * 3 / 4))
+        case config.Cutout():
+            return masks.Cutout(settings.size or image_size // 2, fill)
+        case config.GaussianBlur():
+            return colour.GaussianBlur(settings.kernel_size, (settings.sigma_min, settings.sigma_max))
+        case config.SaltAndPepper():
+            return masks.SaltAndPepper(settings.amount)
+        case config.Crop():
+            return geometry.Crop(settings.padding or image_size // 8, settings.mode)
+        case config.RandomErasing():
+            return masks.RandomErasing(settings.p, *_scale_and_ratio(settings), fill)
+        case config.Mixup():
+            return mixes.Mixup(settings.alpha)
+        case config.Cutmix():
+            return mixes.Cutmix(settings.alpha)
+    raise TypeError(f"no operation for settings of type {type(settings).__name__}")
+
+
+def _scale_and_ratio(
+    settings: config.RandomResizedCrop | config.RandomErasing,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    return (settings.scale_min, settings.scale_max), (settings.ratio_min, settings.ratio_max)
+
+
+def _problems(settings: config.Frozen, image_size: int) -> Iterator[Problem]:
+    """What does not fit images of ``image_size``, or does not fit together."""
+    match settings:
+        case config.Resize(size=int(size)) | config.CenterCrop(size=int(size)) | config.Cutout(size=int(size)):
+            if size > image_size:
+                remedy = "Lower it or leave it out"
+                remedy += "; data.image_size sets the size that the network sees." if settings.type != "cutout" else "."
+                yield _above(f"{settings.type}.size", size, image_size, remedy)
+        case config.Crop(padding=int(padding)) if padding >= image_size:
+            yield _above("crop.padding", padding, image_size - 1, "Lower it or leave it out.")
+        case config.GaussianBlur(kernel_size=kernel_size) if kernel_size // 2 >= image_size:
+            remedy = "Lower it: half a kernel must fit into the image, which is mirrored at its border."
+            yield _above("gaussian_blur.kernel_size", kernel_size, 2 * image_size - 1, remedy)
+        case config.RandomErasing():
+            for name in ("scale", "ratio"):
+                low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
+                if low > high:
+                    rule = (
+                        f"random_erasing.{name}_min must be at most random_erasing.{name}_max, got {low:g} and {high:g}"
+                    )
+                    yield Problem(rule, remedy=f"Raise {name}_max or lower {name}_min.")
+
+
+def _above(key: str, value: int, most: int, remedy: str) -> Problem:
+    return Problem(f"{key} must be at most {most}, got {value}", remedy=remedy)

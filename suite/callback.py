@@ -1,0 +1,119 @@
+"""Tune events -> journal: the only writer of a sweep's record.
+
+Runs in Tune's event loop, so it only folds and queues; the journal's thread writes, the sender's thread tells MLflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from suite.journal import History, Journal
+from suite.records import MACHINE_METRICS, Status
+
+
+class JournalCallback(tune.Callback):
+    """Takes down what becomes of each trial, whatever pack it is in.
+
+    Args:
+        journal, history: the sweep's record, and its state, which is kept up to date here.
+        on_end: called with a trial's id after its end is taken down.
+        warn: takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        history: History,
+        *,
+        on_end: Callable[[str], None] = lambda trial_id: None,
+        warn: Callable[[str], None] = lambda text: None,
+        early: str = "",
+    ) -> None:
+        self.journal, self.history, self.on_end, self.warn, self.early = journal, history, on_end, warn, early
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles callbacks into its own state, which is never read back
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """Append an entry and fold it in."""
+        self.history.feed(self.journal.append(kind, **fields))
+
+    # ---- Tune's events ---------------------------------------------------------------------------------------------
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for trial_id in members(trial):
+            if self.history.trials[trial_id].status is not Status.RUNNING:
+                self.record("start", id=trial_id, epoch=len(self.history.trials[trial_id].records))
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        for outcome in result.get("outcomes", ()):
+            self.take(outcome)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune is through with a pack; a trial in it that has no end yet was stopped by the scheduler."""
+        for trial_id in members(trial):
+            if self.history.trials[trial_id].status is Status.RUNNING:
+                epochs = len(self.history.trials[trial_id].records)
+                self.end(trial_id, Status.STOPPED, reason=f"{self.early} after epoch {epochs}", epochs=epochs)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune gave a pack up: its worker died again and again."""
+        for trial_id in members(trial):
+            if self.history.trials[trial_id].status is Status.RUNNING:
+                self.end(trial_id, Status.FAILED, reason=worker_reason(trial))
+
+    # ---- what workers say ------------------------------------------------------------------------------------------
+
+    def take(self, outcome: dict[str, Any]) -> None:
+        """Take one outcome of one trial down."""
+        outcome = dict(outcome)
+        kind, trial_id = outcome.pop("kind"), outcome.pop("id")
+        if kind == "epoch":
+            self._epoch(trial_id, outcome["epoch"], outcome["metrics"])
+        elif kind == "end":
+            self.end(trial_id, Status(outcome.pop("status")), **outcome)
+        elif kind == "warning":
+            self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
+
+    def end(self, trial_id: str, status: Status, **facts: Any) -> None:
+        """Take a trial's end down, and offer its files to tracking."""
+        files = facts.pop("files", [])
+        self.record("end", id=trial_id, status=str(status), checkpoint="best.pt" in files, **facts)
+        if "predictions.npz" in files:
+            self.record("file", id=trial_id, path=f"trials/{trial_id}/predictions.npz", folder="")
+        self.on_end(trial_id)
+
+    def _epoch(self, trial_id: str, epoch: int, metrics: dict[str, float]) -> None:
+        known = self.history.trials[trial_id].records.get(epoch)
+        if known is None:
+            self.record("epoch", id=trial_id, epoch=epoch, metrics=metrics)
+            return
+        differing = [
+            name for name, value in metrics.items() if name not in MACHINE_METRICS and known.metrics.get(name) != value
+        ]
+        if differing:
+            name = self.history.trials[trial_id].trial.name
+            self.warn(f"{name}: epoch {epoch} came out differently the second time ({', '.join(differing)})")
+
+
+def members(trial: Any) -> list[str]:
+    """Ids of the trials in a pack that Tune calls a trial."""
+    return [payload["trial"]["id"] for payload in trial.config["pack"]]
+
+
+def worker_reason(trial: Any) -> str:
+    """Why a worker was lost, in one line, from what Ray says about it."""
+    text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the worker died")
+    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    if "OutOfMemory" in text or "OOM" in text:
+        return f"out of memory: Ray ended the worker ({line[:200]})"
+    return f"worker lost: {line[:250]}"
+
+
+def finite(value: float | None) -> bool:
+    """Whether a journalled figure is a number: NaN and infinities are kept as null."""
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,160 @@
+"""Verified checkpoints: written beside, synced, given a manifest, renamed; read only when the manifest verifies.
+
+A trial's folder holds at most two of them, ``e00012s000000/`` (12 epochs and 0 steps done)::
+
+    last.pt         where training goes on: what changes in the model, optimizer, EMA, records so far
+    best.pt         the best epoch so far: what changes in the model, and the test logits
+    MANIFEST.json   sha256 and size of each file, trial, epoch, step, versions
+
+No pickle: files hold tensors and plain values, and are read with ``weights_only=True``. ``torch.load`` accepts a
+flipped byte in a tensor without a word, so the manifest's digests are what is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MANIFEST = "MANIFEST.json"
+KEPT = 2  # the newest, and the one before it in case the newest is damaged
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest verified."""
+
+    folder: Path
+    epoch: int
+    step: int
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The content of one of its files, e.g. ``last.pt``, on the CPU."""
+        content: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        return content
+
+
+def save(
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    *,
+    trial: str,
+    epoch: int,
+    step: int,
+    allowed: Callable[[], bool] = lambda: True,
+) -> Path | None:
+    """Write a checkpoint and remove all but the newest two.
+
+    Args:
+        folder: the trial's checkpoint folder; made if missing.
+        files: file name -> content (tensors and plain values).
+        trial, epoch, step: go into the manifest; epoch and step are the completed ones.
+        allowed: asked right before the rename; False (this worker's launch is over, another may be writing here)
+            leaves nothing behind.
+
+    Returns:
+        The checkpoint's folder, or None if it was not allowed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".tmp-{uuid.uuid4().hex}"
+    draft.mkdir()
+    try:
+        manifest = {
+            "trial": trial,
+            "epoch": epoch,
+            "step": step,
+            "torch": torch.__version__,
+            "files": {name: _write(draft / name, content) for name, content in files.items()},
+        }
+        _write_text(draft / MANIFEST, json.dumps(manifest, indent=1))
+        _sync(draft)
+        if not allowed():
+            return None
+        target = folder / f"e{epoch:05d}s{step:06d}"
+        if target.exists():  # an earlier launch got this far too; ours has the same content
+            shutil.rmtree(target)
+        draft.rename(target)
+        _sync(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in _candidates(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
+    """The newest checkpoint that verifies. Damaged ones are set aside as ``*.corrupt`` with one warning each."""
+    for candidate in _candidates(folder):
+        reason = _damage(candidate, trial)
+        if reason is None:
+            manifest = json.loads((candidate / MANIFEST).read_text())
+            return Checkpoint(candidate, manifest["epoch"], manifest["step"])
+        aside = candidate.with_name(f"{candidate.name}-{uuid.uuid4().hex[:6]}.corrupt")
+        candidate.rename(aside)
+        warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, using the one before it")
+    return None
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove what a killed worker left half written."""
+    for draft in folder.glob(".tmp-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first by the work they hold: clocks play no part."""
+    return sorted((path for path in folder.glob("e*s*") if path.suffix != ".corrupt" and path.is_dir()), reverse=True)
+
+
+def _damage(candidate: Path, trial: str) -> str | None:
+    """Why ``candidate`` cannot be used, or None."""
+    try:
+        manifest = json.loads((candidate / MANIFEST).read_text())
+        if manifest["trial"] != trial:
+            return f"it belongs to trial {manifest['trial']}"
+        for name, facts in manifest["files"].items():
+            content = candidate / name
+            if content.stat().st_size != facts["size"]:
+                return f"{name} has {content.stat().st_size} bytes instead of {facts['size']}"
+            if digest(content) != facts["sha256"]:
+                return f"{name} does not match its sha256"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    with path.open("wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": path.stat().st_size, "sha256": digest(path)}
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

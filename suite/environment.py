@@ -1,0 +1,70 @@
+"""Where a run comes from: versions, hardware, commit and uncommitted changes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ray", "mlflow", "optuna", "torch", "torchvision", "numpy", "pandas", "scipy", "pydantic")
+LONGEST_DIFF = 200_000  # characters
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Versions, hardware and the git state of ``folder``, as plain values. Holds no environment variables: no secrets."""
+    return {
+        "suite": _version("suite") or "0.1.0",
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "host": platform.node(),
+        "user": _user(),
+        "command": " ".join(sys.argv),
+        "git": _git(folder),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _git(folder: Path) -> dict[str, str]:
+    commit = _run(folder, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    return {"commit": commit, "diff": _run(folder, "diff", "HEAD")[:LONGEST_DIFF]}
+
+
+def _run(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,121 @@
+"""What a sweep will cost here, before it runs: trials, epochs, time, memory, disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from suite import data, models, probe
+from suite.console import duration
+from suite.journal import FILE_NAME, History, read
+from suite.plan import Plan
+from suite.records import Numerics, Status
+from suite.spec import Arm, TrialConfig
+
+WORKER_GIB = 0.55  # a worker before it trains: torch, Ray, the suite
+SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of the plan."""
+
+    arm: str
+    baseline: bool
+    seeds: str
+    epochs: int
+    trainable: int
+    total: int
+    epoch_s: float
+    left: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rows for a table, and what is to be said below it."""
+
+    rows: list[Row]
+    lines: list[str]
+
+
+def estimate(plan: Plan, folder: Path) -> Estimate:
+    """Measure one trial of each network for a moment and add up. A search is estimated from its extremes."""
+    spec = plan.spec
+    arms = list(spec.arms_list) or [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)]  # type: ignore[misc]
+    history = History(read(folder / FILE_NAME))
+    lines: list[str] = []
+    configs = [(arm.config, *_shape(plan, arm)) for arm in arms]
+    device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
+    known = history.launch.get("numerics")
+    numerics = Numerics(**known) if known else probe.choose_numerics(
+        probe.distinct(configs), threads=spec.resources.cpu, device=device, say=lines.append
+    )  # fmt: skip
+    rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
+    for arm, item in zip(arms, configs, strict=True):
+        cost = probe.cost(*item, numerics)
+        trials = [plan.trial(arm, seed) for seed in spec.seeds]
+        left = sum(not _done(history, trial.id) for trial in trials)
+        epoch_s = _epoch_s(plan, arm, cost)
+        trainable, total = _parameters(plan, arm)
+        rows.append(
+            Row(arm.name, spec.is_baseline(arm), str(len(trials)), arm.config.train.epochs, trainable, total, epoch_s, left)
+        )
+        total_s += left * epoch_s * arm.config.train.epochs
+        memory = max(memory, cost.memory_gib)
+        disk = max(disk, cost.checkpoint_mib)
+    lines += _summary(plan, rows, total_s, memory, disk, device)
+    return Estimate(rows[:SHOWN], lines)
+
+
+def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, device: str) -> list[str]:
+    spec = plan.spec
+    lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
+    slots = max(1, (os.cpu_count() or 1) // spec.resources.cpu)
+    if device == "cuda" and isinstance(spec.resources.gpu, float) and spec.resources.gpu > 0:
+        slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
+    if spec.search and rows:
+        trial_s = sum(row.epoch_s * row.epochs for row in rows) / len(rows)
+        first = spec.run_cap * trial_s / slots
+        again = (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
+        lines.append(
+            f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none is stopped early; "
+            f"then the best {spec.confirm.top} on all {len(spec.seeds)} seeds, about {duration(again)}"
+        )
+    else:
+        trials, epochs = sum(row.left for row in rows), sum(row.left * row.epochs for row in rows)
+        lines.append(
+            f"{trials} trials to run, {epochs} epochs, about {duration(total_s / slots)} "
+            f"with {slots} at once on this machine (measured now, on random images)"
+        )
+    images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values()) / 2**30
+    kind = "GPU memory" if device == "cuda" else "memory"
+    each = memory if device == "cuda" else WORKER_GIB + memory
+    lines.append(f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; images once for all: {images:.2f} GiB")
+    kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
+    lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
+    return lines
+
+
+def _shape(plan: Plan, arm: Arm) -> tuple[int, int]:
+    dataset = plan.dataset(arm.config)
+    return len(dataset.classes), int(dataset.train_images.shape[-1])
+
+
+def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:
+    dataset = plan.dataset(arm.config)
+    parts = data.split(dataset.train_labels, dataset.test_labels, arm.config.data, dataset.classes)
+    return len(parts.train) * cost.train_s + (len(parts.val) + len(parts.test)) * cost.eval_s
+
+
+def _parameters(plan: Plan, arm: Arm) -> tuple[int, int]:
+    config: TrialConfig = arm.config
+    network = models.build(config.model.model_copy(update={"weights": "none"}), _shape(plan, arm)[0])
+    return models.count_parameters(network)
+
+
+def _done(history: History, trial_id: str) -> bool:
+    item = history.trials.get(trial_id)
+    return item is not None and item.status in (Status.FINISHED, Status.STOPPED)

@@ -1,0 +1,301 @@
+"""The durable record of a sweep: an append-only file of JSON lines, one entry each, in the sweep's folder.
+
+What the journal holds has happened; everything else (MLflow, the table, Ray's state) is made from it. An entry is
+on the disk (flush, fsync) before anybody is told of it. Writing happens on a thread of its own, so Tune's event loop
+never waits for a disk. A torn last line, the trace of a crash while writing, is dropped when the file is opened.
+
+Entries, all with ``seq`` (from 1, the order of things), ``ts_ms`` (wall clock, milliseconds) and ``kind``:
+
+========  =====================================================================================================
+launch    a process took the sweep: token, pid, host, command, file, text, overrides, environment, numerics, data
+plan      the trials of the sweep as it now stands: ids, in order; ids of dropped arms; whether each arm is a baseline
+trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests, numerics
+start     a worker began or went on with a trial: id, epoch (completed so far), host, pid
+epoch     a trial completed an epoch: id, epoch, metrics
+end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker says of it
+file      a file of a trial (id) or of the sweep (id null) is ready for tracking: path, folder
+drop      the checkpoint budget removed the best checkpoint of a trial: id
+forget    a trial is to run again from its start (--force, --retry-errored): id
+champion  the sweep's winner: id, value
+close     the process let the sweep go: status (finished, interrupted), counts
+========  =====================================================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from suite.errors import EnvironmentProblem, LockedError
+from suite.records import EpochRecord, Status, Trial
+
+Entry = dict[str, Any]
+FILE_NAME = "journal.jsonl"
+
+
+def read(path: Path) -> list[Entry]:
+    """All entries of a journal, oldest first; a torn last line is left out.
+
+    Raises:
+        EnvironmentProblem: if a line before the last is damaged: then the record cannot be trusted.
+    """
+    return _parse(path)[0]
+
+
+def _parse(path: Path) -> tuple[list[Entry], int]:
+    """The entries and how many bytes of the file are whole lines."""
+    if not path.exists():
+        return [], 0
+    entries: list[Entry] = []
+    whole = 0
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        last = number >= len(lines) - 1
+        try:
+            entry = json.loads(line) if line else None
+        except ValueError as error:
+            if last:
+                break
+            raise EnvironmentProblem(
+                f"the journal is damaged: {error}",
+                place=f"{path}:{number}",
+                remedy="Restore the file from a backup, or move the sweep's folder away to start anew.",
+            ) from error
+        if number == len(lines):  # what follows the last line break: nothing, or a torn line
+            break
+        whole += len(line) + 1
+        if entry is not None:
+            entries.append(entry)
+    return entries, whole
+
+
+class Journal:
+    """The journal open for writing, by the one process that holds the sweep's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        entries, whole = _parse(path)
+        self.entries: list[Entry] = entries
+        self._seq = entries[-1]["seq"] if entries else 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("ab")
+        self._file.truncate(whole)
+        _sync_folder(path.parent)
+        self._listeners: list[Callable[[Entry], None]] = []
+        self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
+        self._order = threading.Lock()
+        self.failure: OSError | None = None
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    def subscribe(self, listener: Callable[[Entry], None]) -> None:
+        """Have ``listener`` called, on the journal's thread, with each entry once it is durable."""
+        self._listeners.append(listener)
+
+    def append(self, kind: str, **fields: Any) -> Entry:
+        """Take an entry down; returns at once, the journal's thread makes it durable. NaN becomes null."""
+        with self._order:
+            self._seq += 1
+            entry = {"seq": self._seq, "ts_ms": time.time_ns() // 1_000_000, "kind": kind, **_plain(fields)}
+            self.entries.append(entry)
+            self._queue.put(entry)
+        return entry
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything appended so far is durable and the listeners know; False if that took too long."""
+        done = threading.Event()
+        self._queue.put(done)
+        return done.wait(timeout_s)
+
+    def close(self) -> None:
+        """Write what is left and let the file go."""
+        self._queue.put(None)
+        self._thread.join()
+        self._file.close()
+
+    def _write(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while not self._queue.empty():  # one fsync for all that has piled up
+                batch.append(self._queue.get())
+            entries = [item for item in batch if isinstance(item, dict)]
+            if entries:
+                self._commit(entries)
+            for item in batch:
+                if isinstance(item, threading.Event):
+                    item.set()
+            if None in batch:
+                return
+
+    def _commit(self, entries: list[Entry]) -> None:
+        lines = b"".join(json.dumps(entry, allow_nan=False).encode() + b"\n" for entry in entries)
+        whole = self._file.tell()
+        while True:  # a full disk may get room again; the record must not have a hole
+            try:
+                self._file.write(lines)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                break
+            except OSError as error:
+                self.failure = error
+                self._reopen(whole)
+                time.sleep(1.0)
+        self.failure = None
+        for entry in entries:
+            for listener in self._listeners:
+                listener(entry)
+
+    def _reopen(self, whole: int) -> None:
+        """Drop what a failed write left in the buffer and half in the file."""
+        try:
+            os.ftruncate(self._file.fileno(), whole)
+            fresh = self.path.open("ab")
+            os.dup2(fresh.fileno(), self._file.fileno())
+            self._file.detach()  # type: ignore[attr-defined]  # forget the buffer without writing it
+            self._file = fresh
+        except (OSError, ValueError):
+            pass
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON types; NaN and infinities, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames and new files in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass
+class TrialHistory:
+    """What the journal knows of one trial.
+
+    Attributes:
+        trial: the trial as planned.
+        records: its epochs, by number.
+        status: where it stands; RUNNING in a journal without a live owner means that the owner died.
+        reason: why it failed or stopped, else "".
+        end: the last ``end`` entry, else empty.
+        kept: whether its best checkpoint is still there as far as the budget goes.
+    """
+
+    trial: Trial
+    entry: Entry
+    records: dict[int, EpochRecord] = field(default_factory=dict)
+    status: Status = Status.PENDING
+    reason: str = ""
+    end: Entry = field(default_factory=dict)
+    kept: bool = False
+
+    @property
+    def curve(self) -> list[EpochRecord]:
+        """The records in the order of epochs."""
+        return [self.records[epoch] for epoch in sorted(self.records)]
+
+
+class History:
+    """The state of a sweep, folded from its entries; kept up to date by feeding it each new one."""
+
+    def __init__(self, entries: list[Entry] | None = None) -> None:
+        self.trials: dict[str, TrialHistory] = {}
+        self.plan: list[str] = []
+        self.launch: Entry = {}
+        self.champion: str | None = None
+        for entry in entries or ():
+            self.feed(entry)
+
+    def feed(self, entry: Entry) -> None:
+        """Fold one more entry in; kinds that are not known are passed over."""
+        handler = getattr(self, f"_on_{entry['kind']}", None)
+        if handler is not None:
+            handler(entry)
+
+    def in_plan(self) -> Iterator[TrialHistory]:
+        """The trials of the sweep as it now stands, in the plan's order."""
+        return (self.trials[trial_id] for trial_id in self.plan)
+
+    def _on_launch(self, entry: Entry) -> None:
+        self.launch = entry
+
+    def _on_plan(self, entry: Entry) -> None:
+        self.plan = list(entry["ids"])
+
+    def _on_trial(self, entry: Entry) -> None:
+        trial = Trial(**{name: entry[name] for name in ("id", "arm", "seed", "name", "settings", "config")})
+        self.trials[trial.id] = TrialHistory(trial, entry)
+        if trial.id not in self.plan:
+            self.plan.append(trial.id)
+
+    def _on_start(self, entry: Entry) -> None:
+        self.trials[entry["id"]].status = Status.RUNNING
+
+    def _on_epoch(self, entry: Entry) -> None:
+        self.trials[entry["id"]].records[entry["epoch"]] = EpochRecord(entry["epoch"], entry["metrics"])
+
+    def _on_end(self, entry: Entry) -> None:
+        history = self.trials[entry["id"]]
+        history.status, history.reason, history.end = Status(entry["status"]), entry.get("reason", ""), entry
+        history.kept = bool(entry.get("checkpoint"))
+
+    def _on_drop(self, entry: Entry) -> None:
+        self.trials[entry["id"]].kept = False
+
+    def _on_forget(self, entry: Entry) -> None:
+        history = self.trials[entry["id"]]
+        self.trials[entry["id"]] = TrialHistory(history.trial, history.entry)
+
+    def _on_champion(self, entry: Entry) -> None:
+        self.champion = entry["id"]
+
+
+class Lock:
+    """The sweep's lock: held by one process on the machine, dropped by the kernel when it dies.
+
+    Raises:
+        LockedError: on ``__init__``, if another process holds it; the message names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "another process"
+            self._file.close()
+            raise LockedError(
+                f"this sweep is already running: {owner} holds {folder / 'lock'}\n"
+                "    Wait for it or stop it; then launch again, which goes on where it stopped."
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let the next process in."""
+        self._file.truncate(0)
+        self._file.close()

@@ -1,0 +1,644 @@
+"""One launch of a sweep, from the lock to the last word: what is left of the plan is run, whatever came before.
+
+::
+
+    lock -> journal -> what died is closed -> plan, less what has finished -> numerics -> packs through Tune
+         -> (a search: its best arms on all seeds) -> champion -> tracking drained -> lock released
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suite import environment
+from suite.analysis import rank_arms
+from suite.console import Board, duration
+from suite.errors import EnvironmentProblem, UsageError
+from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
+from suite.plan import Plan, data_key, weights_key
+from suite.records import Numerics, Objective, Status, Trial
+from suite.spec import Arm, SweepSpec, TrialConfig
+from suite.tracking import Sender, Tracker
+
+if TYPE_CHECKING:
+    from suite.tuner import EarlyStop
+
+DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
+FAST_DRAIN_S = 5.0  # after a signal
+LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
+REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
+COMPLETE = (Status.FINISHED, Status.STOPPED)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line adds to the file."""
+
+    resume: bool = False
+    force: bool = False
+    retry_errored: bool = False
+    only: tuple[str, ...] = ()
+    budget_s: float | None = None
+    address: str | None = None
+    max_concurrent: int | None = None
+    limit_batches: int | None = None
+    verbose: bool = False
+
+
+@dataclass
+class Ended:
+    """How a launch ended."""
+
+    history: History
+    exit_code: int
+    seconds: float
+    ran: int
+    confirmed: tuple[str, ...] = ()
+    champion: str | None = None
+    run_ids: dict[str, str] = field(default_factory=dict)
+    parent_run: str | None = None
+    message: str = ""
+
+
+class Launch:
+    """A launch in progress. Made under the lock; ``run`` does it all.
+
+    Args:
+        plan: the prepared sweep.
+        folder: the sweep's folder.
+        make_tracker: journal id -> tracker.
+        say: takes a line for the user.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board
+    ) -> None:
+        self.plan, self.spec, self.folder, self.options, self.board = plan, plan.spec, folder, options, board
+        self.journal = Journal(folder / FILE_NAME)
+        self.history = board.history
+        for entry in self.journal.entries:
+            self.history.feed(entry)
+        self.token = uuid.uuid4().hex
+        self.ran = 0
+        self.confirmed: list[str] = []
+        self.numerics: Numerics | None = None
+        if not self.journal.entries:
+            self._record("journal", id=uuid.uuid4().hex)
+        self.tracker = make_tracker(self.journal.entries[0]["id"])
+        self.sender = Sender(self.tracker, folder / "tracking.json", self._tracking_changed)
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        self.history.feed(self.journal.append(kind, **fields))
+
+    def _tracking_changed(self, state: str) -> None:
+        self.board.note = state
+
+    # ---- the whole way ---------------------------------------------------------------------------------------------
+
+    def run(self) -> Ended:
+        """Run what is left; close everything, whatever happens."""
+        from suite.tuner import Stop
+
+        started = time.monotonic()
+        stop = Stop(self.folder)
+        finished = False
+        try:
+            with stop.on_signals(lambda text: self.board.warn(text)):
+                self._take_over()
+                with _budget(stop, self.options.budget_s):
+                    self._run_phases(stop)
+                finished = not stop.requested
+                if finished:
+                    self._crown()
+        finally:
+            code = self._close(finished, stop.signal)
+        confirmed = tuple(self.confirmed)
+        ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
+        ended.parent_run = self.tracker.run_id(None)
+        ended.run_ids = {
+            item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
+        }
+        if stop.requested:
+            ended.message = f"stopped ({stop.reason}); launch the same command again to go on"
+        return ended
+
+    def _take_over(self) -> None:
+        """Make this process the folder's owner: token, stale states, the launch and the plan on record."""
+        _write(self.folder / "launch", self.token)
+        (self.folder / "stop").unlink(missing_ok=True)
+        stale = [item for item in self.history.trials.values() if item.status is Status.RUNNING]
+        for item in stale:
+            reason = "the process that ran it ended without a word"
+            self._record("end", id=item.trial.id, status="interrupted", reason=reason, epochs=len(item.records))
+        if stale:
+            self.board.warn(f"found an unfinished launch: {len(stale)} trials go on from their checkpoints")
+
+    def _announce(self) -> None:
+        spec = self.spec
+        dataset = next(iter(self.plan.datasets.values()))
+        assert self.numerics is not None
+        self._record(
+            "launch",
+            token=self.token,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            command=" ".join(sys.argv),
+            file=spec.source.path.name,
+            text=spec.source.text,
+            overrides=list(spec.source.overrides),
+            description=spec.description,
+            environment=environment.describe(spec.folder),
+            numerics=asdict(self.numerics),
+            data={
+                "name": dataset.name,
+                "digest": dataset.digest,
+                "classes": list(dataset.classes),
+                "train": len(dataset.train_labels),
+                "test": len(dataset.test_labels),
+            },
+            params={"method": spec.method, "seeds": list(spec.seeds), "metric": spec.objective.name},
+            metric=[asdict(objective) for objective in spec.objectives],
+            margin=spec.metrics[0].margin,
+            reference={arm: dict(figures) for arm, figures in spec.reference.items()},
+        )
+        for item in list(self.history.trials.values()):
+            if self.options.force and self._chosen(item.trial.arm):
+                self._forget(item)
+        self._start_sending()
+
+    def _start_sending(self) -> None:
+        """Send what tracking has not seen yet, then each entry as it becomes durable."""
+        self.journal.flush()
+        for entry in list(self.journal.entries):
+            self.sender.put(entry)
+        self.journal.subscribe(self.sender.put)
+
+    def _forget(self, item: TrialHistory) -> None:
+        self._record("forget", id=item.trial.id)
+        shutil.rmtree(self.folder / "trials" / item.trial.id, ignore_errors=True)
+
+    def _chosen(self, arm: str) -> bool:
+        return not self.options.only or arm in self.options.only
+
+    # ---- phases ----------------------------------------------------------------------------------------------------
+
+    def _run_phases(self, stop: Any) -> None:
+        spec = self.spec
+        known = self.history.launch.get("numerics")
+        grid = self.plan.trials(spec.arms_list) if not spec.search else []
+        if known and not spec.search and not self._pending(trial for _, trial in grid) and not self.options.force:
+            self.numerics = Numerics(**known)  # nothing to run: Ray is not even started
+            self._announce()
+            self._plan_trials(grid)
+            return
+        with ExitStack() as stack:
+            runner = stack.enter_context(_Runner(self, stop))
+            self.numerics = runner.resolve(known)
+            self._announce()
+            stack.enter_context(self.board.shown())
+            if not spec.search:
+                self._plan_trials(grid)
+                runner.run([trial for _, trial in grid], early=spec.early_terminate)
+                return
+            runner.search() if spec.method == "optuna" else self._random(runner)
+            if not stop.requested and not spec.pareto:
+                self._confirm(runner)
+
+    def _random(self, runner: _Runner) -> None:
+        first = [(arm, self.plan.trial(arm, self.spec.seeds[0])) for arm in self._with_baseline(self.spec.arms_list)]
+        self._plan_trials(first)
+        runner.run([trial for _, trial in first], early=self.spec.early_terminate)
+
+    def _with_baseline(self, arms: Iterable[Arm]) -> list[Arm]:
+        return list({arm.name: arm for arm in [*self.spec.baseline_arms, *arms]}.values())
+
+    def _confirm(self, runner: _Runner) -> None:
+        """The best arms of a search, and the baseline, at full length on all seeds."""
+        first = self.spec.seeds[0]
+        candidates = [item for item in self.history.in_plan() if item.trial.seed == first and item.status in COMPLETE]
+        ranked = rank_arms(candidates, self.spec.objective)
+        names = [name for name in ranked if self._chosen(name)][: self.spec.confirm.top]
+        arms = [arm for name in names if (arm := self._find_arm(name)) is not None]
+        arms = self._with_baseline(arms)
+        self.confirmed = [arm.name for arm in arms]
+        self._plan_trials(self.plan.trials(arms), keep=True)
+        trials = [trial for _, trial in self.plan.trials(arms)]
+        self.board.console.print(f"confirming {len(arms)} arms on {len(self.spec.seeds)} seeds", highlight=False)
+        runner.run(trials, early=None, complete=(Status.FINISHED,))
+
+    def _find_arm(self, name: str) -> Arm | None:
+        for item in self.history.trials.values():
+            if item.trial.arm == name:
+                return self.plan.arm_of(self.history, item.trial.id)
+        return None
+
+    def _plan_trials(self, pairs: Sequence[tuple[Arm, Trial]], keep: bool = False) -> None:
+        """Put trials on record that are new, and the plan as it now stands."""
+        for arm, trial in pairs:
+            self._plan_trial(arm, trial)
+        ids = [trial.id for _, trial in pairs]
+        if keep:
+            ids = list(dict.fromkeys([*self.history.plan, *ids]))
+        self._record_plan(ids)
+
+    def _plan_trial(self, arm: Arm, trial: Trial) -> None:
+        if trial.id in self.history.trials:
+            return
+        assert self.numerics is not None
+        key = weights_key(arm.config.model)
+        self._record(
+            "trial",
+            **asdict(trial),
+            choices=dict(arm.choices),
+            digests={
+                "data": self.plan.dataset(arm.config).digest,
+                "weights": self.plan.weights[key].digest if key else None,
+            },
+            numerics=asdict(self.numerics),
+            baseline=self.spec.is_baseline(arm),
+        )
+
+    def _record_plan(self, ids: list[str]) -> None:
+        self._record(
+            "plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms]
+        )
+
+    def _pending(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
+        """The trials that are still to run."""
+        known = self.history.trials
+        settled = {*complete, Status.FAILED} if not self.options.retry_errored else {*complete}
+        return [
+            trial
+            for trial in trials
+            if self._chosen(trial.arm) and (trial.id not in known or known[trial.id].status not in settled)
+        ]
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
+
+    def on_end(self, trial_id: str) -> None:
+        """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
+        item = self.history.trials[trial_id]
+        if item.status is Status.INTERRUPTED:
+            return
+        self.ran += 1
+        if item.status is Status.FINISHED:
+            shutil.rmtree(self.folder / "trials" / trial_id / "checkpoints", ignore_errors=True)
+            if item.kept:
+                self._record("file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints")
+            self._trim(LEADERS)
+
+    def _trim(self, more: int) -> None:
+        """Drop the best checkpoints that the budget does not allow: all but the leading arms' best trials."""
+        keep = self.spec.checkpoints.keep
+        if keep == "all":
+            return
+        finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]
+        spared: set[str] = set()
+        for name in rank_arms(finished, self.spec.objective)[: keep + more]:
+            best = best_trial([item for item in finished if item.trial.arm == name], self.spec.objective)
+            if best is not None:
+                spared.add(best.trial.id)
+        for item in self.history.trials.values():
+            if item.kept and item.trial.id not in spared:
+                (self.folder / "trials" / item.trial.id / "best.pt").unlink(missing_ok=True)
+                self._record("drop", id=item.trial.id)
+
+    def _crown(self) -> None:
+        """Name the winner: the arm with the best mean over its seeds, and its best trial."""
+        self._trim(0 if not self.options.only else LEADERS)
+        if self.spec.pareto or self.options.limit_batches:
+            return
+        finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]
+        if self.spec.search:
+            finished = [item for item in finished if item.trial.arm in self.confirmed]
+        ranked = rank_arms(finished, self.spec.objective)
+        if not ranked:
+            return
+        winner = best_trial([item for item in finished if item.trial.arm == ranked[0]], self.spec.objective)
+        if winner is None or (winner.trial.id == self.history.champion and self.ran == 0):
+            return
+        self._record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
+
+    def _close(self, finished: bool, signalled: int | None) -> int:
+        """The exit code, after everything is on record and sent."""
+        items = list(self.history.in_plan())
+        for item in items:
+            if item.status is Status.RUNNING:  # its worker was ended by force
+                self._record("end", id=item.trial.id, status="interrupted", epochs=len(item.records))
+        failed = any(item.status is Status.FAILED for item in items)
+        counts = {str(status): sum(item.status is status for item in items) for status in Status}
+        self._record("close", status="finished" if finished else "interrupted", counts=counts)
+        self.journal.flush()
+        synced = self.sender.drain(FAST_DRAIN_S if signalled else DRAIN_S)
+        if synced and finished and self.history.champion:
+            self._register()
+        self.sender.close()
+        self.journal.close()
+        if signalled is not None:
+            return 128 + signalled
+        if failed:
+            return 3
+        return 0 if synced else 4
+
+    def _register(self) -> None:
+        """Register the champion as a model that loads and predicts without this package."""
+        register = getattr(self.tracker, "register_champion", None)
+        champion = self.history.champion
+        best = self.folder / "trials" / str(champion) / "best.pt"
+        if register is None or champion is None or not best.exists():
+            return
+        from suite.train import rebuild
+
+        try:
+            item = self.history.trials[champion]
+            key_of = self.plan.arm_of(self.history, champion)
+            if key_of is None:
+                return
+            key = weights_key(key_of.config.model)
+            dataset = self.plan.dataset(key_of.config)
+            network = rebuild(item.trial, best, len(dataset.classes), self.plan.weights[key] if key else None)
+            register(self.tracker.run_id(champion), network, dataset.test_images[:8].astype("float32") / 255)
+        except Exception as error:  # tracking never stops a sweep; its results are all there
+            self.board.warn(f"the champion could not be registered: {type(error).__name__}: {error}")
+
+
+class _Runner:
+    """Ray, started when there is something to run."""
+
+    def __init__(self, launch: Launch, stop: Any) -> None:
+        self.launch, self.stop, self.stack = launch, stop, ExitStack()
+        self.gpu = 0.0
+
+    def __enter__(self) -> _Runner:
+        from suite import tuner
+
+        options = self.launch.options
+        self.resources = self.stack.enter_context(tuner.cluster(options.address, options.verbose))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def resolve(self, known: dict[str, Any] | None) -> Numerics:
+        """GPUs per trial, and the numerics: pinned by an earlier launch, or measured where trials will run."""
+        from suite import tuner
+
+        launch, spec = self.launch, self.launch.spec
+        cpus, gpus = self.resources.get("CPU", 0.0), self.resources.get("GPU", 0.0)
+        if spec.resources.cpu > cpus:
+            raise EnvironmentProblem(
+                f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cpus:g}",
+                place=spec.where("resources.cpu"),
+                remedy=f"Lower it: resources.cpu={int(cpus) or 1} on the command line.",
+            )
+        wanted = spec.resources.gpu
+        if wanted and not gpus:
+            launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
+            wanted = 0.0
+        configs = [
+            (arm.config, len(dataset.classes), dataset.train_images.shape[-1])
+            for arm in _examples(spec)
+            for dataset in [launch.plan.dataset(arm.config)]
+        ]
+        numerics, self.gpu, lines = tuner.measure(configs, spec.resources.cpu, wanted, known, [str(spec.folder)])
+        for line in lines:
+            launch.board.console.print(line, highlight=False)
+        if self.gpu > gpus:
+            raise EnvironmentProblem(
+                f"resources.gpu must be at most the GPUs that there are, got {self.gpu:g}, there are {gpus:g}",
+                place=spec.where("resources.gpu"),
+            )
+        return numerics
+
+    def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
+        """Run what is left of ``trials``, in their order, in packs where the file says so."""
+        launch = self.launch
+        scheduler = self._scheduler(early, trials)
+        waiting = launch._pending(trials, complete)
+        launch.board.begin([trial.id for trial in trials])
+        packs = deque(_packs(waiting, launch.spec.resources.pack if early is None else 1))
+
+        def following() -> list[dict[str, Any]] | None:
+            return [self._payload(trial.id) for trial in packs.popleft()] if packs else None
+
+        if packs:
+            self._run(following, scheduler, early)
+
+    def search(self) -> None:
+        """Optuna asks for arms, on the first seed, until there are ``run_cap`` of them."""
+        from suite.search import OptunaSearch
+
+        launch, spec = self.launch, self.launch.spec
+        seed = spec.seeds[0]
+        history = launch.history
+        begun = [
+            item
+            for item in history.trials.values()
+            if item.trial.seed == seed and launch.plan.arm_of(history, item.trial.id) is not None
+        ]
+        study = OptunaSearch(
+            spec.space, spec.objectives, spec.name,
+            known=[(item.entry["choices"], outcome(item, spec.objectives)) for item in begun if _settled(item)],
+        )  # fmt: skip
+        waiting = launch._pending([item.trial for item in begun])
+        asked: dict[str, int] = {}
+        planned = [item.trial.id for item in begun]
+        for arm in spec.baseline_arms:
+            trial = launch.plan.trial(arm, seed)
+            if trial.id not in planned:
+                launch._plan_trial(arm, trial)
+                planned.append(trial.id)
+                waiting.append(trial)
+        launch._record_plan(planned)
+        launch.board.begin(planned, total=max(spec.run_cap, len(planned)))
+
+        def following() -> list[dict[str, Any]] | None:
+            if waiting:
+                return [self._payload(waiting.pop(0).id)]
+            for _ in range(REPEATS):
+                if len(planned) >= spec.run_cap:
+                    return None
+                number, point = study.ask()
+                arm = spec.arm({name: choice.label for name, choice in point.items()})
+                trial = launch.plan.trial(arm, seed)
+                if trial.id in history.trials:  # the same arm again: its outcome is known, or will be
+                    study.tell(number, outcome(history.trials[trial.id], spec.objectives))
+                    continue
+                asked[trial.id] = number
+                launch._plan_trial(arm, trial)
+                planned.append(trial.id)
+                launch._record_plan(list(planned))
+                launch.board.targets.append(trial.id)
+                return [self._payload(trial.id)]
+            return None
+
+        def on_complete(trial_id: str) -> None:
+            item = history.trials[trial_id]
+            if not _settled(item) and item.status is not Status.RUNNING:
+                return
+            values = outcome(item, spec.objectives)
+            if trial_id in asked:
+                study.tell(asked.pop(trial_id), values)
+            else:
+                study.add(item.entry["choices"], values)
+
+        early = None if spec.pareto else spec.early_terminate
+        self._run(following, self._scheduler(early, [item.trial for item in begun]), early, on_complete)
+
+    def _scheduler(self, early: Any, trials: Sequence[Trial]) -> EarlyStop | None:
+        """The early-stopping rule, knowing all that the journal knows."""
+        if early is None:
+            return None
+        from suite.tuner import EarlyStop
+
+        launch = self.launch
+        epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
+        epochs = epochs or max(arm.config.train.epochs for arm in _examples(launch.spec))
+        scheduler = EarlyStop(early, launch.spec.objective, getattr(early, "max_epochs", None) or epochs)
+        for item in sorted(launch.history.trials.values(), key=lambda item: item.end.get("seq", sys.maxsize)):
+            if scheduler.replay(item) and not _settled(item):
+                # it was told to stop, and the process died before that was on record
+                count = len(item.records)
+                launch._record(
+                    "end", id=item.trial.id, status="stopped", reason=f"{early.type} after epoch {count}", epochs=count
+                )
+        return scheduler
+
+    def _payload(self, trial_id: str) -> dict[str, Any]:
+        from suite.tuner import payload
+
+        item = self.launch.history.trials[trial_id]
+        resolved = TrialConfig.model_validate(item.trial.config)
+        return payload(item, data_key(resolved.data), weights_key(resolved.model))
+
+    def _run(
+        self,
+        following: Callable[[], list[dict[str, Any]] | None],
+        scheduler: EarlyStop | None,
+        early: Any,
+        on_complete: Callable[[str], None] = lambda trial_id: None,
+    ) -> None:
+        from suite import tuner
+        from suite.callback import JournalCallback
+
+        launch, spec = self.launch, self.launch.spec
+        assert launch.numerics is not None
+        callback = JournalCallback(
+            launch.journal, launch.history, on_end=launch.on_end, warn=launch.board.warn, early=early.type if early else ""
+        )
+        tuner.run_packs(
+            following,
+            shared=tuner.share(
+                launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches
+            ),
+            cpu=spec.resources.cpu,
+            gpu=self.gpu,
+            callback=callback,
+            stop=self.stop,
+            scheduler=scheduler,
+            on_complete=on_complete,
+            max_concurrent=launch.options.max_concurrent,
+            storage=launch.folder / "tune",
+        )
+
+
+def _examples(spec: SweepSpec) -> list[Arm]:
+    """Arms that stand for the sweep when it is measured: one of each network."""
+    arms = spec.arms_list or tuple(
+        spec.ask(lambda parameter, u=u: parameter.at(u))  # type: ignore[misc]
+        for u in (0.0, 1.0)
+    )
+    return list({arm.config.model.arch: arm for arm in arms}.values())
+
+
+def _packs(trials: Sequence[Trial], size: int) -> Any:
+    """Trials of the same shapes together, ``size`` at most; the order is kept where size is 1."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        config = trial.config
+        key = f"{config['model']['arch']}|{config['train']['batch_size']}|{config['data']['image_size']}" if size > 1 else ""
+        groups.setdefault(key, []).append(trial)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _settled(item: TrialHistory) -> bool:
+    return item.status in (*COMPLETE, Status.FAILED)
+
+
+def outcome(item: TrialHistory, objectives: Sequence[Objective]) -> list[float] | None:
+    """What a searcher is told of a trial: each objective at the epoch that the first one chooses; None = failed."""
+    chosen = objectives[0].chosen(item.curve)
+    if item.status is Status.FAILED or chosen is None:
+        return None
+    values = [chosen.metrics.get(objective.name) for objective in objectives]
+    return None if any(value is None for value in values) else [float(value) for value in values]  # type: ignore[arg-type]
+
+
+def best_trial(items: Sequence[TrialHistory], objective: Objective) -> TrialHistory | None:
+    """The trial with the best value of its own."""
+    best: tuple[TrialHistory, float] | None = None
+    for item in items:
+        chosen = objective.chosen(item.curve)
+        if chosen is not None and objective.better(chosen.metrics[objective.name], best[1] if best else None):
+            best = (item, chosen.metrics[objective.name])
+    return best[0] if best else None
+
+
+class _budget:
+    """Requests a stop after so many seconds."""
+
+    def __init__(self, stop: Any, seconds: float | None) -> None:
+        self.timer = threading.Timer(seconds, stop.request, [f"budget of {duration(seconds)}"]) if seconds else None
+
+    def __enter__(self) -> None:
+        if self.timer is not None:
+            self.timer.daemon = True
+            self.timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def launch(
+    plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board
+) -> Ended:
+    """Run what is left of a sweep.
+
+    Raises:
+        LockedError: another process runs it.
+        UsageError: ``--resume`` where there is nothing to resume; ``--only`` names no arm.
+    """
+    names = {arm.name for arm in plan.spec.arms_list}
+    unknown = [name for name in options.only if plan.spec.method != "optuna" and name not in names]
+    if unknown:
+        raise UsageError(
+            f"--only must name arms of the sweep, got {', '.join(map(repr, unknown))}",
+            remedy=f"It has: {', '.join(sorted(names))}.",
+        )
+    if options.resume and not (folder / FILE_NAME).exists():
+        raise UsageError(f"--resume: there is nothing to resume in {folder}", remedy="Leave --resume out to start.")
+    lock = Lock(folder)
+    try:
+        return Launch(plan, folder, make_tracker, options, board).run()
+    finally:
+        lock.release()

@@ -1,0 +1,69 @@
+"""Optimizers and learning-rate schedules.
+
+A schedule is a pure function of the step, so a resumed trial needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from suite.spec import TrainConfig
+
+ONE_CYCLE_RISE = 0.3  # share of the steps in which one_cycle rises (torch.optim.lr_scheduler.OneCycleLR's pct_start)
+STEP_AT = (0.5, 0.75)  # where `step` multiplies the rate by 0.1, as shares of the steps (He et al. 2015: 32k, 48k of 64k)
+
+
+def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Learning rate at ``step`` (from 0, over the whole training) as a multiple of ``train.lr``, in [0, 1]."""
+    total = config.epochs * steps_per_epoch
+    if config.schedule == "one_cycle":
+        rise = max(1.0, ONE_CYCLE_RISE * total)
+        if step < rise:
+            return (step + 1) / rise if step + 1 < rise else 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / math.ceil(warmup)
+    if config.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1.0, total - warmup)
+    if config.schedule == "step":
+        return 0.1 ** sum(progress >= share for share in STEP_AT)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build(
+    backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig
+) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters, in up to four groups.
+
+    Each group carries ``scale``, its learning rate as a multiple of the scheduled one. Weight decay falls on tensors
+    of two or more dimensions only: kernels and matrices, not biases and BatchNorm (as is common since Goyal et al. 2017).
+    """
+    groups = []
+    for parameters, scale in ((backbone, config.backbone_lr_scale), (head, 1.0)):
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        for decayed in (True, False):
+            members = [parameter for parameter in trainable if (parameter.ndim >= 2) == decayed]
+            if members:
+                decay = config.weight_decay if decayed else 0.0
+                groups.append({"params": members, "weight_decay": decay, "scale": scale})
+    if not groups:
+        raise ValueError("nothing to train: every layer is frozen")
+    # fused: one pass over each parameter instead of one per operation; exact, and the same on every run
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True
+        )
+    make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return make(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the rate of this step, times its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]

@@ -1,0 +1,192 @@
+"""From a validated file to trials that can start: data and weights loaded, every arm checked against them.
+
+The second stage of validation. It lists all problems at once, each with its place in the file, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from suite import augment, data, models, plugin
+from suite.errors import Problem, ProblemsError, raise_problems
+from suite.journal import History
+from suite.records import Trial
+from suite.spec import Arm, DataConfig, ModelConfig, SweepSpec, TrialConfig
+
+SAMPLES = 32  # points of an open-ended space that are checked before it is searched
+Fetch = Callable[[str], Path]
+Config = TypeVar("Config", DataConfig, ModelConfig)
+
+
+@dataclass
+class Plan:
+    """What a sweep needs to run.
+
+    Attributes:
+        spec: the sweep.
+        datasets: ``data_key`` -> images.
+        weights: ``weights_key`` -> weights.
+    """
+
+    spec: SweepSpec
+    datasets: dict[str, data.Dataset] = field(default_factory=dict)
+    weights: dict[str, models.Weights] = field(default_factory=dict)
+    _modules: dict[str, str] = field(default_factory=dict)
+
+    def trial(self, arm: Arm, seed: int) -> Trial:
+        """The trial of an arm and a seed, with its computed id."""
+        key = weights_key(arm.config.model)
+        return self.spec.trial(
+            arm,
+            seed,
+            data_digest=self.datasets[data_key(arm.config.data)].digest,
+            weights_digest=self.weights[key].digest if key else None,
+            module_digests=[self._digest(text) for text in references(arm.config)],
+        )
+
+    def trials(self, arms: Iterable[Arm]) -> list[tuple[Arm, Trial]]:
+        """Every arm with every seed: seed by seed, so that early results compare all arms."""
+        chosen = list(arms)
+        return [(arm, self.trial(arm, seed)) for seed in self.spec.seeds for arm in chosen]
+
+    def dataset(self, config: TrialConfig) -> data.Dataset:
+        """The images of a trial."""
+        return self.datasets[data_key(config.data)]
+
+    def arm_of(self, history: History, trial_id: str) -> Arm | None:
+        """The arm of a journalled trial, or None where the file no longer has it."""
+        entry = history.trials[trial_id].entry
+        known = {arm.name: arm for arm in self.spec.arms_list}
+        if entry["arm"] in known:
+            return known[entry["arm"]]
+        try:
+            return self.spec.arm(entry.get("choices", {})) if self.spec.method == "optuna" else None
+        except ProblemsError:
+            return None
+
+    def _digest(self, reference: str) -> str:
+        if reference not in self._modules:
+            self._modules[reference] = plugin.digest(reference)
+        return self._modules[reference]
+
+
+def prepare(spec: SweepSpec, fetch: Fetch | None = None, report: data.Report | None = None) -> Plan:
+    """Load what the trials need and check every arm against it.
+
+    Args:
+        spec: a loaded sweep file.
+        fetch: brings ``runs:/...`` and ``models:/...`` weights to a local file.
+        report: called with (images decoded, images in all) while an image folder is decoded.
+
+    Raises:
+        UsageError, EnvironmentProblem: all that is wrong, each with its place.
+    """
+    plugin.add_search_path(spec.folder)
+    plan = Plan(spec)
+    problems: list[Problem] = []
+    arms = spec.arms_list or _samples(spec)
+    for config in _distinct(arm.config.data for arm in arms):
+        problems += _placed(spec, lambda config=config: _load_data(plan, config, report), "data.root")
+    for config in _distinct(arm.config.model for arm in arms):
+        problems += _placed(spec, lambda config=config: _load_weights(plan, config, fetch), "model.weights")
+    seen: set[str] = set()
+    for arm in arms:
+        for name, problem in _arm_problems(plan, arm, seen):
+            problems.append(problem.at(_place(spec, problem, name)))
+    raise_problems(dict.fromkeys(problems))
+    return plan
+
+
+def data_key(config: DataConfig) -> str:
+    """Names the arrays of a data set: sizes and seeds of the split only choose among them."""
+    return f"{config.name}|{config.root or ''}|{config.image_size or ''}"
+
+
+def weights_key(config: ModelConfig) -> str | None:
+    """Names a set of weights; None for a random start."""
+    if config.weights == "none":
+        return None
+    if config.weights == "imagenet":
+        return f"imagenet|{config.imagenet_file or config.arch}|{config.arch}"
+    return f"{config.weights}|{config.arch}"
+
+
+def references(config: TrialConfig) -> list[str]:
+    """The ``module:name`` strings of a trial."""
+    return [text for text in (config.data.name, config.model.arch) if plugin.is_reference(text)]
+
+
+def _samples(spec: SweepSpec) -> list[Arm]:
+    corners = [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 1.0)]  # type: ignore[misc]
+    drawn = [spec.arm({name: choice.label for name, choice in point.items()}) for point in spec.space.draws(SAMPLES)]
+    return [*spec.baseline_arms, *corners, *drawn]
+
+
+def _load_data(plan: Plan, config: DataConfig, report: data.Report | None) -> None:
+    if data_key(config) not in plan.datasets:
+        plan.datasets[data_key(config)] = data.load(config, report=report)
+    dataset = plan.datasets[data_key(config)]
+    data.split(dataset.train_labels, dataset.test_labels, config, dataset.classes)
+
+
+def _load_weights(plan: Plan, config: ModelConfig, fetch: Fetch | None) -> None:
+    key = weights_key(config)
+    if key is not None and key not in plan.weights:
+        weights = fetch_weights(config, fetch)
+        if weights is not None:
+            plan.weights[key] = weights
+
+
+def fetch_weights(config: ModelConfig, fetch: Fetch | None) -> models.Weights | None:
+    """The weights that a network starts from, wherever they are; None for a random start."""
+    if config.weights == "imagenet" and config.imagenet_file:
+        config = config.model_copy(update={"weights": config.imagenet_file})
+    elif config.weights.startswith(("runs:/", "models:/")) and fetch is not None:
+        config = config.model_copy(update={"weights": str(fetch(config.weights))})
+    return models.load_weights(config)
+
+
+def _arm_problems(plan: Plan, arm: Arm, seen: set[str]) -> Iterable[tuple[str, Problem]]:
+    """What is wrong with an arm's network and augmentations on its images; each combination is looked at once."""
+    config = arm.config
+    dataset = plan.datasets.get(data_key(config.data))
+    classes = len(dataset.classes) if dataset else 10
+    side = dataset.train_images.shape[-1] if dataset else None
+    look = f"{config.model.model_dump_json()}|{classes}|{side}"
+    if look not in seen:
+        seen.add(look)
+        key = weights_key(config.model)
+        if key is None or key in plan.weights:  # otherwise the missing weights are already a problem
+            weights = plan.weights[key] if key else None
+            for problem in models.check(config.model, classes, weights, image_size=side):
+                yield "model.arch", problem
+    look = f"{config.augment}|{config.augmentations}|{side}"
+    if look not in seen and side is not None:
+        seen.add(look)
+        try:
+            augment.build(config.pipeline(), image_size=side, num_classes=classes)
+        except ProblemsError as error:
+            for problem in error.problems:
+                yield "augment", problem
+
+
+def _distinct(configs: Iterable[Config]) -> list[Config]:
+    return list({config.model_dump_json(): config for config in configs}.values())
+
+
+def _placed(spec: SweepSpec, work: Callable[[], None], key: str) -> list[Problem]:
+    try:
+        work()
+    except ProblemsError as error:
+        return [problem.at(_place(spec, problem, key)) for problem in error.problems]
+    return []
+
+
+def _place(spec: SweepSpec, problem: Problem, key: str) -> str:
+    """Where the setting stands that the problem's text names first, or ``key`` if it names none."""
+    named = re.search(r"\b(?:data|model|train)\.[a-z_.]*[a-z_]|\baugment\b", problem.rule)
+    return spec.where(named.group() if named else key)

@@ -1,0 +1,82 @@
+"""``python -m suite.predict RUN FOLDER``: class probabilities for a folder of images, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from suite.errors import EnvironmentProblem, Problem, UsageError
+from suite.sweep import exit_codes, tracking_uri_of
+
+BATCH = 256
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
+def main(run: str, folder: Path, tracking_uri: str | None, out: Path | None) -> None:
+    """Class probabilities of RUN's best checkpoint for every image below FOLDER, one CSV row each.
+
+    \b
+      python -m suite.predict 3f2a... photos/ > probabilities.csv
+    """
+    with exit_codes():
+        rows = predict(tracking_uri_of(tracking_uri), run, folder)
+        header = next(rows)
+        if out is None:
+            _write(sys.stdout, header, rows)
+        else:
+            with out.open("w", newline="") as file:
+                _write(file, header, rows)
+
+
+def predict(uri: str, run: str, folder: Path) -> Iterator[list[Any]]:
+    """The header, then a row for each image: path, predicted class, probability of each class.
+
+    Raises:
+        UsageError: the folder holds no image, or there is no such run.
+        EnvironmentProblem: images that cannot be decoded (all of them), or the run's files are missing.
+    """
+    import torch
+
+    from suite.data import read_images
+    from suite.recall import recall
+    from suite.train import rebuild
+
+    if not folder.is_dir():
+        raise UsageError(f"FOLDER must be a folder of images, got {folder}")
+    known = recall(uri, run)
+    best = known.best()
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    classes, side = content["classes"], content["image_size"]
+    paths, images, broken = read_images(folder, side)
+    if broken:
+        raise EnvironmentProblem(Problem(f"cannot be decoded: {reason}", place=str(path)) for path, reason in broken)
+    if not paths:
+        raise UsageError(f"FOLDER must hold images, got none below {folder}")
+    network = rebuild(known.trial, best, len(classes), known.weights())
+    yield ["file", "class", *classes]
+    with torch.inference_mode():
+        for start in range(0, len(paths), BATCH):
+            batch = torch.from_numpy(images[start : start + BATCH]).float() / 255
+            shares = network(batch).softmax(1)
+            for path, share in zip(paths[start : start + BATCH], shares.tolist(), strict=True):
+                top = max(range(len(classes)), key=share.__getitem__)
+                yield [str(path), classes[top], *(f"{value:.6f}" for value in share)]
+
+
+def _write(file: IO[str], header: list[Any], rows: Iterator[list[Any]]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(header)
+    writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

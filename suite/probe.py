@@ -1,0 +1,184 @@
+"""Short measurements on this machine: which numerics are fastest, and what a sweep will cost.
+
+Each runs a few real training steps of the arm's network on random images. Results are kept in the suite's cache folder,
+keyed by all that they depend on, so a second dry run of a file answers at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from suite import data, models
+from suite.records import Numerics, Objective, Trial
+from suite.spec import TrialConfig
+from suite.train import Training
+
+CPU_BATCH = 32  # images per step of a probe on the CPU: time per image hardly changes above it
+MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
+GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
+GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
+FRACTIONS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of trial costs here.
+
+    Attributes:
+        train_s, eval_s: seconds per image.
+        memory_gib: peak of torch on a GPU; on the CPU, growth of the process.
+        checkpoint_mib: size of one resume checkpoint and its best weights.
+    """
+
+    train_s: float
+    eval_s: float
+    memory_gib: float
+    checkpoint_mib: float
+
+
+def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
+    """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W)."""
+    key = _key(config, classes, side, numerics)
+    known = _read()
+    if key in known:
+        return Cost(**known[key])
+    measured = _measure(config, classes, side, numerics)
+    _write(key, asdict(measured))
+    return measured
+
+
+def choose_numerics(
+    configs: Sequence[tuple[TrialConfig, int, int]], *, threads: int, device: str, say: Callable[[str], None]
+) -> Numerics:
+    """The numerics of a sweep: one choice for all its trials, so that they can be compared.
+
+    ``precision: fp32`` or ``bf16`` is taken as it is; ``auto`` takes the faster one over all networks of the sweep.
+
+    Args:
+        configs: (config, classes, side) of each distinct network.
+    """
+    wanted = {config.train.precision for config, _, _ in configs}
+    candidates = {
+        "fp32": Numerics("fp32", channels_last=True, threads=threads, device=device),
+        "bf16": Numerics("bf16", channels_last=True, threads=threads, device=device),
+    }
+    if wanted != {"auto"}:
+        fixed = wanted - {"auto"}
+        return candidates["bf16" if fixed == {"bf16"} else "fp32"]
+    seconds = {
+        name: sum(cost(*item, numerics).train_s for item in configs) for name, numerics in candidates.items()
+    }
+    ratio = seconds["fp32"] / seconds["bf16"]
+    chosen = "bf16" if ratio > MARGIN else "fp32"
+    say(f"precision: {chosen} (measured: bf16 runs {ratio:.2f} times as fast as fp32 here)")
+    return candidates[chosen]
+
+
+def gpu_fraction(peak_gib: float, total_gib: float) -> float:
+    """The smallest usual fraction of a GPU that holds a trial whose tensors peak at ``peak_gib``."""
+    needed = (peak_gib * GPU_HEADROOM + GPU_CONTEXT_GIB) / total_gib
+    fitting = [fraction for fraction in FRACTIONS if fraction >= needed]
+    return min(fitting, default=1.0)
+
+
+def distinct(configs: Iterable[tuple[TrialConfig, int, int]]) -> list[tuple[TrialConfig, int, int]]:
+    """One of each kind that costs alike: network, sizes, frozen part, batch."""
+    plain = Numerics()
+    return list({_key(config, classes, side, plain): (config, classes, side) for config, classes, side in configs}.values())
+
+
+def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
+    batch = config.train.batch_size if numerics.device != "cpu" else min(config.train.batch_size, CPU_BATCH)
+    generator = np.random.default_rng(0)
+    count = max(2 * batch, classes)
+    images = generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+    labels = np.arange(count, dtype=np.int64) % classes
+    dataset = data.Dataset("probe", tuple(map(str, range(classes))), "probe", images, labels, images[:batch], labels[:batch])
+    plain = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"train_size": None, "val_size": 0, "test_size": None}),
+            "model": config.model.model_copy(update={"weights": "none"}),
+            "train": config.train.model_copy(update={"epochs": 3, "batch_size": batch, "warmup_epochs": 0.0}),
+        }
+    )
+    kept = torch.get_num_threads()
+    if numerics.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
+            training = Training(
+                trial, dataset, objective=Objective("train/loss", "minimize", "last"), numerics=numerics,
+                folder=Path(folder),
+            )  # fmt: skip
+            before = _resident_gib()
+            training.advance()  # warm-up: kernels are chosen and compiled
+            second = training.advance()
+            assert second is not None
+            train_s = 1 / second.metrics["time/img_per_s"]
+            started = time.perf_counter()
+            training.evaluate_test()
+            eval_s = (time.perf_counter() - started) / batch
+            peak = torch.cuda.max_memory_allocated() / 2**30 if numerics.device == "cuda" else _resident_gib() - before
+            size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
+            trainable, _ = models.count_parameters(training.model)
+            states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
+            return Cost(train_s, eval_s, max(0.0, peak), (2 * size + states * 4 * trainable) / 2**20)
+    finally:
+        torch.set_num_threads(kept)
+
+
+def _resident_gib() -> float:
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:
+    what = {
+        "model": config.model.model_dump(mode="json") | {"weights": "", "imagenet_file": ""},
+        "augment": config.augment,
+        "optimizer": config.train.optimizer,
+        "ema": config.train.ema is not None,
+        "batch": config.train.batch_size,
+        "classes": classes,
+        "side": side,
+        "numerics": asdict(numerics),
+        "machine": [platform.processor(), platform.machine(), os.cpu_count(), torch.__version__],
+        "gpu": torch.cuda.get_device_name() if numerics.device == "cuda" else "",
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _file() -> Path:
+    return data.cache_folder() / "probes.json"
+
+
+def _read() -> dict[str, dict[str, float]]:
+    try:
+        content: dict[str, dict[str, float]] = json.loads(_file().read_text())
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(key: str, value: dict[str, float]) -> None:
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".probes-{os.getpid()}.json")
+    draft.write_text(json.dumps(_read() | {key: value}))
+    draft.replace(file)
+
+
+__all__ = ["Cost", "choose_numerics", "cost", "distinct", "gpu_fraction"]

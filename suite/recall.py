@@ -1,0 +1,64 @@
+"""A tracked run as something that can be run or used again: its trial, numerics, objective, data and weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from suite import data, models, tracking
+from suite.errors import UsageError
+from suite.plan import Plan, fetch_weights
+from suite.records import Numerics, Objective, Trial
+from suite.spec import TrialConfig
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What the store knows of a trial.
+
+    Attributes:
+        run: the run as stored, with its metric histories.
+        trial, config: what was trained.
+        numerics, objective: how it was trained and judged.
+    """
+
+    uri: str
+    run: tracking.TrialRun
+    trial: Trial
+    config: TrialConfig
+    numerics: Numerics
+    objective: Objective
+
+    def dataset(self) -> data.Dataset:
+        """The images, loaded from where the run had them."""
+        return data.load(self.config.data)
+
+    def weights(self) -> models.Weights | None:
+        """What the run started from, None for a random start."""
+        return fetch_weights(self.config.model, lambda address: tracking.resolve_weights(self.uri, address))
+
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return tracking.download(self.uri, self.run.run_id, "checkpoints/best.pt")
+
+
+def recall(uri: str, run_id: str) -> Recalled:
+    """Read a trial back from the store.
+
+    Raises:
+        UsageError: there is no such run, or it is not a trial of this suite.
+        EnvironmentProblem: the store or one of the run's files cannot be read.
+    """
+    run = tracking.find_run(uri, run_id)
+    if not run.trial:
+        raise UsageError(f"run {run_id} is not a trial", remedy="Give a child run's id; a sweep's page in MLflow lists them.")
+    config = TrialConfig.model_validate(yaml.safe_load(tracking.download(uri, run_id, "config.yaml").read_text()))
+    objective = json.loads(run.tags.get("suite.objective") or "{}")
+    numerics = json.loads(run.tags.get("suite.numerics") or "{}")
+    trial = Trial(run.trial, run.arm, run.seed, run.name, config=config.model_dump(mode="json"))
+    return Recalled(
+        uri, run, trial, config, Numerics(**numerics), Objective(**objective) if objective else Objective("val/acc")
+    )

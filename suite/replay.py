@@ -1,0 +1,80 @@
+"""``python -m suite.replay RUN``: the same trial again, from its record in MLflow, compared epoch by epoch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from suite.errors import EnvironmentProblem
+from suite.records import MACHINE_METRICS, EpochRecord
+from suite.sweep import exit_codes, tracking_uri_of
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run")
+@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("replays"), show_default=True,
+              help="Folder for the checkpoint and the predictions.")  # fmt: skip
+def main(run: str, tracking_uri: str | None, out: Path) -> None:
+    """Train the trial of RUN (an MLflow run id) again and compare each epoch with the record.
+
+    With the same numerics on the same kind of machine the figures are equal, bit for bit on the CPU. The checkpoint
+    that the budget removed is then in the output folder.
+
+    \b
+      python -m suite.replay 3f2a...      # the id of a trial's run, from MLflow's page or results.csv
+    """
+    console = Console()
+    with exit_codes():
+        differing = replay(tracking_uri_of(tracking_uri), run, out, console)
+        sys.exit(3 if differing else 0)
+
+
+def replay(uri: str, run: str, out: Path, console: Console) -> int:
+    """Train again; returns how many epochs came out differently.
+
+    Raises:
+        UsageError, EnvironmentProblem: the run, its data or its weights are not to be had.
+    """
+    from suite.recall import recall
+    from suite.train import Training, fit
+
+    known = recall(uri, run)
+    dataset = known.dataset()
+    recorded = known.run.tags.get("suite.data_digest", dataset.digest)
+    if dataset.digest != recorded:
+        raise EnvironmentProblem(
+            f"the images differ from those of the run: digest {dataset.digest[:12]}, recorded {recorded[:12]}",
+            remedy="Put the same images where the run's config.yaml says (data.root).",
+        )
+    folder = out / run
+    training = Training(
+        known.trial, dataset, weights=known.weights(), objective=known.objective, numerics=known.numerics, folder=folder,
+    )  # fmt: skip
+    differing = 0
+    for record in fit(training):
+        wrong = _differences(record, known.run.metrics)
+        differing += bool(wrong)
+        word = f"differs: {', '.join(wrong)}" if wrong else "as recorded"
+        figure = record.metrics.get(known.objective.name, float("nan"))
+        console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
+    training.finish()
+    console.print(f"checkpoint: {folder / 'best.pt'}", highlight=False, soft_wrap=True)
+    return differing
+
+
+def _differences(record: EpochRecord, recorded: object) -> list[str]:
+    """Metrics whose recorded value at this epoch is another one; epochs that were not recorded differ in nothing."""
+    assert isinstance(recorded, dict)
+    return [
+        name
+        for name, value in record.metrics.items()
+        if name not in MACHINE_METRICS and recorded.get(name, {}).get(record.epoch, value) != value
+    ]
+
+
+if __name__ == "__main__":
+    main()

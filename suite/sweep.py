@@ -1,0 +1,331 @@
+"""The command ``python -m suite.sweep FILE.yaml``, and the same for notebooks: ``suite.sweep.run``.
+
+Exit codes: 0 all trials finished; 1 a bug of ours; 2 the file or the command line is wrong; 3 some trials failed;
+4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights, folder, disk or tracking server missing;
+130 / 143 interrupted, resumable. With 2, 5 and 6 nothing was started and nothing written.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from suite import spec as specs
+from suite.errors import EnvironmentProblem, ProblemsError, SuiteError
+from suite.spec import SweepSpec
+
+if TYPE_CHECKING:  # heavy: only once the file is known to be right
+    import pandas as pd
+
+    from suite.launch import Ended, Options
+    from suite.plan import Plan
+
+SMOKE_BATCHES = 2
+SMOKE_ARMS = 4  # suggestions of a search that a smoke run tries
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left behind.
+
+    Attributes:
+        name: the sweep's.
+        trials: one row per trial: arm, seed, what varies, status, all figures at the epoch that speaks for it, run_id.
+        arms: one row per arm, best first: seeds, mean and 95 % interval over seeds.
+        run_ids: trial id -> MLflow run id.
+        parent_run: the sweep's own run.
+        tracking_uri: where MLflow has it all.
+        report: the report's page, None where none was made.
+        exit_code: as of the command line.
+    """
+
+    name: str
+    trials: pd.DataFrame
+    arms: pd.DataFrame
+    run_ids: dict[str, str] = field(default_factory=dict)
+    parent_run: str | None = None
+    tracking_uri: str = ""
+    report: Path | None = None
+    exit_code: int = 0
+
+
+def run(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    options: Options | None = None,
+    tracking_uri: str | None = None,
+    storage_path: str | Path = "runs",
+    smoke: bool = False,
+    console: Console | None = None,
+) -> SweepResult:
+    """Run a sweep file, or what is left of it.
+
+    Args:
+        path: the file.
+        overrides: ``key=value`` texts with dotted keys.
+        options: force, only, budget and the like.
+        tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder.
+        storage_path: folder of the sweeps' folders.
+        smoke: one epoch and a few batches of each trial, tracked nowhere.
+        console: where progress is shown; ``Console(quiet=True)`` for none.
+
+    Raises:
+        UsageError, EnvironmentProblem, LockedError: nothing was started.
+    """
+    from suite.launch import Options
+
+    console = console or Console()
+    spec = specs.load(path, [*overrides, *(_smoke_overrides(specs.load(path, overrides)) if smoke else ())])
+    options = options or Options()
+    if smoke:
+        with tempfile.TemporaryDirectory(prefix="suite-smoke-") as folder:
+            return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), console)
+    return _run(spec, options, tracking_uri_of(tracking_uri), Path(storage_path).absolute(), console)
+
+
+def _run(spec: SweepSpec, options: Options, uri: str | None, storage: Path, console: Console) -> SweepResult:
+    """``uri`` None: tracked in memory only."""
+    from suite import analysis, tracking
+    from suite.console import Board
+    from suite.journal import History
+    from suite.launch import launch
+
+    folder = storage / spec.name
+
+    def make_tracker(journal: str) -> Any:
+        if uri is None:
+            return tracking.MemoryTracker(spec.name, journal, folder)
+        return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
+
+    if uri is not None:
+        tracking.warm()
+    plan = prepared(spec, uri, console)
+    make_tracker("").check()
+    _writable(storage)
+    board = Board(spec.name, History(), spec.objectives, console)
+    ended = launch(plan, folder, make_tracker, options, board)
+    trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
+    arms = analysis.arms_frame(trials, spec.objective)
+    _last_words(spec, ended, arms, uri, console)
+    return SweepResult(
+        spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", None, ended.exit_code
+    )
+
+
+def prepared(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
+    """Load data and weights, with a progress bar where images have to be decoded, and check every arm."""
+    from suite import tracking
+    from suite.plan import prepare
+
+    def fetch(address: str) -> Path:
+        return tracking.resolve_weights(uri or tracking_uri_of(None), address)
+
+    with _decoding(console) as report:
+        return prepare(spec, fetch, report)
+
+
+@contextmanager
+def _decoding(console: Console) -> Iterator[Any]:
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("decode", total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def tracking_uri_of(tracking_uri: str | None) -> str:
+    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder."""
+    from suite import tracking
+
+    return tracking.default_uri(tracking_uri, Path.cwd())
+
+
+def _writable(storage: Path) -> None:
+    """Whether the sweep's folder can be made and written to, tried where it would be and undone."""
+    place = next(folder for folder in (storage, *storage.parents) if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".suite-"):
+            pass
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the folder for results must be writable, got {storage}: {error.strerror}",
+            remedy="Name another one with --storage-path.",
+        ) from error
+
+
+def _smoke_overrides(spec: SweepSpec) -> list[str]:
+    overrides = ["train.epochs=1", "train.warmup_epochs=0", f"seeds=[{spec.seeds[0]}]"]
+    return [*overrides, f"run_cap={min(spec.run_cap, SMOKE_ARMS)}"] if spec.search else overrides
+
+
+def _last_words(spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | None, console: Console) -> None:
+    from rich.table import Table
+
+    from suite.console import duration
+
+    if len(arms) and spec.objective.name in arms:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("arm")
+        for name in ("seeds", spec.objective.name, "test/acc"):
+            table.add_column(name, justify="right")
+        for row in arms.head(20).to_dict("records"):
+            table.add_row(str(row["arm"]), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc"))
+        console.print(table)
+        if len(arms) > 20:
+            console.print(f"and {len(arms) - 20} more arms", highlight=False)
+    items = list(ended.history.in_plan())
+    settled = sum(bool(item.end) and item.status != "interrupted" for item in items)
+    failed = [item for item in items if item.status == "failed"]
+    for item in failed[:5]:
+        console.print(f"failed: {item.trial.name}: {item.reason}", style="red", markup=False, highlight=False)
+    if len(failed) > 5:
+        console.print(f"and {len(failed) - 5} more failed", style="red")
+    whole = settled == len(items)
+    state = "already complete" if whole and not ended.ran and not failed else "complete" if whole else "unfinished"
+    console.print(f"{spec.name}: {state} ({settled}/{len(items)} trials, {duration(ended.seconds)})", highlight=False)
+    if ended.message:
+        console.print(ended.message, style="yellow", highlight=False)
+    if failed:
+        console.print("run failed trials again with --retry-errored", highlight=False)
+    if ended.exit_code == 4:
+        console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
+    if uri is not None:
+        hint = "mlflow ui" if uri == tracking_uri_of(None) and uri.startswith("sqlite") else f"mlflow ui --backend-store-uri {uri}"
+        console.print(f"browse: {uri if uri.startswith('http') else hint}", highlight=False, soft_wrap=True)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    mean, low, high = (row.get(key) for key in (name, f"{name} low", f"{name} high"))
+    if mean is None or mean != mean:
+        return ""
+    if low is None or low != low or high is None:
+        return f"{mean:.4f}"
+    return f"{mean:.4f} ± {(high - low) / 2:.4f}"
+
+
+# ---- the plan, without running it ------------------------------------------------------------------------------------
+
+
+def show_plan(spec: SweepSpec, console: Console, tracking_uri: str | None = None, storage: Path | None = None) -> None:
+    """Show every trial, and what the sweep will cost here; start nothing."""
+    from rich.table import Table
+
+    from suite.estimate import estimate
+
+    plan = prepared(spec, tracking_uri, console)
+    found = estimate(plan, (storage or Path("runs")).absolute() / spec.name)
+    console.print(f"[bold]{spec.name}[/bold]: {spec.description}", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("arm", "left"), ("seeds", "right"), ("epochs", "right"), ("parameters", "right"),
+                          ("s/epoch", "right"), ("min/trial", "right"), ("left to run", "right")):  # fmt: skip
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in found.rows:
+        mark = " (baseline)" if row.baseline else ""
+        table.add_row(
+            row.arm + mark, row.seeds, str(row.epochs), f"{row.trainable:,} / {row.total:,}",
+            f"{row.epoch_s:.1f}", f"{row.epoch_s * row.epochs / 60:.1f}", str(row.left),
+        )  # fmt: skip
+    console.print(table)
+    for line in found.lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``2h``, ``1h30m`` -> seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
+    parts = [float(part or 0) for part in found.groups()] if found and value.strip() else [0.0]
+    total = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if total <= 0:
+        raise click.BadParameter(f"must be a time such as 90s, 30m or 2h, got {value!r}")
+    return total
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Show every trial and an estimate of time, memory and disk; start nothing.")
+@click.option("--smoke", is_flag=True, help="One epoch and a few batches of each arm, tracked nowhere: the file works.")
+@click.option("--resume", is_flag=True, help="Go on where it stopped (also the default); nothing to resume is an error.")
+@click.option("--retry-errored", is_flag=True, help="Run failed trials again.")
+@click.option("--force", is_flag=True, help="Run finished trials again.")
+@click.option("--only", multiple=True, metavar="ARM", help="Run just this arm; may be given several times.")
+@click.option("--budget", callback=_seconds, metavar="TIME", help="Stop cleanly after e.g. 90s, 30m, 2h.")
+@click.option("--address", metavar="ADDRESS", help="A running Ray cluster. Default: RAY_ADDRESS, else this machine.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Folder of checkpoints and journals; shared by all nodes of a cluster.")  # fmt: skip
+@click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="At most so many trials at once.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what Ray and MLflow say, too.")
+def main(
+    file: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    smoke: bool,
+    resume: bool,
+    retry_errored: bool,
+    force: bool,
+    only: tuple[str, ...],
+    budget: float | None,
+    address: str | None,
+    tracking_uri: str | None,
+    storage_path: Path,
+    max_concurrent: int | None,
+    verbose: bool,
+) -> None:
+    """Run the sweep in FILE: every trial that has not finished yet, tracked in MLflow.
+
+    Launching the same file again goes on where it stopped; a new seed, value or arm in it runs only what is new.
+    KEY=VALUE changes a setting of the file, with a dotted key:
+
+    \b
+      python -m suite.sweep search_spaces/quickstart.yaml
+      python -m suite.sweep search_spaces/augmentation.yaml train.epochs=3 seeds=[0,1] --dry-run
+      python -m suite.sweep search_spaces/transfer.yaml data.name=folder data.root=/data/cifar10
+      mlflow ui                                   # browse the runs
+    """
+    console = Console()
+    with exit_codes():
+        if dry_run:
+            show_plan(specs.load(file, overrides), console, tracking_uri, storage_path)
+            return
+        from suite.launch import Options
+
+        options = Options(resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose)
+        result = run(
+            file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage_path, smoke=smoke,
+            console=console,
+        )  # fmt: skip
+        sys.exit(result.exit_code)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn expected errors into a message and an exit code, never a traceback."""
+    try:
+        yield
+    except ProblemsError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(error.exit_code)
+    except SuiteError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The sweep's journal, projected into MLflow; and runs read back from there. The only importer of mlflow.
+
+::
+
+    journal entry -> Sender (a thread: order, retries, cursor) -> Tracker.apply -> MlflowTracker | MemoryTracker
+    reports, replay, weights <- read, find_run, download, resolve_weights
+
+Everything in the store can be made again from the journal, so a server that is away costs nothing: the sender goes
+on from where it was, and sending an entry twice changes nothing. See ``projection`` for what each entry becomes.
+mlflow takes seconds to import; nothing here imports it before it is needed (``warm`` does so on a thread).
+"""
+
+from suite.tracking.memory import MemoryTracker
+from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
+from suite.tracking.reading import download, find_run, read, resolve_weights
+from suite.tracking.sender import Sender
+from suite.tracking.store import MlflowTracker
+from suite.tracking.uri import default_artifacts, default_uri, redacted, warm
+
+__all__ = [
+    "EntryRejected",
+    "MemoryTracker",
+    "MlflowTracker",
+    "RunMissing",
+    "Sender",
+    "SweepRuns",
+    "Tracker",
+    "TrackingUnavailable",
+    "TrialRun",
+    "default_artifacts",
+    "default_uri",
+    "download",
+    "find_run",
+    "read",
+    "redacted",
+    "resolve_weights",
+    "warm",
+]

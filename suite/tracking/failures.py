@@ -1,0 +1,46 @@
+"""What went wrong in the store, in the three words that the sender knows: later, never, or make the run again."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from suite.tracking.port import EntryRejected, RunMissing, TrackingUnavailable
+from suite.tracking.projection import Run
+from suite.tracking.uri import redacted
+
+_NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
+_NEVER_ERRNO = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+@contextmanager
+def translated(run: Run | None = None) -> Iterator[None]:
+    """Turn whatever MLflow raises about ``run`` (None = not about one run) into one of the port's errors."""
+    try:
+        yield
+    except (TrackingUnavailable, RunMissing, EntryRejected, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise _translate(error, run) from error
+
+
+def _translate(error: Exception, run: Run | None) -> Exception:
+    text = brief(error)
+    code = getattr(error, "error_code", None)
+    if "must be in the 'active' state" in str(error) or code == "RESOURCE_DOES_NOT_EXIST":
+        # Deleted by somebody. Without a run it is the experiment: looked up, and restored, at the next try.
+        return RunMissing(run.trial) if run else TrackingUnavailable(text)
+    if code is not None:  # an MlflowException; RestException too
+        return EntryRejected(text) if code in _NEVER else TrackingUnavailable(text)
+    if isinstance(error, OSError):  # of files, or of the network (requests' errors are OSErrors without an errno)
+        return EntryRejected(text) if error.errno in _NEVER_ERRNO else TrackingUnavailable(text)
+    if type(error).__module__.startswith(("sqlalchemy", "sqlite3")):  # before the store is even open
+        return TrackingUnavailable(text)
+    return EntryRejected(f"{type(error).__name__}: {text}")
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error's text, without credentials."""
+    text = redacted(str(error)).strip()
+    return text.splitlines()[0][:400] if text else type(error).__name__

@@ -1,0 +1,100 @@
+"""What the rest of the suite sees of tracking: the port, its values and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from suite.journal import Entry
+
+
+class TrackingUnavailable(Exception):  # noqa: N818  # said of the store, not of us
+    """The store cannot be reached or has no room just now: worth another try, later."""
+
+
+class EntryRejected(Exception):  # noqa: N818
+    """The store will never take this entry; the others are not held up by it."""
+
+
+class RunMissing(Exception):  # noqa: N818
+    """The run that an entry belongs to is not in the store (never made, or deleted): make it again from the journal.
+
+    Attributes:
+        trial: the trial's id; None = the sweep's parent run, and with it everything.
+    """
+
+    def __init__(self, trial: str | None) -> None:
+        super().__init__(f"no run of trial {trial}" if trial else "no parent run")
+        self.trial = trial
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One run as the store has it.
+
+    Attributes:
+        run_id: MLflow's id.
+        trial: the trial's id, "" for the parent.
+        arm, seed, name: as in ``records.Trial``; arm "" and seed -1 for the parent.
+        status: the tag ``suite.status`` (a word of ``records.Status``); of a foreign run MLflow's, in lower case.
+        tags, params: all of them, as text.
+        metrics: name -> step -> value; of a step that was logged twice the later value.
+        start_ms, end_ms: as MLflow shows them; end_ms is None while the run was never ended.
+        artifact_uri: where its files are, "" where there are none.
+    """
+
+    run_id: str
+    trial: str
+    arm: str
+    seed: int
+    name: str
+    status: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    start_ms: int = 0
+    end_ms: int | None = None
+    artifact_uri: str = ""
+
+
+@dataclass(frozen=True)
+class SweepRuns:
+    """A sweep as the store has it: the parent run and the trials', in the order in which they were planned."""
+
+    sweep: str
+    parent: TrialRun
+    trials: tuple[TrialRun, ...]
+
+
+class Tracker(Protocol):
+    """A store of runs that the journal is projected into. One sweep, one tracker, one thread that applies."""
+
+    def check(self) -> None:
+        """Look whether the store could be used, within 10 s, and write nothing.
+
+        Raises:
+            EnvironmentProblem: if it cannot be reached, refuses us, or its schema is out of date.
+        """
+
+    def apply(self, entry: Entry) -> None:
+        """Project one entry. Applied again, alone or with the whole journal, it changes nothing.
+
+        Raises:
+            TrackingUnavailable: worth another try.
+            RunMissing: the entry's run must first be made again from earlier entries.
+            EntryRejected: never going to work.
+        """
+
+    def epochs(self, entries: Sequence[Entry]) -> None:
+        """Project several ``epoch`` entries of one trial at once; raises as ``apply`` does."""
+
+    def run_id(self, trial_id: str | None) -> str | None:
+        """The run of a trial, or with None of the sweep; None if there is none."""
+
+    def read(self, sweep: str) -> SweepRuns:
+        """Everything that the store has of a sweep.
+
+        Raises:
+            UsageError: if there is no such sweep; names those that there are.
+        """

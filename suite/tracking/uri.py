@@ -1,0 +1,96 @@
+"""Which store: addresses, their defaults, and a quiet MLflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+from suite.errors import UsageError
+
+SQLITE = "sqlite:///"
+_REMEDY = "Use sqlite:///PATH/mlflow.db (the default, without the option), or the address of an MLflow server."
+
+
+def default_uri(tracking_uri: str | None, folder: Path) -> str:
+    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``folder``; always absolute.
+
+    Raises:
+        UsageError: for an address that MLflow 3.13 and later refuses (folders), or that would lose everything.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith("sqlite:"):
+        place = uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else ""
+        if place in ("", ":memory:"):
+            raise UsageError(f"the tracking address {uri} names no file", remedy=_REMEDY)
+        return SQLITE + str(Path(os.path.normpath(folder.absolute() / place)))
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise UsageError(f"MLflow no longer stores runs in folders, got the tracking address {uri}", remedy=_REMEDY)
+    return uri
+
+
+def default_artifacts(uri: str) -> Path | None:
+    """Where files go: ``mlartifacts`` beside a sqlite store; None = the server decides."""
+    file = sqlite_file(uri)
+    return file.parent / "mlartifacts" if file else None
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a sqlite address, else None."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def redacted(text: str) -> str:
+    """``text`` with the credentials of addresses (``://user:password@``) struck out."""
+    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
+
+
+def mlflow_client(uri: str) -> Any:
+    """An ``MlflowClient``; the first call imports mlflow. A sqlite store that is not there is created."""
+    _prepare()
+    from mlflow import MlflowClient
+
+    _quiet()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def warm() -> threading.Thread:
+    """Import mlflow on a thread, so that its seconds pass beside something else."""
+
+    def load() -> None:
+        _prepare()
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking  # noqa: F401
+
+        _quiet()
+
+    thread = threading.Thread(target=load, name="warm-mlflow", daemon=True)
+    thread.start()
+    return thread
+
+
+def _prepare() -> None:
+    """Settings that mlflow reads from the environment; what the user has set stays."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sender retries, in order and for as long as it takes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _quiet() -> None:
+    """Keep MLflow's and alembic's chatter off the console, unless the suite itself is asked to be loud."""
+    if logging.getLogger("suite").isEnabledFor(logging.DEBUG) and logging.getLogger("suite").level:
+        return
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints a traceback for each locked database that the sender retries anyway.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

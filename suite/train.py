@@ -1,0 +1,501 @@
+"""The training of one trial. Knows neither Ray nor MLflow: it yields one record per epoch.
+
+Legend: B images per step, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from suite import augment, checkpoint, data, models, optim, records
+from suite.errors import DivergedError, OutOfMemoryError
+from suite.records import EpochRecord, Numerics, Objective, Trial, stream
+from suite.spec import TrialConfig
+
+SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
+EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
+LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
+
+
+class Training:
+    """One trial in progress: made anew, or taken up from the newest checkpoint in its folder.
+
+    Args:
+        trial: what to train.
+        dataset: the images of ``trial.config.data``.
+        weights: what ``models.load_weights`` gave, None for a random start.
+        objective: which epoch is the best one.
+        numerics: precision, memory format, threads, device.
+        folder: where checkpoints and results go.
+        should_stop: asked before each step; True ends ``advance`` early, at the step reached.
+        allowed: asked before a checkpoint is put in place.
+        limit_batches: train and evaluate on only so many batches (``--smoke``).
+        warn: takes a line for the user.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        dataset: data.Dataset,
+        *,
+        weights: models.Weights | None = None,
+        objective: Objective,
+        numerics: Numerics,
+        folder: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+        allowed: Callable[[], bool] = lambda: True,
+        limit_batches: int | None = None,
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.trial, self.objective, self.numerics = trial, objective, numerics
+        self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
+        self.config = TrialConfig.model_validate(trial.config)
+        self.device = torch.device(numerics.device)
+        self._prepare_images(dataset, weights, limit_batches)
+        self._prepare_model(len(dataset.classes), weights)
+        self.records: list[EpochRecord] = []
+        self.step = 0  # steps done in the epoch in progress
+        self.partial = _Partial()
+        self.best: dict[str, Any] = {}
+        self._saved_at = time.monotonic()
+        self._take_up()
+
+    # ---- what is prepared once -------------------------------------------------------------------------------------
+
+    def _prepare_images(
+        self, dataset: data.Dataset, weights: models.Weights | None, limit_batches: int | None
+    ) -> None:
+        config = self.config
+        split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+        if limit_batches:
+            split = data.Split(
+                split.train[: limit_batches * config.train.batch_size],
+                split.val[: limit_batches * EVAL_BATCH],
+                split.test[: limit_batches * EVAL_BATCH],
+            )
+        self.split, self.classes, self.side = split, dataset.classes, int(dataset.train_images.shape[-1])
+        on_device = data.to_device(dataset, self.device)
+        self.train, self.val, self.test = (
+            _Part(images, labels, torch.from_numpy(index).to(self.device))
+            for images, labels, index in (
+                (on_device.train_images, on_device.train_labels, split.train),
+                (on_device.train_images, on_device.train_labels, split.val),
+                (on_device.test_images, on_device.test_labels, split.test),
+            )
+        )
+        if weights is not None and weights.mean is not None and weights.std is not None:
+            mean, std = np.asarray(weights.mean), np.asarray(weights.std)
+        else:
+            mean, std = data.statistics(dataset.train_images, split.train)
+        self.mean = torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
+        self.std = torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
+        self.class_weights: Tensor | None = None
+        if config.train.class_weights == "balanced":
+            balanced = data.class_weights(dataset.train_labels[split.train], len(dataset.classes))
+            self.class_weights = torch.as_tensor(balanced, dtype=torch.float32, device=self.device)
+        self.augment = augment.build(
+            config.pipeline(),
+            image_size=dataset.train_images.shape[-1],
+            num_classes=len(dataset.classes),
+            fill=tuple(float(value) for value in self.mean.flatten()),
+        )
+
+    def _prepare_model(self, num_classes: int, weights: models.Weights | None) -> None:
+        model = models.build(
+            self.config.model, num_classes, seed=self.trial.seed, weights=weights.state if weights else None
+        )
+        self.memory_format = torch.channels_last if self.numerics.channels_last else torch.contiguous_format
+        self.model: nn.Module = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        named = dict(self.model.named_parameters())
+        backbone, head = ([named[name] for name in names] for names in models.parameter_groups(self.model))
+        self.optimizer = optim.build(backbone, head, self.config.train)
+        self.averaged: AveragedModel | None = None
+        if self.config.train.ema is not None:
+            average = get_ema_multi_avg_fn(self.config.train.ema)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.changing = _changing(self.model)
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Completed epochs."""
+        return len(self.records)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return len(_batches(len(self.train), self.config.train.batch_size))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all epochs are done, or ``patience`` has run out."""
+        return self.epoch >= self.config.train.epochs or self._out_of_patience()
+
+    def advance(self) -> EpochRecord | None:
+        """Train to the end of the epoch in progress and evaluate.
+
+        Returns:
+            The epoch's record, or None if ``should_stop`` ended it early; a checkpoint of the step reached is
+            then in place.
+
+        Raises:
+            DivergedError: the loss or a metric became NaN or infinite.
+            OutOfMemoryError: no memory left.
+        """
+        torch.set_num_threads(self.numerics.threads)
+        try:
+            started = time.perf_counter()
+            whole = self._train_epoch()
+            self.partial.seconds += time.perf_counter() - started
+            if not whole:
+                self.save()
+                return None
+            return self._close_epoch()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemoryError(_memory_reason(self.config, error)) from error
+            raise
+
+    def _train_epoch(self) -> bool:
+        """Steps until the epoch ends (True) or a stop is asked for (False)."""
+        config, seed, epoch = self.config.train, self.trial.seed, self.epoch
+        order = data.epoch_order(len(self.train), seed, epoch)
+        batches = _batches(len(order), config.batch_size)
+        self.model.train()
+        for step in range(self.step, len(batches)):
+            if self.should_stop():
+                return False
+            generator = torch.Generator().manual_seed(stream(seed, "augment", epoch, step))
+            images, targets = self.augment(*self.train.take(order[batches[step]]), generator)
+            torch.manual_seed(stream(seed, "dropout", epoch, step))
+            optim.set_rate(
+                self.optimizer, config.lr * optim.multiplier(epoch * len(batches) + step, len(batches), config)
+            )
+            logits = self._forward(self.model, images)
+            loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=config.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if config.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
+            self.partial.add(logits.detach(), targets)
+            self.step = step + 1
+            if self.step % LOOK_EVERY == 0:
+                self._refuse_nan(float(self.partial.loss_sum), "train/loss")
+        return True
+
+    def _forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        """float32 images (B, C, H, W) in [0, 1] -> float32 logits (B, K)."""
+        images = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        if self.numerics.precision == "fp32":
+            return model(images)  # type: ignore[no-any-return]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    def _close_epoch(self) -> EpochRecord:
+        """Evaluate, make the record, keep the best, and save where it is time."""
+        figures = self.partial.figures()
+        images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
+        started = time.perf_counter()
+        logits: dict[str, Tensor] = {}
+        for name, part in (("val", self.val), ("test", self.test)):
+            if len(part):
+                logits[name], labels = self._predict(part)
+                figures |= _figures(name, logits[name], labels)
+        figures |= {
+            records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
+            records.IMAGES_PER_SECOND: images_per_second,
+            records.LEARNING_RATE: self.optimizer.param_groups[-1]["lr"],
+            records.MEMORY_GIB: _memory_gib(self.device),
+        }
+        for name, value in figures.items():
+            self._refuse_nan(value, name)
+        record = EpochRecord(self.epoch + 1, figures)
+        self.records.append(record)
+        self.step, self.partial = 0, _Partial()
+        if self.objective.chosen(self.records) is record:
+            self.best = self._describe_best(logits.get("test"))
+        if self.complete or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+            self.save()
+        return record
+
+    def evaluate_test(self) -> tuple[Tensor, Tensor]:
+        """Logits, float32 (N, K), and labels, int64 (N,), of the test images as the network is now."""
+        return self._predict(self.test)
+
+    def _predict(self, part: _Part) -> tuple[Tensor, Tensor]:
+        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order."""
+        model = self.averaged.module if self.averaged is not None else self.model
+        model.eval()
+        with torch.inference_mode():
+            pairs = [(self._forward(model, images.float() / 255), labels) for images, labels in part.batches()]
+        return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+
+    def _refuse_nan(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            raise DivergedError(f"diverged in epoch {self.epoch + 1}: {name} is {value}")
+
+    def _out_of_patience(self) -> bool:
+        patience, chosen = self.config.train.patience, self.objective.chosen(self.records)
+        if patience is None or chosen is None or self.objective.strategy != "best":
+            return False
+        return self.epoch - chosen.epoch >= patience
+
+    # ---- what is kept ----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        last = {
+            "records": [{"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records],
+            "step": self.step,
+            "partial": self.partial.state(),
+            "model": self._changed(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+        }
+        files: dict[str, Mapping[str, Any]] = {"last.pt": last}
+        if self.best:
+            files["best.pt"] = self.best
+        checkpoint.save(
+            self.folder / "checkpoints", files,
+            trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
+        )  # fmt: skip
+        self._saved_at = time.monotonic()
+
+    def _take_up(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        folder = self.folder / "checkpoints"
+        checkpoint.sweep_drafts(folder)
+        found = checkpoint.newest(folder, self.trial.id, self.warn)
+        if found is None:
+            return
+        last = found.read("last.pt")
+        self.records = [EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]]
+        self.step, self.partial = last["step"], _Partial(**last["partial"])
+        self.model.load_state_dict(last["model"], strict=False)
+        self.optimizer.load_state_dict(last["optimizer"])
+        if self.averaged is not None and last["averaged"] is not None:
+            self.averaged.load_state_dict(last["averaged"])
+        if (found.folder / "best.pt").exists():
+            self.best = found.read("best.pt")
+
+    def _changed(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors that training changes; the rest is rebuilt from the seed and the weights."""
+        state = model.state_dict()
+        return {name: state[name].detach().to("cpu", copy=True) for name in self.changing}
+
+    def _describe_best(self, test_logits: Tensor | None) -> dict[str, Any]:
+        model = self.averaged.module if self.averaged is not None else self.model
+        return {
+            "epoch": self.epoch,
+            "model": self._changed(model),
+            "classes": list(self.classes),
+            "image_size": self.side,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "test_logits": test_logits.cpu() if test_logits is not None else None,
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
+
+        Returns:
+            Plain facts of the end: epochs, best_epoch, best_value, parameters, and the names of the files.
+        """
+        chosen = self.objective.chosen(self.records)
+        trainable, total = models.count_parameters(self.model)
+        facts: dict[str, Any] = {
+            "epochs": self.epoch,
+            "best_epoch": chosen.epoch if chosen else None,
+            "best_value": chosen.metrics[self.objective.name] if chosen else None,
+            "metrics": dict(chosen.metrics) if chosen else {},
+            "parameters_trainable": trainable,
+            "parameters_total": total,
+            "files": [],
+        }
+        if not self.best or not self.allowed():
+            return facts
+        logits = self.best["test_logits"]
+        if logits is not None:
+            labels = self.test.labels[self.test.index]
+            _replace(
+                self.folder / "predictions.npz",
+                lambda file: np.savez_compressed(
+                    file,
+                    index=self.split.test,
+                    labels=labels.cpu().numpy(),
+                    logits=logits.numpy(),
+                ),
+            )
+            facts["files"].append("predictions.npz")
+        best = {name: value for name, value in self.best.items() if name != "test_logits"}
+        _replace(self.folder / "best.pt", lambda file: torch.save(best, file))
+        facts["files"].append("best.pt")
+        return facts
+
+
+def fit(training: Training) -> Iterator[EpochRecord]:
+    """Run a trial to its end, or to where it is asked to stop; yields one record per epoch."""
+    while not training.complete:
+        record = training.advance()
+        if record is None:
+            return
+        yield record
+
+
+class Normalised(nn.Module):
+    """A trained network with the normalisation of its images before it.
+
+    float32 images (B, C, H, W) in [0, 1] -> float32 logits (B, K).
+    """
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def rebuild(trial: Trial, best: Path, num_classes: int, weights: models.Weights | None) -> Normalised:
+    """The network of a trial's best epoch, in evaluation mode: what training changed, over the seed and the weights.
+
+    Args:
+        best: the trial's ``best.pt``.
+        weights: what the trial started from, None for a random start.
+    """
+    content = torch.load(best, map_location="cpu", weights_only=True)
+    config = TrialConfig.model_validate(trial.config)
+    network = models.build(config.model, num_classes, seed=trial.seed, weights=weights.state if weights else None)
+    network.load_state_dict(content["model"], strict=False)
+    return Normalised(network, content["mean"], content["std"]).eval()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of one part of the split: uint8 (N, C, H, W) and int64 (N,) of all, and the int64 rows that count."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Fresh tensors: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
+        rows = self.index[positions.to(self.index.device)]
+        return self.images[rows], self.labels[rows]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images once, in order."""
+        for rows in self.index.split(EVAL_BATCH):
+            yield self.images[rows], self.labels[rows]
+
+
+class _Partial:
+    """Running figures of the epoch in progress. Sums stay on the device until they are asked for."""
+
+    def __init__(
+        self, loss_sum: float | Tensor = 0.0, correct: int | Tensor = 0, count: int = 0, seconds: float = 0.0
+    ) -> None:
+        self.loss_sum, self.correct, self.count, self.seconds = loss_sum, correct, count, seconds
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss is without smoothing and weights."""
+        with torch.no_grad():
+            self.loss_sum = self.loss_sum + F.cross_entropy(logits, targets, reduction="sum").double()
+            labels = targets if targets.ndim == 1 else targets.argmax(1)
+            self.correct = self.correct + (logits.argmax(1) == labels).sum()
+        self.count += len(logits)
+
+    def figures(self) -> dict[str, float]:
+        """Mean loss and accuracy of the images so far, as the network was at each step."""
+        count = max(self.count, 1)
+        return {records.TRAIN_LOSS: float(self.loss_sum) / count, records.TRAIN_ACC: float(self.correct) / count}
+
+    def state(self) -> dict[str, float]:
+        """Plain values for a checkpoint."""
+        return {
+            "loss_sum": float(self.loss_sum),
+            "correct": int(self.correct),
+            "count": self.count,
+            "seconds": self.seconds,
+        }
+
+
+def _batches(count: int, size: int) -> list[slice]:
+    """Slices over ``count`` images. A last batch of one joins the one before: BatchNorm needs two."""
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+
+
+def _changing(model: nn.Module) -> list[str]:
+    """Names of the tensors that training changes: trainable weights, and statistics that still move."""
+    model.train()
+    still = {
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training
+        for buffer, _ in module.named_buffers(recurse=False)
+    }
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return [name for name in model.state_dict() if name not in still and name not in frozen]
+
+
+def _figures(split: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Loss in nats, accuracy, and balanced accuracy (mean recall over the classes that occur)."""
+    hits = (logits.argmax(1) == labels).double()
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    recalls = torch.bincount(labels, weights=hits, minlength=logits.shape[1])[counts > 0] / counts[counts > 0]
+    return {
+        f"{split}/loss": float(F.cross_entropy(logits.double(), labels)),
+        f"{split}/acc": float(hits.mean()),
+        f"{split}/balanced_acc": float(recalls.mean()),
+    }
+
+
+def _memory_gib(device: torch.device) -> float:
+    """Resident memory of this process, or the peak that torch allocated on the GPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+
+
+def _memory_reason(config: TrialConfig, error: BaseException) -> str:
+    detail = (str(error).splitlines() or [""])[0][:160]
+    return f"out of memory with {config.model.arch} at batch {config.train.batch_size}: {detail or type(error).__name__}"
+
+
+def _replace(path: Path, write: Callable[[Any], object]) -> None:
+    """Write a file beside and rename it into place, so that it is never half there."""
+    draft = path.with_name(f".{path.name}.tmp")
+    with draft.open("wb") as file:
+        write(file)
+    draft.replace(path)

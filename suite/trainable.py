@@ -1,0 +1,196 @@
+"""One pack of trials in a Ray worker: usually one trial, several where nothing is stopped early.
+
+Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch of each of its
+trials that still runs, and its result is a list of outcomes, which the driver's callback takes down. The worker keeps
+no Tune checkpoint: a pack that starts again, after a lost worker or a stopped sweep, finds its trials' own.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from suite import plugin
+from suite.errors import TrialError
+from suite.records import EpochRecord, Numerics, Objective, Status, Trial
+
+STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
+LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
+LOOK_EVERY_S = 0.2  # between looks at the two files
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all packs of a sweep have in common; sent to each node once.
+
+    Attributes:
+        folder: the sweep's folder, seen by every node.
+        token: this launch's token.
+        datasets: key -> reference to a ``data.Dataset`` in Ray's object store.
+        weights: key -> reference to ``models.Weights``.
+        objective, numerics: of the sweep.
+        limit_batches: for ``--smoke``.
+        search_path: where the user's modules are.
+    """
+
+    folder: Path
+    token: str
+    datasets: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    objective: Objective
+    numerics: Numerics
+    limit_batches: int | None
+    search_path: tuple[str, ...]
+
+
+class PackTrainable(tune.Trainable):
+    """Tune's view of a pack: ``config["pack"]`` lists its trials, with the keys of their data and weights."""
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        assert shared is not None  # given by tune.with_parameters; not user input
+        self.shared = shared
+        for folder in shared.search_path:
+            plugin.add_search_path(folder)
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack into this worker: no new process, no second import of torch."""
+        self._leave()
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch of each trial that still runs."""
+        outcomes: list[Outcome] = []
+        for member in self.members:
+            if not member.done:
+                outcomes += member.advance()
+        return {"outcomes": outcomes, "done": all(member.done for member in self.members)}
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self.members = [Member(self.shared, **payload) for payload in config["pack"]]
+
+    def _leave(self) -> None:
+        """The scheduler may have ended a trial here: keep what it had, should it be confirmed later."""
+        for member in self.members:
+            member.suspend()
+        self.members = []
+
+
+class Member:
+    """One trial of a pack. Its failures are its own."""
+
+    def __init__(self, shared: Shared, trial: Mapping[str, Any], data: str, weights: str | None, known: int) -> None:
+        self.shared, self.data_key, self.weights_key = shared, data, weights
+        self.trial = Trial(**trial)
+        self.reported = known  # the last epoch that the driver's journal holds
+        self.folder = shared.folder / "trials" / self.trial.id
+        self.training: Any = None
+        self.done = False
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self._looked, self._stop = 0.0, False
+
+    def advance(self) -> list[Outcome]:
+        """One epoch; or the trial's end, with its reason."""
+        try:
+            outcomes = self._advance()
+        except TrialError as error:
+            outcomes = [self._end(Status.FAILED, reason=str(error))]
+        except Exception as error:  # a trial's exception is its result, never the sweep's
+            outcomes = self._again_or_fail(error)
+        warnings = [self._outcome("warning", text=text) for text in self.warnings]
+        self.warnings.clear()
+        return warnings + outcomes
+
+    def _advance(self) -> list[Outcome]:
+        if self._should_stop() and self.training is None:
+            return [self._end(Status.INTERRUPTED)]
+        if self.training is None:
+            self.training = self._prepare()
+        outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
+        if not self.training.complete:
+            record = self.training.advance()
+            if record is None:
+                return [*outcomes, self._end(Status.INTERRUPTED)]
+            outcomes.append(self._epoch(record))
+        self.reported = self.training.epoch
+        if self.training.complete:
+            outcomes.append(self._end(Status.FINISHED, **self.training.finish()))
+        return outcomes
+
+    def _prepare(self) -> Any:
+        from suite.train import Training  # torch: only in workers, only when there is work
+
+        shared = self.shared
+        return Training(
+            self.trial,
+            ray.get(shared.datasets[self.data_key]),
+            weights=ray.get(shared.weights[self.weights_key]) if self.weights_key else None,
+            objective=shared.objective,
+            numerics=shared.numerics,
+            folder=self.folder,
+            should_stop=self._should_stop,
+            allowed=self._allowed,
+            limit_batches=shared.limit_batches,
+            warn=self.warnings.append,
+        )
+
+    def suspend(self) -> None:
+        """Leave a trial that is not over, keeping a checkpoint of where it stands."""
+        if self.training is not None and not self.done and not self.errors:
+            self.training.save()
+        self.training = None
+
+    def _again_or_fail(self, error: Exception) -> list[Outcome]:
+        """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end."""
+        reason = _reason(error)
+        self.training = None
+        if reason in self.errors or len(self.errors) >= 2:
+            return [self._end(Status.FAILED, reason=reason)]
+        self.errors.append(reason)
+        return [self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")]
+
+    def _end(self, status: Status, **facts: Any) -> Outcome:
+        self.done = True
+        self.training = None
+        return self._outcome("end", status=str(status), **facts)
+
+    def _epoch(self, record: EpochRecord) -> Outcome:
+        return self._outcome("epoch", **asdict(record))
+
+    def _outcome(self, kind: str, **facts: Any) -> Outcome:
+        return {"id": self.trial.id, "kind": kind, **facts}
+
+    def _should_stop(self) -> bool:
+        now = time.monotonic()
+        if not self._stop and now - self._looked >= LOOK_EVERY_S:
+            self._looked = now
+            self._stop = (self.shared.folder / STOP_FILE).exists() or not self._allowed()
+        return self._stop
+
+    def _allowed(self) -> bool:
+        """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
+        try:
+            return (self.shared.folder / LAUNCH_FILE).read_text() == self.shared.token
+        except OSError:
+            return False
+
+
+def _reason(error: Exception) -> str:
+    """The exception, and the last frame of the traceback, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}{place}"

@@ -1,0 +1,389 @@
+"""A prepared sweep through ``ray.tune.Tuner``: resume, extension, early stopping, signals.
+
+Tune schedules; the journal is the record. Whatever is asked for (a first run, going on after a crash, one more seed, a
+retry) is one mechanism: the plan, less what the journal holds as finished. Tune's own state is never read back; on
+resume the journal is fed to the searcher and to the scheduler, so they know what they knew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from suite import plugin
+from suite.callback import JournalCallback
+from suite.errors import EnvironmentProblem
+from suite.journal import TrialHistory
+from suite.plan import Plan
+from suite.records import Numerics, Objective
+from suite.spec import TrialConfig
+from suite.trainable import STOP_FILE, PackTrainable, Shared
+
+LOST_WORKERS = 3  # times a pack starts again after its worker died
+STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
+Next = Callable[[], list[dict[str, Any]] | None]
+
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the same in workers
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: silent
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # no CSV, JSON and TensorBoard files of our own figures
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours checkpoints first
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # trials without a GPU must not see one
+
+
+class Stop:
+    """A request to stop cleanly: by signal, by budget, or by the caller."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.signal: int | None = None
+        self.reason = ""
+        self.since: float | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether it was asked for."""
+        return self.since is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether workers had their time to save."""
+        return self.since is not None and time.monotonic() - self.since > STOP_WITHIN_S
+
+    def request(self, reason: str) -> None:
+        """Ask workers to save and return, and the driver to start nothing more."""
+        if self.since is None:
+            self.since, self.reason = time.monotonic(), reason
+            (self.folder / STOP_FILE).touch()
+
+    @contextmanager
+    def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
+        """SIGINT and SIGTERM request a stop; a second one ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:
+                os._exit(128 + number)
+            self.signal = number
+            self.request(signal.Signals(number).name)
+            say("stopping: each trial saves where it is; again = at once")
+
+        kept = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
+    """A Ray to run on: the one at ``address`` or RAY_ADDRESS, one that is already there, or a fresh local one.
+
+    Yields:
+        its resources: CPU, GPU.
+
+    Raises:
+        EnvironmentProblem: if there is none at the address.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        level = logging.INFO if verbose else logging.ERROR
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level=level,
+                _system_config=None,
+            )
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise EnvironmentProblem(
+                f"no Ray cluster answers at {where}: {error}",
+                remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use this machine.",
+            ) from error
+    for name in ("ray", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class Queue(Searcher):
+    """Tune's view of what comes next: packs from ``following`` until it has no more."""
+
+    def __init__(self, following: Next, stop: Stop, on_complete: Callable[[str], None] = lambda trial_id: None) -> None:
+        super().__init__()
+        self._following, self._stop, self._on_complete = following, stop, on_complete
+        self._packs: dict[str, list[str]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._stop.requested:
+            return Searcher.FINISHED
+        pack = self._following()
+        if pack is None:
+            return Searcher.FINISHED
+        self._packs[trial_id] = [payload["trial"]["id"] for payload in pack]
+        return {"pack": pack}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        for member in self._packs.pop(trial_id, ()):
+            self._on_complete(member)
+
+    def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # Tune's state is never read back
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("the journal is the record")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class EarlyStop(FIFOScheduler):
+    """Ray's ASHA or median rule, fed with trials by our ids, so a resumed trial is the one it was.
+
+    Args:
+        rule: the ``early_terminate`` of the sweep.
+        objective: what the rule compares: the best so far under ASHA (where that is the strategy), else the latest.
+    """
+
+    def __init__(self, rule: Any, objective: Objective, epochs: int) -> None:
+        super().__init__()
+        self.objective = objective
+        mode = "max" if objective.goal == "maximize" else "min"
+        self._best_so_far = rule.type == "asha" and objective.strategy == "best"
+        if rule.type == "asha":
+            self.inner: Any = AsyncHyperBandScheduler(
+                time_attr="epoch", metric="value", mode=mode, max_t=max(epochs, rule.grace_epochs),
+                grace_period=rule.grace_epochs, reduction_factor=rule.reduction_factor, stop_last_trials=False,
+            )  # fmt: skip
+        else:
+            self.inner = MedianStoppingRule(
+                time_attr="epoch", metric="value", mode=mode,
+                grace_period=rule.grace_epochs, min_samples_required=rule.min_trials, hard_stop=True,
+            )  # fmt: skip
+        self._stubs: dict[str, Any] = {}
+        self._best: dict[str, float] = {}
+        self._seen: dict[str, int] = {}
+        # what the rules ask of Tune's controller: whether others wait, which only matters for pausing
+        self._controller = SimpleNamespace(get_live_trials=list)
+
+    def feed(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """One epoch of one trial; True = the rule stops it. An epoch fed before changes nothing."""
+        if epoch <= self._seen.get(trial_id, 0) or self.objective.name not in metrics:
+            return False
+        stub = self._stub(trial_id)
+        self._seen[trial_id] = epoch
+        value = metrics[self.objective.name]
+        if self._best_so_far:
+            if not self.objective.better(value, self._best.get(trial_id)):
+                value = self._best[trial_id]
+            self._best[trial_id] = value
+        decision = self.inner.on_trial_result(self._controller, stub, {"epoch": epoch, "value": value})
+        return bool(decision == TrialScheduler.STOP)
+
+    def replay(self, history: TrialHistory) -> bool:
+        """Feed what the journal holds of a trial; True = the rule's last word was to stop it."""
+        stop = False
+        for record in history.curve:
+            stop = self.feed(history.trial.id, record.epoch, record.metrics)
+        return stop
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decisions = [
+            self.feed(outcome["id"], outcome["epoch"], outcome["metrics"])
+            for outcome in result.get("outcomes", ())
+            if outcome["kind"] == "epoch"
+        ]
+        return str(TrialScheduler.STOP if any(decisions) else TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def _stub(self, trial_id: str) -> Any:
+        if trial_id not in self._stubs:
+            stub = _Stub(trial_id)
+            self._stubs[trial_id] = stub
+            self.inner.on_trial_add(self._controller, stub)
+        return self._stubs[trial_id]
+
+
+class _Stub:
+    """What a scheduler needs of a trial: an id."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+        self.status = "RUNNING"
+
+
+def run_packs(
+    following: Next,
+    *,
+    shared: Shared,
+    cpu: float,
+    gpu: float,
+    callback: JournalCallback,
+    stop: Stop,
+    scheduler: EarlyStop | None = None,
+    on_complete: Callable[[str], None] = lambda trial_id: None,
+    max_concurrent: int | None = None,
+    storage: Path,
+) -> None:
+    """Run packs until ``following`` has no more or a stop is requested.
+
+    Args:
+        following: the payloads of the next pack, or None.
+        shared: what all packs have in common.
+        cpu, gpu: of one pack.
+        callback: takes down what happens.
+        scheduler: stops trials early; None = never.
+        on_complete: called with the id of each trial whose pack Tune is through with.
+        storage: where Tune may keep its own state, which nobody reads.
+    """
+    trainable = tune.with_resources(tune.with_parameters(PackTrainable, shared=shared), {"cpu": cpu, "gpu": gpu})
+    tuner = tune.Tuner(
+        trainable,
+        param_space={},
+        tune_config=tune.TuneConfig(
+            search_alg=Queue(following, stop, on_complete),
+            scheduler=scheduler or FIFOScheduler(),
+            num_samples=-1,
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"launch-{uuid.uuid4().hex[:8]}",
+            storage_path=str(storage),
+            callbacks=[callback],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
+            stop=_StopAll(stop),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+class _StopAll(tune.Stopper):
+    """Ends Tune when workers had their time to save."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.overdue
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def measure(
+    configs: Sequence[tuple[TrialConfig, int, int]],
+    cpu: int,
+    gpu: float | str,
+    known: Mapping[str, Any] | None,
+    search_path: Sequence[str],
+) -> tuple[Numerics, float, list[str]]:
+    """The numerics of a sweep and the GPUs of a trial, measured in a worker like those that will train.
+
+    Args:
+        configs: (config, classes, side) of each distinct network.
+        gpu: as in the file: 0, a number, or ``auto``.
+        known: the numerics of an earlier launch, which stay.
+
+    Returns:
+        numerics, GPUs per trial, lines for the user.
+    """
+    task = ray.remote(max_calls=1)(_measure).options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu)
+    numerics, fraction, lines = ray.get(task.remote(list(configs), cpu, gpu, known, list(search_path)))
+    return numerics, fraction, lines
+
+
+def _measure(
+    configs: list[tuple[TrialConfig, int, int]],
+    cpu: int,
+    gpu: float | str,
+    known: Mapping[str, Any] | None,
+    search_path: list[str],
+) -> tuple[Numerics, float, list[str]]:
+    import torch
+
+    from suite import probe
+
+    for folder in search_path:
+        plugin.add_search_path(folder)
+    lines: list[str] = []
+    device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
+    wanted = {config.train.precision for config, _, _ in configs} - {"auto"}
+    if known is not None and (not wanted or wanted == {known["precision"]}):
+        numerics = Numerics(**known)
+        if (numerics.threads, numerics.device) != (cpu, device):
+            lines.append(
+                f"numerics stay those of the first launch ({numerics.threads} threads, {numerics.device}), "
+                "so that all trials can be compared"
+            )
+    else:
+        numerics = probe.choose_numerics(configs, threads=cpu, device=device, say=lines.append)
+    if gpu != "auto":
+        return numerics, float(gpu), lines
+    if device == "cpu":
+        lines.append("gpu: auto needs a GPU to measure; the trials run on the CPU")
+        return numerics, 0.0, lines
+    peak = max(probe.cost(*item, numerics).memory_gib for item in configs)
+    total = torch.cuda.get_device_properties(0).total_memory / 2**30
+    fraction = probe.gpu_fraction(peak, total)
+    lines.append(f"gpu: {fraction:.3g} per trial (measured: {peak:.1f} GiB of {total:.0f})")
+    return numerics, fraction, lines
+
+
+def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batches: int | None) -> Shared:
+    """What all packs have in common: images and weights go into Ray's object store, once."""
+    return Shared(
+        folder=folder,
+        token=token,
+        datasets={key: ray.put(dataset) for key, dataset in plan.datasets.items()},
+        weights={key: ray.put(weights) for key, weights in plan.weights.items()},
+        objective=plan.spec.objective,
+        numerics=numerics,
+        limit_batches=limit_batches,
+        search_path=(str(plan.spec.folder),),
+    )
+
+
+def payload(history: TrialHistory, data: str, weights: str | None) -> dict[str, Any]:
+    """What a worker is told of a trial: itself, where its data and weights are, how far the journal has it."""
+    return {"trial": asdict(history.trial), "data": data, "weights": weights, "known": len(history.records)}
+
+
+__all__ = ["EarlyStop", "Queue", "Stop", "cluster", "measure", "payload", "run_packs", "share"]
