@@ -385,6 +385,7 @@ class _Runner:
 
         options = self.launch.options
         self.resources = self.stack.enter_context(tuner.cluster(options.address, options.verbose))
+        self.stop.listen()
         return self
 
     def __exit__(self, *error: object) -> None:

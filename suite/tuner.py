@@ -36,6 +36,7 @@ from suite.spec import TrialConfig
 from suite.trainable import STOP_FILE, PackTrainable, Shared
 
 LOST_WORKERS = 3  # times a pack starts again after its worker died
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
 Next = Callable[[], list[dict[str, Any]] | None]
 
@@ -55,6 +56,7 @@ class Stop:
         self.signal: int | None = None
         self.reason = ""
         self.since: float | None = None
+        self._say: Callable[[str], None] = lambda text: None
 
     @property
     def requested(self) -> bool:
@@ -75,23 +77,28 @@ class Stop:
     @contextmanager
     def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
         """SIGINT and SIGTERM request a stop; a second one ends the process at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                os._exit(128 + number)
-            self.signal = number
-            self.request(signal.Signals(number).name)
-            say("stopping: each trial saves where it is; again = at once")
-
-        kept = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._say = say
+        kept = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
         try:
             yield
         finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in kept.items():
+                    signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals, again after ``ray.init``, which takes SIGTERM for itself. Only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        self.request(signal.Signals(number).name)
+        self._say("stopping: each trial saves where it is; again = at once")
 
 
 @contextmanager

@@ -454,16 +454,22 @@ class ArmBuilder:
                 continue
             choice = point[parameter.name]
             if parameter.name == ARMS:
-                table.update({key: self._written(value_of(config, key)) for key in self._varied_by_arms(parameter)})
+                table.update({key: self._written(value_of(config, key)) for key in self._varied_by_arms})
             elif _zipped(parameter):
                 table.update({key: self._written(value) for key, value in choice.settings.items()})
             else:
                 table[parameter.name] = choice.label
         return table
 
-    def _varied_by_arms(self, parameter: Parameter) -> list[str]:
-        order = dict.fromkeys(key for choice in getattr(parameter, "choices", ()) for key in choice.settings)
-        return [key for key in order if key not in keys.OPTIONAL_SECTIONS]
+    @cached_property
+    def _varied_by_arms(self) -> list[str]:
+        """The settings in which the file's arms differ, in the order of the file."""
+        choices = getattr(self._kinds.get(ARMS), "choices", ())
+        found: dict[str, set[str]] = {key: set() for choice in choices for key in choice.settings}
+        for choice in choices:
+            for key, values in found.items():
+                values.add(repr(choice.settings.get(key, self.base.get(key))))
+        return [key for key, values in found.items() if len(values) > 1 and key not in keys.OPTIONAL_SECTIONS]
 
     def _written(self, value: Any) -> Any:
         value = self.written.get(value, value) if isinstance(value, str) else value

@@ -18,18 +18,23 @@ from suite.tracking.uri import redacted
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
-_MOST_AT_ONCE = 400  # epoch entries taken together; each trial's become one call
+_MOST_AT_ONCE = 2000  # epoch entries taken together; each trial's become one call
 
 
 class _StartAgain(Exception):  # noqa: N818
     """The parent run is gone."""
 
 
+class _Closing(Exception):  # noqa: N818
+    """Somebody wants the thread to end."""
+
+
 class Sender:
     """Sends entries to a tracker, in order, on a thread of its own; whoever calls ``put`` never waits.
 
     Put *every* entry of the journal, the old ones first: those that the cursor says are sent are passed over, and
-    kept only to make a run again that somebody deleted. So put the old ones before subscribing to new ones. Every public method may be called from any thread.
+    kept only to make a run again that somebody deleted. So put the old ones before subscribing to new ones. Every
+    public method may be called from any thread.
 
     Attributes:
         lost: why nothing gets through just now, else None.
@@ -113,6 +118,8 @@ class Sender:
                 self._advance(batch)
             except _StartAgain:
                 self._start_again()
+            except _Closing:
+                return
             except Exception as error:  # TrackingUnavailable; anything else is a bug, but training must not notice
                 self._failed(error)
                 self._sleep(wait)
@@ -134,6 +141,8 @@ class Sender:
         wanted = [entry for entry in batch if entry["seq"] > self._sent and self._counts(entry)]
         by_trial = groupby(sorted(wanted, key=lambda entry: entry.get("id") or ""), lambda entry: entry.get("id"))
         for _, entries in by_trial:  # sorted() is stable: the order within a trial stays
+            if self._closing:
+                raise _Closing
             self._try(list(entries))
 
     def _counts(self, entry: Entry) -> bool:

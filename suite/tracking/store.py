@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-_METRICS, _PARAMS, _TAGS = 1000, 100, 100  # of one call
+_METRICS, _PARAMS = 1000, 100  # of one call
 
 
 class MlflowTracker(Projection):
@@ -125,18 +126,15 @@ class MlflowTracker(Projection):
         from mlflow.entities import Metric as MlflowMetric
         from mlflow.entities import Param, RunTag
 
+        calls = list(zip_longest(chunks(list(params.items()), _PARAMS), chunks(metrics, _METRICS))) or [(None, None)]
         with self._about(run) as client:
-            for part in chunks(list(params.items()), _PARAMS):
-                client.log_batch(run.id, params=[Param(*item) for item in part], synchronous=True)
-            *before, last = chunks(metrics, _METRICS) or [[]]
-            for chunk in before:
-                client.log_batch(run.id, metrics=[MlflowMetric(*item) for item in chunk], synchronous=True)
-            # The tags go with the last metrics: one call for one epoch, and a mark of progress is never too early.
-            for number, group in enumerate(chunks(list(tags.items()), _TAGS) or [[]]):
+            for number, (some_params, some_metrics) in enumerate(calls, start=1):
+                # The tags (a few dozen) go with the last call: a mark of progress must never be too early.
                 client.log_batch(
                     run.id,
-                    metrics=[MlflowMetric(*item) for item in last] if number == 0 else (),
-                    tags=[RunTag(*item) for item in group],
+                    metrics=[MlflowMetric(*item) for item in some_metrics or ()],
+                    params=[Param(*item) for item in some_params or ()],
+                    tags=[RunTag(*item) for item in tags.items()] if number == len(calls) else (),
                     synchronous=True,
                 )
 

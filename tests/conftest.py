@@ -1,0 +1,212 @@
+"""What the tests share: small sweep files with a small network of the user's own, and real processes to run them in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parent.parent
+
+# A network whose steps take as long as the test needs: SLOW is seconds per training step.
+TINY = '''
+import os, time
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.1)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(float(os.environ.get("SLOW", "0")))
+        return self.fc(self.drop(torch.relu(self.bn1(self.conv1(x))).mean((2, 3))))
+
+
+def build(num_classes):
+    return Tiny(num_classes)
+
+
+class Broken(Tiny):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("the user's own mistake")
+        return super().forward(x)
+
+
+def broken(num_classes):
+    return Broken(num_classes)
+
+
+class Hungry(Tiny):
+    def forward(self, x):
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(x)
+
+
+def hungry(num_classes):
+    return Hungry(num_classes)
+'''
+
+SWEEP: dict[str, Any] = {
+    "name": "tiny",
+    "trial": {
+        "data": {"name": "digits", "image_size": 8, "train_size": 400},
+        "model": {"arch": "tiny_net:build"},
+        "train": {"epochs": 4, "batch_size": 50, "lr": 0.05, "precision": "fp32"},
+    },
+    "parameters": {"train.lr": {"values": [0.05, 0.2]}},
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images and probes of the tests are kept apart from the user's."""
+    if "SUITE_CACHE" in os.environ:
+        yield
+        return
+    os.environ["SUITE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["SUITE_CACHE"]
+
+
+class Folder:
+    """A working folder with a sweep file in it, and the commands that a user would give there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "tiny_net.py").write_text(TINY)
+        self.name = "tiny"
+
+    def write(self, **changes: Any) -> Path:
+        """The sweep file: SWEEP with top-level keys replaced, or dropped where None."""
+        content = {key: value for key, value in (SWEEP | changes).items() if value is not None}
+        self.name = content["name"]
+        file = self.path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        return file
+
+    def command(self, *arguments: str, module: str = "suite.sweep") -> list[str]:
+        return [sys.executable, "-m", module, *arguments]
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        return kept | {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"} | extra
+
+    def run(self, *arguments: str, module: str = "suite.sweep", timeout: float = 200, **extra: str) -> Any:
+        """Run a command to its end; stdout and stderr as text."""
+        return subprocess.run(
+            self.command(*arguments, module=module), cwd=self.path, env=self.environment(**extra),
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def sweep(self, *arguments: str, code: int = 0, **extra: str) -> Any:
+        """Run the sweep file and insist on the exit code."""
+        done = self.run("sweep.yaml", *arguments, **extra)
+        assert done.returncode == code, f"exit code {done.returncode} instead of {code}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+        """Start the sweep file in the background, in a process group of its own as a shell would."""
+        return subprocess.Popen(
+            self.command("sweep.yaml", *arguments), cwd=self.path, env=self.environment(**extra),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    # ---- what is left behind
+
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """All whole entries of the journal."""
+        file = self.path / "runs" / self.name / "journal.jsonl"
+        if not file.exists():
+            return []
+        lines = file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines if line]
+
+    def wait_for(self, process: subprocess.Popen[str], condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+        """Wait until the journal fulfils a condition while the process lives."""
+        end = time.monotonic() + 120
+        while not condition(self.journal):
+            if process.poll() is not None:
+                raise AssertionError(f"ended too early with {process.returncode}:\n{process.communicate()[0]}")
+            assert time.monotonic() < end, "the journal never got there"
+            time.sleep(0.02)
+
+    def curves(self) -> dict[str, dict[int, dict[str, float]]]:
+        """Trial name -> epoch -> metrics that the machine has no say in, as the journal has them."""
+        names = {entry["id"]: entry["name"] for entry in self.journal if entry["kind"] == "trial"}
+        found: dict[str, dict[int, dict[str, float]]] = {}
+        for entry in self.journal:
+            if entry["kind"] == "epoch":
+                own = {k: v for k, v in entry["metrics"].items() if not k.startswith(("time/", "memory/"))}
+                assert entry["epoch"] not in found.setdefault(names[entry["id"]], {}), "an epoch was written twice"
+                found[names[entry["id"]]][entry["epoch"]] = own
+        return found
+
+    def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Ask MLflow's database itself, not our reader of it."""
+        with sqlite3.connect(self.path / "mlflow.db") as connection:
+            return connection.execute(sql, arguments).fetchall()
+
+    def runs(self) -> dict[str, str]:
+        """Name -> status of the living child runs."""
+        rows = self.query(
+            "select r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'mlflow.parentRunId' "
+            "where r.lifecycle_stage = 'active'"
+        )
+        assert len({name for name, _ in rows}) == len(rows), f"a trial has two runs: {rows}"
+        return dict(rows)
+
+    def parents(self) -> list[str]:
+        """Status of each living parent run."""
+        return [
+            status
+            for (status,) in self.query(
+                "select r.status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.kind' "
+                "and t.value = 'sweep' where r.lifecycle_stage = 'active'"
+            )
+        ]
+
+    def metric_rows(self) -> dict[tuple[str, str, int], list[float]]:
+        """(run name, metric, step) -> values, of living runs."""
+        found: dict[tuple[str, str, int], list[float]] = {}
+        for name, key, step, value in self.query(
+            "select r.name, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
+            "where r.lifecycle_stage = 'active'"
+        ):
+            found.setdefault((name, key, step), []).append(value)
+        return found
+
+    def assert_tracked(self) -> None:
+        """Every epoch of the journal is in MLflow once, and nothing else is."""
+        rows = self.metric_rows()
+        assert all(len(values) == 1 for values in rows.values()), "a metric row was doubled"
+        for name, epochs in self.curves().items():
+            for epoch, metrics in epochs.items():
+                for metric, value in metrics.items():
+                    assert rows[name, metric, epoch] == [value]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A working folder of a user's."""
+    return Folder(tmp_path)

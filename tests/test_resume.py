@@ -1,0 +1,153 @@
+"""Stops of every kind, and what the next launch makes of them: real processes, real signals, a real MLflow store."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from conftest import Folder
+
+pytestmark = pytest.mark.slow
+
+
+def epochs_done(count: int) -> Any:
+    return lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= count
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The curves of the sweep file when nothing disturbs it."""
+    folder = Folder(tmp_path_factory.mktemp("unbroken"))
+    folder.write()
+    folder.sweep()
+    assert folder.runs() == dict.fromkeys(folder.curves(), "FINISHED") and len(folder.curves()) == 4
+    assert folder.parents() == ["FINISHED"]
+    folder.assert_tracked()
+    return folder.curves()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=["INT", "TERM", "KILL"]
+)
+def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
+    folder: Folder, unbroken: dict[str, Any], number: int, code: int
+) -> None:
+    folder.write()
+    process = folder.start(SLOW="0.1")
+    folder.wait_for(process, epochs_done(3))
+    before = folder.curves()
+    # Ctrl-C in a terminal reaches the whole foreground group; the others are sent to the one process
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert "Traceback" not in output, output
+    if number != signal.SIGKILL:
+        assert "launch the same command again" in output
+        assert "RUNNING" not in [*folder.runs().values(), *folder.parents()]
+        assert "KILLED" in folder.runs().values()
+    folder.sweep()
+    assert folder.curves() == unbroken
+    assert all(folder.curves()[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    assert folder.runs() == dict.fromkeys(unbroken, "FINISHED")
+    assert folder.parents() == ["FINISHED"]
+    folder.assert_tracked()
+
+
+def test_ctrl_c_keeps_the_step_and_not_only_the_epoch(folder: Folder) -> None:
+    """A stop in the middle of an epoch writes a checkpoint there."""
+    folder.write(seeds=[0], parameters=None)
+    process = folder.start(SLOW="0.3")
+    folder.wait_for(process, epochs_done(1))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    (trial,) = (folder.path / "runs" / "tiny" / "trials").iterdir()
+    names = [path.name for path in (trial / "checkpoints").iterdir()]
+    assert any(not name.endswith("s000000") for name in names), f"no checkpoint within an epoch: {names}"
+
+
+def test_a_finished_sweep_launched_again_runs_nothing(folder: Folder) -> None:
+    folder.write(seeds=[0])
+    folder.sweep()
+    before = folder.metric_rows()
+    done = folder.sweep("--resume")
+    assert "already complete (2/2" in done.stdout
+    assert folder.metric_rows() == before
+
+
+def test_a_second_seed_then_a_second_arm_run_only_what_is_new(folder: Folder) -> None:
+    folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05]}})
+    folder.sweep()
+    starts = lambda: [entry["id"] for entry in folder.journal if entry["kind"] == "start"]  # noqa: E731
+    assert len(starts()) == 1 == len(folder.runs())
+    folder.write(seeds=[0, 1], parameters={"train.lr": {"values": [0.05]}})
+    folder.sweep()
+    assert len(starts()) == 2 == len(folder.runs())
+    folder.write(seeds=[0, 1])
+    folder.sweep()
+    assert len(starts()) == len(set(starts())) == 4 == len(folder.runs())
+    assert set(folder.runs().values()) == {"FINISHED"}
+    # an arm that is dropped from the file stays, and says that it is no longer in the plan
+    folder.write(seeds=[0, 1], parameters={"train.lr": {"values": [0.2]}})
+    folder.sweep()
+    assert len(starts()) == 4 == len(folder.runs())
+    rows = folder.query("select t.value, count(*) from tags t where t.key = 'suite.in_plan' group by t.value")
+    assert dict(rows) == {"true": 2, "false": 2}
+
+
+def test_force_runs_finished_trials_again_in_fresh_runs(folder: Folder) -> None:
+    folder.write(seeds=[0])
+    folder.sweep()
+    first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
+    folder.sweep("--force", "--only", "lr=0.05")
+    second = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
+    assert len(first) == len(second) == 3
+    assert len(set(first) & set(second)) == 2, "only the forced arm gets a new run"
+    assert all(len(values) == 1 for values in folder.metric_rows().values())
+
+
+def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> None:
+    folder.write(seeds=[0])
+    process = folder.start(SLOW="0.2")
+    folder.wait_for(process, epochs_done(1))
+    before = folder.journal[0]
+    done = folder.sweep(code=5)
+    assert f"process {process.pid}" in done.stderr
+    assert process.wait(timeout=120) == 0
+    assert folder.journal[0] == before
+    assert set(folder.runs().values()) == {"FINISHED"}
+
+
+def test_a_torn_last_line_of_the_journal_is_dropped(folder: Folder, unbroken: dict[str, Any]) -> None:
+    folder.write()
+    process = folder.start(SLOW="0.05")
+    folder.wait_for(process, epochs_done(4))
+    process.kill()
+    process.communicate()
+    journal = folder.path / "runs" / "tiny" / "journal.jsonl"
+    with journal.open("ab") as file:
+        file.write(b'{"seq": 99999, "ts_ms": 1, "kind": "epo')
+    folder.sweep()
+    assert folder.curves() == unbroken
+    folder.assert_tracked()
+
+
+def test_the_budget_stops_cleanly_and_the_next_launch_goes_on(folder: Folder, unbroken: dict[str, Any]) -> None:
+    folder.write()
+    done = folder.sweep("--budget", "14s", SLOW="0.3")
+    assert "budget of 14 s" in done.stdout
+    assert "RUNNING" not in folder.runs().values()
+    assert folder.curves() != unbroken
+    folder.sweep()
+    assert folder.curves() == unbroken
+
+
+def test_resume_without_anything_to_resume_is_an_error_and_writes_nothing(folder: Folder) -> None:
+    folder.write()
+    done = folder.sweep("--resume", code=2)
+    assert "nothing to resume" in done.stderr
+    assert not (folder.path / "runs").exists() and not (folder.path / "mlflow.db").exists()
