@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,12 +416,24 @@ def test_each_weight_is_drawn_by_its_architectures_law_from_the_stream_of_its_na
         torch.testing.assert_close(net("resnet18_cifar").get_parameter(name).detach(), expected, rtol=1e-6, atol=0)
 
 
-def test_a_law_that_draws_again_what_it_rejects_stays_in_the_stream_of_the_name():
-    made = net("swin_t")
-    for name in ("features.1.0.attn.relative_position_bias_table", "head.weight", "features.7.1.attn.qkv.weight"):
-        weight = made.get_parameter(name)
-        expected = nn.init.trunc_normal_(torch.empty(weight.shape), std=0.02, generator=generator(name))
-        assert torch.equal(weight, expected), name
+def test_a_law_that_draws_again_what_it_rejects_stays_in_the_stream_of_the_name(tmp_path, monkeypatch):
+    code = """
+def make(classes):
+    net = nn.Sequential(nn.Linear(30, 40), nn.Linear(30, 40))
+    for layer in net:
+        nn.init.trunc_normal_(layer.weight)
+    return net
+"""
+    write_module(tmp_path, monkeypatch, "cut_net", code)
+    for made, names in (
+        (net("cut_net:make"), ["0.weight", "1.weight"]),
+        (net("convnext_tiny"), ["features.0.0.weight"]),
+    ):
+        for name in names:
+            weight = made.get_parameter(name)
+            std = 1.0 if name[0].isdigit() else 0.02
+            expected = nn.init.trunc_normal_(torch.empty(weight.shape), std=std, generator=generator(name))
+            assert torch.equal(weight, expected), name
 
 
 def test_a_parameter_drawn_before_it_is_one_has_its_own_stream(tmp_path, monkeypatch):
@@ -650,6 +663,18 @@ def test_a_download_is_kept_only_if_its_digest_is_right(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.timeout(60)
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(weights_module, "_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/net-00000000.pth"
+        with pytest.raises(EnvironmentProblem, match="timed out"):
+            weights_module._downloaded(SimpleNamespace(url=url))
+    assert socket.getdefaulttimeout() is None
+
+
 @pytest.mark.parametrize(
     ("arch", "said"),
     [
@@ -798,8 +823,11 @@ def test_dropout_after_a_frozen_batchnorm_still_drops():
     made = net("resnet20", freeze_depth=2, freeze_batchnorm=True, dropout=DropoutConfig(rate=0.9, after=("bn1",)))
     outs = []
     made.bn1.register_forward_hook(lambda _m, _i, out: outs.append((out == 0).float().mean().item()))
+    copied = copy.deepcopy(made)
     made(images()), made.train()(images()), made.eval()(images())
     assert outs[0] > 0.85 and outs[1] > 0.85 and outs[2] < 0.1
+    copied.train()(images()), copied.eval()(images())
+    assert outs[3] > 0.85 and outs[4] < 0.1
 
 
 def test_a_rate_of_zero_is_no_dropout():

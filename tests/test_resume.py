@@ -117,7 +117,8 @@ def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> Non
     before = folder.journal[0]
     done = folder.sweep(code=5)
     assert f"process {process.pid}" in done.stderr
-    assert process.wait(timeout=120) == 0
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
     assert folder.journal[0] == before
     assert set(folder.runs().values()) == {"FINISHED"}
 

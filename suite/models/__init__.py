@@ -40,19 +40,23 @@ __all__ = [
 ]
 
 # Whose weights a file is compared with when it does not fit: the scratch nets and the most used of the others.
-_COMMON = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "mobilenet_v3_small"),
-    *(
-        "mobilenet_v3_large",
-        "efficientnet_b0",
-        "densenet121",
-        "vgg16",
-        "alexnet",
-        "convnext_tiny",
-        "vit_b_16",
-        "swin_t",
-    ),
-)
+_COMMON = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "densenet121",
+    "vgg16",
+    "alexnet",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+]
 
 
 def build(
