@@ -60,11 +60,24 @@ class JournalCallback(tune.Callback):
                 epochs = len(self.history.trials[trial_id].records)
                 self.end(trial_id, Status.STOPPED, reason=f"{self.early} after epoch {epochs}", epochs=epochs)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack's worker was lost, and another one takes the pack over: only those of its trials that are not over."""
+        left = [payload for payload in trial.config["pack"] if not self._over(payload["trial"]["id"])]
+        for payload in left:
+            item = self.history.trials[payload["trial"]["id"]]
+            payload["known"] = len(item.records)
+            self.warn(f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in another one")
+        trial.config["pack"] = left  # Tune hands this to the next worker
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune gave a pack up: its worker died again and again."""
         for trial_id in members(trial):
-            if self.history.trials[trial_id].status is Status.RUNNING:
-                self.end(trial_id, Status.FAILED, reason=worker_reason(trial))
+            if not self._over(trial_id):
+                epochs = len(self.history.trials[trial_id].records)
+                self.end(trial_id, Status.FAILED, reason=f"{worker_reason(trial)}, each time", epochs=epochs)
+
+    def _over(self, trial_id: str) -> bool:
+        return self.history.trials[trial_id].status not in (Status.PENDING, Status.RUNNING)
 
     # ---- what workers say ------------------------------------------------------------------------------------------
 
@@ -107,11 +120,15 @@ def members(trial: Any) -> list[str]:
 
 def worker_reason(trial: Any) -> str:
     """Why a worker was lost, in one line, from what Ray says about it."""
-    text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the worker died")
-    line = next((line.strip() for line in text.splitlines() if line.strip()), text)
-    if "OutOfMemory" in text or "OOM" in text:
+    error = getattr(trial, "get_pickled_error", lambda: None)()
+    text = str(error or "")
+    if "OutOfMemory" in f"{type(error).__name__} {text}" or "low on memory" in text:
+        line = next((line.strip() for line in text.splitlines() if line.strip()), "")
         return f"out of memory: Ray ended the worker ({line[:200]})"
-    return f"worker lost: {line[:250]}"
+    if "actor died" in text or not text:  # Ray's own text is a page about its logs
+        return "the worker died (killed, crashed, or ended by the network's own code)"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"the worker was lost: {lines[-1][:250]}"
 
 
 def finite(value: float | None) -> bool:

@@ -78,7 +78,7 @@ def save(
         _sync(draft)
         if not allowed():
             return None
-        target = folder / f"e{epoch:05d}s{step:06d}"
+        target = folder / _name(epoch, step)
         if target.exists():  # an earlier launch got this far too; ours has the same content
             shutil.rmtree(target)
         draft.rename(target)
@@ -99,7 +99,7 @@ def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda messag
             return Checkpoint(candidate, manifest["epoch"], manifest["step"])
         aside = candidate.with_name(f"{candidate.name}-{uuid.uuid4().hex[:6]}.corrupt")
         candidate.rename(aside)
-        warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, using the one before it")
+        warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, going on from the one before it")
     return None
 
 
@@ -107,6 +107,10 @@ def sweep_drafts(folder: Path) -> None:
     """Remove what a killed worker left half written."""
     for draft in folder.glob(".tmp-*"):
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _name(epoch: int, step: int) -> str:
+    return f"e{epoch:05d}s{step:06d}"
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -120,14 +124,18 @@ def _damage(candidate: Path, trial: str) -> str | None:
         manifest = json.loads((candidate / MANIFEST).read_text())
         if manifest["trial"] != trial:
             return f"it belongs to trial {manifest['trial']}"
+        if candidate.name != _name(manifest["epoch"], manifest["step"]):
+            return f"its manifest speaks of epoch {manifest['epoch']} and step {manifest['step']}"
         for name, facts in manifest["files"].items():
             content = candidate / name
             if content.stat().st_size != facts["size"]:
                 return f"{name} has {content.stat().st_size} bytes instead of {facts['size']}"
             if digest(content) != facts["sha256"]:
                 return f"{name} does not match its sha256"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"unreadable: {type(error).__name__}: {error}"
     return None
 
 

@@ -95,11 +95,11 @@ class Board:
         """The best trial so far and its value."""
         objective, found = self.objectives[0], None
         for item in self.history.in_plan():
-            chosen = objective.chosen(item.curve)
-            if chosen is not None and item.status is not Status.FAILED:
-                value = chosen.metrics[objective.name]
-                if found is None or objective.better(value, found[1]):
-                    found = (item, value)
+            value = item.value(objective)
+            if value is None or item.status is Status.FAILED:
+                continue
+            if found is None or objective.better(value, found[1]):
+                found = (item, value)
         return found
 
     def headline(self) -> str:
@@ -125,7 +125,12 @@ class Board:
     def _render(self) -> Group:
         objective = self.objectives[0]
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column, justify in (("trial", "left"), ("epoch", "right"), (objective.name, "right"), ("train/loss", "right")):
+        for column, justify in (
+            ("trial", "left"),
+            ("epoch", "right"),
+            (objective.name, "right"),
+            ("train/loss", "right"),
+        ):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         running = [item for item in self._items() if item.status is Status.RUNNING]
         for item in running[:ROWS]:
@@ -139,7 +144,9 @@ class Board:
         done, total = self._epochs_done(), max(1, self._epochs_total())
         width = 30
         bar = "━" * round(width * done / total)
-        head = Text.assemble((self.name, "bold"), "  ", (bar, "green"), ("━" * (width - len(bar)), "dim"), f" {done * 100 // total:3d}%")
+        head = Text.assemble(
+            (self.name, "bold"), "  ", (bar, "green"), ("━" * (width - len(bar)), "dim"), f" {done * 100 // total:3d}%"
+        )
         lines: list[Text | Table] = [head, Text(self.headline()), table]
         if self.note:
             lines.append(Text(self.note, style="yellow"))

@@ -47,11 +47,11 @@ def estimate(plan: Plan, folder: Path) -> Estimate:
     arms = list(spec.arms_list) or [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)]  # type: ignore[misc]
     history = History(read(folder / FILE_NAME))
     lines: list[str] = []
-    configs = [(arm.config, *_shape(plan, arm)) for arm in arms]
+    configs = [(arm.config, *plan.shape(arm.config)) for arm in arms]
     device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
     known = history.launch.get("numerics")
     numerics = Numerics(**known) if known else probe.choose_numerics(
-        probe.distinct(configs), threads=spec.resources.cpu, device=device, say=lines.append
+        plan.networks(), threads=spec.resources.cpu, device=device, say=lines.append
     )  # fmt: skip
     rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
     for arm, item in zip(arms, configs, strict=True):
@@ -61,7 +61,16 @@ def estimate(plan: Plan, folder: Path) -> Estimate:
         epoch_s = _epoch_s(plan, arm, cost)
         trainable, total = _parameters(plan, arm)
         rows.append(
-            Row(arm.name, spec.is_baseline(arm), str(len(trials)), arm.config.train.epochs, trainable, total, epoch_s, left)
+            Row(
+                arm.name,
+                spec.is_baseline(arm),
+                str(len(trials)),
+                arm.config.train.epochs,
+                trainable,
+                total,
+                epoch_s,
+                left,
+            )
         )
         total_s += left * epoch_s * arm.config.train.epochs
         memory = max(memory, cost.memory_gib)
@@ -93,15 +102,12 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
     images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values()) / 2**30
     kind = "GPU memory" if device == "cuda" else "memory"
     each = memory if device == "cuda" else WORKER_GIB + memory
-    lines.append(f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; images once for all: {images:.2f} GiB")
+    lines.append(
+        f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; images once for all: {images:.2f} GiB"
+    )
     kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
     return lines
-
-
-def _shape(plan: Plan, arm: Arm) -> tuple[int, int]:
-    dataset = plan.dataset(arm.config)
-    return len(dataset.classes), int(dataset.train_images.shape[-1])
 
 
 def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:
@@ -112,7 +118,7 @@ def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:
 
 def _parameters(plan: Plan, arm: Arm) -> tuple[int, int]:
     config: TrialConfig = arm.config
-    network = models.build(config.model.model_copy(update={"weights": "none"}), _shape(plan, arm)[0])
+    network = models.build(config.model.model_copy(update={"weights": "none"}), plan.shape(config)[0])
     return models.count_parameters(network)
 
 

@@ -34,13 +34,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from suite.errors import EnvironmentProblem, LockedError
-from suite.records import EpochRecord, Status, Trial
+from suite.records import EpochRecord, Objective, Status, Trial
 
 Entry = dict[str, Any]
 FILE_NAME = "journal.jsonl"
+RETRY_EVERY_S = 1.0  # while the disk takes no entry
 
 
 def read(path: Path) -> list[Entry]:
@@ -80,15 +81,19 @@ def _parse(path: Path) -> tuple[list[Entry], int]:
 
 
 class Journal:
-    """The journal open for writing, by the one process that holds the sweep's lock."""
+    """The journal open for writing, by the one process that holds the sweep's lock.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        tell: told in a sentence, on the journal's thread, when the disk takes nothing and when it does again.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.path, self._tell = path, tell
         entries, whole = _parse(path)
         self.entries: list[Entry] = entries
         self._seq = entries[-1]["seq"] if entries else 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # no buffer: nothing of a failed write is left to be written later
         self._file.truncate(whole)
         _sync_folder(path.parent)
         self._listeners: list[Callable[[Entry], None]] = []
@@ -139,32 +144,27 @@ class Journal:
 
     def _commit(self, entries: list[Entry]) -> None:
         lines = b"".join(json.dumps(entry, allow_nan=False).encode() + b"\n" for entry in entries)
-        whole = self._file.tell()
+        whole = os.fstat(self._file.fileno()).st_size
         while True:  # a full disk may get room again; the record must not have a hole
             try:
-                self._file.write(lines)
-                self._file.flush()
+                if self.failure is not None:
+                    self._file.truncate(whole)  # what the last try left half written
+                rest = memoryview(lines)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
                 os.fsync(self._file.fileno())
                 break
             except OSError as error:
+                if self.failure is None:
+                    self._tell(f"{self.path} cannot be written ({error.strerror}); the sweep goes on, and tries again")
                 self.failure = error
-                self._reopen(whole)
-                time.sleep(1.0)
+                time.sleep(RETRY_EVERY_S)
+        if self.failure is not None:
+            self._tell(f"{self.path} can be written again; nothing is lost")
         self.failure = None
         for entry in entries:
             for listener in self._listeners:
                 listener(entry)
-
-    def _reopen(self, whole: int) -> None:
-        """Drop what a failed write left in the buffer and half in the file."""
-        try:
-            os.ftruncate(self._file.fileno(), whole)
-            fresh = self.path.open("ab")
-            os.dup2(fresh.fileno(), self._file.fileno())
-            self._file.detach()  # type: ignore[attr-defined]  # forget the buffer without writing it
-            self._file = fresh
-        except (OSError, ValueError):
-            pass
 
 
 def _plain(value: Any) -> Any:
@@ -200,6 +200,7 @@ class TrialHistory:
         reason: why it failed or stopped, else "".
         end: the last ``end`` entry, else empty.
         kept: whether its best checkpoint is still there as far as the budget goes.
+        stopped_at: epochs that it had when ``early_terminate`` first stopped it; it may have been confirmed since.
     """
 
     trial: Trial
@@ -209,6 +210,14 @@ class TrialHistory:
     reason: str = ""
     end: Entry = field(default_factory=dict)
     kept: bool = False
+    stopped_at: int | None = None
+
+    def value(self, objective: Objective) -> float | None:
+        """The figure that speaks for the trial, None before its first epoch. Of a finished trial it is on record."""
+        if self.end.get("best_value") is not None:
+            return float(self.end["best_value"])
+        chosen = objective.chosen(self.curve)
+        return chosen.metrics[objective.name] if chosen else None
 
     @property
     def curve(self) -> list[EpochRecord]:
@@ -259,6 +268,8 @@ class History:
         history = self.trials[entry["id"]]
         history.status, history.reason, history.end = Status(entry["status"]), entry.get("reason", ""), entry
         history.kept = bool(entry.get("checkpoint"))
+        if history.status is Status.STOPPED and history.stopped_at is None:
+            history.stopped_at = int(entry["epochs"])
 
     def _on_drop(self, entry: Entry) -> None:
         self.trials[entry["id"]].kept = False

@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ class Ended:
     champion: str | None = None
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
+    page: str = ""
     message: str = ""
 
 
@@ -85,7 +86,7 @@ class Launch:
         self, plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board
     ) -> None:
         self.plan, self.spec, self.folder, self.options, self.board = plan, plan.spec, folder, options, board
-        self.journal = Journal(folder / FILE_NAME)
+        self.journal = Journal(folder / FILE_NAME, board.warn)
         self.history = board.history
         for entry in self.journal.entries:
             self.history.feed(entry)
@@ -116,7 +117,7 @@ class Launch:
         try:
             with stop.on_signals(lambda text: self.board.warn(text)):
                 self._take_over()
-                with _budget(stop, self.options.budget_s):
+                with _Budget(stop, self.options.budget_s):
                     self._run_phases(stop)
                 finished = not stop.requested
                 if finished:
@@ -126,6 +127,7 @@ class Launch:
         confirmed = tuple(self.confirmed)
         ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
         ended.parent_run = self.tracker.run_id(None)
+        ended.page = getattr(self.tracker, "page", "")
         ended.run_ids = {
             item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
         }
@@ -195,25 +197,27 @@ class Launch:
 
     def _run_phases(self, stop: Any) -> None:
         spec = self.spec
-        known = self.history.launch.get("numerics")
-        grid = self.plan.trials(spec.arms_list) if not spec.search else []
-        if known and not spec.search and not self._pending(trial for _, trial in grid) and not self.options.force:
-            self.numerics = Numerics(**known)  # nothing to run: Ray is not even started
-            self._announce()
-            self._plan_trials(grid)
-            return
         with ExitStack() as stack:
             runner = stack.enter_context(_Runner(self, stop))
-            self.numerics = runner.resolve(known)
+            self.numerics = self._pinned() or runner.start()
             self._announce()
             stack.enter_context(self.board.shown())
             if not spec.search:
+                grid = self.plan.trials(spec.arms_list)
                 self._plan_trials(grid)
                 runner.run([trial for _, trial in grid], early=spec.early_terminate)
                 return
             runner.search() if spec.method == "optuna" else self._random(runner)
             if not stop.requested and not spec.pareto:
                 self._confirm(runner)
+
+    def _pinned(self) -> Numerics | None:
+        """The numerics of an earlier launch: they stay, unless the file now asks for another precision."""
+        known = self.history.launch.get("numerics")
+        wanted = {config.train.precision for config, _, _ in self.plan.networks()} - {"auto"}
+        if known is None or (wanted and wanted != {known["precision"]}):
+            return None
+        return Numerics(**known)
 
     def _random(self, runner: _Runner) -> None:
         first = [(arm, self.plan.trial(arm, self.spec.seeds[0])) for arm in self._with_baseline(self.spec.arms_list)]
@@ -227,14 +231,15 @@ class Launch:
         """The best arms of a search, and the baseline, at full length on all seeds."""
         first = self.spec.seeds[0]
         candidates = [item for item in self.history.in_plan() if item.trial.seed == first and item.status in COMPLETE]
-        ranked = rank_arms(candidates, self.spec.objective)
+        ranked = rank_arms(map(_as_searched, candidates), self.spec.objective)
         names = [name for name in ranked if self._chosen(name)][: self.spec.confirm.top]
         arms = [arm for name in names if (arm := self._find_arm(name)) is not None]
         arms = self._with_baseline(arms)
         self.confirmed = [arm.name for arm in arms]
         self._plan_trials(self.plan.trials(arms), keep=True)
         trials = [trial for _, trial in self.plan.trials(arms)]
-        self.board.console.print(f"confirming {len(arms)} arms on {len(self.spec.seeds)} seeds", highlight=False)
+        if self._pending(trials, (Status.FINISHED,)):
+            self.board.console.print(f"confirming {len(arms)} arms on {len(self.spec.seeds)} seeds", highlight=False)
         runner.run(trials, early=None, complete=(Status.FINISHED,))
 
     def _find_arm(self, name: str) -> Arm | None:
@@ -266,6 +271,7 @@ class Launch:
                 "weights": self.plan.weights[key].digest if key else None,
             },
             numerics=asdict(self.numerics),
+            objective=asdict(self.spec.objective),
             baseline=self.spec.is_baseline(arm),
         )
 
@@ -362,13 +368,10 @@ class Launch:
 
         try:
             item = self.history.trials[champion]
-            key_of = self.plan.arm_of(self.history, champion)
-            if key_of is None:
-                return
-            key = weights_key(key_of.config.model)
-            dataset = self.plan.dataset(key_of.config)
-            network = rebuild(item.trial, best, len(dataset.classes), self.plan.weights[key] if key else None)
-            register(self.tracker.run_id(champion), network, dataset.test_images[:8].astype("float32") / 255)
+            dataset = self.plan.datasets[data_key(TrialConfig.model_validate(item.trial.config).data)]
+            register(
+                self.tracker.run_id(champion), rebuild(item.trial, best), dataset.test_images[:8].astype("float32") / 255
+            )
         except Exception as error:  # tracking never stops a sweep; its results are all there
             self.board.warn(f"the champion could not be registered: {type(error).__name__}: {error}")
 
@@ -378,48 +381,37 @@ class _Runner:
 
     def __init__(self, launch: Launch, stop: Any) -> None:
         self.launch, self.stop, self.stack = launch, stop, ExitStack()
+        self.started = False
         self.gpu = 0.0
 
     def __enter__(self) -> _Runner:
-        from suite import tuner
-
-        options = self.launch.options
-        self.resources = self.stack.enter_context(tuner.cluster(options.address, options.verbose))
-        self.stop.listen()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
 
-    def resolve(self, known: dict[str, Any] | None) -> Numerics:
-        """GPUs per trial, and the numerics: pinned by an earlier launch, or measured where trials will run."""
+    def start(self) -> Numerics:
+        """Start Ray, once; GPUs per trial and the numerics: given, or measured where trials will run."""
         from suite import tuner
 
         launch, spec = self.launch, self.launch.spec
-        cpus, gpus = self.resources.get("CPU", 0.0), self.resources.get("GPU", 0.0)
-        if spec.resources.cpu > cpus:
-            raise EnvironmentProblem(
-                f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cpus:g}",
-                place=spec.where("resources.cpu"),
-                remedy=f"Lower it: resources.cpu={int(cpus) or 1} on the command line.",
-            )
+        if self.started and launch.numerics is not None:
+            return launch.numerics
+        resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
+        self.stop.listen()
+        self.started = True
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        _within("cpu", spec.resources.cpu, cpus, spec)
         wanted = spec.resources.gpu
         if wanted and not gpus:
             launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
             wanted = 0.0
-        configs = [
-            (arm.config, len(dataset.classes), dataset.train_images.shape[-1])
-            for arm in _examples(spec)
-            for dataset in [launch.plan.dataset(arm.config)]
-        ]
-        numerics, self.gpu, lines = tuner.measure(configs, spec.resources.cpu, wanted, known, [str(spec.folder)])
+        numerics, self.gpu, lines = tuner.measure(
+            launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, [str(spec.folder)]
+        )
         for line in lines:
             launch.board.console.print(line, highlight=False)
-        if self.gpu > gpus:
-            raise EnvironmentProblem(
-                f"resources.gpu must be at most the GPUs that there are, got {self.gpu:g}, there are {gpus:g}",
-                place=spec.where("resources.gpu"),
-            )
+        _within("gpu", self.gpu, gpus, spec)
         return numerics
 
     def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
@@ -443,11 +435,9 @@ class _Runner:
         launch, spec = self.launch, self.launch.spec
         seed = spec.seeds[0]
         history = launch.history
-        begun = [
-            item
-            for item in history.trials.values()
-            if item.trial.seed == seed and launch.plan.arm_of(history, item.trial.id) is not None
-        ]
+        begun = [item for item in history.trials.values() if item.trial.seed == seed and self._is_current(item)]
+        early = None if spec.pareto else spec.early_terminate
+        scheduler = self._scheduler(early, [item.trial for item in begun])
         study = OptunaSearch(
             spec.space, spec.objectives, spec.name,
             known=[(item.entry["choices"], outcome(item, spec.objectives)) for item in begun if _settled(item)],
@@ -464,6 +454,9 @@ class _Runner:
         launch._record_plan(planned)
         launch.board.begin(planned, total=max(spec.run_cap, len(planned)))
 
+        if not waiting and len(planned) >= spec.run_cap:
+            return
+
         def following() -> list[dict[str, Any]] | None:
             if waiting:
                 return [self._payload(waiting.pop(0).id)]
@@ -479,23 +472,26 @@ class _Runner:
                 asked[trial.id] = number
                 launch._plan_trial(arm, trial)
                 planned.append(trial.id)
-                launch._record_plan(list(planned))
                 launch.board.targets.append(trial.id)
                 return [self._payload(trial.id)]
             return None
 
-        def on_complete(trial_id: str) -> None:
+        def on_complete(trial_id: str, failed: bool) -> None:
             item = history.trials[trial_id]
             if not _settled(item) and item.status is not Status.RUNNING:
                 return
-            values = outcome(item, spec.objectives)
+            values = None if failed else outcome(item, spec.objectives)
             if trial_id in asked:
                 study.tell(asked.pop(trial_id), values)
             else:
                 study.add(item.entry["choices"], values)
 
-        early = None if spec.pareto else spec.early_terminate
-        self._run(following, self._scheduler(early, [item.trial for item in begun]), early, on_complete)
+        self._run(following, scheduler, early, on_complete)
+
+    def _is_current(self, item: TrialHistory) -> bool:
+        """Whether the file, as it is now, still asks for this very trial."""
+        arm = self.launch.plan.arm_of(self.launch.history, item.trial.id)
+        return arm is not None and self.launch.plan.trial(arm, item.trial.seed).id == item.trial.id
 
     def _scheduler(self, early: Any, trials: Sequence[Trial]) -> EarlyStop | None:
         """The early-stopping rule, knowing all that the journal knows."""
@@ -505,14 +501,14 @@ class _Runner:
 
         launch = self.launch
         epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
-        epochs = epochs or max(arm.config.train.epochs for arm in _examples(launch.spec))
+        epochs = epochs or max(config.train.epochs for config, _, _ in launch.plan.networks())
         scheduler = EarlyStop(early, launch.spec.objective, getattr(early, "max_epochs", None) or epochs)
-        for item in sorted(launch.history.trials.values(), key=lambda item: item.end.get("seq", sys.maxsize)):
-            if scheduler.replay(item) and not _settled(item):
-                # it was told to stop, and the process died before that was on record
-                count = len(item.records)
+        for trial_id in sorted(scheduler.replay(list(launch.journal.entries), {trial.id for trial in trials})):
+            item = launch.history.trials[trial_id]
+            if not _settled(item):  # the process died before that was on record, or while the trial was confirmed
+                epochs = item.stopped_at or len(item.records)
                 launch._record(
-                    "end", id=item.trial.id, status="stopped", reason=f"{early.type} after epoch {count}", epochs=count
+                    "end", id=trial_id, status="stopped", reason=f"{early.type} after epoch {epochs}", epochs=epochs
                 )
         return scheduler
 
@@ -528,13 +524,13 @@ class _Runner:
         following: Callable[[], list[dict[str, Any]] | None],
         scheduler: EarlyStop | None,
         early: Any,
-        on_complete: Callable[[str], None] = lambda trial_id: None,
+        on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     ) -> None:
         from suite import tuner
         from suite.callback import JournalCallback
 
         launch, spec = self.launch, self.launch.spec
-        assert launch.numerics is not None
+        launch.numerics = self.start()
         callback = JournalCallback(
             launch.journal, launch.history, on_end=launch.on_end, warn=launch.board.warn, early=early.type if early else ""
         )
@@ -554,22 +550,23 @@ class _Runner:
         )
 
 
-def _examples(spec: SweepSpec) -> list[Arm]:
-    """Arms that stand for the sweep when it is measured: one of each network."""
-    arms = spec.arms_list or tuple(
-        spec.ask(lambda parameter, u=u: parameter.at(u))  # type: ignore[misc]
-        for u in (0.0, 1.0)
-    )
-    return list({arm.config.model.arch: arm for arm in arms}.values())
+def _within(name: str, wanted: float, there: float, spec: SweepSpec) -> None:
+    if wanted > there:
+        kind = name.upper()
+        raise EnvironmentProblem(
+            f"resources.{name} must be at most the {kind}s that there are, got {wanted:g}, there are {there:g}",
+            place=spec.where(f"resources.{name}"),
+            remedy=f"Lower it: resources.{name}={int(there)} on the command line.",
+        )
 
 
 def _packs(trials: Sequence[Trial], size: int) -> Any:
     """Trials of the same shapes together, ``size`` at most; the order is kept where size is 1."""
-    groups: dict[str, list[Trial]] = {}
+    groups: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in trials:
         config = trial.config
-        key = f"{config['model']['arch']}|{config['train']['batch_size']}|{config['data']['image_size']}" if size > 1 else ""
-        groups.setdefault(key, []).append(trial)
+        shapes = (config["model"]["arch"], config["train"]["batch_size"], config["data"]["image_size"])
+        groups.setdefault(shapes if size > 1 else (), []).append(trial)
     for group in groups.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]
@@ -577,6 +574,13 @@ def _packs(trials: Sequence[Trial], size: int) -> Any:
 
 def _settled(item: TrialHistory) -> bool:
     return item.status in (*COMPLETE, Status.FAILED)
+
+
+def _as_searched(item: TrialHistory) -> TrialHistory:
+    """A trial as the search left it: its confirmation at full length must not change which arms are confirmed."""
+    if item.stopped_at is None:
+        return item
+    return replace(item, records={epoch: record for epoch, record in item.records.items() if epoch <= item.stopped_at})
 
 
 def outcome(item: TrialHistory, objectives: Sequence[Objective]) -> list[float] | None:
@@ -592,13 +596,13 @@ def best_trial(items: Sequence[TrialHistory], objective: Objective) -> TrialHist
     """The trial with the best value of its own."""
     best: tuple[TrialHistory, float] | None = None
     for item in items:
-        chosen = objective.chosen(item.curve)
-        if chosen is not None and objective.better(chosen.metrics[objective.name], best[1] if best else None):
-            best = (item, chosen.metrics[objective.name])
+        value = item.value(objective)
+        if value is not None and objective.better(value, best[1] if best else None):
+            best = (item, value)
     return best[0] if best else None
 
 
-class _budget:
+class _Budget:
     """Requests a stop after so many seconds."""
 
     def __init__(self, stop: Any, seconds: float | None) -> None:

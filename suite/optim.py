@@ -30,9 +30,9 @@ def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
         return (step + 1) / math.ceil(warmup)
     if config.schedule == "constant":
         return 1.0
-    progress = (step - warmup) / max(1.0, total - warmup)
     if config.schedule == "step":
-        return 0.1 ** sum(progress >= share for share in STEP_AT)
+        return float(0.1 ** sum(step >= share * total for share in STEP_AT))
+    progress = (step - warmup) / max(1.0, total - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 

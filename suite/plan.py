@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +54,17 @@ class Plan:
         chosen = list(arms)
         return [(arm, self.trial(arm, seed)) for seed in self.spec.seeds for arm in chosen]
 
+    def networks(self) -> list[tuple[TrialConfig, int, int]]:
+        """(config, classes, side in pixels) of one arm for each architecture: what is measured to choose numerics."""
+        arms = self.spec.arms_list or _corners(self.spec)
+        examples = {arm.config.model.arch: arm.config for arm in reversed(arms)}
+        return [(config, *self.shape(config)) for config in examples.values()]
+
+    def shape(self, config: TrialConfig) -> tuple[int, int]:
+        """Classes, and the side of the images in pixels."""
+        dataset = self.dataset(config)
+        return len(dataset.classes), int(dataset.train_images.shape[-1])
+
     def dataset(self, config: TrialConfig) -> data.Dataset:
         """The images of a trial."""
         return self.datasets[data_key(config.data)]
@@ -89,10 +101,10 @@ def prepare(spec: SweepSpec, fetch: Fetch | None = None, report: data.Report | N
     plan = Plan(spec)
     problems: list[Problem] = []
     arms = spec.arms_list or _samples(spec)
-    for config in _distinct(arm.config.data for arm in arms):
-        problems += _placed(spec, lambda config=config: _load_data(plan, config, report), "data.root")
-    for config in _distinct(arm.config.model for arm in arms):
-        problems += _placed(spec, lambda config=config: _load_weights(plan, config, fetch), "model.weights")
+    for images in _distinct(arm.config.data for arm in arms):
+        problems += _placed(spec, "data.root", partial(_load_data, plan, images, report))
+    for network in _distinct(arm.config.model for arm in arms):
+        problems += _placed(spec, "model.weights", partial(_load_weights, plan, network, fetch))
     seen: set[str] = set()
     for arm in arms:
         for name, problem in _arm_problems(plan, arm, seen):
@@ -120,10 +132,13 @@ def references(config: TrialConfig) -> list[str]:
     return [text for text in (config.data.name, config.model.arch) if plugin.is_reference(text)]
 
 
+def _corners(spec: SweepSpec) -> list[Arm]:
+    return [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 1.0)]  # type: ignore[misc]
+
+
 def _samples(spec: SweepSpec) -> list[Arm]:
-    corners = [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 1.0)]  # type: ignore[misc]
     drawn = [spec.arm({name: choice.label for name, choice in point.items()}) for point in spec.space.draws(SAMPLES)]
-    return [*spec.baseline_arms, *corners, *drawn]
+    return [*spec.baseline_arms, *_corners(spec), *drawn]
 
 
 def _load_data(plan: Plan, config: DataConfig, report: data.Report | None) -> None:
@@ -178,7 +193,7 @@ def _distinct(configs: Iterable[Config]) -> list[Config]:
     return list({config.model_dump_json(): config for config in configs}.values())
 
 
-def _placed(spec: SweepSpec, work: Callable[[], None], key: str) -> list[Problem]:
+def _placed(spec: SweepSpec, key: str, work: Callable[[], None]) -> list[Problem]:
     try:
         work()
     except ProblemsError as error:

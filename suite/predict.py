@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from suite.errors import EnvironmentProblem, Problem, UsageError
+from suite.errors import UsageError
 from suite.sweep import exit_codes, tracking_uri_of
 
 BATCH = 256
@@ -56,12 +56,10 @@ def predict(uri: str, run: str, folder: Path) -> Iterator[list[Any]]:
     best = known.best()
     content = torch.load(best, map_location="cpu", weights_only=True)
     classes, side = content["classes"], content["image_size"]
-    paths, images, broken = read_images(folder, side)
-    if broken:
-        raise EnvironmentProblem(Problem(f"cannot be decoded: {reason}", place=str(path)) for path, reason in broken)
+    paths, images = read_images(folder, side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")
-    network = rebuild(known.trial, best, len(classes), known.weights())
+    network = rebuild(known.trial, best)
     yield ["file", "class", *classes]
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):

@@ -10,7 +10,7 @@ import yaml
 
 from suite import data, models, tracking
 from suite.errors import UsageError
-from suite.plan import Plan, fetch_weights
+from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
 from suite.spec import TrialConfig
 
@@ -54,11 +54,10 @@ def recall(uri: str, run_id: str) -> Recalled:
     """
     run = tracking.find_run(uri, run_id)
     if not run.trial:
-        raise UsageError(f"run {run_id} is not a trial", remedy="Give a child run's id; a sweep's page in MLflow lists them.")
+        remedy = "Give a child run's id; a sweep's page in MLflow lists them."
+        raise UsageError(f"run {run_id} is not a trial of a sweep", remedy=remedy)
     config = TrialConfig.model_validate(yaml.safe_load(tracking.download(uri, run_id, "config.yaml").read_text()))
-    objective = json.loads(run.tags.get("suite.objective") or "{}")
-    numerics = json.loads(run.tags.get("suite.numerics") or "{}")
+    objective = Objective(**json.loads(run.tags["suite.objective"]))
+    numerics = Numerics(**json.loads(run.tags["suite.numerics"]))
     trial = Trial(run.trial, run.arm, run.seed, run.name, config=config.model_dump(mode="json"))
-    return Recalled(
-        uri, run, trial, config, Numerics(**numerics), Objective(**objective) if objective else Objective("val/acc")
-    )
+    return Recalled(uri, run, trial, config, numerics, objective)

@@ -1,16 +1,17 @@
 """The command ``python -m suite.sweep FILE.yaml``, and the same for notebooks: ``suite.sweep.run``.
 
-Exit codes: 0 all trials finished; 1 a bug of ours; 2 the file or the command line is wrong; 3 some trials failed;
-4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights, folder, disk or tracking server missing;
-130 / 143 interrupted, resumable. With 2, 5 and 6 nothing was started and nothing written.
+Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the file or the command
+line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights,
+folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6 nothing was started and nothing written.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,13 +115,12 @@ def _run(spec: SweepSpec, options: Options, uri: str | None, storage: Path, cons
     make_tracker("").check()
     _writable(storage)
     board = Board(spec.name, History(), spec.objectives, console)
-    ended = launch(plan, folder, make_tracker, options, board)
+    with _cluster(spec, options):
+        ended = launch(plan, folder, make_tracker, options, board)
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
     _last_words(spec, ended, arms, uri, console)
-    return SweepResult(
-        spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", None, ended.exit_code
-    )
+    return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", None, ended.exit_code)
 
 
 def prepared(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
@@ -148,6 +148,25 @@ def tracking_uri_of(tracking_uri: str | None) -> str:
     from suite import tracking
 
     return tracking.default_uri(tracking_uri, Path.cwd())
+
+
+@contextmanager
+def _cluster(spec: SweepSpec, options: Options) -> Iterator[None]:
+    """A cluster that was named is met before anything is written; on this machine alone, only the cores are counted."""
+    if options.address or os.environ.get("RAY_ADDRESS"):
+        from suite import tuner
+
+        with tuner.cluster(options.address, options.verbose):
+            yield
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if spec.resources.cpu > cores and "ray" not in sys.modules:
+        raise EnvironmentProblem(
+            f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cores}",
+            place=spec.where("resources.cpu"),
+            remedy=f"Lower it: resources.cpu={cores} on the command line; or name a cluster with --address.",
+        )
+    yield
 
 
 def _writable(storage: Path) -> None:
@@ -199,12 +218,19 @@ def _last_words(spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | No
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
         console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
-    if uri is not None:
-        hint = "mlflow ui" if uri == tracking_uri_of(None) and uri.startswith("sqlite") else f"mlflow ui --backend-store-uri {uri}"
-        console.print(f"browse: {uri if uri.startswith('http') else hint}", highlight=False, soft_wrap=True)
+    if uri is not None and ended.page:
+        console.print(f"browse: {_browse(uri, ended.page)}", highlight=False, soft_wrap=True)
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
+def _browse(uri: str, page: str) -> str:
+    """How to see the runs: the server's page, or the command that serves it."""
+    if uri.startswith("http"):
+        return uri.rstrip("/") + page
+    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {uri}"
+    return f"{command}   then http://127.0.0.1:5000{page}"
+
+
+def _cell(row: Mapping[Hashable, Any], name: str) -> str:
     mean, low, high = (row.get(key) for key in (name, f"{name} low", f"{name} high"))
     if mean is None or mean != mean:
         return ""
@@ -258,9 +284,13 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="Show every trial and an estimate of time, memory and disk; start nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show every trial and an estimate of time, memory and disk; start nothing."
+)
 @click.option("--smoke", is_flag=True, help="One epoch and a few batches of each arm, tracked nowhere: the file works.")
-@click.option("--resume", is_flag=True, help="Go on where it stopped (also the default); nothing to resume is an error.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where it stopped (also the default); nothing to resume is an error."
+)
 @click.option("--retry-errored", is_flag=True, help="Run failed trials again.")
 @click.option("--force", is_flag=True, help="Run finished trials again.")
 @click.option("--only", multiple=True, metavar="ARM", help="Run just this arm; may be given several times.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Training:
         self.optimizer = optim.build(backbone, head, self.config.train)
         self.averaged: AveragedModel | None = None
         if self.config.train.ema is not None:
-            average = get_ema_multi_avg_fn(self.config.train.ema)
+            average = get_ema_multi_avg_fn(self.config.train.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.changing = _changing(self.model)
 
@@ -252,30 +252,32 @@ class Training:
             raise DivergedError(f"diverged in epoch {self.epoch + 1}: {name} is {value}")
 
     def _out_of_patience(self) -> bool:
-        patience, chosen = self.config.train.patience, self.objective.chosen(self.records)
-        if patience is None or chosen is None or self.objective.strategy != "best":
-            return False
-        return self.epoch - chosen.epoch >= patience
+        best = replace(self.objective, strategy="best").chosen(self.records)
+        patience = self.config.train.patience
+        return patience is not None and best is not None and self.epoch - best.epoch >= patience
 
     # ---- what is kept ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment. Where there is no room for it, say so: the one before it stays."""
         last = {
             "records": [{"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records],
             "step": self.step,
             "partial": self.partial.state(),
             "model": self._changed(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
+            "averaged": self._average() if self.averaged is not None else None,
         }
         files: dict[str, Mapping[str, Any]] = {"last.pt": last}
         if self.best:
             files["best.pt"] = self.best
-        checkpoint.save(
-            self.folder / "checkpoints", files,
-            trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
-        )  # fmt: skip
+        try:
+            checkpoint.save(
+                self.folder / "checkpoints", files,
+                trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
+            )  # fmt: skip
+        except OSError as error:
+            self.warn(f"no checkpoint of epoch {self.epoch} could be written: {error.strerror or error}")
         self._saved_at = time.monotonic()
 
     def _take_up(self) -> None:
@@ -291,9 +293,15 @@ class Training:
         self.model.load_state_dict(last["model"], strict=False)
         self.optimizer.load_state_dict(last["optimizer"])
         if self.averaged is not None and last["averaged"] is not None:
-            self.averaged.load_state_dict(last["averaged"])
+            self.averaged.module.load_state_dict(last["averaged"]["model"], strict=False)
+            self.averaged.n_averaged.fill_(last["averaged"]["steps"])
         if (found.folder / "best.pt").exists():
             self.best = found.read("best.pt")
+
+    def _average(self) -> dict[str, Any]:
+        """The moving average: what changes in it, and the steps that it has seen."""
+        assert self.averaged is not None
+        return {"model": self._changed(self.averaged.module), "steps": int(self.averaged.n_averaged)}
 
     def _changed(self, model: nn.Module) -> dict[str, Tensor]:
         """The tensors that training changes; the rest is rebuilt from the seed and the weights."""
@@ -311,6 +319,12 @@ class Training:
             "std": self.std.flatten().tolist(),
             "test_logits": test_logits.cpu() if test_logits is not None else None,
         }
+
+    def _export(self) -> dict[str, Any]:
+        """The best epoch with every tensor of the network: usable without the weights that it started from."""
+        state = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        kept = {name: value for name, value in self.best.items() if name != "test_logits"}
+        return kept | {"model": state | self.best["model"]}
 
     def finish(self) -> dict[str, Any]:
         """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
@@ -344,8 +358,7 @@ class Training:
                 ),
             )
             facts["files"].append("predictions.npz")
-        best = {name: value for name, value in self.best.items() if name != "test_logits"}
-        _replace(self.folder / "best.pt", lambda file: torch.save(best, file))
+        _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
         facts["files"].append("best.pt")
         return facts
 
@@ -365,6 +378,9 @@ class Normalised(nn.Module):
     float32 images (B, C, H, W) in [0, 1] -> float32 logits (B, K).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.network = network
@@ -376,17 +392,12 @@ class Normalised(nn.Module):
         return logits
 
 
-def rebuild(trial: Trial, best: Path, num_classes: int, weights: models.Weights | None) -> Normalised:
-    """The network of a trial's best epoch, in evaluation mode: what training changed, over the seed and the weights.
-
-    Args:
-        best: the trial's ``best.pt``.
-        weights: what the trial started from, None for a random start.
-    """
+def rebuild(trial: Trial, best: Path) -> Normalised:
+    """The network of a trial's best epoch, in evaluation mode, from its ``best.pt`` alone."""
     content = torch.load(best, map_location="cpu", weights_only=True)
-    config = TrialConfig.model_validate(trial.config)
-    network = models.build(config.model, num_classes, seed=trial.seed, weights=weights.state if weights else None)
-    network.load_state_dict(content["model"], strict=False)
+    config = TrialConfig.model_validate(trial.config).model.model_copy(update={"weights": "none"})
+    network = models.build(config, len(content["classes"]), seed=trial.seed)
+    network.load_state_dict(content["model"])
     return Normalised(network, content["mean"], content["std"]).eval()
 
 
@@ -408,7 +419,7 @@ class _Part:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in order."""
-        for rows in self.index.split(EVAL_BATCH):
+        for rows in torch.split(self.index, EVAL_BATCH):
             yield self.images[rows], self.labels[rows]
 
 
@@ -421,7 +432,7 @@ class _Partial:
         self.loss_sum, self.correct, self.count, self.seconds = loss_sum, correct, count, seconds
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss is without smoothing and weights."""
+        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss has no smoothing and no weights."""
         with torch.no_grad():
             self.loss_sum = self.loss_sum + F.cross_entropy(logits, targets, reduction="sum").double()
             labels = targets if targets.ndim == 1 else targets.argmax(1)
@@ -490,7 +501,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _memory_reason(config: TrialConfig, error: BaseException) -> str:
     detail = (str(error).splitlines() or [""])[0][:160]
-    return f"out of memory with {config.model.arch} at batch {config.train.batch_size}: {detail or type(error).__name__}"
+    what = f"{config.model.arch} at batch {config.train.batch_size}"
+    return f"out of memory with {what}: {detail or type(error).__name__}"
 
 
 def _replace(path: Path, write: Callable[[Any], object]) -> None:

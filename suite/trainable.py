@@ -7,6 +7,7 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from suite.records import EpochRecord, Numerics, Objective, Status, Trial
 STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
 LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
 LOOK_EVERY_S = 0.2  # between looks at the two files
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
 Outcome = dict[str, Any]
 
 
@@ -99,6 +102,7 @@ class Member:
         self.training: Any = None
         self.done = False
         self.errors: list[str] = []
+        self.waits = list(DISK_WAITS_S)
         self.warnings: list[str] = []
         self._looked, self._stop = 0.0, False
 
@@ -149,18 +153,29 @@ class Member:
 
     def suspend(self) -> None:
         """Leave a trial that is not over, keeping a checkpoint of where it stands."""
-        if self.training is not None and not self.done and not self.errors:
+        if self.training is not None and not self.done:
             self.training.save()
         self.training = None
 
     def _again_or_fail(self, error: Exception) -> list[Outcome]:
-        """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end."""
+        """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end.
+
+        A full disk is not: it may get room again.
+        """
         reason = _reason(error)
         self.training = None
+        if isinstance(error, OSError) and error.errno in DISK_FULL and self.waits:
+            self._wait(self.waits.pop(0))
+            return [self._outcome("warning", text=f"{reason}; trying again from the last checkpoint")]
         if reason in self.errors or len(self.errors) >= 2:
             return [self._end(Status.FAILED, reason=reason)]
         self.errors.append(reason)
         return [self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")]
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._should_stop():
+            time.sleep(LOOK_EVERY_S)
 
     def _end(self, status: Status, **facts: Any) -> Outcome:
         self.done = True
@@ -189,8 +204,9 @@ class Member:
 
 
 def _reason(error: Exception) -> str:
-    """The exception, and the last frame of the traceback, in one line."""
+    """The exception, and where it came from, in one line: the last place in the user's code or ours, not in torch's."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
+    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}{place}"

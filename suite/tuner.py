@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from suite import plugin
 from suite.callback import JournalCallback
 from suite.errors import EnvironmentProblem
-from suite.journal import TrialHistory
+from suite.journal import Entry, TrialHistory
 from suite.plan import Plan
 from suite.records import Numerics, Objective
 from suite.spec import TrialConfig
@@ -42,7 +42,7 @@ Next = Callable[[], list[dict[str, Any]] | None]
 
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the same in workers
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: silent
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # no CSV, JSON and TensorBoard files of our own figures
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # no CSV, JSON and TensorBoard files of figures
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours checkpoints first
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # trials without a GPU must not see one
@@ -140,23 +140,25 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
 class Queue(Searcher):
     """Tune's view of what comes next: packs from ``following`` until it has no more."""
 
-    def __init__(self, following: Next, stop: Stop, on_complete: Callable[[str], None] = lambda trial_id: None) -> None:
+    def __init__(
+        self, following: Next, stop: Stop, on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None
+    ) -> None:
         super().__init__()
         self._following, self._stop, self._on_complete = following, stop, on_complete
         self._packs: dict[str, list[str]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stop.requested:
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         pack = self._following()
         if pack is None:
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         self._packs[trial_id] = [payload["trial"]["id"] for payload in pack]
         return {"pack": pack}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         for member in self._packs.pop(trial_id, ()):
-            self._on_complete(member)
+            self._on_complete(member, error)
 
     def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
         return True
@@ -214,12 +216,26 @@ class EarlyStop(FIFOScheduler):
         decision = self.inner.on_trial_result(self._controller, stub, {"epoch": epoch, "value": value})
         return bool(decision == TrialScheduler.STOP)
 
-    def replay(self, history: TrialHistory) -> bool:
-        """Feed what the journal holds of a trial; True = the rule's last word was to stop it."""
-        stop = False
-        for record in history.curve:
-            stop = self.feed(history.trial.id, record.epoch, record.metrics)
-        return stop
+    def replay(self, entries: Iterable[Entry], trial_ids: Container[str]) -> set[str]:
+        """Feed what the journal holds of these trials, in its order, so that each decision comes out as it did.
+
+        Epochs after the rule stopped a trial are left out: they are those of its confirmation.
+
+        Returns:
+            Ids of the trials that the rule's last word was to stop.
+        """
+        entries = [entry for entry in entries if entry.get("id") in trial_ids]
+        anew = {entry["id"]: entry["seq"] for entry in entries if entry["kind"] == "forget"}
+        stopped: set[str] = set()
+        for entry in entries:
+            trial_id = entry["id"]
+            if entry["seq"] <= anew.get(trial_id, 0) or trial_id in stopped:
+                continue
+            if entry["kind"] == "end" and entry["status"] == "stopped":
+                stopped.add(trial_id)
+            if entry["kind"] == "epoch" and self.feed(trial_id, entry["epoch"], entry["metrics"]):
+                stopped.add(trial_id)
+        return stopped
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decisions = [
@@ -228,6 +244,9 @@ class EarlyStop(FIFOScheduler):
             if outcome["kind"] == "epoch"
         ]
         return str(TrialScheduler.STOP if any(decisions) else TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.on_trial_result(tune_controller, trial, result)  # Tune does not show a trial's last result otherwise
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -257,7 +276,7 @@ def run_packs(
     callback: JournalCallback,
     stop: Stop,
     scheduler: EarlyStop | None = None,
-    on_complete: Callable[[str], None] = lambda trial_id: None,
+    on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     max_concurrent: int | None = None,
     storage: Path,
 ) -> None:
@@ -269,7 +288,8 @@ def run_packs(
         cpu, gpu: of one pack.
         callback: takes down what happens.
         scheduler: stops trials early; None = never.
-        on_complete: called with the id of each trial whose pack Tune is through with.
+        on_complete: called with the id of each trial whose pack Tune is through with, and whether its worker was lost
+            for good.
         storage: where Tune may keep its own state, which nobody reads.
     """
     trainable = tune.with_resources(tune.with_parameters(PackTrainable, shared=shared), {"cpu": cpu, "gpu": gpu})
@@ -319,7 +339,7 @@ def measure(
     configs: Sequence[tuple[TrialConfig, int, int]],
     cpu: int,
     gpu: float | str,
-    known: Mapping[str, Any] | None,
+    pinned: Numerics | None,
     search_path: Sequence[str],
 ) -> tuple[Numerics, float, list[str]]:
     """The numerics of a sweep and the GPUs of a trial, measured in a worker like those that will train.
@@ -327,13 +347,15 @@ def measure(
     Args:
         configs: (config, classes, side) of each distinct network.
         gpu: as in the file: 0, a number, or ``auto``.
-        known: the numerics of an earlier launch, which stay.
+        pinned: the numerics of an earlier launch, which stay.
 
     Returns:
         numerics, GPUs per trial, lines for the user.
     """
+    if pinned is not None and gpu != "auto":
+        return pinned, float(gpu), []
     task = ray.remote(max_calls=1)(_measure).options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu)
-    numerics, fraction, lines = ray.get(task.remote(list(configs), cpu, gpu, known, list(search_path)))
+    numerics, fraction, lines = ray.get(task.remote(list(configs), cpu, gpu, pinned, list(search_path)))
     return numerics, fraction, lines
 
 
@@ -341,7 +363,7 @@ def _measure(
     configs: list[tuple[TrialConfig, int, int]],
     cpu: int,
     gpu: float | str,
-    known: Mapping[str, Any] | None,
+    pinned: Numerics | None,
     search_path: list[str],
 ) -> tuple[Numerics, float, list[str]]:
     import torch
@@ -352,20 +374,12 @@ def _measure(
         plugin.add_search_path(folder)
     lines: list[str] = []
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
-    wanted = {config.train.precision for config, _, _ in configs} - {"auto"}
-    if known is not None and (not wanted or wanted == {known["precision"]}):
-        numerics = Numerics(**known)
-        if (numerics.threads, numerics.device) != (cpu, device):
-            lines.append(
-                f"numerics stay those of the first launch ({numerics.threads} threads, {numerics.device}), "
-                "so that all trials can be compared"
-            )
-    else:
-        numerics = probe.choose_numerics(configs, threads=cpu, device=device, say=lines.append)
+    if gpu and device == "cpu":
+        lines.append("no GPU here that torch can use: the sweep runs on the CPU")
+    numerics = pinned or probe.choose_numerics(configs, threads=cpu, device=device, say=lines.append)
     if gpu != "auto":
         return numerics, float(gpu), lines
     if device == "cpu":
-        lines.append("gpu: auto needs a GPU to measure; the trials run on the CPU")
         return numerics, 0.0, lines
     peak = max(probe.cost(*item, numerics).memory_gib for item in configs)
     total = torch.cuda.get_device_properties(0).total_memory / 2**30

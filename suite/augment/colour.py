@@ -186,7 +186,7 @@ class ColorJitter:
         self.spread = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         self.hue = hue
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``order`` int64 (B, 4), ``brightness, contrast, saturation, hue`` float32 (B,)."""
         # In float64, so that two equal numbers, which would favour an order, do not occur.
         order = torch.rand(batch, 4, dtype=torch.float64, generator=generator).argsort(1)
@@ -205,7 +205,7 @@ class GaussianBlur:
     def __init__(self, kernel_size: int, sigma: tuple[float, float]) -> None:
         self.kernel_size, self.sigma = kernel_size, sigma
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``sigma`` float32 (B,)."""
         return {"sigma": uniform((batch,), *self.sigma, generator)}
 

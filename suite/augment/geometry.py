@@ -176,7 +176,7 @@ class Flip:
     def __init__(self, p: float) -> None:
         self.p = p
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``flipped`` bool (B,)."""
         return {"flipped": torch.rand(batch, generator=generator) < self.p}
 
@@ -190,7 +190,7 @@ class Crop:
     def __init__(self, padding: int, mode: Literal["constant", "reflect"]) -> None:
         self.padding, self.mode = padding, mode
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``top`` and ``left`` int64 (B,) in [0, 2 * padding]."""
         end = 2 * self.padding + 1
         return {side: torch.randint(end, (batch,), generator=generator) for side in ("top", "left")}
@@ -205,7 +205,7 @@ class Rotation:
     def __init__(self, degrees: float) -> None:
         self.degrees = degrees
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``degrees`` float32 (B,)."""
         return {"degrees": uniform((batch,), -self.degrees, self.degrees, generator)}
 
@@ -254,11 +254,11 @@ class Resize:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """Nothing."""
         return {}
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:  # noqa: ARG002
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         return resize(images, (self.size, self.size), (images.shape[2], images.shape[3]))
 
 
@@ -268,9 +268,9 @@ class CenterCrop:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """Nothing."""
         return {}
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:  # noqa: ARG002
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         return center_crop(images, (self.size, self.size))

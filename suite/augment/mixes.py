@@ -72,7 +72,7 @@ class Mixup:
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
 
-    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:  # noqa: ARG002
+    def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``share`` float32 (B,)."""
         return {"share": draw_beta(batch, self.alpha, generator)}
 

@@ -242,6 +242,24 @@ def _decode_chunk(side: int, exact: bool, paths: list[str]) -> tuple[Images, lis
     return images, bad
 
 
+def read_images(folder: Path, side: int) -> tuple[list[str], Images]:
+    """All images below a folder, whatever its structure, for prediction.
+
+    Returns:
+        paths: sorted.
+        images: uint8 (N, 3, side, side), resized as for training.
+
+    Raises:
+        EnvironmentProblem: naming every image that cannot be decoded.
+    """
+    problems: list[str] = []
+    found = sorted(path for path in _walk(str(folder), frozenset(), problems))
+    paths = [path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES]  # noqa: PTH122
+    images, bad = _decode_chunk(side, False, paths)
+    raise_problems(capped([*problems, *bad], "Mend or remove them."))
+    return paths, images
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown kind"

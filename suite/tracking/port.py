@@ -9,15 +9,15 @@ from typing import Protocol
 from suite.journal import Entry
 
 
-class TrackingUnavailable(Exception):  # noqa: N818  # said of the store, not of us
+class TrackingUnavailable(Exception):  # said of the store, not of us
     """The store cannot be reached or has no room just now: worth another try, later."""
 
 
-class EntryRejected(Exception):  # noqa: N818
+class EntryRejected(Exception):
     """The store will never take this entry; the others are not held up by it."""
 
 
-class RunMissing(Exception):  # noqa: N818
+class RunMissing(Exception):
     """The run that an entry belongs to is not in the store (never made, or deleted): make it again from the journal.
 
     Attributes:

@@ -107,6 +107,7 @@ class Projection(ABC):
         self._born: dict[str, int] = {}
         self._plan: Entry = {}
         self._stamp: dict[str, str] = {}
+        self._environment: Any = {}
 
     # ---- the store, by subclasses; each raises TrackingUnavailable, RunMissing or EntryRejected --------------------
 
@@ -182,6 +183,7 @@ class Projection(ABC):
 
     def _on_launch(self, entry: Entry) -> None:
         self._stamp = self._stamped(entry)
+        self._environment = entry.get("environment") or {}
         parent = self._runs().get(None)
         self._replace_foreign()
         if parent is None:
@@ -197,7 +199,7 @@ class Projection(ABC):
         self._status(parent, "RUNNING")
         if entry.get("text"):
             self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
-        self._text(parent, _json(entry.get("environment") or {}, indent=2), "environment.json")
+        self._text(parent, _json(self._environment, indent=2), "environment.json")
         tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
@@ -226,6 +228,7 @@ class Projection(ABC):
             return
         config = entry.get("config") or {}
         self._text(run, yaml.safe_dump(config, sort_keys=False), "config.yaml")
+        self._text(run, _json(self._environment, indent=2), "environment.json")
         if dataset := describe_dataset(entry):
             self._add_input(run, dataset)
         self._status(run, RUN_STATUS[Status.PENDING])
@@ -417,6 +420,8 @@ class Projection(ABC):
             tags["suite.weights_digest"] = str(digests["weights"])
         if entry.get("numerics"):
             tags["suite.numerics"] = _text(entry["numerics"])
+        if entry.get("objective"):
+            tags["suite.objective"] = _text(entry["objective"])
         if entry.get("baseline") is not None:
             tags[BASELINE] = _text(bool(entry["baseline"]))
         return tags | self._place(entry["id"], entry["arm"])
@@ -431,7 +436,8 @@ class Projection(ABC):
             "suite.numerics": entry.get("numerics"),
             "suite.data_digest": data.get("digest") if isinstance(data, Mapping) else None,
             "mlflow.user": environment.get("user"),
-            "mlflow.source.name": entry.get("command"),
+            "mlflow.source.name": entry.get("file"),
+            "suite.command": entry.get("command"),
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git.get("commit") if isinstance(git, Mapping) else git,
         }

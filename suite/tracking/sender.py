@@ -21,11 +21,11 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _MOST_AT_ONCE = 2000  # epoch entries taken together; each trial's become one call
 
 
-class _StartAgain(Exception):  # noqa: N818
+class _StartAgain(Exception):
     """The parent run is gone."""
 
 
-class _Closing(Exception):  # noqa: N818
+class _Closing(Exception):
     """Somebody wants the thread to end."""
 
 
@@ -49,6 +49,7 @@ class Sender:
                 entry.
         """
         self.lost: Exception | None = None
+        self._told: set[str] = set()
         self._tracker = tracker
         self._cursor = cursor
         self._tell = on_state_change or (lambda _: None)
@@ -167,7 +168,9 @@ class Sender:
             if not isinstance(error, (EntryRejected, RunMissing)):
                 log.exception("tracking failed in a way that nobody foresaw")
             text = f"tracking passed over {entries[0]['kind']} entry {entries[0]['seq']}: {redacted(str(error))}"
-            log.warning(text)
+            if text not in self._told:  # entries are tried again after a rebuild; saying it once is enough
+                self._told.add(text)
+                log.warning(text)
             self._tell(text)
 
     def _apply(self, entries: list[Entry]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _METRICS, _PARAMS = 1000, 100  # of one call
+# With this tag the UI knows an experiment that trains models from one that traces language models.
+EXPERIMENT_KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
 
 
 class MlflowTracker(Projection):
@@ -70,6 +72,11 @@ class MlflowTracker(Projection):
         with translated():
             return registry.register(self._client(), self.sweep, run_id, model, example)
 
+    @property
+    def page(self) -> str:
+        """Where the sweep's runs are in MLflow's UI, below its address; its start page shows traces instead."""
+        return f"/#/experiments/{self._experiment}/runs?workflowType=machine_learning"
+
     # ---- what Projection asks for ----------------------------------------------------------------------------------
 
     def _load(self) -> dict[str | None, Run]:
@@ -117,7 +124,7 @@ class MlflowTracker(Projection):
             client = self._client()
             if self._experiment is None:
                 self._experiment = client.create_experiment(
-                    self.sweep, artifact_location=self._location(), tags={KIND: "sweep"}
+                    self.sweep, artifact_location=self._location(), tags={KIND: "sweep", EXPERIMENT_KIND: TRAINING}
                 )
             made = client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
             return Run(made.info.run_id, trial, dict(tags))

@@ -1,0 +1,40 @@
+# One folder, .venv, holds everything; `make demo` and `make test` set it up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: $(READY)  ## set up, and run the quick start to its end: tracked runs in mlflow.db
+	$(BIN)/python -m suite.sweep search_spaces/quickstart.yaml
+
+test: $(READY)  ## set up, and pass the tests (SUITE_CIFAR10, SUITE_TINYIMAGENET_WEIGHTS add those on real images)
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types, import directions, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy suite
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m suite.spec.schema --check
+
+format: $(READY)  ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
+	$(BIN)/python -m suite.spec.schema
+
+clean:  ## remove what sweeps and tools left in this folder, tracked runs included
+	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,12 @@
+"""A sweep's report: what may be concluded from its runs, rebuilt from MLflow alone.
+
+::
+
+    tracking.read -> content (numbers and sentences, by suite.analysis) -> figures, tables -> files, swapped in whole
+
+Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep makes one by itself.
+"""
+
+from suite.report.making import make
+
+__all__ = ["make"]

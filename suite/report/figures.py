@@ -1,0 +1,195 @@
+"""Curves as pictures: one line per arm with a band over its seeds, labelled where it ends.
+
+Drawn without pyplot, so without global state; in two colour schemes and two shapes, so that a page can choose.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from suite.analysis import Curve
+from suite.records import Status
+from suite.report.words import label, scale
+
+IN_COLOUR = 9  # arms besides the baseline that get a colour and a label; the others are grey
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Colours of one background; ``arms`` are told apart by colour-blind readers (after Okabe and Ito, 2008)."""
+
+    paper: str
+    ink: str
+    faint: str
+    grey: str
+    arms: tuple[str, ...]
+
+
+LIGHT = Scheme(
+    "#ffffff", "#1c1e21", "#d9dce1", "#b4b8bf",
+    ("#0072b2", "#d55e00", "#009e73", "#b0498a", "#c98a00", "#3d9fd6", "#7a1f4b", "#7f7f1e", "#33228a"),
+)  # fmt: skip
+DARK = Scheme(
+    "#16181c", "#e8eaed", "#33373e", "#5d636d",
+    ("#5aa9e6", "#ff8a4c", "#3cc79a", "#e79ccb", "#f2c14e", "#9ad8f7", "#d0749b", "#c5c56a", "#9a90e8"),
+)  # fmt: skip
+WIDE, NARROW = (8.0, 4.6), (3.9, 4.4)  # inches; the narrow one keeps its letters readable on a phone
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # so that lines differ in grey print, too
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the figure as it will be drawn."""
+
+    curve: Curve
+    colour: str
+    dash: Any
+    text: str  # "" = not labelled
+
+
+def lines(curves: Sequence[Curve], baselines: Sequence[str], scheme: Scheme) -> list[Line]:
+    """Which arm gets which colour: the baselines' ink, the best arms colours in their order, all others grey."""
+    drawn: list[Line] = []
+    place = 0
+    for curve in curves:
+        if curve.arm in baselines and len(baselines) <= IN_COLOUR:
+            drawn.append(Line(curve, scheme.ink, (0, (3, 1.2)), f"{_text(curve)} (baseline)"))
+        elif place < IN_COLOUR:
+            dash = _DASHES[place // 3 % len(_DASHES)]
+            drawn.append(Line(curve, scheme.arms[place % len(scheme.arms)], dash, _text(curve)))
+            place += 1
+        else:
+            drawn.append(Line(curve, scheme.grey, "-", ""))
+    return drawn
+
+
+def _text(curve: Curve) -> str:
+    word = {Status.FINISHED: "", Status.STOPPED: ", stopped early"}.get(curve.status, ", unfinished")
+    return curve.arm + word
+
+
+def draw(
+    curves: Sequence[Curve], baselines: Sequence[str], metric: str, kind: str, scheme: Scheme = LIGHT,
+    size: tuple[float, float] = WIDE,
+) -> bytes:  # fmt: skip
+    """The figure as a file's content.
+
+    Args:
+        curves: best arm first.
+        kind: ``png`` or ``svg``.
+    """
+    import matplotlib  # half a second to import
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}):
+        picture = Figure(figsize=size, facecolor=scheme.paper)
+        axes = picture.add_axes(_frame(size))
+        found = lines(curves, baselines, scheme)
+        for line in reversed(found):  # the best on top
+            _draw_line(axes, line, scale(metric))
+        _style(axes, metric, scheme, len(found) - sum(bool(line.text) for line in found))
+        _label_ends(axes, [line for line in found if line.text], scale(metric), scheme, size)
+        file = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        picture.savefig(file, format=kind, dpi=200, metadata=metadata, facecolor=scheme.paper)
+    return file.getvalue()
+
+
+def _frame(size: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Left, bottom, width, height of the axes in fractions; the rest is for labels, below them where it is narrow."""
+    if size[0] < 5:
+        return 0.135, 0.42, 0.835, 0.5
+    return 0.075, 0.115, 0.64, 0.8
+
+
+def _draw_line(axes: Any, line: Line, factor: float) -> None:
+    mean, low, high = (
+        [value * factor for value in values] for values in (line.curve.mean, line.curve.low, line.curve.high)
+    )
+    epochs, named = line.curve.epochs, bool(line.text)
+    marker = "o" if len(epochs) <= 12 and named else None
+    axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=2 if named else 0.8, marker=marker, ms=4)
+    if named and line.curve.seeds > 1:
+        axes.fill_between(epochs, low, high, color=line.colour, alpha=0.14, linewidth=0)
+    if line.curve.status is not Status.FINISHED:
+        axes.plot(epochs[-1:], mean[-1:], color=line.colour, marker="x", ms=8, mew=2)
+
+
+def _style(axes: Any, metric: str, scheme: Scheme, grey: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_facecolor(scheme.paper)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(scheme.faint)
+    axes.tick_params(colors=scheme.ink, length=0)
+    axes.grid(axis="y", color=scheme.faint, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.set_xlabel("Epoch", color=scheme.ink)
+    others = f"  ({grey} more arms in grey)" if grey else ""
+    axes.set_title(label(metric) + others, loc="left", color=scheme.ink, fontsize=11, parse_math=False)
+
+
+def _label_ends(axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]) -> None:
+    """A name for each line: to the right of its end; below the axes where that is too narrow."""
+    if size[0] < 5:
+        _label_below(axes, found, scheme)
+        return
+    low, high = axes.get_ylim()
+    ends = [(line.curve.mean[-1] * factor - low) / (high - low) for line in found]
+    last = max((line.curve.epochs[-1] for line in found), default=1)
+    left, right = axes.get_xlim()
+    for line, end, height in zip(found, ends, spread(ends, 0.052), strict=True):
+        start = (line.curve.epochs[-1] - left) / (right - left)
+        alpha = 1.0 if line.curve.epochs[-1] == last else 0.5
+        axes.plot((start, 1.012, 1.03), (end, height, height), color=line.colour, linewidth=0.8, alpha=alpha,
+                  transform=axes.transAxes, clip_on=False)  # fmt: skip
+        axes.text(1.037, height, printable(line.text, 34), transform=axes.transAxes, va="center", color=scheme.ink,
+                  parse_math=False)  # fmt: skip
+
+
+def _label_below(axes: Any, found: Sequence[Line], scheme: Scheme) -> None:
+    for number, line in enumerate(found):
+        height = -0.27 - 0.068 * number
+        axes.plot((0.0, 0.09), (height, height), color=line.colour, linestyle=line.dash, linewidth=2,
+                  transform=axes.transAxes, clip_on=False)  # fmt: skip
+        axes.text(0.12, height, printable(line.text, 44), transform=axes.transAxes, va="center", color=scheme.ink,
+                  fontsize=8.5, parse_math=False)  # fmt: skip
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights moved as little as needed to be ``gap`` apart, in their order; the whole stays around its middle."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    groups: list[list[int]] = []
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and _bottom(groups[-1], heights, gap) < _bottom(groups[-2], heights, gap) + gap * len(
+            groups[-2]
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    placed = list(heights)
+    for group in groups:
+        for number, index in enumerate(group):
+            placed[index] = _bottom(group, heights, gap) + gap * number
+    return placed
+
+
+def _bottom(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    return sum(heights[index] for index in group) / len(group) - gap * (len(group) - 1) / 2
+
+
+def printable(text: str, length: int) -> str:
+    """``text`` on one line, cut in its middle, with boxes for letters that the figure's font lacks."""
+    from matplotlib import font_manager
+
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    text = "".join(letter if ord(letter) in known else "□" for letter in " ".join(text.split()))
+    if len(text) <= length:
+        return text
+    half = (length - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"

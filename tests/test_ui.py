@@ -1,0 +1,114 @@
+"""A plain ``mlflow ui`` in the working folder shows a sweep: looked at in headless Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Folder
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the MLflow UI was not looked at"),
+]
+# without these Chromium looks for Google's hosts at every start
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Folder]]:
+    """A small sweep, and MLflow's own server over what it left."""
+    folder = Folder(tmp_path_factory.mktemp("ui"))
+    folder.write(seeds=[0], description="Is a small step enough?")
+    folder.sweep()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--port", str(port)]
+    with (folder.path / "ui.log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=folder.path, env=folder.environment(), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield _answering(f"http://127.0.0.1:{port}", server), folder
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+
+
+def _answering(url: str, server: subprocess.Popen[bytes]) -> str:
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return url
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("mlflow ui did not start")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1600, "height": 1000})
+        browser.close()
+
+
+def run_id(folder: Folder, name: str) -> str:
+    return str(folder.query("select run_uuid from runs where name = ?", name)[0][0])
+
+
+def test_the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below(
+    address: tuple[str, Folder], page: Any
+) -> None:
+    url, folder = address
+    done = folder.sweep()  # again: already complete, and says where to look
+    link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split("http://127.0.0.1:5000")[1]
+    page.goto(url + link)
+    page.get_by_role("link", name="tiny", exact=True).last.wait_for()
+    assert page.get_by_text("3 matching runs").count() == 1
+    assert page.get_by_text("lr=0.05 seed=0").count() == 0, "children are folded below their parent"
+    page.locator(".ag-row").first.locator("button").first.click()
+    page.get_by_text("lr=0.05 seed=0").first.wait_for()
+    page.get_by_text("lr=0.2 seed=0").first.wait_for()
+
+
+def test_a_childs_page_shows_figures_settings_and_curves(address: tuple[str, Folder], page: Any) -> None:
+    url, folder = address
+    base = f"{url}/#/experiments/1/runs/{run_id(folder, 'lr=0.2 seed=0')}"
+    page.goto(base)
+    page.get_by_text("val/acc", exact=True).first.wait_for()
+    for text in ("test/loss", "train.lr", "model.arch", "tiny_net:build"):
+        assert page.get_by_text(text, exact=True).count() > 0, text
+    page.goto(f"{base}/model-metrics")
+    # a curve of several epochs: a path of more than one point
+    page.wait_for_function("[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))")
+
+
+def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder], page: Any) -> None:
+    url, folder = address
+    base = f"{url}/#/experiments/1/runs"
+    page.goto(f"{base}/{run_id(folder, 'lr=0.2 seed=0')}/artifacts")
+    page.get_by_text("environment.json").first.wait_for()
+    assert page.get_by_text("predictions.npz").count() > 0
+    page.get_by_text("config.yaml").first.click()
+    page.get_by_text("arch: tiny_net:build").first.wait_for()
+    page.goto(f"{base}/{run_id(folder, 'tiny')}/artifacts")
+    page.get_by_text("sweep.yaml").first.wait_for()
+    assert page.get_by_text("plan.json").count() > 0
