@@ -92,14 +92,16 @@ def save(
 
 def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
     """The newest checkpoint that verifies. Damaged ones are set aside as ``*.corrupt`` with one warning each."""
-    for candidate in _candidates(folder):
+    candidates = _candidates(folder)
+    for candidate in candidates:
         reason = _damage(candidate, trial)
         if reason is None:
             manifest = json.loads((candidate / MANIFEST).read_text())
             return Checkpoint(candidate, manifest["epoch"], manifest["step"])
         aside = candidate.with_name(f"{candidate.name}-{uuid.uuid4().hex[:6]}.corrupt")
         candidate.rename(aside)
-        warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, going on from the one before it")
+        then = "starting anew" if candidate is candidates[-1] else "going on from the one before it"
+        warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, {then}")
     return None
 
 

@@ -15,7 +15,7 @@ from suite.analysis import Curve
 from suite.journal import TrialHistory
 from suite.records import VAL_ACC, Status
 from suite.report.stored import Rules, histories, in_plan, parsed
-from suite.report.words import figure, half_width, label, names, points, seconds, some
+from suite.report.words import figure, half_width, heading, label, names, points, scale, seconds, some
 from suite.tracking import SweepRuns
 
 _UNTOLD = 12  # failures and the like beyond so many are only counted
@@ -128,13 +128,15 @@ def table(arms: pd.DataFrame, rules: Rules) -> tuple[tuple[str, ...], tuple[tupl
     wanted = dict.fromkeys((rules.objective.name, VAL_ACC, test, "test/acc", "train/acc"))
     figures = [name for name in wanted if name in arms]
     compared = bool((arms["against"] != "").any())
-    headings = ["Arm", "Seeds", *map(label, figures)]
+    headings = ["Arm", "Seeds", *map(heading, figures)]
     unit = "percentage points" if test.endswith("acc") else test
-    headings += [f"Difference to the baseline, {unit}", "Adjusted p"] if compared else []
+    headings += [f"Difference to the baseline, {unit}"] if compared else []
+    headings += ["Adjusted p"] if (told := bool(arms["p"].notna().any())) else []
     rows = []
     for row in arms.to_dict("records"):
         cells = [str(row["arm"]), _seeds(row), *(_mean(row, name) for name in figures)]
-        cells += [_difference(row, test), _p(row)] if compared else []
+        cells += [_difference(row, test)] if compared else []
+        cells += [_p(row)] if told else []
         rows.append((*cells, str(row["verdict"])))
     return (*headings, "Verdict"), tuple(rows)
 
@@ -174,9 +176,10 @@ def conclusions(arms: pd.DataFrame, rules: Rules) -> list[str]:
     if name not in arms or not arms[name].notna().any():
         return [*said, "Nothing can be concluded yet: no trial has finished."]
     first = arms.iloc[0]
-    leader = f"Highest mean {label(name).lower()}" if rules.objective.goal == "maximize" else f"Lowest mean {name}"
+    leader = f"{'Highest' if rules.objective.goal == 'maximize' else 'Lowest'} mean {label(name).lower()}"
     spread = half_width(name, first[f"{name} low"], first[f"{name} high"])
-    ahead = f"{leader}: {first['arm']}, {figure(name, first[name])}{spread} over {some(first['seeds'], 'seed')}."
+    value = f"{figure(name, first[name])}{spread}{' %' if scale(name) > 1 else ''}"
+    ahead = f"{leader}: {first['arm']}, {value} over {some(first['seeds'], 'seed')}."
     return [*said, ahead + (" Being first in a list is no verdict." if len(arms) > 1 else "")]
 
 

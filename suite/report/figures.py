@@ -12,7 +12,7 @@ from typing import Any
 
 from suite.analysis import Curve
 from suite.records import Status
-from suite.report.words import label, scale
+from suite.report.words import heading, scale
 
 IN_COLOUR = 9  # arms besides the baseline that get a colour and a label; the others are grey
 
@@ -90,11 +90,11 @@ def draw(
         found = lines(curves, baselines, scheme)
         for line in reversed(found):  # the best on top
             _draw_line(axes, line, scale(metric))
-        _style(axes, metric, scheme, len(found) - sum(bool(line.text) for line in found))
-        _label_ends(axes, [line for line in found if line.text], scale(metric), scheme, size)
+        _style(axes, metric, scheme)
+        _label(axes, found, scale(metric), scheme, size)
         file = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        picture.savefig(file, format=kind, dpi=200, metadata=metadata, facecolor=scheme.paper)
+        picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
     return file.getvalue()
 
 
@@ -118,7 +118,7 @@ def _draw_line(axes: Any, line: Line, factor: float) -> None:
         axes.plot(epochs[-1:], mean[-1:], color=line.colour, marker="x", ms=8, mew=2)
 
 
-def _style(axes: Any, metric: str, scheme: Scheme, grey: int) -> None:
+def _style(axes: Any, metric: str, scheme: Scheme) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(scheme.paper)
@@ -131,46 +131,57 @@ def _style(axes: Any, metric: str, scheme: Scheme, grey: int) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.set_xlabel("Epoch", color=scheme.ink)
-    others = f"  ({grey} more arms in grey)" if grey else ""
-    axes.set_title(label(metric) + others, loc="left", color=scheme.ink, fontsize=11, parse_math=False)
+    axes.set_title(heading(metric), loc="left", color=scheme.ink, fontsize=11, parse_math=False)
+    if axes.lines:
+        first, last = axes.dataLim.intervalx
+        axes.set_xlim(first - (last - first or 1) * 0.03, last + (last - first or 1) * 0.02)
 
 
-def _label_ends(axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]) -> None:
-    """A name for each line: to the right of its end; below the axes where that is too narrow."""
+def _label(axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]) -> None:
+    """A name for each coloured line: to the right of its end, or below the axes where that is too narrow."""
+    named = [line for line in found if line.text]
     if size[0] < 5:
-        _label_below(axes, found, scheme)
-        return
-    low, high = axes.get_ylim()
-    ends = [(line.curve.mean[-1] * factor - low) / (high - low) for line in found]
-    last = max((line.curve.epochs[-1] for line in found), default=1)
-    left, right = axes.get_xlim()
-    for line, end, height in zip(found, ends, spread(ends, 0.052), strict=True):
+        _label_below(axes, named, scheme)
+    else:
+        _label_ends(axes, named, factor, scheme)
+    if grey := len(found) - len(named):
+        height = _below(len(named)) if size[0] < 5 else -0.15
+        axes.text(0.0, height, f"in grey: {grey} more", transform=axes.transAxes, va="center", color=scheme.ink,
+                  fontsize=8.5)  # fmt: skip
+
+
+def _label_ends(axes: Any, named: Sequence[Line], factor: float, scheme: Scheme) -> None:
+    (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
+    ends = [(line.curve.mean[-1] * factor - low) / (high - low) for line in named]
+    last = max((line.curve.epochs[-1] for line in named), default=1)
+    for line, end, height in zip(named, ends, spread(ends, 0.052), strict=True):
         start = (line.curve.epochs[-1] - left) / (right - left)
         alpha = 1.0 if line.curve.epochs[-1] == last else 0.5
         axes.plot((start, 1.012, 1.03), (end, height, height), color=line.colour, linewidth=0.8, alpha=alpha,
                   transform=axes.transAxes, clip_on=False)  # fmt: skip
-        axes.text(1.037, height, printable(line.text, 34), transform=axes.transAxes, va="center", color=scheme.ink,
+        axes.text(1.037, height, printable(line.text, 32), transform=axes.transAxes, va="center", color=scheme.ink,
                   parse_math=False)  # fmt: skip
 
 
-def _label_below(axes: Any, found: Sequence[Line], scheme: Scheme) -> None:
-    for number, line in enumerate(found):
-        height = -0.27 - 0.068 * number
+def _label_below(axes: Any, named: Sequence[Line], scheme: Scheme) -> None:
+    for number, line in enumerate(named):
+        height = _below(number)
         axes.plot((0.0, 0.09), (height, height), color=line.colour, linestyle=line.dash, linewidth=2,
                   transform=axes.transAxes, clip_on=False)  # fmt: skip
-        axes.text(0.12, height, printable(line.text, 44), transform=axes.transAxes, va="center", color=scheme.ink,
+        axes.text(0.12, height, printable(line.text, 40), transform=axes.transAxes, va="center", color=scheme.ink,
                   fontsize=8.5, parse_math=False)  # fmt: skip
 
 
+def _below(number: int) -> float:
+    return -0.27 - 0.072 * number
+
+
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights moved as little as needed to be ``gap`` apart, in their order; the whole stays around its middle."""
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    """Heights in [0, 1], moved as little as needed to be ``gap`` apart, in their order."""
     groups: list[list[int]] = []
-    for index in order:
+    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
         groups.append([index])
-        while len(groups) > 1 and _bottom(groups[-1], heights, gap) < _bottom(groups[-2], heights, gap) + gap * len(
-            groups[-2]
-        ):
+        while len(groups) > 1 and _bottom(groups[-1], heights, gap) < _top(groups[-2], heights, gap) + gap:
             groups[-2:] = [groups[-2] + groups[-1]]
     placed = list(heights)
     for group in groups:
@@ -180,7 +191,14 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _bottom(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
-    return sum(heights[index] for index in group) / len(group) - gap * (len(group) - 1) / 2
+    """Where the lowest of labels that touch goes: around their middle, but inside the axes."""
+    height = gap * (len(group) - 1)
+    middle = sum(heights[index] for index in group) / len(group)
+    return max(0.0, min(middle - height / 2, 1.0 - height))
+
+
+def _top(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    return _bottom(group, heights, gap) + gap * (len(group) - 1)
 
 
 def printable(text: str, length: int) -> str:

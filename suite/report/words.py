@@ -7,14 +7,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 _SPLITS = {"train": "Training", "val": "Validation", "test": "Test"}
-_FIGURES = {"acc": "accuracy, %", "balanced_acc": "balanced accuracy, %", "loss": "loss"}
+_FIGURES = {"acc": "accuracy", "balanced_acc": "balanced accuracy", "loss": "loss"}
 _NAMED = 8  # names in a sentence; more are counted
 
 
 def label(metric: str) -> str:
-    """``val/acc`` -> ``Validation accuracy, %``; names without a plain word stay."""
+    """``val/acc`` -> ``Validation accuracy``; names without a plain word stay."""
     split, _, name = metric.partition("/")
     return f"{_SPLITS[split]} {_FIGURES[name]}" if split in _SPLITS and name in _FIGURES else metric
+
+
+def heading(metric: str) -> str:
+    """The same with its unit: ``Validation accuracy, %``."""
+    return label(metric) + (", %" if scale(metric) > 1 else "")
 
 
 def scale(metric: str) -> float:

@@ -1,0 +1,181 @@
+"""Trials that fail, and workers that die: the sweep goes on, and says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from alone import alone, ends
+from conftest import TINY, Folder
+
+pytestmark = pytest.mark.slow
+
+# A network that ends its process in training; and one whose worker keeps a checkpoint of every epoch and counts steps.
+MORE = '''
+
+class Exits(Tiny):
+    def forward(self, x):
+        if self.training:
+            os._exit(7)
+        return super().forward(x)
+
+
+def exits(num_classes):
+    return Exits(num_classes)
+
+
+class Counted(Tiny):
+    def forward(self, x):
+        if self.training:
+            import suite.train
+            suite.train.SAVE_EVERY_S = 0.0
+            with open(os.environ["STEPS"], "a") as file:
+                file.write(f"{os.getpid()}\\n")
+        return super().forward(x)
+
+
+def counted(num_classes):
+    return Counted(num_classes)
+'''
+
+
+def workers(driver: int) -> list[psutil.Process]:
+    """The Ray workers of a sweep that train at this moment."""
+    return [
+        process
+        for process in psutil.Process(driver).children(recursive=True)
+        if process.name().startswith("ray::") and "train" in process.name().lower()
+    ]
+
+
+def kill_the_worker(process: Any) -> None:
+    """SIGKILL to the worker of the only trial that runs."""
+    end = time.monotonic() + 60
+    while not (found := workers(process.pid)):
+        assert time.monotonic() < end, "there is no worker to kill"
+        time.sleep(0.02)
+    for worker in found:
+        os.kill(worker.pid, signal.SIGKILL)
+
+
+def reasons(folder: Folder) -> dict[str, str]:
+    """Run name -> ``suite.reason`` of the failed runs, as MLflow has it."""
+    rows = folder.query(
+        "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.reason' "
+        "where r.status = 'FAILED' and r.lifecycle_stage = 'active'"
+    )
+    return dict(rows)
+
+
+def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
+    """Divergence, an exception, no memory, a process that ends itself; then launched again, then with a retry."""
+    (folder.path / "tiny_net.py").write_text(TINY + MORE)
+    folder.write(
+        parameters=None,
+        arms={
+            "exits": {"model.arch": "tiny_net:exits"},
+            "diverges": {"train.lr": 1e30},
+            "broken": {"model.arch": "tiny_net:broken"},
+            "hungry": {"model.arch": "tiny_net:hungry"},
+            "fine": {},
+        },
+        seeds=[0],
+        baseline="fine",
+    )
+    done = folder.sweep(code=3)
+    print(time.monotonic(), done.stdout, done.stderr)
+    failing = ["exits", "diverges", "broken", "hungry"]
+    assert folder.runs() == {f"{arm} seed=0": "FAILED" for arm in failing} | {"fine seed=0": "FINISHED"}
+    assert folder.parents() == ["FINISHED"]
+    found = reasons(folder)
+    assert "diverged in epoch 1: train/loss is nan" in found["diverges seed=0"]
+    line = 1 + TINY.split("the user's own mistake")[0].count("\n")
+    assert found["broken seed=0"] == f"ValueError: the user's own mistake (tiny_net.py:{line})"
+    assert "out of memory with tiny_net:hungry at batch 50" in found["hungry seed=0"]
+    assert found["exits seed=0"].startswith("the worker died") and "each time" in found["exits seed=0"]
+    for name, reason in found.items():
+        assert f"failed: {name}: {reason}" in done.stdout
+    # an exception may be an accident, so it is tried once more; divergence and memory are not
+    assert done.stdout.count("! broken seed=0:") == 1 and "trying once more" in done.stdout
+    assert "! diverges" not in done.stdout and "! hungry" not in done.stdout
+    folder.assert_tracked()
+
+    # the same again runs nothing, and still says that not all is well
+    ids = folder.query("select run_uuid, name from runs")
+    before = folder.journal
+    done = folder.sweep(code=3)
+    print(time.monotonic(), done.stdout, done.stderr)
+    assert not [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "epoch", "end")]
+    assert "--retry-errored" in done.stdout
+
+    # once what was wrong is no longer wrong, a retry finishes it: in the same run
+    folder.write(
+        parameters=None,
+        arms={"exits": {"model.arch": "tiny_net:exits"}, "hungry": {"model.arch": "tiny_net:hungry"}, "fine": {}},
+        seeds=[0],
+        baseline="fine",
+    )
+    before = folder.journal
+    print(time.monotonic(), folder.sweep("--retry-errored", "--only", "hungry", code=3).stdout)
+    added = [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "end")]
+    hungry = next(entry["id"] for entry in before if entry["kind"] == "trial" and entry["arm"] == "hungry")
+    assert [(entry["kind"], entry["id"]) for entry in added] == [("start", hungry), ("end", hungry)]
+    assert sorted(folder.query("select run_uuid, name from runs")) == sorted(ids), "a retry must not make a second run"
+    assert folder.runs()["hungry seed=0"] == "FAILED"
+
+
+def test_a_retry_may_succeed_in_the_run_that_failed(folder: Folder) -> None:
+    """The failure lies outside the module, whose source is part of the trial's identity."""
+    once = "\n\nclass Needs(Tiny):\n    def forward(self, x):\n        if self.training and not os.path.exists('there'):\n"
+    once += "            raise RuntimeError('no licence')\n        return super().forward(x)\n\n\ndef needs(n):\n    return Needs(n)\n"
+    (folder.path / "tiny_net.py").write_text(TINY + once)
+    folder.write(parameters=None, seeds=[0])
+    folder.sweep("model.arch=tiny_net:needs", code=3)
+    ids = folder.query("select run_uuid from runs")
+    assert folder.runs() == {"tiny seed=0": "FAILED"} and "no licence" in reasons(folder)["tiny seed=0"]
+    (folder.path / "there").touch()
+    folder.sweep("model.arch=tiny_net:needs", "--retry-errored")
+    assert folder.runs() == {"tiny seed=0": "FINISHED"}
+    assert folder.query("select run_uuid from runs") == ids
+    assert folder.query("select value from tags where key = 'suite.reason' and value != ''") == []
+    folder.assert_tracked()
+
+
+def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trials of different length in one pack: what is over stays over, what is left loses no checkpointed epoch."""
+    (folder.path / "tiny_net.py").write_text(TINY + MORE)
+    folder.write(
+        trial={
+            "data": {"name": "digits", "image_size": 8, "train_size": 400},
+            "model": {"arch": "tiny_net:counted"},
+            "train": {"epochs": 8, "batch_size": 50, "lr": 0.05, "precision": "fp32"},
+        },
+        parameters={"train.epochs": {"values": [1, 8]}},
+        resources={"cpu": 1, "pack": 2},
+        seeds=[0],
+    )
+    steps = tmp_path / "steps"
+    process = folder.start(SLOW="0.1", STEPS=str(steps))
+    folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 4)
+    kill_the_worker(process)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "! epochs=8 seed=0: the worker died" in output and "going on from the last checkpoint" in output
+    assert "! epochs=1" not in output and "came out differently" not in output
+    assert folder.runs() == {"epochs=1 seed=0": "FINISHED", "epochs=8 seed=0": "FINISHED"}
+    assert {name: len(each) for name, each in ends(folder.journal).items()} == {"epochs=1 seed=0": 1, "epochs=8 seed=0": 1}
+    # 8 steps an epoch, 9 epochs: no more than the epoch in progress may have been trained twice
+    done = steps.read_text().split()
+    assert len(set(done)) == 2, "the trial must have gone on in another process"
+    assert 72 <= len(done) <= 72 + 8, f"{len(done) - 72} steps were trained again"
+    folder.assert_tracked()
+    curves = folder.curves()
+    monkeypatch.setenv("STEPS", str(steps))
+    assert curves == alone(folder.path, tmp_path / "alone", monkeypatch)

@@ -1,0 +1,657 @@
+"""The loop in this process: what each setting does to a step, resuming at every step, damaged checkpoints."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import pickle
+import random
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import balanced_accuracy_score
+from torch import nn
+from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
+
+from suite import checkpoint, data, models, optim, train
+from suite.errors import DivergedError, OutOfMemoryError
+from suite.records import Numerics, stream
+from suite.spec import TrialConfig
+
+FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every epoch."""
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
+
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+def rates(epochs: int = 8, per_epoch: int = 1, **settings: Any) -> list[float]:
+    config = TrialConfig.model_validate({"train": {"epochs": epochs, **settings}}).train
+    return [optim.multiplier(step, per_epoch, config) for step in range(epochs * per_epoch)]
+
+
+def test_constant_and_step_are_as_written_out() -> None:
+    assert rates(schedule="constant") == [1.0] * 8
+    assert rates(schedule="step") == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates(schedule="step", epochs=4, per_epoch=4) == pytest.approx([1] * 8 + [0.1] * 4 + [0.01] * 4)
+
+
+def test_the_steps_of_step_are_shares_of_all_epochs_also_with_a_warm_up() -> None:
+    assert rates(schedule="step", warmup_epochs=2) == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(("warmup", "per_epoch", "first"), [
+    (2, 2, [0.25, 0.5, 0.75, 1.0]),
+    (0.5, 5, [1 / 3, 2 / 3, 1.0]),
+    (0.1, 5, [1.0]),
+])  # fmt: skip
+def test_the_warm_up_rises_in_equal_steps_to_the_peak(warmup: float, per_epoch: int, first: list[float]) -> None:
+    for schedule in ("constant", "cosine"):
+        found = rates(schedule=schedule, warmup_epochs=warmup, per_epoch=per_epoch)
+        assert found[: len(first)] == pytest.approx(first)
+        assert max(found) == 1.0 and found.index(1.0) == len(first) - 1
+
+
+def test_cosine_is_torchs() -> None:
+    for total in (1, 2, 7, 40):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+        expected = []
+        for _ in range(total):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates(schedule="cosine", epochs=total) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_cycle_is_torchs_to_within_a_step_with_a_straight_rise_from_zero() -> None:
+    total = 200
+    found = rates(schedule="one_cycle", epochs=10, per_epoch=20)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=total, pct_start=0.3, div_factor=1e9, final_div_factor=1e9, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(total):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert found[:60] == pytest.approx([(step + 1) / 60 for step in range(60)])
+    assert max(found) == 1.0 and found.index(1.0) == np.argmax(expected) == 59
+    slope = math.pi / 2 / 140  # the steepest change of the cosine in one step
+    assert max(abs(a - b) for a, b in zip(found[59:], expected[59:], strict=True)) <= 1.01 * slope
+    assert 0 <= found[-1] < 0.001
+    assert all(0 < rate <= 1 for rate in rates(schedule="one_cycle", epochs=1)), "one step only"
+
+
+def test_the_rate_on_record_is_the_one_of_the_last_step(tmp_path: Path) -> None:
+    found = finish(training(trial(epochs=4, schedule="step"), tmp_path)).records
+    assert [record.metrics["train/lr"] for record in found] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
+
+
+# ---- one step, written out -------------------------------------------------------------------------------------------
+
+
+def steps_of(build: Any, count: int, **settings: Any) -> tuple[list[list[torch.Tensor]], Any]:
+    """Weights after each of ``count`` steps on fixed gradients; and the gradients."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    gradients = [[torch.randn_like(parameter) for parameter in net.parameters()] for _ in range(count)]
+    config = TrialConfig.model_validate({"train": {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9, **settings}}).train
+    optimizer = build(list(net.parameters()), config)
+    weights = [[parameter.detach().clone() for parameter in net.parameters()]]
+    for drawn in gradients:
+        for parameter, gradient in zip(net.parameters(), drawn, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        weights.append([parameter.detach().clone() for parameter in net.parameters()])
+    return weights, gradients
+
+
+def ours(parameters: list[nn.Parameter], config: Any) -> torch.optim.Optimizer:
+    return optim.build(parameters[:4], parameters[4:], config)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str) -> None:
+    """Nesterov as in Sutskever et al. 2013, Adam as in Kingma and Ba 2014, AdamW as in Loshchilov and Hutter 2017."""
+    weights, gradients = steps_of(ours, 3, optimizer=optimizer)
+    for place, start in enumerate(weights[0]):
+        decay = 0.01 if start.ndim >= 2 else 0.0  # biases and BatchNorm do not decay
+        p, first, second = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
+        for count, drawn in enumerate(gradients, start=1):
+            g = drawn[place].double()
+            if optimizer == "sgd":
+                g = g + decay * p
+                first = g if count == 1 else 0.9 * first + g
+                p = p - 0.1 * (g + 0.9 * first)
+            else:
+                if optimizer == "adamw":
+                    p = p - 0.1 * decay * p
+                else:
+                    g = g + decay * p
+                first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+                p = p - 0.1 * (first / (1 - 0.9**count)) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
+            torch.testing.assert_close(weights[count][place].double(), p, rtol=1e-5, atol=1e-6)
+
+
+def test_without_momentum_a_step_goes_down_the_gradient() -> None:
+    weights, gradients = steps_of(ours, 1, momentum=0.0, weight_decay=0.0)
+    for start, after, gradient in zip(*weights, gradients[0], strict=True):
+        torch.testing.assert_close(after, start - 0.1 * gradient)
+
+
+def test_the_backbones_rate_is_a_multiple_of_the_heads(tmp_path: Path) -> None:
+    made = training(trial("nets:plain", backbone_lr_scale=0.25, schedule="constant"), tmp_path)
+    made.advance()
+    assert sorted({group["lr"] for group in made.optimizer.param_groups}) == pytest.approx([0.0125, 0.05])
+    still = training(trial("nets:plain", backbone_lr_scale=0.0), tmp_path / "still")
+    before = {name: value.clone() for name, value in still.model.state_dict().items()}
+    still.advance()
+    moved = {name for name, value in still.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(
+    ("augment", "settings"),
+    [
+        ("none", {}),
+        ("none", {"label_smoothing": 0.2}),
+        ("none", {"class_weights": "balanced"}),
+        ("none", {"class_weights": "balanced", "label_smoothing": 0.2}),
+        ("none", {"grad_clip": 0.05}),
+        ("flip+mixup", {}),
+        ("cutmix", {"label_smoothing": 0.2, "class_weights": "balanced"}),
+    ],
+    ids=str,
+)
+def test_the_gradient_of_the_first_step_is_the_written_out_one(
+    tmp_path: Path, augment: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = images((30, 20, 10, 8))
+    made = training(trial("nets:plain", augment=augment, seed=3, data__val_size=0, **settings), tmp_path, dataset, LAST_LOSS)
+    caught: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(
+        made.optimizer, "step", lambda: caught.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None])
+    )
+    made.should_stop = stopping_at(1)
+    assert made.advance() is None
+
+    config = TrialConfig.model_validate(made.trial.config)
+    split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+    rows = torch.from_numpy(split.train)[data.epoch_order(68, 3, 0)[:10]]
+    picked, labels = torch.from_numpy(dataset.train_images)[rows], torch.from_numpy(dataset.train_labels)[rows]
+    pixels, targets = made.augment(picked, labels, torch.Generator().manual_seed(stream(3, "augment", 0, 0)))
+    if augment == "none":
+        torch.testing.assert_close(pixels, picked.float() / 255)
+        targets = F.one_hot(labels, 4).float()
+    else:
+        assert targets.ndim == 2 and ((targets > 0).sum(1) > 1).any(), "no label was mixed"
+    every = torch.from_numpy(dataset.train_images)[torch.from_numpy(split.train)].double() / 255
+    mean, std = every.mean((0, 2, 3)), every.std((0, 2, 3), correction=0)
+    pixels = (pixels - mean.float().view(1, 3, 1, 1)) / std.float().view(1, 3, 1, 1)
+    net = models.build(config.model, 4, seed=3)
+    log_p = net(pixels).log_softmax(1)
+    smoothing = settings.get("label_smoothing", 0.0)
+    targets = targets * (1 - smoothing) + smoothing / 4
+    weights = torch.ones(4)
+    if "class_weights" in settings:
+        weights = 68 / (4 * torch.bincount(torch.from_numpy(dataset.train_labels)).float())
+    losses = -(targets * weights * log_p).sum(1)
+    # torch divides by the weights of the labels where they are classes, by the images where they are mixtures
+    loss = losses.sum() / weights[labels].sum() if augment == "none" else losses.mean()
+    loss.backward()
+    expected = [parameter.grad for parameter in net.parameters()]
+    if "grad_clip" in settings:
+        norm = torch.cat([gradient.flatten() for gradient in expected if gradient is not None]).norm()
+        assert norm > 0.05
+        expected = [gradient * 0.05 / norm for gradient in expected if gradient is not None]
+    torch.testing.assert_close(caught[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_on_record_has_neither_smoothing_nor_class_weights(tmp_path: Path) -> None:
+    """Otherwise arms that differ there could not be compared."""
+    dataset = images((40, 10, 10, 10))
+    settings: dict[str, Any] = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    one = finish(training(trial("nets:plain", **settings), tmp_path / "1", dataset))
+    two = finish(training(
+        trial("nets:plain", label_smoothing=0.3, class_weights="balanced", **settings), tmp_path / "2", dataset
+    ))  # fmt: skip
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert one.records[0].metrics[name] == pytest.approx(two.records[0].metrics[name], rel=1e-5)
+
+
+def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_path: Path) -> None:
+    made = training(trial(ema=0.7, model__freeze_depth=2), tmp_path)
+    average: dict[str, torch.Tensor] = {}
+    step = made.optimizer.step
+
+    def observed() -> None:
+        step()
+        for name, value in made.model.state_dict().items():
+            new = value.detach().clone().double()
+            average[name] = average[name] * 0.7 + new * 0.3 if name in average else new
+
+    made.optimizer.step = observed  # type: ignore[method-assign,assignment]
+    record = made.advance()
+    assert made.averaged is not None and record is not None
+    for name, value in made.averaged.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), average[name], rtol=1e-4, atol=1e-6)
+    made.averaged.module.eval()
+    with torch.inference_mode():
+        pixels = made.test.images[made.test.index].float() / 255
+        logits = made.averaged.module((pixels - made.mean) / made.std)
+    right = (logits.argmax(1) == made.test.labels[made.test.index]).double().mean()
+    assert record.metrics["test/acc"] == pytest.approx(float(right))
+    assert record.metrics["test/loss"] == pytest.approx(
+        float(F.cross_entropy(logits.double(), made.test.labels[made.test.index])), rel=1e-5
+    )
+
+
+# ---- what an epoch says ----------------------------------------------------------------------------------------------
+
+
+def test_balanced_accuracy_is_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for classes in (2, 3, 7):
+        for _ in range(20):
+            labels = torch.randint(classes, (23,), generator=generator) ** 2 % classes  # some classes may be missing
+            logits = torch.randn(23, classes, generator=generator)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of a predicted class that has no image
+                expected = balanced_accuracy_score(labels, logits.argmax(1))
+            found = train._figures("val", logits, labels)
+            assert found["val/balanced_acc"] == pytest.approx(expected)
+            assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
+
+
+def test_the_training_figures_are_those_of_each_step(tmp_path: Path) -> None:
+    made = training(trial("nets:plain", lr=1e-12, epochs=1), tmp_path)
+    (record,) = finish(made).records
+    with torch.inference_mode():
+        logits = made.model((made.train.images[made.train.index].float() / 255 - made.mean) / made.std)
+    labels = made.train.labels[made.train.index]
+    assert record.metrics["train/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    assert record.metrics["train/acc"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+
+
+def test_test_labels_select_nothing(tmp_path: Path) -> None:
+    dataset = images()
+    turned = replace(dataset, test_labels=(dataset.test_labels + 1) % 4)
+    one = finish(training(trial(epochs=6, patience=3), tmp_path / "1", dataset))
+    two = finish(training(trial(epochs=6, patience=3), tmp_path / "2", turned))
+    kept = [[{k: v for k, v in each.items() if not k.startswith("test/")} for each in plain(x.records)] for x in (one, two)]
+    assert kept[0] == kept[1] and one.records[-1].metrics["test/acc"] != two.records[-1].metrics["test/acc"]
+    ends = [one.finish(), two.finish()]
+    assert ends[0]["best_epoch"] == ends[1]["best_epoch"] and ends[0]["best_value"] == ends[1]["best_value"]
+    best = [torch.load(tmp_path / which / "best.pt", weights_only=True)["model"] for which in "12"]
+    assert not differing(*best)
+
+
+@pytest.mark.parametrize("strategy", ["best", "last"])
+def test_patience_ends_a_trial_that_no_longer_improves(tmp_path: Path, strategy: str) -> None:
+    made = training(
+        trial("nets:plain", epochs=30, lr=1e-12, patience=3), tmp_path, objective=replace(ACC, strategy=strategy)
+    )
+    assert len(finish(made).records) == 4, "the first epoch, and three that are no better"
+    assert len(training(made.trial, tmp_path, objective=made.objective).records) == 4
+    assert training(made.trial, tmp_path, objective=made.objective).complete, "patience outlives the process"
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_epoch(tmp_path: Path) -> None:
+    made = training(trial(lr=1e30, epochs=3), tmp_path)
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1: \w+/loss is (nan|inf)"):
+        finish(made)
+    made = training(trial(epochs=3), tmp_path)
+    made.advance()
+    with torch.no_grad():
+        made.model.get_parameter("fc.bias").fill_(float("nan"))
+    with pytest.raises(DivergedError, match="diverged in epoch 2"):
+        made.advance()
+    assert len(made.records) == 1, "no record without a figure"
+
+
+def test_running_out_of_memory_says_with_what(tmp_path: Path) -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ):
+        made = training(trial(), tmp_path)
+
+        def fail(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        made.model.forward = fail  # type: ignore[method-assign,assignment]
+        with pytest.raises(OutOfMemoryError, match="out of memory with nets:tiny at batch 10"):
+            made.advance()
+
+
+def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
+    made = finish(training(trial(data__val_size=0), tmp_path, objective=LAST_LOSS))
+    assert not any(name.startswith("val/") for record in made.records for name in record.metrics)
+    facts = made.finish()
+    assert facts["best_epoch"] == 2 and facts["files"] == ["predictions.npz", "best.pt"]
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before(tmp_path: Path) -> None:
+    """BatchNorm refuses a single value per channel."""
+    sizes = lambda count, size: [each.stop - each.start for each in train._batches(count, size)]  # noqa: E731
+    assert sizes(61, 20) == [20, 20, 21] and sizes(62, 20) == [20, 20, 20, 2] and sizes(60, 20) == [20] * 3
+    assert sizes(1, 20) == [1] and sizes(21, 20) == [21]
+    made = training(trial(data__val_size=0, data__train_size=61, batch_size=20), tmp_path, objective=LAST_LOSS)
+    seen: list[int] = []
+    made.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if made.model.training else None)
+    made.advance()
+    assert seen == [20, 20, 21] and made.steps_per_epoch == 3
+
+
+def test_bf16_trains_like_fp32(tmp_path: Path) -> None:
+    curves = [
+        [record.metrics["train/loss"] for record in finish(training(
+            trial(epochs=3), tmp_path / precision, numerics=Numerics(precision, channels_last=True)
+        )).records]
+        for precision in ("fp32", "bf16")
+    ]  # fmt: skip
+    assert curves[0] != curves[1], "bf16 was not used"
+    assert curves[0] == pytest.approx(curves[1], rel=0.03)
+
+
+def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
+    runs = [plain(finish(training(trial(seed=seed), tmp_path / str(n))).records) for n, seed in enumerate((1, 2, 1))]
+    assert runs[0] == runs[2] != runs[1]
+
+
+def test_what_ran_before_in_the_process_changes_nothing(tmp_path: Path) -> None:
+    """A, B, A: with and without another network in between, whatever state it leaves."""
+    first = finish(training(trial(), tmp_path / "1"))
+    finish(training(trial("nets:plain", seed=5, augment="flip+cutout"), tmp_path / "2"))
+    torch.manual_seed(99)
+    random.seed(99)
+    np.random.seed(99)
+    second = finish(training(trial(), tmp_path / "3"))
+    assert not differing(everything(first), everything(second))
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd"}, FULL], ids=["sgd", "all at once"])
+def test_a_stop_at_any_step_changes_no_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
+    made = trial(augment="flip+crop+cutout+mixup", **settings)
+    unbroken = finish(training(made, tmp_path / "unbroken"))
+    whole, facts = everything(unbroken), unbroken.finish()
+    steps = 2 * unbroken.steps_per_epoch
+    for step in range(steps):
+        folder = tmp_path / f"stopped{step}"
+        stopped = training(made, folder, should_stop=stopping_at(step))
+        while stopped.advance() is not None:
+            pass
+        assert (stopped.epoch, stopped.step) == divmod(step, unbroken.steps_per_epoch)
+        resumed = finish(training(made, folder))
+        assert not differing(everything(resumed), whole), f"stopped before step {step}"
+        assert {**resumed.finish(), "metrics": None} == {**facts, "metrics": None}
+        for name in ("best.pt", "predictions.npz"):
+            found, expected = ((base / name).read_bytes() for base in (folder, tmp_path / "unbroken"))
+            assert found == expected, name
+
+
+def test_a_stop_at_every_step_changes_no_bit(tmp_path: Path) -> None:
+    """A machine that is taken away all the time still gets there."""
+    made = trial(augment="flip+mixup", **FULL)
+    whole = everything(finish(training(made, tmp_path / "unbroken")))
+    for _ in range(200):
+        broken = training(made, tmp_path / "broken", should_stop=stopping_at(1))
+        if broken.complete:
+            break
+        while broken.advance() is not None:
+            pass
+    assert not differing(everything(training(made, tmp_path / "broken")), whole)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_lost_process_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
+    whole = everything(finish(training(trial(epochs=4), tmp_path / "unbroken")))
+    lost = training(trial(epochs=4), tmp_path / "lost")
+    lost.advance()
+    lost.advance()
+    lost.should_stop, lost.allowed = stopping_at(2), lambda: False  # steps of the third epoch that nobody saved
+    assert lost.advance() is None
+    resumed = training(trial(epochs=4), tmp_path / "lost")
+    assert (resumed.epoch, resumed.step) == (2, 0)
+    assert not differing(everything(finish(resumed)), whole)
+
+
+def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
+    made = training(trial(epochs=5, lr=0.2), tmp_path)
+    states, tests = [], []
+    while not made.complete:
+        made.advance()
+        states.append({name: value.clone() for name, value in made.model.state_dict().items()})
+        tests.append(made.evaluate_test()[0])
+    facts = made.finish()
+    at = facts["best_epoch"] - 1
+    assert at == int(np.argmax([record.metrics["val/acc"] for record in made.records]))
+    assert not differing(torch.load(tmp_path / "best.pt", weights_only=True)["model"], states[at])
+    with np.load(tmp_path / "predictions.npz") as kept:
+        torch.testing.assert_close(torch.from_numpy(kept["logits"]), tests[at])
+        assert (kept["labels"] == made.test.labels[made.test.index].numpy()).all()
+    network = train.rebuild(made.trial, tmp_path / "best.pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(network(made.test.images[made.test.index].float() / 255), tests[at])
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("frozen_statistics", [False, True])
+def test_frozen_layers_stay_and_are_not_stored(tmp_path: Path, frozen_statistics: bool, ema: float | None) -> None:
+    made = training(
+        trial(model__freeze_depth=2, model__freeze_batchnorm=frozen_statistics, ema=ema, epochs=1), tmp_path
+    )
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    finish(made)
+    moved = {name for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = set() if frozen_statistics else {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
+    frozen = {"conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias"}
+    first = {name for name in before if name.startswith(("conv1", "bn1"))}
+    assert moved & first == statistics and moved - first == before.keys() - first
+    found = checkpoint.newest(tmp_path / "checkpoints", made.trial.id)
+    assert found is not None
+    last = found.read("last.pt")
+    stored = [last["model"], found.read("best.pt")["model"]]
+    stored += [last["averaged"]["model"]] if ema else []
+    for state in stored:
+        assert not state.keys() & frozen and statistics <= state.keys() and "fc.weight" in state
+        assert not frozen_statistics or not state.keys() & first
+    assert len(last["optimizer"]["state"]) == len(before) - len(first) - 3, "the optimizer remembers what it trains"
+    assert not differing(everything(training(made.trial, tmp_path)), everything(made))
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial's folder with the checkpoints of epochs 2 and 3 of 4."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "SAVE_EVERY_S", 0.0)
+        made = training(trial(epochs=4, ema=0.5), folder)
+        for _ in range(3):
+            made.advance()
+    assert names(folder) == ["e00002s000000", "e00003s000000"]
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1 << bit
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a flipped bit in the weights": (lambda newest: flip(newest / "last.pt", 2000), "last.pt does not match its sha256"),
+    "a flipped bit in the best": (lambda newest: flip(newest / "best.pt", 1500), "best.pt does not match its sha256"),
+    "a cut file": (
+        lambda newest: (newest / "last.pt").write_bytes((newest / "last.pt").read_bytes()[:-7]), "last.pt has .* bytes instead"
+    ),
+    "an empty file": (lambda newest: (newest / "last.pt").write_bytes(b""), "last.pt has 0 bytes instead of"),
+    "a missing file": (lambda newest: (newest / "last.pt").unlink(), "last.pt is missing"),
+    "no manifest": (lambda newest: (newest / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
+    "an empty manifest": (lambda newest: (newest / "MANIFEST.json").write_text(""), "unreadable"),
+    "another shape of manifest": (lambda newest: (newest / "MANIFEST.json").write_text('["files"]'), "unreadable"),
+    "another trial's": (
+        lambda newest: (newest / "MANIFEST.json").write_text(
+            (newest / "MANIFEST.json").read_text().replace("0123456789abcdef", "fedcba9876543210")
+        ),
+        "it belongs to trial fedcba9876543210",
+    ),
+    "another epoch's": (
+        lambda newest: (newest / "MANIFEST.json").write_text(
+            (newest / "MANIFEST.json").read_text().replace('"epoch": 3', '"epoch": 2')
+        ),
+        "its manifest speaks of epoch 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    tmp_path: Path, two_checkpoints: Path, damage: str
+) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "trial")
+    spoil, reason = DAMAGES[damage]
+    spoil(tmp_path / "trial" / "checkpoints" / "e00003s000000")
+    said: list[str] = []
+    resumed = training(trial(epochs=4, ema=0.5), tmp_path / "trial", warn=said.append)
+    assert resumed.epoch == 2
+    assert len(said) == 1 and "damaged" in said[0] and "going on from the one before it" in said[0]
+    pytest.importorskip("re")
+    import re
+
+    assert re.search(reason, said[0]), said[0]
+    assert sum(name.endswith(".corrupt") for name in names(tmp_path / "trial")) == 1
+    whole = everything(finish(training(trial(epochs=4, ema=0.5), tmp_path / "unbroken")))
+    assert not differing(everything(finish(resumed)), whole)
+    # the one set aside is neither looked at again nor in the way
+    assert not differing(everything(training(trial(epochs=4, ema=0.5), tmp_path / "trial", warn=said.append)), whole)
+    assert len(said) == 1
+
+
+def test_no_flipped_bit_anywhere_in_a_checkpoint_goes_unnoticed(tmp_path: Path, two_checkpoints: Path) -> None:
+    generator = random.Random(0)
+    sizes = {path.name: path.stat().st_size for path in (two_checkpoints / "checkpoints" / "e00003s000000").iterdir()}
+    assert set(sizes) == {"last.pt", "best.pt", "MANIFEST.json"}
+    whole = everything(training(trial(epochs=4, ema=0.5), two_checkpoints))
+    for case in range(50):
+        folder = tmp_path / str(case)
+        shutil.copytree(two_checkpoints, folder)
+        name = generator.choice(sorted(sizes))
+        flip(folder / "checkpoints" / "e00003s000000" / name, generator.randrange(sizes[name]), generator.randrange(8))
+        found = checkpoint.newest(folder / "checkpoints", trial().id)
+        assert found is not None
+        if found.epoch == 3:  # only where the manifest says nothing that counts: torch's version, white space
+            assert name == "MANIFEST.json"
+            assert not differing(everything(training(trial(epochs=4, ema=0.5), folder)), whole)
+        else:
+            assert found.epoch == 2 and (found.folder / "last.pt").exists()
+        shutil.rmtree(folder)
+
+
+def test_with_every_checkpoint_damaged_a_trial_starts_anew(tmp_path: Path, two_checkpoints: Path) -> None:
+    shutil.copytree(two_checkpoints, tmp_path / "trial")
+    for each in (tmp_path / "trial" / "checkpoints").iterdir():
+        flip(each / "last.pt", 1000)
+    said: list[str] = []
+    made = training(trial(epochs=4, ema=0.5), tmp_path / "trial", warn=said.append)
+    assert made.epoch == 0 and len(said) == 2 and "starting anew" in said[-1]
+    whole = everything(finish(training(trial(epochs=4, ema=0.5), tmp_path / "unbroken")))
+    assert not differing(everything(finish(made)), whole)
+
+
+@pytest.mark.usefixtures("often")
+def test_half_written_checkpoints_are_swept_and_two_whole_ones_kept(tmp_path: Path) -> None:
+    draft = tmp_path / "checkpoints" / ".tmp-abc"
+    draft.mkdir(parents=True)
+    (draft / "last.pt").write_bytes(b"half")
+    made = training(trial(epochs=5), tmp_path)
+    assert names(tmp_path) == []
+    for epoch in range(1, 6):
+        made.advance()
+        assert names(tmp_path) == [f"e{n:05d}s000000" for n in range(max(1, epoch - 1), epoch + 1)]
+
+
+def test_a_worker_whose_launch_is_over_writes_nothing(tmp_path: Path) -> None:
+    made = finish(training(trial(), tmp_path, allowed=lambda: False))
+    assert names(tmp_path) == [] and made.finish()["files"] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
+
+
+@pytest.mark.usefixtures("often")
+def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    made = training(trial(epochs=3), tmp_path, warn=said.append)
+    made.advance()
+    kept = names(tmp_path)
+    real = checkpoint._write
+
+    def full(path: Path, content: Any) -> Any:
+        real(path, content)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    made.advance()
+    assert names(tmp_path) == kept, "the one before stays, and nothing half written"
+    assert said == ["no checkpoint of epoch 2 could be written: No space left on device"]
+    monkeypatch.undo()
+    made.advance()
+    assert made.complete
+
+
+class Intruder:
+    """What a pickle can do."""
+
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("a pickle was run",))
+
+
+def test_a_checkpoint_with_a_pickle_in_it_is_not_run(tmp_path: Path) -> None:
+    """Also where the manifest is right: whoever can write the file can write the manifest."""
+    made = finish(training(trial(), tmp_path))
+    (folder,) = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith("e00002")]
+    buffer = io.BytesIO()
+    torch.save({"model": Intruder()}, buffer)
+    (folder / "last.pt").write_bytes(buffer.getvalue())
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["files"]["last.pt"] = {"size": len(buffer.getvalue()), "sha256": checkpoint.digest(folder / "last.pt")}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+        training(made.trial, tmp_path)
+
+
+def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            made = training(trial(), tmp_path / str(threads), numerics=Numerics(threads=threads))
+            made.advance()
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
