@@ -49,7 +49,9 @@ class JournalCallback(tune.Callback):
             if self.history.trials[trial_id].status is not Status.RUNNING:
                 self.record("start", id=trial_id, epoch=len(self.history.trials[trial_id].records))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         for outcome in result.get("outcomes", ()):
             self.take(outcome)
 

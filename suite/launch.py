@@ -276,9 +276,7 @@ class Launch:
         )
 
     def _record_plan(self, ids: list[str]) -> None:
-        self._record(
-            "plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms]
-        )
+        self._record("plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms])
 
     def _pending(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
         """The trials that are still to run."""
@@ -370,7 +368,9 @@ class Launch:
             item = self.history.trials[champion]
             dataset = self.plan.datasets[data_key(TrialConfig.model_validate(item.trial.config).data)]
             register(
-                self.tracker.run_id(champion), rebuild(item.trial, best), dataset.test_images[:8].astype("float32") / 255
+                self.tracker.run_id(champion),
+                rebuild(item.trial, best),
+                dataset.test_images[:8].astype("float32") / 255,
             )
         except Exception as error:  # tracking never stops a sweep; its results are all there
             self.board.warn(f"the champion could not be registered: {type(error).__name__}: {error}")
@@ -532,13 +532,15 @@ class _Runner:
         launch, spec = self.launch, self.launch.spec
         launch.numerics = self.start()
         callback = JournalCallback(
-            launch.journal, launch.history, on_end=launch.on_end, warn=launch.board.warn, early=early.type if early else ""
+            launch.journal,
+            launch.history,
+            on_end=launch.on_end,
+            warn=launch.board.warn,
+            early=early.type if early else "",
         )
         tuner.run_packs(
             following,
-            shared=tuner.share(
-                launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches
-            ),
+            shared=tuner.share(launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches),
             cpu=spec.resources.cpu,
             gpu=self.gpu,
             callback=callback,
@@ -624,9 +626,7 @@ def _write(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def launch(
-    plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board
-) -> Ended:
+def launch(plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board) -> Ended:
     """Run what is left of a sweep.
 
     Raises:

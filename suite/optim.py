@@ -14,7 +14,10 @@ from torch import nn
 from suite.spec import TrainConfig
 
 ONE_CYCLE_RISE = 0.3  # share of the steps in which one_cycle rises (torch.optim.lr_scheduler.OneCycleLR's pct_start)
-STEP_AT = (0.5, 0.75)  # where `step` multiplies the rate by 0.1, as shares of the steps (He et al. 2015: 32k, 48k of 64k)
+STEP_AT = (
+    0.5,
+    0.75,
+)  # where `step` multiplies the rate by 0.1, as shares of the steps (He et al. 2015: 32k, 48k of 64k)
 
 
 def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -36,9 +39,7 @@ def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def build(
-    backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig
-) -> torch.optim.Optimizer:
+def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters, in up to four groups.
 
     Each group carries ``scale``, its learning rate as a multiple of the scheduled one. Weight decay falls on tensors
@@ -56,9 +57,7 @@ def build(
         raise ValueError("nothing to train: every layer is frozen")
     # fused: one pass over each parameter instead of one per operation; exact, and the same on every run
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     make = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return make(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
 

@@ -77,9 +77,7 @@ def choose_numerics(
     if wanted != {"auto"}:
         fixed = wanted - {"auto"}
         return candidates["bf16" if fixed == {"bf16"} else "fp32"]
-    seconds = {
-        name: sum(cost(*item, numerics).train_s for item in configs) for name, numerics in candidates.items()
-    }
+    seconds = {name: sum(cost(*item, numerics).train_s for item in configs) for name, numerics in candidates.items()}
     ratio = seconds["fp32"] / seconds["bf16"]
     chosen = "bf16" if ratio > MARGIN else "fp32"
     say(f"precision: {chosen} (measured: bf16 runs {ratio:.2f} times as fast as fp32 here)")
@@ -105,7 +103,9 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
         update={
             "data": config.data.model_copy(update={"train_size": None, "val_size": 0, "test_size": None}),
             "model": config.model.model_copy(update={"weights": "none"}),
-            "train": config.train.model_copy(update={"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}),
+            "train": config.train.model_copy(
+                update={"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}
+            ),
         }
     )
     kept = torch.get_num_threads()

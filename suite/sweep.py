@@ -68,6 +68,7 @@ def run(
     tracking_uri: str | None = None,
     storage_path: str | Path = "runs",
     smoke: bool = False,
+    report: bool = True,
     console: Console | None = None,
 ) -> SweepResult:
     """Run a sweep file, or what is left of it.
@@ -79,6 +80,7 @@ def run(
         tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder.
         storage_path: folder of the sweeps' folders.
         smoke: one epoch and a few batches of each trial, tracked nowhere.
+        report: write ``reports/<sweep>/`` in the working folder when all trials have ended.
         console: where progress is shown; ``Console(quiet=True)`` for none.
 
     Raises:
@@ -91,11 +93,13 @@ def run(
     options = options or Options()
     if smoke:
         with tempfile.TemporaryDirectory(prefix="suite-smoke-") as folder:
-            return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), console)
-    return _run(spec, options, tracking_uri_of(tracking_uri), Path(storage_path).absolute(), console)
+            return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), False, console)
+    return _run(spec, options, tracking_uri_of(tracking_uri), Path(storage_path).absolute(), report, console)
 
 
-def _run(spec: SweepSpec, options: Options, uri: str | None, storage: Path, console: Console) -> SweepResult:
+def _run(
+    spec: SweepSpec, options: Options, uri: str | None, storage: Path, report: bool, console: Console
+) -> SweepResult:
     """``uri`` None: tracked in memory only."""
     from suite import analysis, tracking
     from suite.console import Board
@@ -119,8 +123,9 @@ def _run(spec: SweepSpec, options: Options, uri: str | None, storage: Path, cons
         ended = launch(plan, folder, make_tracker, options, board)
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
-    _last_words(spec, ended, arms, uri, console)
-    return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", None, ended.exit_code)
+    page = _report(spec, uri, console) if uri and report and ended.exit_code in (0, 3) and not ended.message else None
+    _last_words(spec, ended, arms, uri, page, console)
+    return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code)
 
 
 def prepared(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
@@ -187,7 +192,20 @@ def _smoke_overrides(spec: SweepSpec) -> list[str]:
     return [*overrides, f"run_cap={min(spec.run_cap, SMOKE_ARMS)}"] if spec.search else overrides
 
 
-def _last_words(spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | None, console: Console) -> None:
+def _report(spec: SweepSpec, uri: str, console: Console) -> Path | None:
+    """The report's page; a report that fails takes nothing from the sweep."""
+    from suite import report
+
+    try:
+        return report.make(spec.name, uri, Path.cwd() / "reports")
+    except SuiteError as error:
+        console.print(f"no report: {error}", style="yellow", markup=False, highlight=False)
+        return None
+
+
+def _last_words(
+    spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | None, page: Path | None, console: Console
+) -> None:
     from rich.table import Table
 
     from suite.console import duration
@@ -218,6 +236,8 @@ def _last_words(spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | No
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
         console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
+    if page is not None:
+        console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:
         console.print(f"browse: {_browse(uri, ended.page)}", highlight=False, soft_wrap=True)
 
@@ -300,6 +320,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
               help="Folder of checkpoints and journals; shared by all nodes of a cluster.")  # fmt: skip
 @click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="At most so many trials at once.")
+@click.option("--no-report", is_flag=True, help="Do not write reports/<sweep>/ at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what Ray and MLflow say, too.")
 def main(
     file: Path,
@@ -315,6 +336,7 @@ def main(
     tracking_uri: str | None,
     storage_path: Path,
     max_concurrent: int | None,
+    no_report: bool,
     verbose: bool,
 ) -> None:
     """Run the sweep in FILE: every trial that has not finished yet, tracked in MLflow.
@@ -338,7 +360,7 @@ def main(
         options = Options(resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose)
         result = run(
             file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage_path, smoke=smoke,
-            console=console,
+            report=not no_report, console=console,
         )  # fmt: skip
         sys.exit(result.exit_code)
 

@@ -74,9 +74,7 @@ class Training:
 
     # ---- what is prepared once -------------------------------------------------------------------------------------
 
-    def _prepare_images(
-        self, dataset: data.Dataset, weights: models.Weights | None, limit_batches: int | None
-    ) -> None:
+    def _prepare_images(self, dataset: data.Dataset, weights: models.Weights | None, limit_batches: int | None) -> None:
         config = self.config
         split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
         if limit_batches:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -112,6 +114,9 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
         EnvironmentProblem: if there is none at the address.
     """
     ours = not ray.is_initialized()
+    where = address or os.environ.get("RAY_ADDRESS")
+    if ours and where:
+        _meet(where)
     if ours:
         level = logging.INFO if verbose else logging.ERROR
         try:
@@ -123,11 +128,7 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
                 _system_config=None,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-            raise EnvironmentProblem(
-                f"no Ray cluster answers at {where}: {error}",
-                remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use this machine.",
-            ) from error
+            raise _no_cluster(where or "this machine", str(error)) from error
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
@@ -135,6 +136,24 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _meet(address: str) -> None:
+    """Whether somebody listens at ``host:port``; Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)", address)
+    if found is None:  # auto, local: Ray knows
+        return
+    try:
+        socket.create_connection((found["host"], int(found["port"])), timeout=5).close()
+    except OSError as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(where: str, why: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"no Ray cluster answers at {where}: {why}",
+        remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use this machine.",
+    )
 
 
 class Queue(Searcher):

@@ -18,7 +18,7 @@ import yaml
 REPO = Path(__file__).parent.parent
 
 # A network whose steps take as long as the test needs: SLOW is seconds per training step.
-TINY = '''
+TINY = """
 import os, time
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ class Hungry(Tiny):
 
 def hungry(num_classes):
     return Hungry(num_classes)
-'''
+"""
 
 SWEEP: dict[str, Any] = {
     "name": "tiny",

@@ -16,7 +16,7 @@ from conftest import TINY, Folder
 pytestmark = pytest.mark.slow
 
 # A network that ends its process in training; and one whose worker keeps a checkpoint of every epoch and counts steps.
-MORE = '''
+MORE = """
 
 class Exits(Tiny):
     def forward(self, x):
@@ -41,7 +41,7 @@ class Counted(Tiny):
 
 def counted(num_classes):
     return Counted(num_classes)
-'''
+"""
 
 
 def workers(driver: int) -> list[psutil.Process]:
@@ -88,7 +88,6 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
         baseline="fine",
     )
     done = folder.sweep(code=3)
-    print(time.monotonic(), done.stdout, done.stderr)
     failing = ["exits", "diverges", "broken", "hungry"]
     assert folder.runs() == {f"{arm} seed=0": "FAILED" for arm in failing} | {"fine seed=0": "FINISHED"}
     assert folder.parents() == ["FINISHED"]
@@ -109,7 +108,6 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     ids = folder.query("select run_uuid, name from runs")
     before = folder.journal
     done = folder.sweep(code=3)
-    print(time.monotonic(), done.stdout, done.stderr)
     assert not [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "epoch", "end")]
     assert "--retry-errored" in done.stdout
 
@@ -121,7 +119,7 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
         baseline="fine",
     )
     before = folder.journal
-    print(time.monotonic(), folder.sweep("--retry-errored", "--only", "hungry", code=3).stdout)
+    folder.sweep("--retry-errored", "--only", "hungry", code=3)
     added = [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "end")]
     hungry = next(entry["id"] for entry in before if entry["kind"] == "trial" and entry["arm"] == "hungry")
     assert [(entry["kind"], entry["id"]) for entry in added] == [("start", hungry), ("end", hungry)]
@@ -131,7 +129,9 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
 
 def test_a_retry_may_succeed_in_the_run_that_failed(folder: Folder) -> None:
     """The failure lies outside the module, whose source is part of the trial's identity."""
-    once = "\n\nclass Needs(Tiny):\n    def forward(self, x):\n        if self.training and not os.path.exists('there'):\n"
+    once = (
+        "\n\nclass Needs(Tiny):\n    def forward(self, x):\n        if self.training and not os.path.exists('there'):\n"
+    )
     once += "            raise RuntimeError('no licence')\n        return super().forward(x)\n\n\ndef needs(n):\n    return Needs(n)\n"
     (folder.path / "tiny_net.py").write_text(TINY + once)
     folder.write(parameters=None, seeds=[0])
@@ -170,7 +170,10 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     assert "! epochs=8 seed=0: the worker died" in output and "going on from the last checkpoint" in output
     assert "! epochs=1" not in output and "came out differently" not in output
     assert folder.runs() == {"epochs=1 seed=0": "FINISHED", "epochs=8 seed=0": "FINISHED"}
-    assert {name: len(each) for name, each in ends(folder.journal).items()} == {"epochs=1 seed=0": 1, "epochs=8 seed=0": 1}
+    assert {name: len(each) for name, each in ends(folder.journal).items()} == {
+        "epochs=1 seed=0": 1,
+        "epochs=8 seed=0": 1,
+    }
     # 8 steps an epoch, 9 epochs: no more than the epoch in progress may have been trained twice
     done = steps.read_text().split()
     assert len(set(done)) == 2, "the trial must have gone on in another process"

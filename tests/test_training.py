@@ -182,10 +182,14 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
     tmp_path: Path, augment: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = images((30, 20, 10, 8))
-    made = training(trial("nets:plain", augment=augment, seed=3, data__val_size=0, **settings), tmp_path, dataset, LAST_LOSS)
+    made = training(
+        trial("nets:plain", augment=augment, seed=3, data__val_size=0, **settings), tmp_path, dataset, LAST_LOSS
+    )
     caught: list[list[torch.Tensor]] = []
     monkeypatch.setattr(
-        made.optimizer, "step", lambda: caught.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None])
+        made.optimizer,
+        "step",
+        lambda: caught.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None]),
     )
     made.should_stop = stopping_at(1)
     assert made.advance() is None
@@ -294,7 +298,9 @@ def test_test_labels_select_nothing(tmp_path: Path) -> None:
     turned = replace(dataset, test_labels=(dataset.test_labels + 1) % 4)
     one = finish(training(trial(epochs=6, patience=3), tmp_path / "1", dataset))
     two = finish(training(trial(epochs=6, patience=3), tmp_path / "2", turned))
-    kept = [[{k: v for k, v in each.items() if not k.startswith("test/")} for each in plain(x.records)] for x in (one, two)]
+    kept = [
+        [{k: v for k, v in each.items() if not k.startswith("test/")} for each in plain(x.records)] for x in (one, two)
+    ]
     assert kept[0] == kept[1] and one.records[-1].metrics["test/acc"] != two.records[-1].metrics["test/acc"]
     ends = [one.finish(), two.finish()]
     assert ends[0]["best_epoch"] == ends[1]["best_epoch"] and ends[0]["best_value"] == ends[1]["best_value"]

@@ -79,7 +79,9 @@ def test_the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below
 ) -> None:
     url, folder = address
     done = folder.sweep()  # again: already complete, and says where to look
-    link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split("http://127.0.0.1:5000")[1]
+    link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split("http://127.0.0.1:5000")[
+        1
+    ]
     page.goto(url + link)
     page.get_by_role("link", name="tiny", exact=True).last.wait_for()
     assert page.get_by_text("3 matching runs").count() == 1
@@ -98,7 +100,9 @@ def test_a_childs_page_shows_figures_settings_and_curves(address: tuple[str, Fol
         assert page.get_by_text(text, exact=True).count() > 0, text
     page.goto(f"{base}/model-metrics")
     # a curve of several epochs: a path of more than one point
-    page.wait_for_function("[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))"
+    )
 
 
 def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder], page: Any) -> None:

@@ -201,6 +201,8 @@ class Projection(ABC):
             self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
         self._text(parent, _json(self._environment, indent=2), "environment.json")
         tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
+        if entry.get("margin") is not None:
+            tags["suite.margin"] = _text(entry["margin"])
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
         self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
