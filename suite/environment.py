@@ -16,7 +16,7 @@ LONGEST_DIFF = 200_000  # characters
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Versions, hardware and the git state of ``folder``, as plain values. Holds no environment variables: no secrets."""
+    """Versions, hardware and the git state of ``folder``, as plain values; no environment variables, so no secrets."""
     return {
         "suite": _version("suite") or "0.1.0",
         "python": platform.python_version(),

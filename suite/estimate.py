@@ -90,7 +90,7 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
         first = spec.run_cap * trial_s / slots
         again = (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
         lines.append(
-            f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none is stopped early; "
+            f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none stops early; "
             f"then the best {spec.confirm.top} on all {len(spec.seeds)} seeds, about {duration(again)}"
         )
     else:

@@ -43,7 +43,7 @@ def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config
     """The optimizer over the trainable parameters, in up to four groups.
 
     Each group carries ``scale``, its learning rate as a multiple of the scheduled one. Weight decay falls on tensors
-    of two or more dimensions only: kernels and matrices, not biases and BatchNorm (as is common since Goyal et al. 2017).
+    of two or more dimensions only: kernels and matrices, not biases and BatchNorm (common since Goyal et al. 2017).
     """
     groups = []
     for parameters, scale in ((backbone, config.backbone_lr_scale), (head, 1.0)):

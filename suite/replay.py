@@ -52,8 +52,13 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         )
     folder = out / run
     training = Training(
-        known.trial, dataset, weights=known.weights(), objective=known.objective, numerics=known.numerics, folder=folder,
-    )  # fmt: skip
+        known.trial,
+        dataset,
+        weights=known.weights(),
+        objective=known.objective,
+        numerics=known.numerics,
+        folder=folder,
+    )
     differing = 0
     for record in fit(training):
         wrong = _differences(record, known.run.metrics)

@@ -2,7 +2,8 @@
 
 Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the file or the command
 line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights,
-folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6 nothing was started and nothing written.
+folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6
+nothing was started and nothing written.
 """
 
 from __future__ import annotations

@@ -430,7 +430,7 @@ class _Partial:
         self.loss_sum, self.correct, self.count, self.seconds = loss_sum, correct, count, seconds
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss has no smoothing and no weights."""
+        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss is the plain one."""
         with torch.no_grad():
             self.loss_sum = self.loss_sum + F.cross_entropy(logits, targets, reduction="sum").double()
             labels = targets if targets.ndim == 1 else targets.argmax(1)

@@ -170,8 +170,8 @@ class Folder:
     def runs(self) -> dict[str, str]:
         """Name -> status of the living child runs."""
         rows = self.query(
-            "select r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'mlflow.parentRunId' "
-            "where r.lifecycle_stage = 'active'"
+            "select r.name, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
+            "and t.key = 'mlflow.parentRunId' where r.lifecycle_stage = 'active'"
         )
         assert len({name for name, _ in rows}) == len(rows), f"a trial has two runs: {rows}"
         return dict(rows)

@@ -132,7 +132,8 @@ def test_a_retry_may_succeed_in_the_run_that_failed(folder: Folder) -> None:
     once = (
         "\n\nclass Needs(Tiny):\n    def forward(self, x):\n        if self.training and not os.path.exists('there'):\n"
     )
-    once += "            raise RuntimeError('no licence')\n        return super().forward(x)\n\n\ndef needs(n):\n    return Needs(n)\n"
+    once += "            raise RuntimeError('no licence')\n        return super().forward(x)\n\n\n"
+    once += "def needs(n):\n    return Needs(n)\n"
     (folder.path / "tiny_net.py").write_text(TINY + once)
     folder.write(parameters=None, seeds=[0])
     folder.sweep("model.arch=tiny_net:needs", code=3)

@@ -513,10 +513,11 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 DAMAGES = {
-    "a flipped bit in the weights": (lambda newest: flip(newest / "last.pt", 2000), "last.pt does not match its sha256"),
+    "a flipped bit in the weights": (lambda newest: flip(newest / "last.pt", 2000), "last.pt does not match its sha"),
     "a flipped bit in the best": (lambda newest: flip(newest / "best.pt", 1500), "best.pt does not match its sha256"),
     "a cut file": (
-        lambda newest: (newest / "last.pt").write_bytes((newest / "last.pt").read_bytes()[:-7]), "last.pt has .* bytes instead"
+        lambda newest: (newest / "last.pt").write_bytes((newest / "last.pt").read_bytes()[:-7]),
+        "last.pt has .* bytes instead",
     ),
     "an empty file": (lambda newest: (newest / "last.pt").write_bytes(b""), "last.pt has 0 bytes instead of"),
     "a missing file": (lambda newest: (newest / "last.pt").unlink(), "last.pt is missing"),
@@ -648,7 +649,7 @@ def test_a_checkpoint_with_a_pickle_in_it_is_not_run(tmp_path: Path) -> None:
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     manifest["files"]["last.pt"] = {"size": len(buffer.getvalue()), "sha256": checkpoint.digest(folder / "last.pt")}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    with pytest.raises(pickle.UnpicklingError, match="weights_only|Weights only"):
+    with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
         training(made.trial, tmp_path)
 
 

@@ -131,7 +131,8 @@ def _downloaded(published: Any) -> Path:
     except (OSError, RuntimeError) as error:
         raise EnvironmentProblem(
             f"model.weights: {url} could not be downloaded: {error}",
-            remedy=f"Put the file at {path}, or name one you have: model.imagenet_file=/path/to/{name.partition('-')[0]}.pth",
+            remedy=f"Put the file at {path}, or name one you have: "
+            f"model.imagenet_file=/path/to/{name.partition('-')[0]}.pth",
         ) from error
     return path
 
