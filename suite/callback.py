@@ -76,7 +76,7 @@ class JournalCallback(tune.Callback):
         for trial_id in members(trial):
             if not self._over(trial_id):
                 epochs = len(self.history.trials[trial_id].records)
-                self.end(trial_id, Status.FAILED, reason=f"{worker_reason(trial)}, each time", epochs=epochs)
+                self.end(trial_id, Status.FAILED, reason=worker_reason(trial, " each time"), epochs=epochs)
 
     def _over(self, trial_id: str) -> bool:
         return self.history.trials[trial_id].status not in (Status.PENDING, Status.RUNNING)
@@ -120,17 +120,17 @@ def members(trial: Any) -> list[str]:
     return [payload["trial"]["id"] for payload in trial.config["pack"]]
 
 
-def worker_reason(trial: Any) -> str:
-    """Why a worker was lost, in one line, from what Ray says about it."""
+def worker_reason(trial: Any, often: str = "") -> str:
+    """Why a worker was lost, and how ``often``, in one line, from what Ray says about it."""
     error = getattr(trial, "get_pickled_error", lambda: None)()
     text = str(error or "")
     if "OutOfMemory" in f"{type(error).__name__} {text}" or "low on memory" in text:
         line = next((line.strip() for line in text.splitlines() if line.strip()), "")
         return f"out of memory: Ray ended the worker ({line[:200]})"
     if "actor died" in text or not text:  # Ray's own text is a page about its logs
-        return "the worker died (killed, crashed, or ended by the network's own code)"
+        return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"the worker was lost: {lines[-1][:250]}"
+    return f"the worker was lost{often}: {lines[-1][:250]}"
 
 
 def finite(value: float | None) -> bool:

@@ -1,0 +1,190 @@
+"""Searches: Optuna and random, stopped early, killed in the middle, confirmed on all seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Folder
+
+from suite.records import EpochRecord, Objective, Status, Trial
+from suite.search import OptunaSearch
+from suite.space import Choice, Choices, Condition, Range, Space
+
+SEARCH: dict[str, Any] = {
+    "method": "optuna",
+    "run_cap": 8,
+    "parameters": {
+        "train.lr": {"min": 0.001, "max": 1.0, "distribution": "log_uniform"},
+        "augment": {"values": ["none", "flip"]},
+    },
+    "baseline": {"train.lr": 0.05, "augment": "none"},
+    "early_terminate": {"type": "asha", "grace_epochs": 1, "reduction_factor": 2},
+    "confirm": {"top": 2},
+    "seeds": [0, 1],
+}
+
+
+def ends(folder: Folder) -> dict[str, dict[str, Any]]:
+    """The last end of each trial, by name."""
+    names = {entry["id"]: entry["name"] for entry in folder.journal if entry["kind"] == "trial"}
+    return {names[entry["id"]]: entry for entry in folder.journal if entry["kind"] == "end"}
+
+
+@pytest.mark.slow
+def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder) -> None:
+    folder.write(**SEARCH)
+    process = folder.start("--no-report", SLOW="0.05")
+    folder.wait_for(process, lambda journal: sum(entry["kind"] == "end" for entry in journal) >= 3)
+    process.kill()
+    process.communicate()
+    before = {name: entry for name, entry in ends(folder).items() if entry["status"] in ("finished", "stopped")}
+    done = folder.sweep("--no-report")
+    assert "confirming" in done.stdout
+    trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
+    assert sum(entry["seed"] == 0 for entry in trials) == SEARCH["run_cap"]
+    last = ends(folder)
+    stopped = [name for name, entry in last.items() if entry["status"] == "stopped"]
+    assert stopped and all(last[name]["reason"].startswith("asha") for name in stopped)
+    # what had ended before the kill was not run again, unless it was confirmed at full length
+    starts = [entry["id"] for entry in folder.journal if entry["kind"] == "start"]
+    for name, entry in before.items():
+        if last[name]["seq"] == entry["seq"]:
+            assert starts.count(entry["id"]) == 1, name
+    # the confirmed arms and the baseline have both seeds, at full length
+    confirmed = next(entry for entry in reversed(folder.journal) if entry["kind"] == "plan")["confirmed"]
+    assert "lr=0.05 augment=none" in confirmed and len(confirmed) in (2, 3)
+    for arm in confirmed:
+        for seed in (0, 1):
+            assert last[f"{arm} seed={seed}"]["status"] == "finished"
+            assert sorted(folder.curves()[f"{arm} seed={seed}"]) == [1, 2, 3, 4]
+    assert "RUNNING" not in [*folder.runs().values(), *folder.parents()]
+    assert len(folder.runs()) == len(trials)
+    folder.assert_tracked()
+    again = folder.sweep("--no-report")
+    assert "already complete" in again.stdout and len(folder.runs()) == len(trials)
+
+
+@pytest.mark.slow
+def test_a_random_search_with_median_stopping(folder: Folder) -> None:
+    early = {"type": "median", "grace_epochs": 1, "min_trials": 2}
+    folder.write(**(SEARCH | {"method": "random", "run_cap": 5, "early_terminate": early, "baseline": None}))
+    folder.sweep("--no-report")
+    trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
+    assert sum(entry["seed"] == 0 for entry in trials) == 5 and sum(entry["seed"] == 1 for entry in trials) == 2
+    assert set(folder.runs().values()) == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
+    folder.write(
+        **(SEARCH | {"run_cap": 3, "early_terminate": None, "baseline": None, "confirm": None, "seeds": [0]}),
+        metric=[{"name": "val/acc"}, {"name": "time/epoch_s"}],
+    )
+    folder.sweep("--no-report")
+    assert len(folder.runs()) == 3
+    assert not any(entry["kind"] == "champion" for entry in folder.journal)
+
+
+# ---- Optuna behind ask and tell ------------------------------------------------------------------------------------
+
+SPACE = Space(
+    (
+        Choices("head", (Choice("linear", {}), Choice("wide", {"model.head.hidden": [64, 32]}))),
+        Range("train.lr", 1e-4, 0.1, "log_uniform"),
+        Range("depth", 1, 5, "int_uniform", (Condition("head", ("wide",)),)),
+    )
+)
+GOAL = (Objective("val/acc"),)
+
+
+def test_a_study_rebuilt_from_the_journal_knows_what_it_knew() -> None:
+    study = OptunaSearch(SPACE, GOAL, "s")
+    known = []
+    for value in (0.3, 0.5, None, 0.4):
+        number, point = study.ask()
+        values = None if value is None else [value]
+        study.tell(number, values)
+        known.append(({name: choice.label for name, choice in point.items()}, values))
+    again = OptunaSearch(SPACE, GOAL, "s", known)
+    one = [(trial.params, trial.state, trial.values) for trial in study.study.trials]
+    two = [(trial.params, trial.state, trial.values) for trial in again.study.trials]
+    assert one == two
+    assert again.study.best_value == 0.5
+
+
+def test_a_conditional_parameter_is_only_asked_where_it_counts() -> None:
+    study = OptunaSearch(SPACE, GOAL, "conditions")
+    points = []
+    for _ in range(20):
+        number, point = study.ask()
+        study.tell(number, [0.1])
+        points.append(point)
+    assert {("depth" in point) == (point["head"].label == "wide") for point in points} == {True}
+    assert {point["head"].label for point in points} == {"linear", "wide"}
+
+
+def test_a_known_trial_that_the_space_no_longer_holds_is_left_out() -> None:
+    known = [({"head": "narrow", "train.lr": 0.01}, [0.9]), ({"head": "linear", "train.lr": 0.01}, [0.5])]
+    assert len(OptunaSearch(SPACE, GOAL, "s", known).study.trials) == 1
+
+
+# ---- early stopping, keyed by our ids --------------------------------------------------------------------------------
+
+
+def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
+    import random
+
+    draw = random.Random(3)
+    return [
+        (f"t{number}", [draw.random() * epoch / epochs for epoch in range(1, epochs + 1)]) for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str) -> None:
+    from suite.journal import TrialHistory
+    from suite.spec import AshaConfig, MedianConfig
+    from suite.tuner import EarlyStop
+
+    rule = AshaConfig(grace_epochs=1, reduction_factor=3) if kind == "asha" else MedianConfig(min_trials=3)
+
+    def decide(rules: Any, part: list[tuple[str, list[float]]]) -> list[bool]:
+        return [
+            rules.feed(name, epoch, {"val/acc": value})
+            for name, values in part
+            for epoch, value in enumerate(values, start=1)
+        ]
+
+    unbroken = EarlyStop(rule, Objective("val/acc"), 9)
+    decisions = decide(unbroken, curves())
+    assert any(decisions) and not all(decisions)
+
+    resumed = EarlyStop(rule, Objective("val/acc"), 9)
+    for name, values in curves()[:6]:
+        item = TrialHistory(Trial(name, name, 0, name), {}, status=Status.STOPPED)
+        item.records = {e: EpochRecord(e, {"val/acc": v}) for e, v in enumerate(values, start=1)}
+        resumed.replay(item)
+    assert decide(resumed, curves()[6:]) == decisions[6 * 9 :]
+    assert not any(decide(resumed, curves())), "an epoch that was fed before is not judged again"
+
+
+def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
+    from suite.spec import AshaConfig
+    from suite.tuner import EarlyStop
+
+    rules = EarlyStop(AshaConfig(grace_epochs=2, reduction_factor=2), Objective("val/acc"), 8)
+    for name in ("a", "b"):
+        assert not rules.feed(name, 1, {"val/acc": 0.5}) and not rules.feed(name, 2, {"val/acc": 0.5})
+    rules.feed("c", 1, {"val/acc": 0.9})
+    assert not rules.feed("c", 2, {"val/acc": 0.1}), "it has been better than that"
+    rules.feed("d", 1, {"val/acc": 0.1})
+    assert rules.feed("d", 2, {"val/acc": 0.1})
+
+
+def test_a_grace_longer_than_the_training_is_no_mistake() -> None:
+    from suite.spec import AshaConfig
+    from suite.tuner import EarlyStop
+
+    rules = EarlyStop(AshaConfig(grace_epochs=5), Objective("val/acc"), 2)
+    assert not any(rules.feed(name, epoch, {"val/acc": 0.1}) for name in "abc" for epoch in (1, 2))
