@@ -5,7 +5,6 @@ Runs in Tune's event loop, so it only folds and queues; the journal's thread wri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,8 +130,3 @@ def worker_reason(trial: Any, often: str = "") -> str:
         return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"the worker was lost{often}: {lines[-1][:250]}"
-
-
-def finite(value: float | None) -> bool:
-    """Whether a journalled figure is a number: NaN and infinities are kept as null."""
-    return value is not None and math.isfinite(value)

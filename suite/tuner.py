@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -129,6 +129,8 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise _no_cluster(where or "this machine", str(error)) from error
+        if not verbose:
+            _silence_raylet()
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
@@ -154,6 +156,17 @@ def _no_cluster(where: str, why: str) -> EnvironmentProblem:
         f"no Ray cluster answers at {where}: {why}",
         remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use this machine.",
     )
+
+
+def _silence_raylet() -> None:
+    """Keep Ray's page about each lost worker off the terminal: the trial's reason says it in a line.
+
+    ``log_to_driver=False`` does not cover it, and the environment variable that does is read when ray is imported.
+    """
+    with suppress(ImportError, AttributeError):  # a private place: where it is gone, Ray talks
+        from ray._private import worker
+
+        worker.stdout_deduplicator.skip_re = re.compile("worker died or was killed|low on memory|killed")
 
 
 class Queue(Searcher):
@@ -373,6 +386,8 @@ def measure(
     """
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), []
+    if not gpu and all(config.train.precision != "auto" for config, _, _ in configs):
+        return _measure(list(configs), cpu, gpu, None, list(search_path))  # nothing to measure: saves a worker's start
     task = ray.remote(max_calls=1)(_measure).options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu)
     numerics, fraction, lines = ray.get(task.remote(list(configs), cpu, gpu, pinned, list(search_path)))
     return numerics, fraction, lines

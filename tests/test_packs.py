@@ -1,64 +1,110 @@
-"""The numbers of a trial are its own: whatever runs with it, before it or beside it."""
+"""What must change no number: packs, reused workers, neighbours, a killed sweep, another folder."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Folder
+from alone import alone, ends
+from conftest import TINY, Folder
 
 pytestmark = pytest.mark.slow
 
+# A network that says in which process it was trained.
+SAYS = '''
+
+def says(num_classes):
+    with open(os.environ["PIDS"], "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    return Tiny(num_classes)
+'''
+ARMS: dict[str, Any] = {
+    "first": {},
+    "other": {"train.lr": 0.2, "train.batch_size": 25, "augment": "flip+cutout+mixup"},
+    "again": {"train.patience": 90},  # another id, but the same computation as "first"
+}
+
+
+def write(folder: Folder, **changes: Any) -> None:
+    (folder.path / "tiny_net.py").write_text(TINY + SAYS)
+    folder.write(parameters=None, **({"arms": ARMS, "seeds": [0]} | changes))
+
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The curves of each trial when it has a process of its own: one launch for each."""
-    curves: dict[str, Any] = {}
-    for arm in ("lr=0.05", "lr=0.2"):
-        folder = Folder(tmp_path_factory.mktemp("alone"))
-        folder.write(seeds=[0])
-        folder.sweep("--only", arm, "--no-report")
-        curves |= folder.curves()
-    assert set(curves) == {"lr=0.05 seed=0", "lr=0.2 seed=0"}
-    assert curves["lr=0.05 seed=0"] != curves["lr=0.2 seed=0"]
-    return curves
+def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, set[str]]]:
+    """first, other, again: one after the other in one worker; and the worker's process ids."""
+    folder = Folder(tmp_path_factory.mktemp("reused"))
+    write(folder, trial=_with(arch="tiny_net:says"))
+    pids = folder.path / "pids"
+    folder.sweep("--max-concurrent", "1", PIDS=str(pids))
+    yield folder, set(pids.read_text().split()) - {str(os.getpid())}
 
 
-def test_a_pack_of_two_gives_each_the_numbers_it_has_alone(folder: Folder, alone: dict[str, Any]) -> None:
-    folder.write(seeds=[0], resources={"cpu": 1, "pack": 2})
-    folder.sweep()
-    assert folder.curves() == alone
-    kinds = [(entry["kind"], entry["id"]) for entry in folder.journal if entry["kind"] in ("epoch", "end")]
-    first = next(place for place, (kind, _) in enumerate(kinds) if kind == "end")
-    assert len({trial for _, trial in kinds[:first]}) == 2, "the two did not run together"
-    assert set(folder.runs().values()) == {"FINISHED"} and len(folder.runs()) == 2
-    folder.assert_tracked()
+def _with(arch: str) -> dict[str, Any]:
+    return {
+        "data": {"name": "digits", "image_size": 8, "train_size": 400},
+        "model": {"arch": arch},
+        "train": {"epochs": 3, "batch_size": 50, "lr": 0.05, "precision": "fp32", "ema": 0.9},
+    }
 
 
-def test_a_worker_used_again_changes_no_number(folder: Folder, alone: dict[str, Any]) -> None:
-    """One worker trains A, B, then A and B with another seed, then A again: A is what it is in a process of its own."""
-    folder.write(seeds=[0, 1])
-    folder.sweep("--max-concurrent", "1", "--no-report")
-    first = folder.curves()
-    assert {name: first[name] for name in alone} == alone
-    folder.sweep("--force", "--only", "lr=0.05", "--max-concurrent", "1", "--no-report")
-    again: dict[str, Any] = {}
-    names = {entry["id"]: entry["name"] for entry in folder.journal if entry["kind"] == "trial"}
-    forgotten = max(entry["seq"] for entry in folder.journal if entry["kind"] == "forget")
-    for entry in folder.journal:
-        if entry["kind"] == "epoch" and entry["seq"] > forgotten:
-            own = {k: v for k, v in entry["metrics"].items() if not k.startswith(("time/", "memory/"))}
-            again.setdefault(names[entry["id"]], {})[entry["epoch"]] = own
-    assert again["lr=0.05 seed=0"] == alone["lr=0.05 seed=0"]
-    assert again["lr=0.05 seed=1"] == first["lr=0.05 seed=1"]
+def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
+    reused: tuple[Folder, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A, B, A."""
+    folder, pids = reused
+    curves = folder.curves()
+    assert list(curves) == ["first seed=0", "other seed=0", "again seed=0"] and all(map(len, curves.values()))
+    assert len(pids) <= 2, f"the driver, which looks at the network, and one worker; found {pids}"
+    assert curves["first seed=0"] == curves["again seed=0"] != curves["other seed=0"]
+    monkeypatch.setenv("PIDS", os.devnull)
+    assert curves == alone(folder.path, tmp_path, monkeypatch)
 
 
-def test_a_pack_that_is_killed_goes_on_trial_by_trial(folder: Folder, alone: dict[str, Any]) -> None:
-    folder.write(seeds=[0], resources={"cpu": 1, "pack": 2})
-    process = folder.start("--no-report", SLOW="0.1")
+def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
+    reused: tuple[Folder, set[str]], folder: Folder
+) -> None:
+    write(folder, trial=_with(arch="tiny_net:says"))
+    folder.sweep(PIDS=os.devnull)
+    ids = [
+        {entry["name"]: entry["id"] for entry in each.journal if entry["kind"] == "trial"}
+        for each in (folder, reused[0])
+    ]  # fmt: skip
+    assert ids[0] == ids[1] and len(ids[0]) == 3
+    assert folder.curves() == reused[0].curves()
+    starts = [(entry["kind"], entry["id"]) for entry in folder.journal if entry["kind"] in ("start", "end")]
+    assert starts[1][0] == "start", "two of them must have run side by side"
+
+
+def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two packs, each with a trial that diverges; killed in the middle, they go on."""
+    arms: dict[str, Any] = {"diverges": {"train.lr": 1e30}, "fine": {}}
+    folder.write(
+        parameters=None, arms=arms, seeds=[0, 1], resources={"cpu": 1, "pack": 2}, trial=_with("tiny_net:build")
+    )
+    process = folder.start(SLOW="0.1")
     folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 3)
     process.kill()
     process.communicate()
-    folder.sweep("--no-report")
-    assert folder.curves() == alone
+    before = folder.curves()
+    assert 0 < sum(map(len, before.values())) < 6
+    done = folder.sweep(code=3)
+    curves = folder.curves()
+    assert {name: len(epochs) for name, epochs in curves.items()} == {"fine seed=0": 3, "fine seed=1": 3}
+    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    statuses = {"diverges seed=0": "FAILED", "fine seed=0": "FINISHED"}
+    assert folder.runs() == statuses | {"diverges seed=1": "FAILED", "fine seed=1": "FINISHED"}
+    assert "came out differently" not in done.stdout
+    for name, each in ends(folder.journal).items():
+        last = each[-1]
+        assert last["status"] == ("failed" if "diverges" in name else "finished")
+        assert "diverged in epoch 1" in last["reason"] if "diverges" in name else not last.get("reason")
+        assert sum(entry["status"] in ("failed", "finished") for entry in each) == 1, "a trial ends once"
     folder.assert_tracked()
+    expected = alone(folder.path, tmp_path / "alone", monkeypatch)
+    assert curves == {name: curve for name, curve in expected.items() if curve}
