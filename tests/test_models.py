@@ -648,7 +648,7 @@ def test_imagenet_weights_out_of_reach_name_the_place_for_the_file(tmp_path, mon
     with pytest.raises(EnvironmentProblem, match="could not be downloaded") as error:
         net("resnet18", weights="imagenet")
     assert str(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in str(error.value)
-    assert "model.weights=/path/to/resnet18.pth" in str(error.value)
+    assert "model.imagenet_file=/path/to/resnet18.pth" in str(error.value)
 
 
 def test_a_download_is_kept_only_if_its_digest_is_right(tmp_path, monkeypatch):

@@ -14,13 +14,13 @@ from conftest import TINY, Folder
 pytestmark = pytest.mark.slow
 
 # A network that says in which process it was trained.
-SAYS = '''
+SAYS = """
 
 def says(num_classes):
     with open(os.environ["PIDS"], "a") as file:
         file.write(f"{os.getpid()}\\n")
     return Tiny(num_classes)
-'''
+"""
 ARMS: dict[str, Any] = {
     "first": {},
     "other": {"train.lr": 0.2, "train.batch_size": 25, "augment": "flip+cutout+mixup"},
@@ -39,7 +39,7 @@ def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, s
     folder = Folder(tmp_path_factory.mktemp("reused"))
     write(folder, trial=_with(arch="tiny_net:says"))
     pids = folder.path / "pids"
-    folder.sweep("--max-concurrent", "1", PIDS=str(pids))
+    folder.sweep("--max-concurrent", "1", "--no-report", PIDS=str(pids))
     yield folder, set(pids.read_text().split()) - {str(os.getpid())}
 
 
@@ -68,11 +68,11 @@ def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
     reused: tuple[Folder, set[str]], folder: Folder
 ) -> None:
     write(folder, trial=_with(arch="tiny_net:says"))
-    folder.sweep(PIDS=os.devnull)
+    folder.sweep("--no-report", PIDS=os.devnull)
     ids = [
         {entry["name"]: entry["id"] for entry in each.journal if entry["kind"] == "trial"}
         for each in (folder, reused[0])
-    ]  # fmt: skip
+    ]
     assert ids[0] == ids[1] and len(ids[0]) == 3
     assert folder.curves() == reused[0].curves()
     starts = [(entry["kind"], entry["id"]) for entry in folder.journal if entry["kind"] in ("start", "end")]
@@ -82,28 +82,29 @@ def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
 def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two packs, each with a trial that diverges; killed in the middle, they go on."""
-    arms: dict[str, Any] = {"diverges": {"train.lr": 1e30}, "fine": {}}
+    """Two packs of three, one of which diverges; killed in the middle, they go on."""
+    arms: dict[str, Any] = {"diverges": {"train.lr": 1e30}, "fine": {}, "other": {"train.lr": 0.2, "augment": "flip"}}
     folder.write(
-        parameters=None, arms=arms, seeds=[0, 1], resources={"cpu": 1, "pack": 2}, trial=_with("tiny_net:build")
+        parameters=None, arms=arms, seeds=[0, 1], resources={"cpu": 1, "pack": 3}, trial=_with("tiny_net:build")
     )
-    process = folder.start(SLOW="0.1")
-    folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 3)
+    process = folder.start("--no-report", SLOW="0.1")
+    folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 5)
     process.kill()
     process.communicate()
     before = folder.curves()
-    assert 0 < sum(map(len, before.values())) < 6
-    done = folder.sweep(code=3)
-    curves = folder.curves()
-    assert {name: len(epochs) for name, epochs in curves.items()} == {"fine seed=0": 3, "fine seed=1": 3}
-    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
-    statuses = {"diverges seed=0": "FAILED", "fine seed=0": "FINISHED"}
-    assert folder.runs() == statuses | {"diverges seed=1": "FAILED", "fine seed=1": "FINISHED"}
+    assert 0 < sum(map(len, before.values())) < 12
+    assert sum(bool(epochs) for epochs in before.values()) >= 2, "a pack's trials must run together"
+    done = folder.sweep("--no-report", code=3)
     assert "came out differently" not in done.stdout
+    curves = folder.curves()
+    healthy = [f"{arm} seed={seed}" for arm in ("fine", "other") for seed in (0, 1)]
+    assert {name: len(epochs) for name, epochs in curves.items()} == dict.fromkeys(healthy, 3)
+    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    failed = dict.fromkeys(["diverges seed=0", "diverges seed=1"], "FAILED")
+    assert folder.runs() == dict.fromkeys(healthy, "FINISHED") | failed
     for name, each in ends(folder.journal).items():
-        last = each[-1]
-        assert last["status"] == ("failed" if "diverges" in name else "finished")
-        assert "diverged in epoch 1" in last["reason"] if "diverges" in name else not last.get("reason")
+        assert each[-1]["status"] == ("failed" if "diverges" in name else "finished")
+        assert "diverged in epoch 1" in each[-1]["reason"] if "diverges" in name else not each[-1].get("reason")
         assert sum(entry["status"] in ("failed", "finished") for entry in each) == 1, "a trial ends once"
     folder.assert_tracked()
     expected = alone(folder.path, tmp_path / "alone", monkeypatch)
