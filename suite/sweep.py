@@ -225,7 +225,8 @@ def _last_words(
     settled = sum(bool(item.end) and item.status != "interrupted" for item in items)
     failed = [item for item in items if item.status == "failed"]
     for item in failed[:5]:
-        console.print(f"failed: {item.trial.name}: {item.reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        line = f"failed: {item.trial.name}: {item.reason}"
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     if len(failed) > 5:
         console.print(f"and {len(failed) - 5} more failed", style="red")
     whole = settled == len(items)

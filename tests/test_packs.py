@@ -40,7 +40,7 @@ def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, s
     write(folder, trial=_with(arch="tiny_net:says"))
     pids = folder.path / "pids"
     folder.sweep("--max-concurrent", "1", "--no-report", PIDS=str(pids))
-    yield folder, set(pids.read_text().split()) - {str(os.getpid())}
+    return folder, set(pids.read_text().split()) - {str(os.getpid())}
 
 
 def _with(arch: str) -> dict[str, Any]:
