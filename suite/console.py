@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,12 @@ from suite.records import Objective, Status
 
 LINE_EVERY_S = 30.0  # between progress lines where there is no terminal
 ROWS = 12  # running trials shown
+PLAIN_WIDTH = 200
+
+
+def standard() -> Console:
+    """The terminal; wide where the output is none, so that a file or a pipe gets whole names."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
 
 
 class Board:

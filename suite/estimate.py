@@ -99,11 +99,12 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
             f"{trials} trials to run, {epochs} epochs, about {duration(total_s / slots)} "
             f"with {slots} at once on this machine (measured now, on random images)"
         )
-    images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values()) / 2**30
+    images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values())
     kind = "GPU memory" if device == "cuda" else "memory"
     each = memory if device == "cuda" else WORKER_GIB + memory
     lines.append(
-        f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; images once for all: {images:.2f} GiB"
+        f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; "
+        f"images once for all: {images / 2**20:.0f} MiB"
     )
     kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")

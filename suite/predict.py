@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from suite.errors import UsageError
+from suite.errors import EnvironmentProblem, UsageError
 from suite.sweep import exit_codes, tracking_uri_of
 
 BATCH = 256
@@ -20,15 +20,20 @@ BATCH = 256
 @click.argument("run")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+              help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
-def main(run: str, folder: Path, tracking_uri: str | None, out: Path | None) -> None:
+def main(run: str, folder: Path, tracking_uri: str | None, checkpoint: Path | None, out: Path | None) -> None:
     """Class probabilities of RUN's best checkpoint for every image below FOLDER, one CSV row each.
 
+    RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best.
+
     \b
-      python -m suite.predict 3f2a... photos/ > probabilities.csv
+      python -m suite.predict models:/quickstart@champion photos/ > probabilities.csv
+      python -m suite.predict 3f2a... photos/ --checkpoint replays/3f2a.../best.pt
     """
     with exit_codes():
-        rows = predict(tracking_uri_of(tracking_uri), run, folder)
+        rows = predict(tracking_uri_of(tracking_uri), run, folder, checkpoint)
         header = next(rows)
         if out is None:
             _write(sys.stdout, header, rows)
@@ -37,7 +42,7 @@ def main(run: str, folder: Path, tracking_uri: str | None, out: Path | None) -> 
                 _write(file, header, rows)
 
 
-def predict(uri: str, run: str, folder: Path) -> Iterator[list[Any]]:
+def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) -> Iterator[list[Any]]:
     """The header, then a row for each image: path, predicted class, probability of each class.
 
     Raises:
@@ -53,13 +58,19 @@ def predict(uri: str, run: str, folder: Path) -> Iterator[list[Any]]:
     if not folder.is_dir():
         raise UsageError(f"FOLDER must be a folder of images, got {folder}")
     known = recall(uri, run)
-    best = known.best()
-    content = torch.load(best, map_location="cpu", weights_only=True)
-    classes, side = content["classes"], content["image_size"]
+    best = checkpoint or known.best()
+    try:
+        content = torch.load(best, map_location="cpu", weights_only=True)
+        network = rebuild(known.trial, best)
+        classes, side = content["classes"], content["image_size"]
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"{best} is no best.pt of run {known.run.run_id}: {str(error).splitlines()[0]}",
+            remedy=f"Make it again: python -m suite.replay {known.run.run_id}",
+        ) from error
     paths, images = read_images(folder, side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")
-    network = rebuild(known.trial, best)
     yield ["file", "class", *classes]
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):

@@ -45,18 +45,18 @@ class Recalled:
         return tracking.download(self.uri, self.run.run_id, "checkpoints/best.pt")
 
 
-def recall(uri: str, run_id: str) -> Recalled:
-    """Read a trial back from the store.
+def recall(uri: str, reference: str) -> Recalled:
+    """Read a trial back from the store: by its run's id, or as the run behind ``models:/NAME@ALIAS``.
 
     Raises:
         UsageError: there is no such run, or it is not a trial of this suite.
         EnvironmentProblem: the store or one of the run's files cannot be read.
     """
-    run = tracking.find_run(uri, run_id)
+    run = tracking.find_run(uri, reference)
     if not run.trial:
         remedy = "Give a child run's id; a sweep's page in MLflow lists them."
-        raise UsageError(f"run {run_id} is not a trial of a sweep", remedy=remedy)
-    config = TrialConfig.model_validate(yaml.safe_load(tracking.download(uri, run_id, "config.yaml").read_text()))
+        raise UsageError(f"run {reference} is not a trial of a sweep", remedy=remedy)
+    config = TrialConfig.model_validate(yaml.safe_load(tracking.download(uri, run.run_id, "config.yaml").read_text()))
     objective = Objective(**json.loads(run.tags["suite.objective"]))
     numerics = Numerics(**json.loads(run.tags["suite.numerics"]))
     trial = Trial(run.trial, run.arm, run.seed, run.name, config=config.model_dump(mode="json"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from suite.console import standard
 from suite.errors import EnvironmentProblem
 from suite.records import MACHINE_METRICS, EpochRecord
 from suite.sweep import exit_codes, tracking_uri_of
@@ -19,7 +20,9 @@ from suite.sweep import exit_codes, tracking_uri_of
 @click.option("--out", type=click.Path(path_type=Path), default=Path("replays"), show_default=True,
               help="Folder for the checkpoint and the predictions.")  # fmt: skip
 def main(run: str, tracking_uri: str | None, out: Path) -> None:
-    """Train the trial of RUN (an MLflow run id) again and compare each epoch with the record.
+    """Train the trial of RUN again and compare each epoch with the record.
+
+    RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best.
 
     With the same numerics on the same kind of machine the figures are equal, bit for bit on the CPU. The checkpoint
     that the budget removed is then in the output folder.
@@ -27,7 +30,7 @@ def main(run: str, tracking_uri: str | None, out: Path) -> None:
     \b
       python -m suite.replay 3f2a...      # the id of a trial's run, from MLflow's page or results.csv
     """
-    console = Console()
+    console = standard()
     with exit_codes():
         differing = replay(tracking_uri_of(tracking_uri), run, out, console)
         sys.exit(3 if differing else 0)
@@ -50,7 +53,7 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
             f"the images differ from those of the run: digest {dataset.digest[:12]}, recorded {recorded[:12]}",
             remedy="Put the same images where the run's config.yaml says (data.root).",
         )
-    folder = out / run
+    folder = out / known.run.run_id
     training = Training(
         known.trial,
         dataset,
@@ -68,6 +71,8 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
     training.finish()
     console.print(f"checkpoint: {folder / 'best.pt'}", highlight=False, soft_wrap=True)
+    if differing:
+        console.print(f"{differing} epochs differ from the record", style="yellow", highlight=False)
     return differing
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from suite import spec as specs
+from suite.console import duration, standard
 from suite.errors import EnvironmentProblem, ProblemsError, SuiteError
 from suite.spec import SweepSpec
 
@@ -89,7 +90,7 @@ def run(
     """
     from suite.launch import Options
 
-    console = console or Console()
+    console = console or standard()
     spec = specs.load(path, [*overrides, *(_smoke_overrides(specs.load(path, overrides)) if smoke else ())])
     options = options or Options()
     if smoke:
@@ -209,8 +210,6 @@ def _last_words(
 ) -> None:
     from rich.table import Table
 
-    from suite.console import duration
-
     if len(arms) and spec.objective.name in arms:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("arm")
@@ -274,14 +273,13 @@ def show_plan(spec: SweepSpec, console: Console, tracking_uri: str | None = None
     found = estimate(plan, (storage or Path("runs")).absolute() / spec.name)
     console.print(f"[bold]{spec.name}[/bold]: {spec.description}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("arm", "left"), ("seeds", "right"), ("epochs", "right"), ("parameters", "right"),
-                          ("s/epoch", "right"), ("min/trial", "right"), ("left to run", "right")):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
     for row in found.rows:
         mark = " (baseline)" if row.baseline else ""
         table.add_row(
-            row.arm + mark, row.seeds, str(row.epochs), f"{row.trainable:,} / {row.total:,}",
-            f"{row.epoch_s:.1f}", f"{row.epoch_s * row.epochs / 60:.1f}", str(row.left),
+            row.arm + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
+            f"{row.epoch_s:.1f} s", duration(row.epoch_s * row.epochs), str(row.left),
         )  # fmt: skip
     console.print(table)
     for line in found.lines:
@@ -352,7 +350,7 @@ def main(
       python -m suite.sweep search_spaces/transfer.yaml data.name=folder data.root=/data/cifar10
       mlflow ui                                   # browse the runs
     """
-    console = Console()
+    console = standard()
     with exit_codes():
         if dry_run:
             show_plan(specs.load(file, overrides), console, tracking_uri, storage_path)

@@ -114,5 +114,6 @@ def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder]
     page.get_by_text("config.yaml").first.click()
     page.get_by_text("arch: tiny_net:build").first.wait_for()
     page.goto(f"{base}/{run_id(folder, 'tiny')}/artifacts")
+    page.reload()  # MLflow's page keeps the tree of the run before
     page.get_by_text("sweep.yaml").first.wait_for()
     assert page.get_by_text("plan.json").count() > 0

@@ -39,16 +39,17 @@ class DataConfig(Frozen):
     """Folder of the images. Relative to the sweep file. Default: the suite's cache folder for named data sets;
     required for `folder`. Not part of a trial's identity: the digest of the images is."""
     train_size: Size | None = None
-    """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it.
-    Default: all."""
+    """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it
+    (rounded). Default: all."""
     val_size: Size | Literal[0] = 0.1
     """Validation images, taken first, stratified, from the training images: a number or a fraction. 0 = none; then
     `metric` must be a training figure with `strategy: last`."""
     test_size: Size | None = None
     """Test images, drawn stratified: a number or a fraction. Default: all."""
     image_size: Annotated[int, Field(ge=8, le=1024, strict=True)] | None = None
-    """Side of the square images in pixels, resized when decoded. Default: the data set's own side (32 for CIFAR; 64
-    for `folder` and `stl10`: 96)."""
+    """Side of the square images in pixels, resized when decoded. Default: the data set's own side (32 for CIFAR, SVHN
+    and digits, 28 for Fashion-MNIST, 96 for STL-10; for `folder`: the images' own where all are squares of one size,
+    else 64)."""
     split_seed: Whole = 0
     """Seed of the split, the same for every trial whatever its own seed, so all arms are judged on the same images."""
 

@@ -42,20 +42,26 @@ def read(uri: str, sweep: str) -> SweepRuns:
         return SweepRuns(sweep, _as_trial(parent, histories), tuple(_as_trial(run, histories) for run in children))
 
 
-def find_run(uri: str, run_id: str) -> TrialRun:
+def find_run(uri: str, reference: str) -> TrialRun:
     """One run, whatever its sweep.
 
+    Args:
+        uri: the store.
+        reference: its id, or ``models:/NAME@ALIAS`` (or /VERSION) for the run that a registered model comes from.
+
     Raises:
-        UsageError: if there is none of this id.
+        UsageError: if there is none such.
         EnvironmentProblem: if the store cannot be read.
     """
     with _reading(uri) as client:
+        kind, _, name = reference.partition(":/")
         try:
-            run = client.get_run(run_id)
+            run = client.get_run(_version(client, name).run_id if kind == "models" else reference)
         except Exception as error:
             if _is_missing(error):
                 raise UsageError(
-                    f"there is no run {run_id} in {redacted(uri)}", remedy="MLflow's page of a run shows its id."
+                    f"there is no run {reference} in {redacted(uri)}",
+                    remedy="Give a run's id, as MLflow's page of it shows, or models:/SWEEP@champion.",
                 ) from error
             raise
         return _as_trial(run, _histories(client, [run]))
@@ -105,17 +111,22 @@ def _model_weights(uri: str, reference: str, name: str) -> Path:
         from mlflow.artifacts import download_artifacts
 
         try:
-            if "@" in name:
-                version = client.get_model_version_by_alias(*name.split("@", 1))
-            else:
-                version = client.get_model_version(*name.split("/", 1))
-            return Path(download_artifacts(artifact_uri=f"{version.source}/{WEIGHTS_FILE}", tracking_uri=uri))
+            source = _version(client, name).source
+            return Path(download_artifacts(artifact_uri=f"{source}/{WEIGHTS_FILE}", tracking_uri=uri))
         except Exception as error:
             raise EnvironmentProblem(
                 f"model.weights {reference} cannot be had from {redacted(uri)}: {brief(error)}",
                 remedy=f"It must be a model that the suite registered (it holds {WEIGHTS_FILE}); or give the path of a "
                 "local file.",
             ) from error
+
+
+def _version(client: Any, name: str) -> Any:
+    """The version of a registered model that ``NAME@ALIAS`` or ``NAME/VERSION`` names."""
+    model, _, alias = name.partition("@")
+    if alias:
+        return client.get_model_version_by_alias(model, alias)
+    return client.get_model_version(*[*name.split("/", 1), ""][:2])
 
 
 def search(client: Any, experiment_id: str) -> Iterator[Any]:
