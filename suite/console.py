@@ -52,7 +52,7 @@ class Board:
         """What this phase is to finish; the clock for the ETA starts."""
         self.targets, self.total_trials = list(trial_ids), total
         self._started, self._done_at_start = time.monotonic(), self._epochs_done()
-        self._said |= {(item.trial.id, str(item.status)) for item in self.history.in_plan() if item.end}
+        self._said |= {(item.trial.id, str(item.status)) for item in self.history.in_plan() if item.ended}
 
     @contextmanager
     def shown(self) -> Iterator[Board]:
@@ -113,7 +113,7 @@ class Board:
     def headline(self) -> str:
         """Progress in one line."""
         items = self._items()
-        ended = sum(bool(item.end) and item.status is not Status.INTERRUPTED for item in items)
+        ended = sum(item.ended for item in items)
         failed = sum(item.status is Status.FAILED for item in items)
         parts = [
             f"{ended}/{self.total_trials or len(self.targets)} trials",
@@ -171,15 +171,14 @@ class Board:
         with self._lock:
             for item in self._items():
                 key = (item.trial.id, str(item.status))
-                if item.end and item.status is not Status.INTERRUPTED and key not in self._said:
+                if item.ended and key not in self._said:
                     self._said.add(key)
                     text = f"{item.trial.name}: {item.status} {_outcome(item, self.objectives[0])}".rstrip()
                     self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _expected(item: TrialHistory) -> int:
-    ended = item.end and item.status is not Status.INTERRUPTED
-    return len(item.records) if ended else int(item.trial.config["train"]["epochs"])
+    return len(item.records) if item.ended else int(item.trial.config["train"]["epochs"])
 
 
 def _outcome(item: TrialHistory, objective: Objective) -> str:

@@ -220,6 +220,11 @@ class TrialHistory:
         return chosen.metrics[objective.name] if chosen else None
 
     @property
+    def ended(self) -> bool:
+        """Whether it came to an end of its own, good or bad."""
+        return self.status in (Status.FINISHED, Status.STOPPED, Status.FAILED)
+
+    @property
     def curve(self) -> list[EpochRecord]:
         """The records in the order of epochs."""
         return [self.records[epoch] for epoch in sorted(self.records)]
@@ -259,7 +264,8 @@ class History:
             self.plan.append(trial.id)
 
     def _on_start(self, entry: Entry) -> None:
-        self.trials[entry["id"]].status = Status.RUNNING
+        history = self.trials[entry["id"]]
+        history.status, history.reason, history.end = Status.RUNNING, "", {}
 
     def _on_epoch(self, entry: Entry) -> None:
         self.trials[entry["id"]].records[entry["epoch"]] = EpochRecord(entry["epoch"], entry["metrics"])

@@ -321,6 +321,9 @@ class Launch:
     def _crown(self) -> None:
         """Name the winner: the arm with the best mean over its seeds, and its best trial."""
         self._trim(0 if not self.options.only else LEADERS)
+        for item in self.history.trials.values():
+            if item.status is Status.STOPPED and not self.options.only:  # nobody will go on with it now
+                shutil.rmtree(self.folder / "trials" / item.trial.id / "checkpoints", ignore_errors=True)
         if self.spec.pareto or self.options.limit_batches:
             return
         finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]

@@ -221,7 +221,7 @@ def _last_words(
         if len(arms) > 20:
             console.print(f"and {len(arms) - 20} more arms", highlight=False)
     items = list(ended.history.in_plan())
-    settled = sum(bool(item.end) and item.status != "interrupted" for item in items)
+    settled = sum(item.ended for item in items)
     failed = [item for item in items if item.status == "failed"]
     for item in failed[:5]:
         line = f"failed: {item.trial.name}: {item.reason}"
@@ -237,6 +237,9 @@ def _last_words(
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
         console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
+    if uri is not None and ended.champion in ended.history.trials:
+        name = ended.history.trials[ended.champion].trial.name
+        console.print(f"champion: {name}, as models:/{spec.name}@champion", highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:

@@ -134,7 +134,7 @@ class Contract:
         assert runs.parent.status == "finished" and runs.parent.tags["mlflow.note.content"] == "What for?"
         assert runs.parent.tags["mlflow.source.git.commit"] == "abc123"
         assert "u:p" not in str(runs)
-        assert (first.start_ms, first.end_ms) == (T0 + 3000, T0 + 10_000)
+        assert (first.start_ms, first.end_ms) == (T0 + 5000, T0 + 10_000)
 
     def test_sending_everything_again_changes_nothing(self, make: Make, tmp_path: Path) -> None:
         story = whole()
@@ -184,9 +184,21 @@ class Contract:
         story.launch("t1", "t3").trial("t3", "c")
         tracker = make("plan")
         project(tracker, story.entries, tmp_path / "cursor")
-        marks = {run.trial: run.tags["suite.in_plan"] for run in tracker.read("plan").trials}
-        assert marks == {"t1": "true", "t2": "false", "t3": "true"}
-        assert {run.trial: run.status for run in tracker.read("plan").trials}["t3"] == "pending"
+        runs = tracker.read("plan")
+        assert {run.trial: run.tags["suite.in_plan"] for run in runs.trials} == {"t1": "true", "t2": "false"}
+        assert runs.parent.tags["suite.planned"] == "2"
+        story.start("t3")
+        project(tracker, story.entries, tmp_path / "cursor")
+        run = {run.trial: run for run in tracker.read("plan").trials}["t3"]
+        assert (run.status, run.tags["suite.in_plan"]) == ("running", "true")
+        assert run.start_ms == story.entries[-1]["ts_ms"], "a run begins when its trial does, not when it was planned"
+
+    def test_a_trial_that_ends_before_it_begins_has_a_run_all_the_same(self, make: Make, tmp_path: Path) -> None:
+        story = Story().launch("t1").trial("t1").end("t1", "failed", "no worker could be started")
+        project(make("early"), story.entries, tmp_path / "cursor")
+        run = make("early").read("early").trials[0]
+        assert (run.status, run.tags["suite.reason"]) == ("failed", "no worker could be started")
+        assert run.params["train.lr"] == "0.05"
 
     def test_a_forgotten_trial_starts_in_a_fresh_run(self, make: Make, tmp_path: Path) -> None:
         story = whole()
@@ -195,7 +207,7 @@ class Contract:
         old = tracker.run_id("t1")
         story.add("forget", id="t1")
         project(make("forget"), story.entries, tmp_path / "cursor")
-        assert make("forget").read("forget").trials[0].status == "pending"
+        assert [run.trial for run in make("forget").read("forget").trials] == ["t2"]
         story.start("t1").epochs("t1", 1).end("t1")
         project(make("forget"), story.entries, tmp_path / "cursor")
         project(make("forget"), story.entries, tmp_path / "lost-cursor")
@@ -306,7 +318,7 @@ class TestMlflow(Contract):
             tracker.apply(entry)
             if run_id := tracker.run_id("t1"):
                 statuses.append(client.get_run(run_id).info.status)
-        assert statuses == ["SCHEDULED", "RUNNING", "RUNNING", "RUNNING"]
+        assert statuses == ["RUNNING", "RUNNING", "RUNNING"]
         run = client.get_run(tracker.run_id("t1"))
         assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["digits"]
         assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
@@ -596,7 +608,7 @@ class TestSender:
 
     def test_entries_of_an_unknown_trial_are_passed_over(self, tmp_path: Path) -> None:
         story = Story().launch("t1")
-        story.epochs("nobody", 1).trial("t1")
+        story.epochs("nobody", 1).trial("t1").start("t1")
         tracker = MemoryTracker(folder=tmp_path)
         sender = Sender(tracker, tmp_path / "cursor")
         for entry in story.entries:

@@ -207,7 +207,7 @@ def _margin(rules: Rules) -> str:
 def notices(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules) -> list[str]:
     """What is missing, and what else limits the conclusions."""
     counts = Counter(item.status for item in items)
-    found = [_progress(runs, counts, len(items)), *_missing(runs, items, arms, rules), *_unequal(items, arms)]
+    found = [_progress(runs, counts), *_missing(runs, items, arms, rules), *_unequal(items, arms)]
     gone = sum(not in_plan(run) for run in runs.trials)
     if gone:
         found.append(f"{some(gone, 'run')} of arms or seeds that the sweep file no longer has: left out.")
@@ -220,7 +220,9 @@ def notices(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, 
     return [text for text in found if text]
 
 
-def _progress(runs: SweepRuns, counts: Counter[Status], planned: int) -> str:
+def _progress(runs: SweepRuns, counts: Counter[Status]) -> str:
+    planned = max(counts.total(), int(runs.parent.tags.get("suite.planned", 0)))
+    counts[Status.PENDING] += planned - counts.total()  # a trial has no run before it begins
     ended = counts[Status.FINISHED] + counts[Status.STOPPED] + counts[Status.FAILED]
     left = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status] and status not in _ENDED)
     if not planned:

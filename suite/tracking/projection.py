@@ -2,14 +2,14 @@
 
 ==========  ==================================================================================================
 launch      the parent run: RUNNING, its tags, the sweep file and environment.json; RUNNING trials -> KILLED
-plan        plan.json on the parent; ``suite.in_plan`` and ``suite.baseline`` on the trials
-trial       a child run: SCHEDULED, params (the flattened config), config.yaml, tags, the data set as an input
-start       RUNNING
+plan        plan.json and ``suite.planned`` on the parent; ``suite.in_plan`` and ``suite.baseline`` on the trials
+trial       kept in mind until it begins, so that MLflow's duration of a run is that of the trial
+start       a child run: RUNNING, params (the flattened config), config.yaml, tags, the data set as an input
 epoch       metrics, step = epoch, at the time of the journal
 end         FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags, and the metric ``best/value``
 file        an artifact
 drop        the artifact ``checkpoints/best.pt`` is deleted; the tag ``suite.checkpoint`` says so
-forget      the run is deleted (MLflow keeps deleted runs until ``mlflow gc``); the next entry makes a new one
+forget      the run is deleted (MLflow keeps deleted runs until ``mlflow gc``); its next ``start`` makes a new one
 champion    ``suite.champion`` on the parent and on the winner
 close       the parent: FINISHED or KILLED; ``suite.counts``
 ==========  ==================================================================================================
@@ -51,11 +51,11 @@ KIND, JOURNAL, HOME = "suite.kind", "suite.journal", "suite.home"
 SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
 TRIAL, ARM, SEED, STATUS, REASON = "suite.trial", "suite.arm", "suite.seed", "suite.status", "suite.reason"
 IN_PLAN, BASELINE, CHAMPION, ORDER = "suite.in_plan", "suite.baseline", "suite.champion", "suite.order"
+PLANNED = "suite.planned"
 PARENT = "mlflow.parentRunId"
 BEST_VALUE = "best/value"
 BEST_CHECKPOINT = "checkpoints/best.pt"
 RUN_STATUS = {
-    Status.PENDING: "SCHEDULED",
     Status.RUNNING: "RUNNING",
     Status.FINISHED: "FINISHED",
     Status.STOPPED: "FINISHED",
@@ -104,6 +104,7 @@ class Projection(ABC):
         self.home = f"{socket.gethostname()}:{self.folder}"
         self._known: dict[str | None, Run] | None = None
         self._loading = threading.Lock()
+        self._planned: dict[str, Entry] = {}  # trial -> its entry
         self._born: dict[str, int] = {}
         self._plan: Entry = {}
         self._stamp: dict[str, str] = {}
@@ -163,7 +164,7 @@ class Projection(ABC):
 
     def epochs(self, entries: Sequence[Entry]) -> None:
         """Project ``epoch`` entries of one trial in one call to the store."""
-        run = self._run(entries[0]["id"])
+        run = self._run(entries[0])
         metrics: list[Metric] = []
         gaps: list[str] = []
         for entry in entries:
@@ -216,28 +217,32 @@ class Projection(ABC):
             self._put(run, tags=self._place(run.trial or "", run.tags.get(ARM, "")))
         plan = {name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")}
         self._text(parent, _json(plan, indent=2), "plan.json")
-        self._put(parent, seq=entry["seq"])
+        self._put(parent, tags={PLANNED: str(len(entry["ids"]))}, seq=entry["seq"])
 
     def _on_trial(self, entry: Entry) -> None:
         self._parent()
+        self._planned[entry["id"]] = entry
+
+    def _begin(self, entry: Entry, start_ms: int) -> Run:
+        """The run of a ``trial`` entry."""
         run = self._runs().get(entry["id"])
         if run is None:
             tags = {KIND: "trial", "suite.sweep": self.sweep, TRIAL: entry["id"], JOURNAL: self.journal_id}
             born = self._born.get(entry["id"])
             tags |= {BORN: str(born)} if born else {}
-            run = self._make(entry["id"], entry["name"], tags, entry["ts_ms"])
+            run = self._make(entry["id"], entry["name"], tags, start_ms)
         if entry["seq"] <= run.mark(SEQ):
-            return
+            return run
         config = entry.get("config") or {}
         self._text(run, yaml.safe_dump(config, sort_keys=False), "config.yaml")
         self._text(run, _json(self._environment, indent=2), "environment.json")
         if dataset := describe_dataset(entry):
             self._add_input(run, dataset)
-        self._status(run, RUN_STATUS[Status.PENDING])
         self._put(run, params=flatten(config), tags=self._trial_tags(entry), seq=entry["seq"])
+        return run
 
     def _on_start(self, entry: Entry) -> None:
-        run = self._run(entry["id"])
+        run = self._run(entry)
         if self._is_new(run, entry):
             self._status(run, RUN_STATUS[Status.RUNNING])
             host = {"suite.host": str(entry["host"])} if entry.get("host") else {}
@@ -247,7 +252,7 @@ class Projection(ABC):
         self.epochs([entry])
 
     def _on_end(self, entry: Entry) -> None:
-        run = self._run(entry["id"])
+        run = self._run(entry)
         if not self._is_new(run, entry):
             return
         tags = {REASON: str(entry.get("reason") or "")}
@@ -257,7 +262,7 @@ class Projection(ABC):
         self._end(run, Status(entry["status"]), entry, tags)
 
     def _on_file(self, entry: Entry) -> None:
-        run = self._run(entry["id"]) if entry.get("id") else self._parent()
+        run = self._run(entry) if entry.get("id") else self._parent()
         if entry["seq"] <= run.mark(BORN):
             return
         path = self.folder / entry["path"]
@@ -267,7 +272,7 @@ class Projection(ABC):
             log.info("%s is gone and was not uploaded", path)
 
     def _on_drop(self, entry: Entry) -> None:
-        run = self._run(entry["id"])
+        run = self._run(entry)
         if self._is_new(run, entry):
             self._remove(run, BEST_CHECKPOINT)
             note = f"removed by the checkpoint budget; python -m suite.replay {run.id}"
@@ -278,9 +283,6 @@ class Projection(ABC):
         self._born[trial] = max(seq, self._born.get(trial, 0))
         run = self._runs().get(trial)
         if run is None or run.mark(BORN) >= seq:
-            return
-        if run.tags.get(STATUS) == Status.PENDING:  # nothing has been written to it, so it can serve as the new one
-            self._put(run, tags={BORN: str(seq)})
             return
         self._delete(run)
         self._runs().pop(trial, None)
@@ -314,12 +316,16 @@ class Projection(ABC):
     def _children(self) -> list[Run]:
         return [run for run in self._runs().values() if run.trial is not None]
 
-    def _run(self, trial: str) -> Run:
+    def _run(self, entry: Entry) -> Run:
+        """The run of the trial that an entry speaks of; begun now where there is none yet."""
+        trial = entry["id"]
         run = self._runs().get(trial)
-        if run is None:
-            self._parent()  # if even that is missing, one run is not enough
+        if run is not None and run.mark(SEQ):
+            return run
+        self._parent()  # if even that is missing, one run is not enough
+        if trial not in self._planned:
             raise RunMissing(trial)
-        return run
+        return self._begin(self._planned[trial], entry["ts_ms"])
 
     def _parent(self) -> Run:
         run = self._runs().get(None)
@@ -410,7 +416,6 @@ class Projection(ABC):
             SEED: _text(entry["seed"]),
             "suite.signature": entry["id"],
             ORDER: str(entry["seq"]),
-            STATUS: Status.PENDING,
             "suite.settings": _text(entry.get("settings") or {}),
             IN_PLAN: "true",
             **self._stamp,

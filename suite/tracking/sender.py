@@ -160,8 +160,6 @@ class Sender:
                     raise _StartAgain from missing
                 self._rebuild(missing.trial, entries[0]["seq"])
                 self._apply(entries)
-            if entries[0]["kind"] == "forget":  # so that the trial is seen to wait, not seen to be gone
-                self._rebuild(entries[0]["id"], entries[0]["seq"])
         except (TrackingUnavailable, _StartAgain):
             raise
         except Exception as error:  # EntryRejected; RunMissing, if nothing is known of the trial; or a bug of ours
