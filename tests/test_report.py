@@ -6,7 +6,6 @@ import csv as csv_reader
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium, needed
 from scipy import stats
 
 from suite import analysis
@@ -498,15 +498,11 @@ def test_an_unknown_sweep_and_a_missing_store_are_said(folder: Any) -> None:
 
 
 @pytest.mark.browser
+@needed
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium here")
-    api = pytest.importorskip("playwright.sync_api")
     pages = [publish(evil(), tmp_path / "evil"), publish(report(*grid(["base", "x" * 60, "b"], 6)), tmp_path / "good")]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         for file in pages:
             page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
             told: list[str] = []
@@ -517,4 +513,3 @@ def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, tmp_pat
             assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), "the page is wider than the screen"
             assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
             assert told == []
-        browser.close()

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium, mlflow_ui, needed
 from conftest import Folder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the MLflow UI was not looked at"),
-]
-# without these Chromium looks for Google's hosts at every start
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+pytestmark = [pytest.mark.browser, pytest.mark.slow, needed]
 
 
 @pytest.fixture(scope="module")
@@ -34,40 +18,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Fol
     folder = Folder(tmp_path_factory.mktemp("ui"))
     folder.write(seeds=[0], description="Is a small step enough?")
     folder.sweep()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "mlflow"), "ui", "--port", str(port)]
-    with (folder.path / "ui.log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder.path, env=folder.environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        yield _answering(f"http://127.0.0.1:{port}", server), folder
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def _answering(url: str, server: subprocess.Popen[bytes]) -> str:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return url
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("mlflow ui did not start")
+    with mlflow_ui(folder) as url:
+        yield url, folder
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser.new_page(viewport={"width": 1600, "height": 1000})
-        browser.close()
 
 
 def run_id(folder: Folder, name: str) -> str:

@@ -1,0 +1,107 @@
+"""The shipped sweep files on real CIFAR-10 images and pretrained weights, each cut to a minute."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium, mlflow_ui, needed
+from conftest import REPO, Folder
+
+IMAGES, WEIGHTS = os.environ.get("SUITE_CIFAR10"), os.environ.get("SUITE_TINYIMAGENET_WEIGHTS")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real_images,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not IMAGES, reason="set SUITE_CIFAR10 to the unpacked CIFAR-10 image folder"),
+]
+pretrained = pytest.mark.skipif(not WEIGHTS, reason="set SUITE_TINYIMAGENET_WEIGHTS to pretrained weights")
+
+
+class Shipped(Folder):
+    """A user's folder with a copy of a shipped file, as sweep.yaml."""
+
+    def __init__(self, path: Path, name: str, *overrides: str) -> None:
+        super().__init__(path)
+        self.name = name
+        shutil.copy(REPO / "search_spaces" / f"{name}.yaml", path / "sweep.yaml")
+        self.overrides = ["data.name=folder", f"data.root={IMAGES}", *overrides]
+
+    def command(self, *arguments: str, module: str = "suite.sweep") -> list[str]:
+        file, *rest = arguments
+        return super().command(file, *self.overrides, *rest, module=module)
+
+
+@pytest.mark.browser
+@needed
+def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
+    """The README's short command, on fewer images and three arms; then looked at as its user would."""
+    folder = Shipped(
+        tmp_path, "augmentation", "seeds=[0,1]", "train.epochs=3", "model.arch=resnet20",
+        "data.train_size=1000", "data.val_size=500", "data.test_size=500",
+    )  # fmt: skip
+    folder.sweep("--only", "augment=none", "--only", "augment=flip", "--only", "augment=crop+flip+cutout")
+    assert Counter(folder.runs().values()) == {"FINISHED": 6} and folder.parents() == ["FINISHED"]
+    folder.assert_tracked()
+    run = dict(folder.query("select name, run_uuid from runs"))
+    with mlflow_ui(folder) as url, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        base = f"{url}/#/experiments/1/runs"
+        page.goto(f"{base}?workflowType=machine_learning")
+        page.get_by_role("link", name="augmentation", exact=True).last.wait_for()
+        page.locator(".ag-row").first.locator("button").first.click()
+        for name in folder.runs():
+            page.get_by_role("link", name=name, exact=True).first.wait_for()
+        page.goto(f"{base}/{run['augment=flip seed=1']}/model-metrics")
+        page.wait_for_function(  # curves of three epochs: paths of more than one point
+            "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 6"
+        )
+        page.goto(f"{base}/{run['augment=flip seed=1']}/artifacts")
+        page.reload()
+        for file in ("config.yaml", "environment.json", "predictions.npz"):
+            page.get_by_text(file).first.wait_for()
+
+
+@pretrained
+def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Path) -> None:
+    folder = Shipped(
+        tmp_path, "transfer", "seeds=[0]", "train.epochs=4", f"model.imagenet_file={WEIGHTS}",
+        "data.train_size=4000", "data.val_size=500", "data.test_size=500",
+    )  # fmt: skip
+    folder.sweep("--no-report", timeout=500)
+    last = {name.split()[0]: epochs[4]["val/acc"] for name, epochs in folder.curves().items()}
+    assert set(last) == {"scratch", "finetune", "config1", "config2"}
+    assert min(last["finetune"], last["config1"], last["config2"]) > last["scratch"] + 0.05, last
+
+
+@pretrained
+def test_the_joint_search_killed_in_the_middle_is_finished(tmp_path: Path) -> None:
+    folder = Shipped(
+        tmp_path, "joint", "run_cap=4", "confirm.top=1", "seeds=[0,1]", "train.epochs=3", "train.batch_size=32",
+        "early_terminate.grace_epochs=1", f"model.imagenet_file={WEIGHTS}",
+        "data.train_size=1600", "data.val_size=200", "data.test_size=200",
+    )  # fmt: skip
+    process = folder.start("--no-report")
+    folder.wait_for(process, ripe)
+    process.kill()
+    process.communicate()
+    before = folder.journal
+    folder.sweep("--no-report")
+    assert set(folder.runs().values()) == {"FINISHED"} and folder.parents() == ["FINISHED"]
+    trials = [entry["id"] for entry in folder.journal if entry["kind"] == "trial"]
+    assert len(folder.runs()) == len(trials) == len(set(trials))
+    folder.assert_tracked()  # no epoch twice, none missing
+    assert folder.journal[: len(before)] == before
+
+
+def ripe(journal: list[dict[str, Any]]) -> bool:
+    """Some trial has ended, and one that runs has epochs behind it."""
+    running = {entry["id"] for entry in journal if entry["kind"] == "start"}
+    running -= {entry["id"] for entry in journal if entry["kind"] == "end"}
+    return len(running) < sum(entry["kind"] == "start" for entry in journal) and any(
+        entry["kind"] == "epoch" and entry["id"] in running for entry in journal
+    )
