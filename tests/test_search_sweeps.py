@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Folder
 
-from suite.records import EpochRecord, Objective, Status, Trial
+from suite.records import Objective
 from suite.search import OptunaSearch
 from suite.space import Choice, Choices, Condition, Range, Space
 
@@ -142,31 +142,39 @@ def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
-def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str) -> None:
-    from suite.journal import TrialHistory
+@pytest.mark.parametrize("later", [0, 1, 2])
+def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> None:
+    """Trials run two at a time; the journal's entries up to the kill bring a new rule to where the old one was."""
     from suite.spec import AshaConfig, MedianConfig
     from suite.tuner import EarlyStop
 
     rule = AshaConfig(grace_epochs=1, reduction_factor=3) if kind == "asha" else MedianConfig(min_trials=3)
-
-    def decide(rules: Any, part: list[tuple[str, list[float]]]) -> list[bool]:
-        return [
-            rules.feed(name, epoch, {"val/acc": value})
-            for name, values in part
-            for epoch, value in enumerate(values, start=1)
-        ]
-
-    unbroken = EarlyStop(rule, Objective("val/acc"), 9)
-    decisions = decide(unbroken, curves())
-    assert any(decisions) and not all(decisions)
+    waiting, running, journal = curves(), [], []
+    unbroken, stops = EarlyStop(rule, Objective("val/acc"), 9), []
+    while waiting or running:
+        running += [[*waiting.pop(0), 0] for _ in range(min(2 - len(running), len(waiting)))]
+        for trial in list(running):
+            name, values, _ = trial
+            trial[2] += 1
+            metrics = {"val/acc": values[trial[2] - 1]}
+            journal.append(
+                {"seq": len(journal) + 1, "kind": "epoch", "id": name, "epoch": trial[2], "metrics": metrics}
+            )
+            stops.append(unbroken.feed(name, trial[2], metrics))
+            if stops[-1] or trial[2] == len(values):
+                running.remove(trial)
+    where = [place for place, stop in enumerate(stops) if stop]
+    killed_after = where[len(where) // 2] + later
+    assert where[0] < killed_after <= where[-1] and not all(stops)
 
     resumed = EarlyStop(rule, Objective("val/acc"), 9)
-    for name, values in curves()[:6]:
-        item = TrialHistory(Trial(name, name, 0, name), {}, status=Status.STOPPED)
-        item.records = {e: EpochRecord(e, {"val/acc": v}) for e, v in enumerate(values, start=1)}
-        resumed.replay(item)
-    assert decide(resumed, curves()[6:]) == decisions[6 * 9 :]
-    assert not any(decide(resumed, curves())), "an epoch that was fed before is not judged again"
+    names = {name for name, _ in curves()}
+    known = resumed.replay(journal[:killed_after], names)
+    assert known == {entry["id"] for entry, stop in zip(journal[:killed_after], stops, strict=False) if stop}
+    rest = [resumed.feed(entry["id"], entry["epoch"], entry["metrics"]) for entry in journal[killed_after:]]
+    assert rest == stops[killed_after:]
+    again = [resumed.feed(entry["id"], entry["epoch"], entry["metrics"]) for entry in journal]
+    assert not any(again), "an epoch that was fed before is not judged again"
 
 
 def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
