@@ -60,7 +60,7 @@ class Choices:
     when: tuple[Condition, ...] = ()
     kind: Kind = "values"
 
-    @property
+    @cached_property
     def labels(self) -> tuple[Scalar, ...]:
         """The label of each value, in the order of the file."""
         return tuple(choice.label for choice in self.choices)
@@ -80,10 +80,15 @@ class Choices:
         Raises:
             ValueError: if it has none.
         """
-        for choice in self.choices:
-            if same(choice.label, label):
-                return choice
-        raise ValueError(f"{self.name} must be one of {', '.join(map(show, self.labels))}, got {show(label)}")
+        found = self._by_label.get((isinstance(label, bool), label)) if isinstance(label, Scalar) else None
+        if found is None:
+            raise ValueError(f"{self.name} must be one of {', '.join(map(show, self.labels))}, got {show(label)}")
+        return found
+
+    @cached_property
+    def _by_label(self) -> dict[tuple[bool, Scalar], Choice]:
+        """Each label, so marked that 1 is 1.0 but not true, -> its choice, the first where two are the same."""
+        return {(isinstance(each.label, bool), each.label): each for each in reversed(self.choices)}
 
 
 @dataclass(frozen=True)
@@ -201,13 +206,17 @@ class Space:
             yield from self.grid()
             return
         seen: set[tuple[tuple[str, str], ...]] = set()
+        repeats = 0
         for index in range(count * 20):
             point = self.draw(index)
             key = tuple((name, repr(choice.label)) for name, choice in point.items())
             if key not in seen:
                 seen.add(key)
+                repeats = 0
                 yield point
-            if len(seen) == count:
+            else:
+                repeats += 1
+            if len(seen) == count or repeats > 1000 + 10 * len(seen):
                 return
 
     @cached_property

@@ -91,7 +91,9 @@ def run(
     from suite.launch import Options
 
     console = console or standard()
-    spec = specs.load(path, [*overrides, *(_smoke_overrides(specs.load(path, overrides)) if smoke else ())])
+    spec = specs.load(path, overrides)
+    if smoke:
+        spec = specs.load(path, _smoke_overrides(spec, overrides))
     options = options or Options()
     if smoke:
         with tempfile.TemporaryDirectory(prefix="suite-smoke-") as folder:
@@ -189,9 +191,13 @@ def _writable(storage: Path) -> None:
         ) from error
 
 
-def _smoke_overrides(spec: SweepSpec) -> list[str]:
-    overrides = ["train.epochs=1", "train.warmup_epochs=0", f"seeds=[{spec.seeds[0]}]"]
-    return [*overrides, f"run_cap={min(spec.run_cap, SMOKE_ARMS)}"] if spec.search else overrides
+def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
+    """The user's overrides, with one epoch and one seed whatever they say."""
+    small = {"train.epochs": 1, "train.warmup_epochs": 0, "seeds": f"[{spec.seeds[0]}]"}
+    if spec.search:
+        small["run_cap"] = min(spec.run_cap, SMOKE_ARMS)
+    kept = [override for override in given if override.partition("=")[0].strip() not in small]
+    return [*kept, *(f"{key}={value}" for key, value in small.items())]
 
 
 def _report(spec: SweepSpec, uri: str, console: Console) -> Path | None:

@@ -195,7 +195,7 @@ def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
 
 def test_a_smoke_run_is_tracked_nowhere(folder: Folder) -> None:
     folder.write(seeds=[3, 4])
-    shown = folder.sweep("--smoke").stdout
+    shown = folder.sweep("--smoke", "train.epochs=3", "seeds=[3,4]").stdout
     assert "complete (2/2 trials" in shown
     assert {path.name for path in folder.path.iterdir()} <= {"sweep.yaml", "tiny_net.py", "__pycache__"}
 

@@ -281,7 +281,45 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         ["augmentations.b: gaussian_blur.kernel_size must be odd, got 4"],
     ),
     "variant name": (GOOD + "augmentations: {a+b: {type: cutout}}\n", ["'a+b' cannot name an augmentation"]),
+    "variant name with a dot": (
+        GOOD + "augmentations: {cutout.big: {type: cutout}}\n",
+        [
+            "x.yaml:11: augmentations.cutout.big: 'cutout.big' cannot name an augmentation",
+            "letters, digits, `_` and `-`",
+        ],
+    ),
+    "variant name with a space": (GOOD + "augmentations: {a b: {type: cutout}}\n", ["'a b' cannot name an augm"]),
+    "home of nobody": (
+        with_line("{name: digits}", "{name: digits, root: ~nobody-here/x}"),
+        ["x.yaml:4: trial.data.root: must not start with an unknown home folder, got '~nobody-here/x'", "whole path"],
+    ),
+    "path with a NUL": (with_line("{name: digits}", '{name: digits, root: "a\\0"}'), ["data.root: must be a path"]),
+    "huge version": (GOOD + f"schema_version: {'9' * 150}\n", ["schema_version: must be a smaller number, got 999"]),
     # ---- parameters
+    "too many parameters": (
+        "name: a\nparameters:\n" + "".join(f"  p{i}: {{values: {{a: {{}}}}}}\n" for i in range(3000)),
+        ["x.yaml:2: parameters: at most 100 parameters vary together, got 3000"],
+    ),
+    "parameter named like a key": (
+        with_line("train.lr: {values: [0.1, 1e-2]}", "seeds: {values: {a: {train.lr: 1}}}"),
+        ["x.yaml:8: parameters.seeds: 'seeds' is a key of the file and cannot name a parameter"],
+    ),
+    "parameter name": (
+        with_line("train.lr: {values: [0.1, 1e-2]}", '"a\\nb": {values: {a: {train.lr: 1}}}'),
+        ["'a\\nb' cannot name a parameter"],
+    ),
+    "label name": (
+        with_line("train.lr: {values: [0.1, 1e-2]}", 'h: {values: {" a": {train.lr: 1}}}'),
+        ["x.yaml:8: parameters.h.values. a: ' a' cannot name a label"],
+    ),
+    "list values": (
+        with_line("train.lr: {values: [0.1, 1e-2]}", "model.head.hidden: {values: [[3], [true]]}"),
+        ["every value of model.head.hidden must be a whole number, got [true]"],
+    ),
+    "zero twice": (
+        with_line("train.lr: {values: [0.1, 1e-2]}", "train.momentum: {values: [0.0, -0.0]}"),
+        ["parameters.train.momentum.values.1: 0 is listed twice"],
+    ),
     "unknown parameter": (
         with_line("train.lr:", "train.lrr:"),
         ["x.yaml:8: parameters.train.lrr: unknown setting 'train.lrr'", "Did you mean 'train.lr'?"],
@@ -358,6 +396,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("[0.1, 1e-2]}", "[0.1], when: {augment: [crop]}}"),
         ["x.yaml:8: parameters.train.lr.when.augment: `when` never holds: augment is one of none, flip"],
     ),
+    "when never, of many": (
+        "name: a\nparameters:\n  train.epochs: {values: [" + ",".join(map(str, range(1, 13))) + "]}\n"
+        "  train.lr: {values: [1, 2], when: {train.epochs: [99]}}\n",
+        ["`when` never holds: train.epochs is one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more"],
+    ),
+    "when too long": (
+        with_line("[0.1, 1e-2]}", f"[0.1], when: {{train.epochs: [{','.join('1' * 101)}]}}}}"),
+        ["when.train.epochs: `when` lists at most 100 values, got 101"],
+    ),
     "when empty": (with_line("[0.1, 1e-2]}", "[0.1], when: {augment: []}}"), ["when.augment: must not be empty"]),
     "when in a circle": (
         with_line("[0.1, 1e-2]}", "[0.1], when: {augment: [flip]}}").replace(
@@ -432,7 +479,10 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
         SEARCH.replace("run_cap: 5\n", ""),
         ["x.yaml:2: method: method: random needs run_cap", "Add run_cap: 50."],
     ),
-    "no parameters": ("name: a\nmethod: optuna\nrun_cap: 3\n", ["x.yaml:2: method: method: optuna needs parameters"]),
+    "no parameters": (
+        "name: a\nmethod: optuna\nrun_cap: 3\n",
+        ["x.yaml:2: method: method: optuna needs parameters", "grid"],
+    ),
     "min above max": (
         SEARCH.replace("min: 1e-3", "min: 0.2"),
         ["x.yaml:6: parameters.train.lr: min < max must hold, got min=0.2, max=0.1"],
@@ -441,6 +491,10 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
     "log of zero": (
         SEARCH.replace("min: 1e-3", "min: 0"),
         ["x.yaml:6: parameters.train.lr.min: must be above 0 for log_uniform, got 0"],
+    ),
+    "huge bounds": (
+        SEARCH.replace("min: 1e-3, max: 0.1, distribution: log_uniform", "min: 0.1, max: 1e308"),
+        ["x.yaml:6: parameters.train.lr.max: must lie between -1e+15 and 1e+15, got 1e+308"],
     ),
     "nan bound": (
         SEARCH.replace("min: 1e-3", "min: .nan"),
@@ -536,6 +590,14 @@ BAD_OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "seeds": ("seeds=[1,1]", ["command line: seeds: must be different, got 1 more than once"]),
     "section": ("train=3", ["command line: train: must be a mapping of settings, got 3"]),
     "parameter values": ("parameters.augment.values=[none, flp]", ["command line: parameters.augment.values", "'flp'"]),
+    "not UTF-8": ("data.root=\udcff", ["command line: data.root=\\udcff: is not UTF-8 text"]),
+    "not UTF-8, no key": ("\udcff", ["command line: \\udcff: is not UTF-8 text"]),
+    "deep key": ("early_terminate." + "x." * 3000 + "y=3", ["a key has at most 40 dots"]),
+    "value in a list": (
+        "parameters.augment.values.0=crop",
+        ["values is a list in the file", "parameters.augment.values=[...]"],
+    ),
+    "variant name": ("augmentations.a+b.type=flip", ["command line: augmentations.a+b.type: 'a+b' cannot name"]),
     "metric": ("metric.name=test/acc", ["command line: metric.name: test/acc must not select anything"]),
 }
 
@@ -553,6 +615,38 @@ def test_an_override_given_twice_is_an_error(tmp_path: Path) -> None:
     assert messages(tmp_path, GOOD, "train.lr=1", "trial.train.lr=2") == [
         "command line: train.lr: train.lr is given twice"
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("train={lr: 1}", "train.lr=2"), "command line: train.lr: train.lr is given twice"),
+        (
+            ("model.head=null", "model.head.hidden=[3]"),
+            "command line: model.head.hidden: model.head.hidden and model.head contradict each other",
+        ),
+        (
+            ("parameters.two={values: {b: {train.ema: 0.2}}}", "one=b", "two=b"),
+            "command line: two: train.ema is also set by one=b",
+        ),
+        (("z=1",), "command line: z: z has no labels to choose from\n    Give the settings that it varies, e.g. "),
+    ],
+)
+def test_overrides_that_contradict_each_other_or_fix_nothing(
+    overrides: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    text = "name: a\nparameters:\n  z: {zip: {train.epochs: [1, 2]}}\n  one: {values: {a: {}, b: {train.ema: 0.1}}}\n"
+    (found,) = messages(tmp_path, text, *overrides)
+    assert found.startswith(expected)
+
+
+def test_a_wrong_label_is_reported_though_another_one_is_chosen(tmp_path: Path) -> None:
+    text = "name: a\nparameters: {h: {values: {a: {}, b: {train.lrr: 1}}, wen: {}}}\n"
+    for override in ("h=a", "h=b"):
+        assert [each.split("\n")[0] for each in messages(tmp_path, text, override)] == [
+            "x.yaml:2: parameters.h.wen: unknown key 'wen' of a parameter",
+            "x.yaml:2: parameters.h.values.b.train.lrr: unknown setting 'train.lrr'",
+        ]
 
 
 def test_every_error_is_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

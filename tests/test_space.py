@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 
 import pytest
 from hypothesis import given
@@ -140,6 +141,21 @@ def test_a_small_space_is_drawn_whole_and_never_twice() -> None:
     space = Space((listed("a", 1, 2), listed("b", 1, 2)))
     assert len(list(space.draws(100))) == 4
     assert len({repr(point) for point in space.draws(3)}) == 3
+
+
+def test_drawing_stops_where_a_range_has_no_more() -> None:
+    started = time.perf_counter()
+    assert sorted(point["n"].label for point in Space((Range("n", 1, 50, "int_uniform"),)).draws(100_000)) == [
+        *range(1, 51)
+    ]
+    assert time.perf_counter() - started < 2.0
+
+
+def test_a_label_is_found_by_what_is_the_same_as_it() -> None:
+    mixed = listed("a", 1, "1", True, None)
+    assert [mixed.choose(label).label for label in (1.0, "1", True, None)] == [1, "1", True, None]
+    with pytest.raises(ValueError, match=r"a must be one of 1, 1, true, none, got \[1\]"):
+        mixed.choose([1])
 
 
 def test_walk_asks_conditions_first_and_keeps_the_order_of_the_file() -> None:

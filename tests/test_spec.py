@@ -39,6 +39,10 @@ def test_scalars_are_read_as_yaml_1_2() -> None:
     }  # fmt: skip
 
 
+def test_zero_has_no_sign() -> None:
+    assert repr(loader.parse("[-0.0, -0, -0e5]", "f").plain()) == "[0.0, 0, 0.0]"
+
+
 def test_anchors_aliases_and_merges_work() -> None:
     text = "a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}\nc: {<<: [{p: 5}, *x]}\nd: *x\n"
     assert loader.parse(text, "f").plain() == {
@@ -233,6 +237,22 @@ def test_a_search_has_one_baseline_arm(tmp_path: Path) -> None:
     assert sweep.baseline_for(arm) == sweep.baseline_arms[0]
 
 
+@pytest.mark.parametrize("method", ["grid", "random", "optuna"])
+def test_a_label_may_name_a_folder_of_images_and_its_root(method: str, tmp_path: Path) -> None:
+    text = f"name: s\nmethod: {method}\nrun_cap: 9\nparameters:\n  train.lr: {{values: [1, 2]}}\n"
+    text += "  images: {values: {digits: {data.name: digits}, own: {data.name: folder, data.root: /x}}}\n"
+    sweep = load(tmp_path, text)
+    assert sweep.arm({"images": "own", "train.lr": 1}).config.data.root == "/x"
+    with pytest.raises(UsageError, match=r"data\.name: folder needs data\.root"):
+        load(tmp_path, text.replace(", data.root: /x", ""))
+
+
+@pytest.mark.parametrize("method", ["grid", "random", "optuna"])
+def test_a_baseline_may_be_a_list(method: str, tmp_path: Path) -> None:
+    text = f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{model.head.hidden: {{values: [[3], [4, 2]]}}}}\n"
+    assert load(tmp_path, text + "baseline: {model.head.hidden: [4, 2]}\n").baseline_arms[0].name == "hidden=[4,2]"
+
+
 def test_random_arms_are_drawn_once_and_for_all(tmp_path: Path) -> None:
     few = load(tmp_path, SEARCH, "method=random", "run_cap=4")
     many = load(tmp_path, SEARCH, "method=random", "run_cap=12")
@@ -278,6 +298,65 @@ def test_a_label_and_a_zip_can_be_fixed(tmp_path: Path) -> None:
     assert sweep.arms_list[0].config.train.lr == 5 and sweep.arms_list[0].config.model.head.hidden == (3,)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="command line: head: must be one of a, b, got 'c'"):
         load(tmp_path, text, "head=c")
+
+
+LABELS = "name: a\nparameters: {head: {values: {a: {train.lr: 0.1}, b: {train.lr: 0.2, train.epochs: 4}}}}\n"
+
+
+@pytest.mark.parametrize("overrides", [("train.lr=0.3", "head=b"), ("head=b", "train.lr=0.3")])
+def test_a_setting_given_by_itself_goes_before_a_label_in_either_order(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    (arm,) = load(tmp_path, LABELS, *overrides).arms_list
+    assert (arm.config.train.lr, arm.config.train.epochs) == (0.3, 4)
+
+
+@pytest.mark.parametrize("overrides", [("early_terminate={type: asha}", "early_terminate.grace_epochs=2")])
+def test_a_part_goes_before_what_is_around_it_in_either_order(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    for typed in (overrides, overrides[::-1]):
+        assert load(tmp_path, GRID, *typed).early_terminate == spec.AshaConfig(grace_epochs=2)
+
+
+@pytest.mark.parametrize("arm", ["{train: {lr: 0.1, ema: 0.5}}", "{train.lr: 0.1, train: {ema: 0.5}}"])
+@pytest.mark.parametrize("override", ["train.lr=0.2", "train={lr: 0.2}"])
+@pytest.mark.parametrize("place", ["arms.v1.0", "parameters.head.values.v1.0"])
+def test_an_override_reaches_into_arms_and_labels_however_they_are_written(
+    arm: str, override: str, place: str, tmp_path: Path
+) -> None:
+    text = "parameters: {head: {values: RECIPES}}" if place.startswith("parameters") else "arms: RECIPES"
+    recipes = f"{{v1.0: {arm}, other: {{model: {{head: null}}}}}}"
+    sweep = load(tmp_path, f"name: a\n{text.replace('RECIPES', recipes)}\n", f"{place}.{override}")
+    train = sweep.arms_list[0].config.train
+    assert (train.lr, train.ema) == (0.2, 0.5) and len(sweep.arms_list) == 2
+    removed = load(tmp_path, "name: a\narms: {x: {model: {head: {hidden: [3]}}}}\n", "arms.x.model.head=null")
+    assert removed.arms_list[0].config.model.head is None
+    added = load(tmp_path, "name: a\narms: {x: {model: {head: null}}}\n", "arms.x.model.head.hidden=[3]")
+    assert added.arms_list[0].config.model.head == spec.HeadConfig(hidden=(3,))
+
+
+@pytest.mark.parametrize("override", ["head=b", "train.lr=2"])
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_a_search_of_which_the_command_line_fixes_everything_tries_the_one_point(
+    override: str, method: str, tmp_path: Path
+) -> None:
+    parameter = "head: {values: {a: {}, b: {train.lr: 2}}}" if override == "head=b" else "train.lr: {values: [1, 3]}"
+    sweep = load(tmp_path, f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{{parameter}}}\n", override)
+    assert sweep.space.parameters == () and names(sweep) == (["s"] if method == "random" else [])
+    assert sweep.arm({}).config.train.lr == 2
+
+
+def test_a_condition_on_what_the_command_line_fixes_holds_everywhere_or_nowhere(tmp_path: Path) -> None:
+    text = "name: a\nparameters:\n  head: {values: {a: {}, b: {model.head.hidden: [3]}}}\n"
+    text += "  train.lr: {values: [1, 2], when: {model.head.hidden: [[3]]}}\n"
+    assert names(load(tmp_path, text)) == ["head=a", "head=b lr=1", "head=b lr=2"]
+    assert names(load(tmp_path, text, "model.head=null")) == ["head=a"]
+    assert names(load(tmp_path, text, "model.head={hidden: [3]}")) == ["head=a lr=1", "head=a lr=2"]
+
+
+def test_a_parameter_may_be_named_like_a_section_and_fixed(tmp_path: Path) -> None:
+    text = "name: a\nparameters: {model.head: {values: {no: null, wide: {model.head.hidden: [3]}}}}\n"
+    (arm,) = load(tmp_path, text, "model.head=wide").arms_list
+    assert arm.config.model.head == spec.HeadConfig(hidden=(3,))
 
 
 def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
@@ -479,6 +558,15 @@ def test_a_thousand_arms_load_within_a_second(tmp_path: Path) -> None:
     started = time.perf_counter()
     assert len(load(tmp_path, "name: a\narms:\n" + "\n".join(lines) + "\nbaseline: a0\n").arms_list) == 1000
     assert time.perf_counter() - started < 1.0
+
+
+def test_long_lists_load_within_seconds(tmp_path: Path) -> None:
+    listed = ",".join(map(str, range(1, 30_000)))
+    started = time.perf_counter()
+    assert len(load(tmp_path, f"name: a\nseeds: [{listed}]\n").seeds) == 29_999
+    text = f"name: a\nmethod: random\nrun_cap: 1000\nparameters: {{train.lr: {{values: [{listed}]}}}}\n"
+    assert len(load(tmp_path, text).arms_list) == 1000
+    assert time.perf_counter() - started < 4.0
 
 
 def test_a_large_grid_checks_each_value_once(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ class Draft:
         raw: its mapping, with the overrides that concern the file itself.
         found: what is wrong, and where.
         overridden: path in the file -> key of the override that gave its value.
-        fixed: setting or parameter fixed on the command line -> its value as typed.
+        fixed: setting fixed on the command line -> its value as typed.
+        labels: labelled parameter fixed on the command line -> its label.
         written: path as resolved -> as the user wrote it.
         origins: setting -> where its value for every trial stands.
         values: top-level key -> validated value.
@@ -44,6 +45,7 @@ class Draft:
     found: list[tuple[Path_, Problem]] = field(default_factory=list)
     overridden: dict[Path_, str] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     origins: dict[str, Path_] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +64,11 @@ class Draft:
     def is_fixed(self, key: str) -> bool:
         """Whether the command line says what ``key`` is, itself or by its section."""
         return any(overlap(key, each) for each in self.fixed)
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the command line fixes something that may vary in the file."""
+        return bool(self.fixed or self.labels)
 
     def mapping(self, path: Path_, value: Any) -> dict[str, Any]:
         """A mapping, or an empty one after a complaint; null is an empty one."""

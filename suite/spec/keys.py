@@ -145,8 +145,8 @@ def _explain(key: str, value: Any, error: ValidationError) -> tuple[str, str]:
         return f"{key} must {_EXPECTED[key]}, got {quoted(value)}", ""
     errors = error.errors(include_url=False)
     inside = any(isinstance(part, int) for each in errors for part in each["loc"])
-    must = "must hold values that" if inside else "must"
-    return f"{key} {must} {expected(errors)}, got {quoted(value)}", remedy_of(value, errors)
+    each = "every value of " if inside else ""
+    return f"{each}{key} must {expected(errors)}, got {quoted(value)}", remedy_of(value, errors)
 
 
 def expected(errors: Sequence[Any]) -> str:
@@ -163,6 +163,7 @@ def phrase(error: Any) -> str:
         "int_type": "be a whole number",
         "int_parsing": "be a whole number",
         "int_from_float": "be a whole number",
+        "int_parsing_size": "be a smaller number",
         "float_type": "be a number",
         "string_type": "be text",
         "bool_type": "be true or false",
@@ -226,6 +227,10 @@ def _meaning(key: str, value: Any, variants: Iterable[str]) -> tuple[str, str]:
         return rule, did_you_mean(value, DATA_SETS)
     if isinstance(value, str) and not value.strip():
         return f"{key} must not be empty", ""
+    if is_path(key, value) and "\0" in value:
+        return f"{key} must be a path, got {value!r}", ""
+    if is_path(key, value) and not _has_home(value):
+        return f"{key} must not start with an unknown home folder, got {value!r}", "Write the whole path."
     return "", ""
 
 
@@ -363,6 +368,14 @@ def is_path(key: str, value: Any) -> bool:
     if key not in PATHS or not isinstance(value, str):
         return False
     return key != "model.weights" or not (value in ("none", "imagenet") or value.startswith(WEIGHT_ADDRESSES))
+
+
+def _has_home(value: str) -> bool:
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        return False
+    return True
 
 
 def absolute(value: str, folder: Path) -> str:

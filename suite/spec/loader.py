@@ -217,7 +217,7 @@ def resolved(text: str) -> Any:
     if _INT.fullmatch(text) and len(text) < 200:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _FLOAT.fullmatch(text):
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) + 0.0  # -0.0 is 0.0
     return text
 
 
@@ -230,7 +230,7 @@ def parse(text: str, name: str) -> Node:
     Raises:
         UsageError: if it is not YAML, too large, or uses what sweep files do not allow; all at once.
     """
-    reader = _Reader(yaml.parse(text, Loader=_PARSER), name)
+    reader = _Reader(yaml.parse(text, Loader=_PARSER), name)  # a generator: nothing is read yet
     try:
         root = reader.document()
     except yaml.MarkedYAMLError as error:
@@ -241,6 +241,8 @@ def parse(text: str, name: str) -> Node:
             place=f"{name}:{_line_at(text, error.position)}",
             remedy="Save the file as plain UTF-8 text.",
         ) from None
+    except ValueError as error:
+        raise UsageError(f"not YAML: {error}", place=name, remedy="Write plain UTF-8 text.") from None
     if reader.problems:
         raise UsageError(reader.problems)
     return root if root is not None else Node(1, None)
@@ -271,10 +273,12 @@ def read_text(path: Path) -> str:
         UsageError: if there is no such file, or it is no text of a reasonable size.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            size = max(path.stat().st_size, len(content))
             raise UsageError(f"a sweep file has at most {MAX_BYTES:,} bytes, got {size:,}", place=str(path))
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(

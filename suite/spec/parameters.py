@@ -9,9 +9,13 @@ from typing import Any
 from suite.space import DISTRIBUTIONS, Choice, Choices, Condition, Parameter, Range, Space, ordered, same, show
 from suite.spec import keys
 from suite.spec.config import TrialConfig
-from suite.spec.draft import Draft, overlap
+from suite.spec.draft import FIELDS, Draft, overlap
 from suite.spec.loader import Path_
 from suite.spec.sweep import ARMS, ParameterConfig
+
+_MOST_PARAMETERS = 100  # there are fewer settings than that
+_MOST_CONDITIONS = 100
+_LARGEST = 1e15  # of a bound; whole numbers up to it are exact
 
 # ---- the settings of every trial -------------------------------------------------------------------------------------
 
@@ -25,7 +29,7 @@ def base_settings(draft: Draft) -> dict[str, Any]:
         if _is_constant(name, raw):
             settings[name] = keys.Setting(raw["value"], ("parameters", name, "value"))
     over = {key: setting for key, setting in settings.items() if not draft.is_fixed(key)}
-    fixed = {key: keys.Setting(value, ("trial", key)) for key, value in draft.fixed.items() if _is_setting(key)}
+    fixed = {key: keys.Setting(value, ("trial", key)) for key, value in draft.fixed.items()}
     checked = keys.merged(draft.settings(over), draft.settings(fixed))
     draft.values["trial"] = checked
     return keys.merged(keys.flat(TrialConfig()), checked)
@@ -36,10 +40,6 @@ def _is_constant(name: str, raw: Any) -> bool:
     return isinstance(raw, dict) and set(raw) == {"value"} and name in keys.LEAVES
 
 
-def _is_setting(key: str) -> bool:
-    return key in keys.LEAVES or key in keys.SECTIONS
-
-
 # ---- what varies -----------------------------------------------------------------------------------------------------
 
 
@@ -47,17 +47,23 @@ def varied(draft: Draft) -> list[Parameter]:
     """What varies, the file's ``arms`` first; what is wrong is left out."""
     found: list[Parameter | None] = [_named_arms(draft)]
     raw = draft.mapping(("parameters",), draft.raw.get("parameters"))
-    kept = {name: each for name, each in raw.items() if not _is_replaced(draft, name)}
+    if len(raw) > _MOST_PARAMETERS:
+        draft.complain(("parameters",), f"at most {_MOST_PARAMETERS} parameters vary together, got {len(raw)}")
+        raw = {}
+    kept = {name: each for name, each in raw.items() if not _is_replaced(draft, name, each)}
     found += [_parameter(draft, name, each, ("parameters", name)) for name, each in kept.items()]
-    draft.values["parameters"] = {name: _with_empty_recipes(each) for name, each in kept.items()}
-    parameters = [each for each in found if each is not None]
+    draft.values["parameters"] = {
+        name: _with_empty_recipes(each) for name, each in kept.items() if name not in draft.labels
+    }
+    parameters = [each for each in found if each is not None and each.name not in draft.labels]
     _set_twice(draft, parameters)
     return parameters
 
 
-def _is_replaced(draft: Draft, name: str) -> bool:
+def _is_replaced(draft: Draft, name: str, raw: Any) -> bool:
     """Whether the command line fixed this parameter. Labels and zips lose only the settings that it fixed."""
-    return draft.is_fixed(name) if name in keys.LEAVES else name in draft.fixed
+    several = isinstance(raw, dict) and ("zip" in raw or isinstance(raw.get("values"), dict))
+    return name in keys.LEAVES and not several and draft.is_fixed(name)
 
 
 def _with_empty_recipes(raw: Any) -> Any:
@@ -82,12 +88,16 @@ def _named_arms(draft: Draft) -> Parameter | None:
     choices = []
     for name, settings in raw.items():
         path = ("arms", name)
-        if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100:
-            draft.complain(path, f"{name!r} cannot name an arm", "Use up to 100 printable characters.")
+        _nameable(draft, name, path, "an arm")
         choices.append(Choice(name, _recipe(draft, settings, path)))
     draft.values["arms"] = {name: each or {} for name, each in raw.items()}
     draft.parameter_paths[ARMS] = ("arms",)
     return Choices(ARMS, _distinct(draft, choices), kind="arms") if choices else None
+
+
+def _nameable(draft: Draft, name: str, path: Path_, what: str) -> None:
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100:
+        draft.complain(path, f"{keys.quoted(name)} cannot name {what}", "Use up to 100 printable characters.")
 
 
 def _recipe(draft: Draft, raw: Any, path: Path_) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _recipe(draft: Draft, raw: Any, path: Path_) -> dict[str, Any]:
 
 def _distinct(draft: Draft, choices: Sequence[Choice]) -> tuple[Choice, ...]:
     """Choices without those that the command line made equal to an earlier one."""
-    if not draft.fixed:
+    if not draft.narrowed:
         return tuple(choices)
     seen: dict[str, Choice] = {}
     for choice in choices:
@@ -132,6 +142,10 @@ def _parameter(draft: Draft, name: str, raw: Any, path: Path_) -> Parameter | No
     if name == ARMS:
         draft.complain(path, f"{ARMS!r} stands for `arms` and cannot name a parameter", "Choose another name.")
         return None
+    if name.partition(".")[0] in FIELDS:
+        draft.complain(path, f"{name!r} is a key of the file and cannot name a parameter", "Choose another name.")
+        return None
+    _nameable(draft, name, path, "a parameter")
     if _is_constant(name, raw):
         return None  # a setting of every trial, read with these
     when = _when(draft, raw.get("when"), (*path, "when"))
@@ -174,7 +188,9 @@ def _when(draft: Draft, raw: Any, path: Path_) -> tuple[Condition, ...]:
     conditions = []
     for key, values in raw.items():
         wanted = values if isinstance(values, list) else [values]
-        if _filled(draft, wanted, (*path, key), list):
+        if len(wanted) > _MOST_CONDITIONS:
+            draft.complain((*path, key), f"`when` lists at most {_MOST_CONDITIONS} values, got {len(wanted)}")
+        elif _filled(draft, wanted, (*path, key), list):
             conditions.append(Condition(key, tuple(wanted)))
     return tuple(conditions)
 
@@ -215,6 +231,8 @@ def _no_repeats(draft: Draft, raw: Sequence[Any], path: Path_) -> None:
 def _labels(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]) -> Parameter | None:
     if not _filled(draft, raw, path, dict):
         return None
+    for label in raw:
+        _nameable(draft, label, (*path, label), "a label")
     choices = [Choice(label, _recipe(draft, settings, (*path, label))) for label, settings in raw.items()]
     return Choices(name, _distinct(draft, choices), when, "labels")
 
@@ -237,7 +255,7 @@ def _zip(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, 
     if not columns:
         return None
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if not draft.fixed:
+    if not draft.narrowed:
         _no_repeats(draft, [list(row.values()) for row in rows], path)
     choices = [Choice(",".join(map(show, row.values())), row) for row in rows]
     return Choices(name, _distinct(draft, choices), when, "zip")
@@ -270,6 +288,9 @@ def _bound(draft: Draft, raw: Mapping[str, Any], side: str, path: Path_) -> Any:
         draft.complain(path, f"{side} is missing: a range has min and max")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         draft.complain((*path, side), f"{side} must be a finite number, got {keys.quoted(value)}")
+    elif abs(value) > _LARGEST:
+        rule = f"{side} must lie between {show(-_LARGEST)} and {show(_LARGEST)}, got {keys.quoted(value)}"
+        draft.complain((*path, side), rule)
     return value
 
 
@@ -306,8 +327,7 @@ def _distributed(
 
 def space_of(draft: Draft, parameters: Sequence[Parameter], base: Mapping[str, Any]) -> Space:
     """The space of what varies, over the settings of every trial; complaints about conditions that cannot be."""
-    labels = {name: value for name, value in draft.fixed.items() if not _is_setting(name)}
-    space = Space(tuple(parameters), {**base, **labels})
+    space = Space(tuple(parameters), {**base, **draft.labels})
     for parameter in parameters:
         for condition in parameter.when:
             _condition(draft, parameter, condition, space)
@@ -321,8 +341,8 @@ def space_of(draft: Draft, parameters: Sequence[Parameter], base: Mapping[str, A
 def _condition(draft: Draft, parameter: Parameter, condition: Condition, space: Space) -> None:
     path = (*draft.parameter_paths[parameter.name], "when", condition.key)
     asked = [each for each in space.parameters if condition.key == each.name or condition.key in each.keys]
-    if condition.key in draft.fixed:
-        return
+    if draft.is_fixed(condition.key) or condition.key in draft.labels:
+        return  # it holds in every trial or in none
     if not asked:
         names = {name for each in space.parameters for name in (each.name, *each.keys) if each is not parameter}
         raw = draft.raw.get("parameters")
@@ -332,8 +352,9 @@ def _condition(draft: Draft, parameter: Parameter, condition: Condition, space: 
         draft.complain(path, f"`when` asks about {condition.key!r}, which varies nowhere", remedy)
         return
     if not any(_reachable(each, condition, space.fixed) for each in asked):
-        values = ", ".join(map(show, _possible(asked[0], condition.key, space.fixed)))
-        draft.complain(path, f"`when` never holds: {condition.key} is one of {values}")
+        values = list(dict.fromkeys(map(show, _possible(asked[0], condition.key, space.fixed))))
+        more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+        draft.complain(path, f"`when` never holds: {condition.key} is one of {', '.join(values[:10])}{more}")
 
 
 def _reachable(parameter: Parameter, condition: Condition, fixed: Mapping[str, Any]) -> bool:
@@ -349,13 +370,7 @@ def _possible(parameter: Parameter, key: str, fixed: Mapping[str, Any]) -> list[
     """The values that a condition on ``key`` may see."""
     if isinstance(parameter, Range):
         return [parameter.low, parameter.high]
-    if key == parameter.name:
-        found = [choice.label for choice in parameter.choices]
-        found += [choice.settings.get(key) for choice in parameter.choices] if key in parameter.keys else []
-    else:
-        found = [choice.settings.get(key, fixed.get(key)) for choice in parameter.choices]
-    unique: list[Any] = []
-    for value in found:
-        if not any(same(value, each) for each in unique):
-            unique.append(value)
-    return unique
+    if key != parameter.name:
+        return [choice.settings.get(key, fixed.get(key)) for choice in parameter.choices]
+    settings = [choice.settings.get(key) for choice in parameter.choices] if key in parameter.keys else []
+    return [*parameter.labels, *settings]

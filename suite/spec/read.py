@@ -5,6 +5,7 @@ Stage 1 of validation: the text only. Whether data, weights, layers and folders 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Args:
         path: the YAML file.
         overrides: ``key=value`` with a dotted key of a setting (``train.epochs=3``), of a parameter, or of the file
-            (``seeds=[0,1]``, ``resources.gpu=0.5``). Relative paths in them are seen from the working folder.
+            (``seeds=[0,1]``, ``resources.gpu=0.5``). Relative paths in them are seen from the working folder. Their
+            order does not matter: a setting given by itself goes before what a label given beside it stands for.
 
     Raises:
         UsageError: with every problem of the file and the overrides.
@@ -62,7 +64,7 @@ def _sweep(draft: Draft) -> SweepSpec:
     sound = len(draft.found) == before and all(key in draft.values for key in ("method", "run_cap") if key in draft.raw)
     arms = rules.known_arms(draft, builder) if sound else ()
     sound = sound and len(draft.found) == before
-    rules.check_trials(draft, space, arms, sound)
+    rules.check_trials(draft, space)
     rules.check_search(draft, varied)
     baseline = rules.baseline_arms(draft, builder, arms, sound)
     if sound:
@@ -95,7 +97,7 @@ def _plain_fields(draft: Draft) -> None:
     _metric(draft)
     _early_terminate(draft)
     seeds = draft.values.get("seeds", ())
-    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+    if twice := sorted(seed for seed, count in Counter(seeds).items() if count > 1):
         draft.complain(("seeds",), f"seeds must be different, got {', '.join(map(str, twice))} more than once")
 
 
@@ -152,8 +154,8 @@ def _variant(draft: Draft, name: str, raw: Any, path: Path_) -> None:
         return
     kind = raw.get("type", name)
     model = AUGMENTATIONS.get(kind) if isinstance(kind, str) else None
-    if name == "none" or not name.replace("_", "a").replace("-", "a").replace(".", "a").isalnum():
-        draft.complain(path, f"{name!r} cannot name an augmentation", "Use letters, digits, `_`, `-` and `.`.")
+    if name == "none" or not name.replace("_", "a").replace("-", "a").isalnum():
+        draft.complain(path, f"{name!r} cannot name an augmentation", "Use letters, digits, `_` and `-`.")
     elif model is None:
         rule = f"{name}.type must be one of {', '.join(AUGMENTATIONS)}, got {keys.quoted(raw.get('type'))}"
         draft.complain((*path, "type"), rule, keys.did_you_mean(str(kind), AUGMENTATIONS))

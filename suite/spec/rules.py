@@ -12,6 +12,7 @@ from suite.spec.loader import Path_
 from suite.spec.sweep import ARMS, COSTS, Arm, ArmBuilder, MetricConfig, SectionError, matches
 
 _PROBES = 500  # points of a search whose combinations are checked before it starts
+_SHOWN = 100  # wrong names that are reported, and arms whose names may be meant by them
 
 
 # ---- the arms --------------------------------------------------------------------------------------------------------
@@ -28,6 +29,9 @@ def known_arms(draft: Draft, builder: ArmBuilder) -> tuple[Arm, ...]:
     else:
         points = _probes(space)
     arms = _built(draft, builder, points)
+    if any(arm.config.data.name == "folder" and arm.config.data.root is None for arm in arms):
+        remedy = "Add data.root=FOLDER with train/<class>/* and test/<class>/* in it."
+        draft.complain(_path_of(draft, space, "data.name"), "data.name: folder needs data.root", remedy)
     return () if method == "optuna" else _unlike(draft, arms)
 
 
@@ -89,7 +93,7 @@ def _unlike(draft: Draft, arms: Sequence[Arm]) -> tuple[Arm, ...]:
     for arm in arms:
         config = arm.config
         first = seen.setdefault((id(config.data), id(config.model), id(config.train), config.augment), arm)
-        if first is not arm and not draft.fixed:
+        if first is not arm and not draft.narrowed:
             path = ("arms", str(arm.choices[ARMS])) if ARMS in arm.choices else ("parameters",)
             draft.complain(path, f"{arm.name!r} and {first.name!r} are the same configuration", "Remove one of them.")
         if first is arm and names.setdefault(arm.name, arm) is not arm:
@@ -100,22 +104,13 @@ def _unlike(draft: Draft, arms: Sequence[Arm]) -> tuple[Arm, ...]:
 # ---- rules between parts ---------------------------------------------------------------------------------------------
 
 
-def check_trials(draft: Draft, space: Space, arms: Sequence[Arm], sound: bool) -> None:
+def check_trials(draft: Draft, space: Space) -> None:
     """What one section alone cannot know."""
-    if sound and _folder_without_root(space, arms):
-        remedy = "Add data.root=FOLDER with train/<class>/* and test/<class>/* in it."
-        draft.complain(_path_of(draft, space, "data.name"), "data.name: folder needs data.root", remedy)
     if any(same(value, 0) for value in _all_values(space, "data.val_size")):
         _without_validation(draft, _path_of(draft, space, "data.val_size"))
     if len(_metrics(draft)) > 1 and any(value is not None for value in _all_values(space, "train.patience")):
         rule = "train.patience needs one metric to watch, a Pareto search has several"
         draft.complain(_path_of(draft, space, "train.patience"), rule)
-
-
-def _folder_without_root(space: Space, arms: Sequence[Arm]) -> bool:
-    if arms:
-        return any(arm.config.data.name == "folder" and arm.config.data.root is None for arm in arms)
-    return "folder" in _all_values(space, "data.name") and None in _all_values(space, "data.root")
 
 
 def _all_values(space: Space, key: str) -> list[Any]:
@@ -177,7 +172,8 @@ def check_search(draft: Draft, parameters: Sequence[Parameter]) -> None:
     if "run_cap" not in draft.raw:
         draft.complain(("method",), f"method: {method} needs run_cap, the number of arms to try", "Add run_cap: 50.")
     if not parameters and not draft.raw.get("parameters"):
-        draft.complain(("method",), f"method: {method} needs parameters to vary")
+        remedy = "List some under `parameters`, or set method: grid."
+        draft.complain(("method",), f"method: {method} needs parameters to vary", remedy)
 
 
 # ---- baseline and reference ------------------------------------------------------------------------------------------
@@ -189,7 +185,7 @@ def baseline_arms(draft: Draft, builder: ArmBuilder, arms: tuple[Arm, ...], soun
     if raw is None:
         return ()
     if isinstance(raw, dict):
-        raw = {key: value for key, value in raw.items() if not draft.is_fixed(key)}
+        raw = {key: value for key, value in raw.items() if not draft.is_fixed(key) and key not in draft.labels}
     elif not isinstance(raw, str):
         raw = show(raw)
     if raw == {}:
@@ -226,7 +222,7 @@ def _named_baseline(draft: Draft, arms: tuple[Arm, ...], name: str) -> tuple[Arm
 def _no_arm(draft: Draft, path: Path_, rule: str, name: str, names: Sequence[str]) -> None:
     more = f", and {len(names) - 10} more" if len(names) > 10 else ""
     listed = f"Arms: {', '.join(names[:10])}{more}."
-    draft.complain(path, rule, f"{keys.did_you_mean(name, names)} {listed}".strip())
+    draft.complain(path, rule, f"{keys.did_you_mean(name, names[:_SHOWN])} {listed}".strip())
 
 
 def _matching_baseline(
@@ -274,7 +270,8 @@ def _searched_baseline(draft: Draft, builder: ArmBuilder, raw: Any) -> tuple[Arm
 
 def _wanted(parameter: Parameter, wanted: Mapping[str, Any]) -> Any:
     if parameter.name in wanted:
-        return wanted[parameter.name]
+        value = wanted[parameter.name]
+        return show(value) if isinstance(value, list | tuple) else value  # lists are labelled so
     if isinstance(parameter, Choices):
         for choice in parameter.choices:
             if choice.settings and all(
@@ -288,8 +285,7 @@ def check_reference(draft: Draft, arms: Sequence[Arm], baseline: Sequence[Arm]) 
     """Whether the published figures are of arms that exist."""
     known = {arm.name for arm in (*arms, *baseline)} | {str(arm.choices.get(ARMS, arm.name)) for arm in arms}
     raw = draft.raw.get("reference")
-    if not isinstance(raw, dict) or not arms or draft.fixed or "reference" not in draft.values:
+    if not isinstance(raw, dict) or not arms or draft.narrowed or "reference" not in draft.values:
         return
-    for name in raw:
-        if name not in known:
-            _no_arm(draft, ("reference", name), f"reference {name!r} is no arm", name, [arm.name for arm in arms])
+    for name in [each for each in raw if each not in known][:_SHOWN]:
+        _no_arm(draft, ("reference", name), f"reference {name!r} is no arm", name, [arm.name for arm in arms])

@@ -156,7 +156,8 @@ A sweep file is YAML 1.2: `1e-4` is a number, only `true` and `false` are boolea
 Relative paths are seen from the folder of the file; on the command line, from the working folder.
 
 Any setting can be given on the command line as `key=value`: `train.epochs=3`, `seeds=[0,1]`, `resources.gpu=0.5`. A
-setting or parameter that varies is fixed by it, in `arms`, `parameters` and `baseline` alike.
+setting or parameter that varies is fixed by it, in `arms`, `parameters` and `baseline` alike. The order does not
+matter: beside a label such as `head=wide`, a setting given by itself goes before what the label says of it.
 """
 
 

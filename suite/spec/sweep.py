@@ -207,7 +207,7 @@ class SweepSpec(Frozen):
     given."""
     augmentations: dict[str, Augmentation] = {}
     """Named variants of augmentations, usable in `augment` like the built-in names: `{cutout8: {type: cutout, size:
-    8}}`. Under a built-in name: new settings for it."""
+    8}}`. Under a built-in name: new settings for it. Names have letters, digits, `_` and `-`."""
     reference: dict[str, dict[ReferenceKey, FiniteFloat | str]] = {}
     """Published figures per arm, shown beside the measured ones: metric names (accuracies as fractions), `time_s` =
     training time in seconds, `note` = text."""
