@@ -20,7 +20,7 @@ demo: $(READY)  ## set up, and run the quick start to its end: tracked runs in m
 	$(BIN)/python -m suite.sweep search_spaces/quickstart.yaml
 
 test: $(READY)  ## set up, and pass the tests (SUITE_CIFAR10, SUITE_TINYIMAGENET_WEIGHTS add those on real images)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)  ## lint, format, types, import directions, generated documents
 	$(BIN)/ruff check .

@@ -183,7 +183,7 @@ print(json.dumps([version.run_id, str(signature.inputs), labels.tolist()]))
 def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
     folder.write(baseline={"train.lr": 0.05})
     before = sorted(path.name for path in folder.path.iterdir())
-    shown = folder.sweep("--dry-run").stdout
+    shown = folder.sweep("--dry-run", COLUMNS="160").stdout
     assert sorted(path.name for path in folder.path.iterdir() if path.name != "__pycache__") == before
     rows = {line.split("  ")[0]: line.split() for line in shown.splitlines()}
     assert "lr=0.05 (baseline)" in rows

@@ -58,7 +58,7 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         page.goto(f"{base}/{run['augment=flip seed=1']}/model-metrics")
         page.wait_for_function(  # curves of three epochs: paths of more than one point
-            "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 6"
+            "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
         )
         page.goto(f"{base}/{run['augment=flip seed=1']}/artifacts")
         page.reload()
@@ -69,11 +69,11 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
 @pretrained
 def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Path) -> None:
     folder = Shipped(
-        tmp_path, "transfer", "seeds=[0]", "train.epochs=4", f"model.imagenet_file={WEIGHTS}",
-        "data.train_size=4000", "data.val_size=500", "data.test_size=500",
+        tmp_path, "transfer", "seeds=[0]", "train.epochs=3", "train.batch_size=32",
+        f"model.imagenet_file={WEIGHTS}", "data.train_size=2000", "data.val_size=300", "data.test_size=200",
     )  # fmt: skip
     folder.sweep("--no-report", timeout=500)
-    last = {name.split()[0]: epochs[4]["val/acc"] for name, epochs in folder.curves().items()}
+    last = {name.split()[0]: epochs[3]["val/acc"] for name, epochs in folder.curves().items()}
     assert set(last) == {"scratch", "finetune", "config1", "config2"}
     assert min(last["finetune"], last["config1"], last["config2"]) > last["scratch"] + 0.05, last
 
@@ -83,7 +83,7 @@ def test_the_joint_search_killed_in_the_middle_is_finished(tmp_path: Path) -> No
     folder = Shipped(
         tmp_path, "joint", "run_cap=4", "confirm.top=1", "seeds=[0,1]", "train.epochs=3", "train.batch_size=32",
         "early_terminate.grace_epochs=1", f"model.imagenet_file={WEIGHTS}",
-        "data.train_size=1600", "data.val_size=200", "data.test_size=200",
+        "data.train_size=800", "data.val_size=200", "data.test_size=200",
     )  # fmt: skip
     process = folder.start("--no-report")
     folder.wait_for(process, ripe)
