@@ -37,4 +37,4 @@ docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the
 	$(BIN)/python -m suite.spec.schema
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
-	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +42,17 @@ class Estimate:
     lines: list[str]
 
 
-def estimate(plan: Plan, folder: Path) -> Estimate:
-    """Measure one trial of each network for a moment and add up. A search is estimated from its extremes."""
+def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
+    """Measure one trial of each network for a moment and add up. A search is estimated from its extremes.
+
+    Args:
+        folder: the sweep's, where there may be finished trials.
+        only: names of the arms to run; none = all.
+    """
     spec = plan.spec
     arms = list(spec.arms_list) or [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)]  # type: ignore[misc]
+    if only and not spec.search:
+        arms = [arm for arm in arms if arm.name in only]
     history = History(read(folder / FILE_NAME))
     lines: list[str] = []
     configs = [(arm.config, *plan.shape(arm.config)) for arm in arms]

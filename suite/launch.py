@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -174,10 +175,17 @@ class Launch:
             margin=spec.metrics[0].margin,
             reference={arm: dict(figures) for arm, figures in spec.reference.items()},
         )
-        for item in list(self.history.trials.values()):
+        for item in [self.history.trials[trial] for trial in self._planned_before()]:
             if self.options.force and self._chosen(item.trial.arm):
                 self._forget(item)
         self._start_sending()
+
+    def _planned_before(self) -> list[str]:
+        """Trials on record that the file still asks for; of a search, those of its last plan."""
+        if self.spec.method == "optuna":
+            return list(self.history.plan)
+        known = (trial.id for _, trial in self.plan.trials(self.spec.arms_list))
+        return [trial for trial in known if trial in self.history.trials]
 
     def _start_sending(self) -> None:
         """Send what tracking has not seen yet, then each entry as it becomes durable."""
@@ -201,6 +209,7 @@ class Launch:
             runner = stack.enter_context(_Runner(self, stop))
             self.numerics = self._pinned() or runner.start()
             self._announce()
+            self._say_kept()
             stack.enter_context(self.board.shown())
             if not spec.search:
                 grid = self.plan.trials(spec.arms_list)
@@ -210,6 +219,18 @@ class Launch:
             runner.search() if spec.method == "optuna" else self._random(runner)
             if not stop.requested and not spec.pareto:
                 self._confirm(runner)
+
+    def _say_kept(self) -> None:
+        """Precision is no part of a trial's identity: say so where the file's is no longer that of what is kept."""
+        assert self.numerics is not None
+        now = self.numerics.precision
+        ended = [item for item in self.history.trials.values() if item.ended]
+        kept = {str((item.entry.get("numerics") or {}).get("precision", now)) for item in ended}
+        if other := sorted(kept - {now}):
+            self.board.warn(
+                f"precision is now {now}; what was trained in {' and '.join(other)} is kept as it is "
+                "(--force runs it again), and is not compared with the new"
+            )
 
     def _pinned(self) -> Numerics | None:
         """The numerics of an earlier launch: they stay, unless the file now asks for another precision."""
@@ -363,12 +384,17 @@ class Launch:
         register = getattr(self.tracker, "register_champion", None)
         champion = self.history.champion
         best = self.folder / "trials" / str(champion) / "best.pt"
-        if register is None or champion is None or not best.exists():
+        if register is None or champion is None:
             return
-        from suite.train import rebuild
-
+        item = self.history.trials[champion]
         try:
-            item = self.history.trials[champion]
+            if not best.exists():  # another plan's champion took its place meanwhile
+                if self.tracker.restore_champion(self.tracker.run_id(champion)) is None:  # type: ignore[attr-defined]
+                    again = f"--force --only {shlex.quote(item.trial.arm)}"
+                    self.board.warn(f"the champion's checkpoint is gone, so it is not registered; for one: {again}")
+                return
+            from suite.train import rebuild
+
             dataset = self.plan.datasets[data_key(TrialConfig.model_validate(item.trial.config).data)]
             register(
                 self.tracker.run_id(champion),
@@ -629,6 +655,21 @@ def _write(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def check_only(spec: SweepSpec, only: Sequence[str]) -> None:
+    """Refuse names that are no arms; a search does not know its arms beforehand.
+
+    Raises:
+        UsageError: naming those that there are.
+    """
+    names = {arm.name for arm in spec.arms_list}
+    unknown = [name for name in only if spec.method != "optuna" and name not in names]
+    if unknown:
+        raise UsageError(
+            f"--only must name arms of the sweep, got {', '.join(map(repr, unknown))}",
+            remedy=f"It has: {', '.join(sorted(names))}.",
+        )
+
+
 def launch(plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board) -> Ended:
     """Run what is left of a sweep.
 
@@ -636,13 +677,7 @@ def launch(plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], opt
         LockedError: another process runs it.
         UsageError: ``--resume`` where there is nothing to resume; ``--only`` names no arm.
     """
-    names = {arm.name for arm in plan.spec.arms_list}
-    unknown = [name for name in options.only if plan.spec.method != "optuna" and name not in names]
-    if unknown:
-        raise UsageError(
-            f"--only must name arms of the sweep, got {', '.join(map(repr, unknown))}",
-            remedy=f"It has: {', '.join(sorted(names))}.",
-        )
+    check_only(plan.spec, options.only)
     if options.resume and not (folder / FILE_NAME).exists():
         raise UsageError(f"--resume: there is nothing to resume in {folder}", remedy="Leave --resume out to start.")
     lock = Lock(folder)

@@ -128,7 +128,7 @@ def _run(
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
     page = _report(spec, uri, console) if uri and report and ended.exit_code in (0, 3) and not ended.message else None
-    _last_words(spec, ended, arms, uri, page, console)
+    _last_words(spec, ended, arms, uri, page, options.only, console)
     return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code)
 
 
@@ -212,11 +212,19 @@ def _report(spec: SweepSpec, uri: str, console: Console) -> Path | None:
 
 
 def _last_words(
-    spec: SweepSpec, ended: Ended, arms: pd.DataFrame, uri: str | None, page: Path | None, console: Console
+    spec: SweepSpec,
+    ended: Ended,
+    arms: pd.DataFrame,
+    uri: str | None,
+    page: Path | None,
+    only: Sequence[str],
+    console: Console,
 ) -> None:
     from rich.table import Table
 
-    if len(arms) and spec.objective.name in arms:
+    if uri is None and ended.exit_code == 0 and not ended.message:
+        console.print("the file works; nothing of this was kept", highlight=False)
+    elif len(arms) and spec.objective.name in arms:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("arm")
         for name in ("seeds", spec.objective.name, "test/acc"):
@@ -226,7 +234,7 @@ def _last_words(
         console.print(table)
         if len(arms) > 20:
             console.print(f"and {len(arms) - 20} more arms", highlight=False)
-    items = list(ended.history.in_plan())
+    items = [item for item in ended.history.in_plan() if uri or not only or item.trial.arm in only]
     settled = sum(item.ended for item in items)
     failed = [item for item in items if item.status == "failed"]
     for item in failed[:5]:
@@ -272,14 +280,23 @@ def _cell(row: Mapping[Hashable, Any], name: str) -> str:
 # ---- the plan, without running it ------------------------------------------------------------------------------------
 
 
-def show_plan(spec: SweepSpec, console: Console, tracking_uri: str | None = None, storage: Path | None = None) -> None:
+def show_plan(
+    spec: SweepSpec,
+    console: Console,
+    tracking_uri: str | None = None,
+    storage: Path | None = None,
+    only: Sequence[str] = (),
+) -> None:
     """Show every trial, and what the sweep will cost here; start nothing."""
     from rich.table import Table
 
     from suite.estimate import estimate
+    from suite.launch import check_only
+
+    check_only(spec, only)
 
     plan = prepared(spec, tracking_uri, console)
-    found = estimate(plan, (storage or Path("runs")).absolute() / spec.name)
+    found = estimate(plan, (storage or Path("runs")).absolute() / spec.name, only)
     console.print(f"[bold]{spec.name}[/bold]: {spec.description}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
@@ -362,7 +379,7 @@ def main(
     console = standard()
     with exit_codes():
         if dry_run:
-            show_plan(specs.load(file, overrides), console, tracking_uri, storage_path)
+            show_plan(specs.load(file, overrides), console, tracking_uri, storage_path, only)
             return
         from suite.launch import Options
 

@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import Folder
+from conftest import SWEEP, Folder
 
 pytestmark = pytest.mark.slow
 
@@ -152,3 +152,46 @@ def test_resume_without_anything_to_resume_is_an_error_and_writes_nothing(folder
     done = folder.sweep("--resume", code=2)
     assert "nothing to resume" in done.stderr
     assert not (folder.path / "runs").exists() and not (folder.path / "mlflow.db").exists()
+
+
+def alias(folder: Folder) -> list[str]:
+    """The run behind the alias ``champion``."""
+    rows = folder.query(
+        "select v.run_id from registered_model_aliases a join model_versions v "
+        "on v.name = a.name and v.version = a.version where a.alias = 'champion'"
+    )
+    return [run for (run,) in rows]
+
+
+def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_its_trials(folder: Folder) -> None:
+    folder.write(seeds=[0], checkpoints={"keep": 1})
+    folder.sweep("--no-report")
+    first = alias(folder)
+    folder.sweep("train.epochs=2", "--no-report")
+    second = alias(folder)
+    assert len(first) == len(second) == 1 and first != second
+    back = folder.sweep("--no-report")
+    assert "already complete" in back.stdout and "models:/tiny@champion" in back.stdout
+    assert alias(folder) == first
+    ids = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
+    folder.sweep("train.epochs=2", "--force", "--only", "lr=0.05", "--no-report")
+    after = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
+    assert len(after) == len(ids) == 5 and len(ids & after) == 4, "the other plan's runs stay"
+
+
+def test_another_precision_is_said_and_numerics_of_a_first_launch_stay(folder: Folder) -> None:
+    auto = {**SWEEP["trial"], "train": {**SWEEP["trial"]["train"], "precision": "auto"}}
+    folder.write(trial=auto, seeds=[0], parameters={"train.lr": {"values": [0.05]}})
+    folder.sweep("--no-report")
+    chosen = next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]
+    journal = folder.path / "runs" / "tiny" / "journal.jsonl"
+    other = {"fp32": "bf16", "bf16": "fp32"}[chosen["precision"]]
+    text = journal.read_text().replace(f'"precision": "{chosen["precision"]}"', f'"precision": "{other}"')
+    assert f'"precision": "{other}"' in text, "the journal is written in another form than this test knows"
+    journal.write_text(text)
+    folder.write(trial=auto, seeds=[0, 1], parameters={"train.lr": {"values": [0.05]}})
+    folder.sweep("--no-report")
+    second = [entry for entry in folder.journal if entry["kind"] == "trial"][-1]
+    assert second["seed"] == 1 and second["numerics"]["precision"] == other, "a second launch does not measure again"
+    said = folder.sweep(f"train.precision={chosen['precision']}", "--no-report").stdout
+    assert f"what was trained in {other} is kept as it is" in said

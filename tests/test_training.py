@@ -662,3 +662,44 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+# ---- what must not leak into what is measured ------------------------------------------------------------------------
+
+
+def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
+    """The figures on record are those that the best network gives by hand on the images as they are."""
+    made, dataset = trial(augment="salt_and_pepper+flip+cutout", epochs=3), images()
+    running = finish(training(made, tmp_path, dataset))
+    running.finish()
+    network = train.rebuild(made, tmp_path / "best.pt")
+    best = running.records[running.best["epoch"] - 1]
+    for part, pixels, labels, index in (
+        ("val", dataset.train_images, dataset.train_labels, running.split.val),
+        ("test", dataset.test_images, dataset.test_labels, running.split.test),
+    ):
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(pixels[index]).float() / 255)
+        wanted = torch.from_numpy(labels[index])
+        assert best.metrics[f"{part}/acc"] == pytest.approx(float((logits.argmax(1) == wanted).float().mean()))
+        loss = float(torch.nn.functional.cross_entropy(logits, wanted))
+        assert best.metrics[f"{part}/loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_normalisation_knows_the_training_images_alone(tmp_path: Path) -> None:
+    dataset = images()
+    running = training(trial(), tmp_path, dataset)
+    pixels = dataset.train_images[running.split.train].astype(np.float64) / 255
+    assert running.mean.flatten().tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-5)
+    assert running.std.flatten().tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), rel=1e-3)
+
+
+def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
+    running = training(trial(augment="flip", epochs=2), tmp_path)
+    states: list[int] = []
+    inner = running.augment
+    running.augment = lambda pixels, labels, generator: (  # type: ignore[assignment]
+        states.append(generator.initial_seed()) or inner(pixels, labels, generator)  # type: ignore[func-returns-value]
+    )
+    finish(running)
+    assert len(states) == len(set(states)) >= 4

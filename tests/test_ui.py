@@ -42,7 +42,7 @@ def test_the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below
     ]
     page.goto(url + link)
     page.get_by_role("link", name="tiny", exact=True).last.wait_for()
-    assert page.get_by_text("3 matching runs").count() == 1
+    page.get_by_text("3 matching runs").wait_for()
     assert page.get_by_text("lr=0.05 seed=0").count() == 0, "children are folded below their parent"
     page.locator(".ag-row").first.locator("button").first.click()
     page.get_by_text("lr=0.05 seed=0").first.wait_for()

@@ -14,7 +14,7 @@ from suite import analysis
 from suite.analysis import Curve
 from suite.journal import TrialHistory
 from suite.records import VAL_ACC, Status
-from suite.report.stored import Rules, histories, in_plan, parsed
+from suite.report.stored import Rules, histories, in_plan
 from suite.report.words import figure, half_width, heading, label, names, points, scale, seconds, some
 from suite.tracking import SweepRuns
 
@@ -301,13 +301,13 @@ def facts(runs: SweepRuns, items: Sequence[TrialHistory], environment: Mapping[s
     packages = environment.get("packages") or {}
     spent = sum(record.metrics.get("time/epoch_s", 0.0) for item in items for record in item.curve)
     known = {
-        "Command": tags.get("mlflow.source.name"),
+        "Command": tags.get("suite.command"),
         "Commit": tags.get("mlflow.source.git.commit"),
         "Suite": tags.get("suite.version"),
         "Python": environment.get("python"),
         "Versions": ", ".join(f"{name} {packages[name]}" for name in ("torch", "ray", "mlflow") if name in packages),
         "Machine": ", ".join(str(environment[name]) for name in ("platform", "cpu", "gpu") if environment.get(name)),
-        "Numerics": _numerics(tags.get("suite.numerics")),
+        "Numerics": _numerics(items),
         "Data": (tags.get("suite.data_digest") or "")[:16],
         "Begun": _moment(runs.parent.start_ms),
         "Ended": _moment(runs.parent.end_ms),
@@ -317,9 +317,11 @@ def facts(runs: SweepRuns, items: Sequence[TrialHistory], environment: Mapping[s
     return ((name, str(text)) for name, text in known.items() if text)
 
 
-def _numerics(text: str | None) -> str:
-    found = parsed(text)
-    return ", ".join(f"{name} {value}" for name, value in found.items()) if isinstance(found, dict) else ""
+def _numerics(items: Iterable[TrialHistory]) -> str:
+    """Of the trials themselves: the last launch may have asked for others and found nothing to run."""
+    found = [item.entry.get("numerics") for item in items]
+    texts = (", ".join(f"{name} {value}" for name, value in one.items()) for one in found if isinstance(one, dict))
+    return "; or ".join(dict.fromkeys(texts))
 
 
 def _moment(at_ms: int | None) -> str:

@@ -47,6 +47,17 @@ def register(client: Any, name: str, run_id: str, model: nn.Module, example: np.
     return version
 
 
+def restore(client: Any, name: str, run_id: str) -> int | None:
+    """See ``MlflowTracker.restore_champion``; raises whatever MLflow raises."""
+    name = model_name(name)
+    version = _version_of(client, name, run_id)
+    if version is not None:
+        client.set_registered_model_alias(name, ALIAS, str(version))
+    elif any(ALIAS in one.aliases for one in client.search_registered_models(f"name='{name}'")):
+        client.delete_registered_model_alias(name, ALIAS)
+    return version
+
+
 def model_name(sweep: str) -> str:
     """The registered model of a sweep."""
     return safe_file(sweep)

@@ -72,6 +72,18 @@ class MlflowTracker(Projection):
         with translated():
             return registry.register(self._client(), self.sweep, run_id, model, example)
 
+    def restore_champion(self, run_id: str) -> int | None:
+        """Point the alias ``champion`` at the version that a run was registered as before.
+
+        Returns:
+            The version; None if it never was, and then the alias is gone: better no champion than another one.
+
+        Raises:
+            TrackingUnavailable, EntryRejected: as ``apply``.
+        """
+        with translated():
+            return registry.restore(self._client(), self.sweep, run_id)
+
     @property
     def page(self) -> str:
         """Where the sweep's runs are in MLflow's UI, below its address; its start page shows traces instead."""
