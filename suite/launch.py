@@ -30,7 +30,7 @@ from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
 from suite.plan import Plan, data_key, weights_key
 from suite.records import Numerics, Objective, Status, Trial
 from suite.spec import Arm, SweepSpec, TrialConfig
-from suite.tracking import Sender, Tracker
+from suite.tracking import MlflowTracker, Sender, Tracker
 
 if TYPE_CHECKING:
     from suite.tuner import EarlyStop
@@ -67,6 +67,7 @@ class Ended:
     ran: int
     confirmed: tuple[str, ...] = ()
     champion: str | None = None
+    registered: bool = False  # whether models:/<sweep>@champion is it
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
     page: str = ""
@@ -94,6 +95,7 @@ class Launch:
         self.token = uuid.uuid4().hex
         self.ran = 0
         self.confirmed: list[str] = []
+        self.registered = False
         self.numerics: Numerics | None = None
         if not self.journal.entries:
             self._record("journal", id=uuid.uuid4().hex)
@@ -127,6 +129,7 @@ class Launch:
             code = self._close(finished, stop.signal)
         confirmed = tuple(self.confirmed)
         ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
+        ended.registered = self.registered
         ended.parent_run = self.tracker.run_id(None)
         ended.page = getattr(self.tracker, "page", "")
         ended.run_ids = {
@@ -224,7 +227,7 @@ class Launch:
         """Precision is no part of a trial's identity: say so where the file's is no longer that of what is kept."""
         assert self.numerics is not None
         now = self.numerics.precision
-        ended = [item for item in self.history.trials.values() if item.ended]
+        ended = [item for one in self._planned_before() if (item := self.history.trials[one]).ended]
         kept = {str((item.entry.get("numerics") or {}).get("precision", now)) for item in ended}
         if other := sorted(kept - {now}):
             self.board.warn(
@@ -381,26 +384,23 @@ class Launch:
 
     def _register(self) -> None:
         """Register the champion as a model that loads and predicts without this package."""
-        register = getattr(self.tracker, "register_champion", None)
         champion = self.history.champion
-        best = self.folder / "trials" / str(champion) / "best.pt"
-        if register is None or champion is None:
+        run = self.tracker.run_id(champion) if champion else None
+        if not isinstance(self.tracker, MlflowTracker) or champion is None or run is None:
             return
-        item = self.history.trials[champion]
+        item, best = self.history.trials[champion], self.folder / "trials" / champion / "best.pt"
         try:
             if not best.exists():  # another plan's champion took its place meanwhile
-                if self.tracker.restore_champion(self.tracker.run_id(champion)) is None:  # type: ignore[attr-defined]
+                self.registered = self.tracker.restore_champion(run) is not None
+                if not self.registered:
                     again = f"--force --only {shlex.quote(item.trial.arm)}"
                     self.board.warn(f"the champion's checkpoint is gone, so it is not registered; for one: {again}")
                 return
             from suite.train import rebuild
 
             dataset = self.plan.datasets[data_key(TrialConfig.model_validate(item.trial.config).data)]
-            register(
-                self.tracker.run_id(champion),
-                rebuild(item.trial, best),
-                dataset.test_images[:8].astype("float32") / 255,
-            )
+            example = dataset.test_images[:8].astype("float32") / 255
+            self.registered = self.tracker.register_champion(run, rebuild(item.trial, best), example) is not None
         except Exception as error:  # tracking never stops a sweep; its results are all there
             self.board.warn(f"the champion could not be registered: {type(error).__name__}: {error}")
 

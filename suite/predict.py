@@ -64,8 +64,9 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
         network = rebuild(known.trial, best)
         classes, side = content["classes"], content["image_size"]
     except Exception as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
         raise EnvironmentProblem(
-            f"{best} is no best.pt of run {known.run.run_id}: {str(error).splitlines()[0]}",
+            f"{best} is no best.pt of run {known.run.run_id}: {why}",
             remedy=f"Make it again: python -m suite.replay {known.run.run_id}",
         ) from error
     paths, images = read_images(folder, side)

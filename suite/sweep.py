@@ -251,9 +251,10 @@ def _last_words(
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
         console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
-    if uri is not None and ended.champion in ended.history.trials:
+    if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
-        console.print(f"champion: {name}, as models:/{spec.name}@champion", highlight=False, soft_wrap=True)
+        where = f", as models:/{spec.name}@champion" if ended.registered else ", not registered"
+        console.print(f"champion: {name}{where if uri else ''}", highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:

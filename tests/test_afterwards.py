@@ -189,6 +189,10 @@ def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
     assert "lr=0.05 (baseline)" in rows
     assert rows["lr=0.2"][1:5] == ["2", "4", "330", "330"]  # seeds, epochs, trainable, all parameters
     assert "4 trials to run, 16 epochs, about" in shown
+    assert "2 trials to run, 8 epochs, about" in folder.sweep("--dry-run", "--only", "lr=0.2").stdout
+    assert (
+        "--only must name arms of the sweep, got 'lr=9'" in folder.sweep("--dry-run", "--only", "lr=9", code=2).stderr
+    )
     assert re.search(r"memory: about \d\.\d GiB a trial", shown)
     assert re.search(r"disk: about \d+ MiB of checkpoints at most", shown)
 

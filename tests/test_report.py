@@ -494,6 +494,14 @@ def test_an_unknown_sweep_and_a_missing_store_are_said(folder: Any) -> None:
     assert done.returncode == 6 and "mlflow.db does not exist" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_numerics_are_those_of_the_trials_and_the_command_is_whole() -> None:
+    command = "python -m suite.sweep f.yaml seeds=[0,1]"
+    told = runs(*grid(["base", "b"], 2), numerics='{"precision": "bf16"}', command=command)
+    facts = dict(content(told, Rules(VAL)).facts)
+    assert facts["Numerics"] == "precision fp32", "the last launch asked for another precision and ran nothing"
+    assert facts["Command"] == command
+
+
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
 

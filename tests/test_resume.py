@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from typing import Any
 
 import pytest
@@ -173,6 +174,11 @@ def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_
     back = folder.sweep("--no-report")
     assert "already complete" in back.stdout and "models:/tiny@champion" in back.stdout
     assert alias(folder) == first
+    with sqlite3.connect(folder.path / "mlflow.db") as store:  # as if it had never been registered
+        store.execute("update model_versions set run_id = 'gone' where run_id = ?", first)
+    lost = folder.sweep("--no-report")
+    assert "so it is not registered" in lost.stdout and "seed=0, not registered" in lost.stdout
+    assert alias(folder) == []
     ids = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
     folder.sweep("train.epochs=2", "--force", "--only", "lr=0.05", "--no-report")
     after = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
