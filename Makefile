@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test check format docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ format: $(READY)  ## put the code in form
 
 docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
 	$(BIN)/python -m suite.spec.schema
+
+bench: $(READY)  ## measure; each script of benchmarks/ alone: .venv/bin/python -m benchmarks.NAME
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
 	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -90,6 +90,8 @@ class JournalCallback(tune.Callback):
             self._epoch(trial_id, outcome["epoch"], outcome["metrics"])
         elif kind == "end":
             self.end(trial_id, Status(outcome.pop("status")), **outcome)
+        elif kind == "images":
+            self.record("images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome)
         elif kind == "warning":
             self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
 

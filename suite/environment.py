@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -26,9 +27,16 @@ def describe(folder: Path) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "host": platform.node(),
         "user": _user(),
-        "command": " ".join(sys.argv),
+        "command": command(),
         "git": _git(folder),
     }
+
+
+def command() -> str:
+    """The command that runs here, as a shell takes it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    start = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def _version(package: str) -> str:

@@ -14,6 +14,7 @@ start     a worker began or went on with a trial: id, epoch (completed so far), 
 epoch     a trial completed an epoch: id, epoch, metrics
 end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker says of it
 file      a file of a trial (id) or of the sweep (id null) is ready for tracking: path, folder
+images    pictures of a trial are ready for tracking: id, key, folder, files in order, step (epoch), metrics
 drop      the checkpoint budget removed the best checkpoint of a trial: id
 forget    a trial is to run again from its start (--force, --retry-errored): id
 champion  the sweep's winner: id, value

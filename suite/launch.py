@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -125,6 +124,7 @@ class Launch:
                 finished = not stop.requested
                 if finished:
                     self._crown()
+                    self._illustrate()
         finally:
             code = self._close(finished, stop.signal)
         confirmed = tuple(self.confirmed)
@@ -159,7 +159,7 @@ class Launch:
             token=self.token,
             pid=os.getpid(),
             host=os.uname().nodename,
-            command=" ".join(sys.argv),
+            command=environment.command(),
             file=spec.source.path.name,
             text=spec.source.text,
             overrides=list(spec.source.overrides),
@@ -361,6 +361,22 @@ class Launch:
             return
         self._record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
 
+    def _illustrate(self) -> None:
+        """Put the pictures that a report cannot make without the data beside the journal and on record."""
+        kept = self.folder / "test_images.npz"
+        if self.options.limit_batches or (self.ran == 0 and kept.exists()):
+            return
+        from suite import gallery
+
+        try:
+            for name, content in gallery.illustrations(
+                list(self.history.in_plan()), self.plan.images_of, self.folder
+            ).items():
+                (self.folder / name).write_bytes(content)
+                self._record("file", id=None, path=name)
+        except Exception as error:  # pictures never stop a sweep: its results are all there
+            self.board.warn(f"pictures for the report could not be made: {type(error).__name__}: {error}")
+
     def _close(self, finished: bool, signalled: int | None) -> int:
         """The exit code, after everything is on record and sent."""
         items = list(self.history.in_plan())
@@ -398,7 +414,7 @@ class Launch:
                 return
             from suite.train import rebuild
 
-            dataset = self.plan.datasets[data_key(TrialConfig.model_validate(item.trial.config).data)]
+            dataset = self.plan.images_of(item)
             example = dataset.test_images[:8].astype("float32") / 255
             self.registered = self.tracker.register_champion(run, rebuild(item.trial, best), example) is not None
         except Exception as error:  # tracking never stops a sweep; its results are all there

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from suite import augment, data, models, plugin
 from suite.errors import Problem, ProblemsError, raise_problems
-from suite.journal import History
+from suite.journal import History, TrialHistory
 from suite.records import Trial
 from suite.spec import Arm, DataConfig, ModelConfig, SweepSpec, TrialConfig
 
@@ -68,6 +68,14 @@ class Plan:
     def dataset(self, config: TrialConfig) -> data.Dataset:
         """The images of a trial."""
         return self.datasets[data_key(config.data)]
+
+    def images_of(self, item: TrialHistory) -> data.Dataset:
+        """The images of a journalled trial, which may have come from another place then.
+
+        Raises:
+            KeyError: no arm of this plan has those images.
+        """
+        return {dataset.digest: dataset for dataset in self.datasets.values()}[item.entry["digests"]["data"]]
 
     def arm_of(self, history: History, trial_id: str) -> Arm | None:
         """The arm of a journalled trial, or None where the file no longer has it."""

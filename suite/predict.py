@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from suite.errors import EnvironmentProblem, UsageError
+from suite.errors import UsageError
 from suite.sweep import exit_codes, tracking_uri_of
 
 BATCH = 256
@@ -53,33 +53,21 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
 
     from suite.data import read_images
     from suite.recall import recall
-    from suite.train import rebuild
 
     if not folder.is_dir():
         raise UsageError(f"FOLDER must be a folder of images, got {folder}")
-    known = recall(uri, run)
-    best = checkpoint or known.best()
-    try:
-        content = torch.load(best, map_location="cpu", weights_only=True)
-        network = rebuild(known.trial, best)
-        classes, side = content["classes"], content["image_size"]
-    except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise EnvironmentProblem(
-            f"{best} is no best.pt of run {known.run.run_id}: {why}",
-            remedy=f"Make it again: python -m suite.replay {known.run.run_id}",
-        ) from error
-    paths, images = read_images(folder, side)
+    trained = recall(uri, run).trained(checkpoint)
+    paths, images = read_images(folder, trained.side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")
-    yield ["file", "class", *classes]
+    yield ["file", "class", *trained.classes]
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
             batch = torch.from_numpy(images[start : start + BATCH]).float() / 255
-            shares = network(batch).softmax(1)
+            shares = trained.network(batch).softmax(1)
             for path, share in zip(paths[start : start + BATCH], shares.tolist(), strict=True):
-                top = max(range(len(classes)), key=share.__getitem__)
-                yield [str(path), classes[top], *(f"{value:.6f}" for value in share)]
+                top = max(range(len(share)), key=share.__getitem__)
+                yield [str(path), trained.classes[top], *(f"{value:.6f}" for value in share)]
 
 
 def _write(file: IO[str], header: list[Any], rows: Iterator[list[Any]]) -> None:

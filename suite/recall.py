@@ -6,13 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 
 from suite import data, models, tracking
-from suite.errors import UsageError
+from suite.errors import EnvironmentProblem, UsageError
 from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
 from suite.spec import TrialConfig
+from suite.train import Normalised, rebuild
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,40 @@ class Recalled:
     def best(self) -> Path:
         """The checkpoint of the best epoch."""
         return tracking.download(self.uri, self.run.run_id, "checkpoints/best.pt")
+
+    def trained(self, checkpoint: Path | None = None) -> Trained:
+        """The network of the best epoch, from the store or from a ``best.pt`` of this run.
+
+        Raises:
+            EnvironmentProblem: the file is missing, or no ``best.pt`` of this run.
+        """
+        best = checkpoint or self.best()
+        try:
+            content = torch.load(best, map_location="cpu", weights_only=True)
+            network = rebuild(self.trial, best)
+            return Trained(network, tuple(content["classes"]), content["image_size"], content["epoch"])
+        except Exception as error:
+            raise EnvironmentProblem(
+                f"{best} is no best.pt of run {self.run.run_id}: {str(error).splitlines()[0]}",
+                remedy=f"Make it again: python -m suite.replay {self.run.run_id}",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        network: in evaluation mode, with the normalisation of its images before it.
+        classes: names, in the order of the logits.
+        side: of the images that it was trained on, in pixels.
+        epoch: completed epochs.
+    """
+
+    network: Normalised
+    classes: tuple[str, ...]
+    side: int
+    epoch: int
 
 
 def recall(uri: str, reference: str) -> Recalled:

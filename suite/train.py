@@ -5,6 +5,7 @@ Legend: B images per step, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, checkpoint, data, models, optim, records
+from suite import augment, checkpoint, data, models, optim, records, sheets
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.spec import TrialConfig
@@ -84,6 +85,7 @@ class Training:
                 split.test[: limit_batches * EVAL_BATCH],
             )
         self.split, self.classes, self.side = split, dataset.classes, int(dataset.train_images.shape[-1])
+        self.example = sheets.example(dataset.test_labels, dataset.classes)  # of all images: the same for every split
         on_device = data.to_device(dataset, self.device)
         self.train, self.val, self.test = (
             _Part(images, labels, torch.from_numpy(index).to(self.device))
@@ -359,6 +361,42 @@ class Training:
         _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
         facts["files"].append("best.pt")
         return facts
+
+    def draw(self) -> dict[str, Any]:
+        """Write the sheets of the best epoch of a complete trial to ``activations/``, for the same image in each trial.
+
+        Works on a copy of the network: the trial stays as it is, random states included.
+
+        Returns:
+            Plain facts: folder, files in forward order, step = best epoch, share of dead channels by ReLU as metrics.
+
+        Raises:
+            InterruptedError: a stop was asked for meanwhile.
+        """
+        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
+        network.load_state_dict(self.best["model"], strict=False)
+        image = self.test.images[self.example]
+        about = f"test image {self.example} ({self.classes[int(self.test.labels[self.example])]})"
+        dead = sheets.find_dead(network, self._looked_at(self.test))
+        drawn = sheets.sheets(
+            network,
+            self._normalised(image[None])[0],
+            dead=dead,
+            width=sheets.TRACKED_WIDTH,
+            greys=sheets.TRACKED_GREYS,
+        )
+        files = sheets.save(self.folder / sheets.KEY, drawn, dead, image=about)
+        return {"key": sheets.KEY, "files": files, "step": self.best["epoch"], "metrics": dead.shares}
+
+    def _looked_at(self, part: _Part) -> Iterator[Tensor]:
+        for images, _ in part.batches():
+            if self.should_stop():
+                raise InterruptedError("the sweep is being stopped")
+            yield self._normalised(images)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32, as the network takes them."""
+        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
 
 def fit(training: Training) -> Iterator[EpochRecord]:

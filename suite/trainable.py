@@ -41,6 +41,7 @@ class Shared:
         weights: key -> reference to ``models.Weights``.
         objective, numerics: of the sweep.
         limit_batches: for ``--smoke``.
+        activations: whether finished trials draw their activation sheets.
         search_path: where the user's modules are.
     """
 
@@ -51,6 +52,7 @@ class Shared:
     objective: Objective
     numerics: Numerics
     limit_batches: int | None
+    activations: bool
     search_path: tuple[str, ...]
 
 
@@ -131,8 +133,19 @@ class Member:
             outcomes.append(self._epoch(record))
         self.reported = self.training.epoch
         if self.training.complete:
-            outcomes.append(self._end(Status.FINISHED, **self.training.finish()))
+            facts = self.training.finish()
+            outcomes += self._draw(facts)
+            outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
+
+    def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
+        """The sheets of a finished trial. Pictures are no reason to lose it, whatever the user's network does."""
+        if not self.shared.activations or self.shared.limit_batches or "best.pt" not in facts["files"]:
+            return []
+        try:
+            return [self._outcome("images", **self.training.draw())]
+        except Exception as error:
+            return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
 
     def _prepare(self) -> Any:
         from suite.train import Training  # torch: only in workers, only when there is work

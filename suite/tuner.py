@@ -432,6 +432,7 @@ def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batche
         objective=plan.spec.objective,
         numerics=numerics,
         limit_batches=limit_batches,
+        activations=plan.spec.activations,
         search_path=(str(plan.spec.folder),),
     )
 

@@ -57,6 +57,7 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
         for name in folder.runs():
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         page.goto(f"{base}/{run['augment=flip seed=1']}/model-metrics")
+        page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
         page.wait_for_function(  # curves of three epochs: paths of more than one point
             "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
         )

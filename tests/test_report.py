@@ -8,18 +8,36 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import chromium, needed
+from made_up import (
+    CONFIG1,
+    CONFIG2,
+    EVIL,
+    FINETUNE,
+    SCRATCH,
+    VAL,
+    evil,
+    grid,
+    history,
+    report,
+    run,
+    runs,
+    said,
+    sweep_of,
+    taught,
+    transfer,
+)
 from scipy import stats
 
 from suite import analysis
-from suite.analysis import adjusted_p, baselines, compare, curves, sign_flips, verdict
+from suite.analysis import adjusted_p, baselines, compare, compare_sweeps, curves, sign_flips, verdict
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import TrialHistory
 from suite.records import EpochRecord, Objective, Status, Trial
@@ -27,74 +45,9 @@ from suite.report import figures, make
 from suite.report.content import Content, content
 from suite.report.making import folder_name, publish, write
 from suite.report.stored import Rules, histories, rules
-from suite.report.tables import csv, markdown
+from suite.report.tables import csv, latex, markdown
+from suite.report.versus import versus
 from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
-
-VAL = Objective("val/acc")
-EVIL = "<script>alert(1)</script>"
-
-
-# ---- made-up sweeps --------------------------------------------------------------------------------------------------
-
-
-def history(
-    arm: str, seed: int, test: float = 0.5, *, baseline: bool = False, status: str = "finished", numerics: str = "fp32",
-    settings: Mapping[str, Any] | None = None,
-) -> TrialHistory:  # fmt: skip
-    """A trial of two epochs, of which validation prefers the first."""
-    records = {
-        1: EpochRecord(1, {"val/acc": 0.6, "test/acc": test, "train/acc": 0.7}),
-        2: EpochRecord(2, {"val/acc": 0.55, "test/acc": 0.99, "train/acc": 0.9}),
-    }
-    trial = Trial(f"{arm}-{seed}", arm, seed, f"{arm} seed={seed}", settings or {})
-    return TrialHistory(trial, {"baseline": baseline, "numerics": {"precision": numerics}}, records, Status(status))
-
-
-def sweep_of(table: Mapping[str, Sequence[float]], baseline: str = "base") -> list[TrialHistory]:
-    """Arm -> test figure by seed."""
-    return [
-        history(arm, seed, value, baseline=arm == baseline)
-        for arm, values in table.items()
-        for seed, value in enumerate(values)
-    ]
-
-
-def run(arm: str, seed: int, *, status: str = "finished", epochs: int = 4, **tags: str) -> TrialRun:
-    """A trial's run as the store has it."""
-    rng = np.random.default_rng([seed, len(arm), ord(arm[0])])
-    curve = np.linspace(0.3, 0.6 + len(arm) / 100, epochs) + rng.normal(0, 0.01, epochs)
-    metrics = {
-        name: {epoch + 1: float(value + shift) for epoch, value in enumerate(curve)}
-        for name, shift in (("val/acc", 0.0), ("test/acc", -0.01), ("train/acc", 0.1), ("time/epoch_s", 1.0))
-    }
-    known = {
-        "suite.arm": arm, "suite.settings": json.dumps({"augment": arm}), "suite.in_plan": "true", "suite.reason": "",
-        "suite.baseline": "true" if arm == "base" else "false", "suite.numerics": '{"precision": "fp32"}',
-        "suite.objective": '{"name": "val/acc", "goal": "maximize", "strategy": "best"}',
-    }  # fmt: skip
-    tags = {f"suite.{name}": value for name, value in tags.items()}
-    metrics = {name: history for name, history in metrics.items() if history}
-    return TrialRun(f"r{arm}{seed}", f"{arm}{seed}", arm, seed, f"{arm} seed={seed}", status, known | tags, {}, metrics)
-
-
-def runs(*trials: TrialRun, status: str = "finished", description: str = "What helps?", **tags: str) -> SweepRuns:
-    """A sweep as the store has it."""
-    known = {"mlflow.note.content": description, "suite.margin": "0.005", "mlflow.source.name": "suite.sweep x.yaml"}
-    known |= {f"suite.{name}": value for name, value in tags.items()}
-    return SweepRuns("fruit", TrialRun("p", "", "", -1, "fruit", status, known, {"metric": "val/acc"}), trials)
-
-
-def grid(arms: Sequence[str], seeds: int, **more: Any) -> list[TrialRun]:
-    return [run(arm, seed, **more) for arm in arms for seed in range(seeds)]
-
-
-def report(*trials: TrialRun, **more: Any) -> Content:
-    return content(runs(*trials, **more), Rules(VAL))
-
-
-def said(found: Content) -> str:
-    return "\n".join((*found.conclusions, *found.notices))
-
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +105,7 @@ def test_signs_are_all_there_are_up_to_twelve_seeds_and_many_beyond() -> None:
 def test_random_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     table = np.random.default_rng(2).normal(0.45, 1, (12, 3))
     exact = adjusted_p(table)
-    monkeypatch.setattr(analysis, "EXACT_SEEDS", 6)
+    monkeypatch.setattr("suite.analysis.signs.EXACT_SEEDS", 6)
     assert adjusted_p(table) == pytest.approx(exact, abs=0.02)
 
 
@@ -237,6 +190,109 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     assert list(frame["verdict"]) == ["no baseline", "no baseline"]
 
 
+def test_the_smallest_visible_difference_is_seen_as_often_as_it_says() -> None:
+    """At the difference that ``detectable`` names, one arm of five is told from the baseline in 80 % of sweeps."""
+    spread = 0.01 * np.sqrt(2)  # of a difference of two arms, each with noise of 0.01
+    difference = analysis.detectable(6, 5) * spread
+    seen = sum(row[0] == "better" for row in simulated(1000, [difference, 0.0, 0.0, 0.0, 0.0]))
+    assert seen / 1000 == pytest.approx(0.8, abs=0.05)
+    half = sum(row[0] == "better" for row in simulated(500, [difference / 2, 0.0, 0.0, 0.0, 0.0]))
+    assert half / 500 < 0.5
+
+
+def test_more_seeds_see_smaller_differences_and_more_arms_only_larger_ones() -> None:
+    assert analysis.detectable(5, 1) == float("inf")
+    assert analysis.detectable(6, 1) > analysis.detectable(8, 1) > analysis.detectable(12, 1)
+    assert analysis.detectable(6, 1) < analysis.detectable(6, 5) < analysis.detectable(6, 20)
+
+
+def test_with_many_seeds_and_one_arm_the_visible_difference_is_that_of_the_t_test() -> None:
+    n = 20
+    t = stats.t.ppf(0.975, n - 1)
+    sizes = np.linspace(0.4, 1, 601)
+    power = 1 - stats.nct.cdf(t, n - 1, sizes * np.sqrt(n))
+    assert analysis.detectable(n, 1) == pytest.approx(sizes[np.argmax(power >= 0.8)], abs=0.05)
+
+
+def test_the_spread_of_differences_is_pooled_over_arms() -> None:
+    items = sweep_of({"base": [0.5, 0.5, 0.5, 0.5], "a": [0.5, 0.6, 0.7, 0.8], "b": [0.5, 0.7, 0.9, 1.1]})
+    expected = np.sqrt((np.var([0, 1, 2, 3], ddof=1) * 0.01 + np.var([0, 2, 4, 6], ddof=1) * 0.01) / 2)
+    assert analysis.spread(items, VAL) == pytest.approx(expected)
+    assert analysis.spread(items[:2] + items[4:6], VAL) is None, "one degree of freedom says nothing"
+
+
+# ---- how fast, and what mattered -------------------------------------------------------------------------------------
+
+
+def course(arm: str, seed: int, figures: Sequence[float], *, baseline: bool = False) -> TrialHistory:
+    """A finished trial with these validation accuracies."""
+    records = {
+        epoch: EpochRecord(epoch, {"val/acc": value, "test/acc": value, "time/epoch_s": 2.0})
+        for epoch, value in enumerate(figures, start=1)
+    }
+    return TrialHistory(Trial(f"{arm}{seed}", arm, seed, arm), {"baseline": baseline}, records, Status.FINISHED)
+
+
+def test_epochs_until_the_baselines_best_are_counted_seed_by_seed() -> None:
+    items = [course("base", 0, [0.1, 0.5, 0.4], baseline=True), course("base", 1, [0.2, 0.2, 0.6], baseline=True)]
+    items += [course("a", 0, [0.5, 0.9, 0.9]), course("a", 1, [0.5, 0.5, 0.5]), course("a", 2, [0.9, 0.9, 0.9])]
+    found = analysis.epochs_to_baseline(items, VAL).set_index("arm")
+    assert tuple(found.loc["base"]) == (2.5, 2, 2)
+    assert tuple(found.loc["a"]) == (1.0, 1, 2)
+    assert tuple(analysis.training_seconds(items).set_index("arm").loc["a"]) == (6.0, 6.0, 6.0)
+
+
+def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> list[TrialHistory]:
+    """A full grid whose figure is 0.5 less the rate plus a tenth for "late"."""
+    rng = np.random.default_rng(0)
+    return [
+        history(f"{rate} {place}", seed, 0.5 - rate + 0.1 * (place == "late") + rng.normal(0, 0.001),
+                settings={"rate": rate, "place": place})
+        for rate in rates for place in places for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def test_main_effects_are_those_that_the_figures_were_made_of() -> None:
+    items = crossed([0.1, 0.2, 0.3], ["early", "late"])
+    items += [history("none", seed, 0.9, settings={"rate": 0.0}) for seed in range(3)]  # no place: it meets no equals
+    found = {(one.setting, one.level): one for one in analysis.main_effects(items, VAL, "test/acc")}
+    assert set(found) == {("rate", "0.1"), ("rate", "0.2"), ("rate", "0.3"), ("place", "early"), ("place", "late")}
+    assert found["rate", "0.1"].mean == pytest.approx(0.1, abs=0.003) and found["rate", "0.1"].arms == 2
+    assert found["place", "late"].mean == pytest.approx(0.05, abs=0.003)
+    one = found["place", "early"]
+    assert one.low is not None and one.high is not None and one.low < one.mean < one.high < 0
+
+
+def test_recipes_that_meet_no_equals_have_no_main_effects() -> None:
+    items = [history(str(n), 0, 0.5, settings={"a": n, "b": -n}) for n in range(4)]
+    assert analysis.main_effects(items, VAL, "test/acc") == []
+
+
+def searched(trials: int) -> list[tuple[dict[str, Any], float]]:
+    rng = np.random.default_rng(0)
+    lr, kind, other = 10 ** rng.uniform(-3, -1, trials), rng.choice(["u", "v"], trials), rng.uniform(0, 1, trials)
+    values = -((np.log10(lr) + 2) ** 2) + 0.2 * (kind == "v")
+    return [({"lr": float(a), "kind": str(b), "other": float(c)}, float(v))
+            for a, b, c, v in zip(lr, kind, other, values, strict=True)]  # fmt: skip
+
+
+def test_importance_finds_what_the_figure_depends_on_and_needs_enough_trials() -> None:
+    bounds = {"lr": analysis.Bounds(1e-3, 0.1, True), "other": analysis.Bounds(0, 1)}
+    found = {one.name: one for one in analysis.importance(searched(80), "maximize", bounds)}
+    assert next(iter(found)) == "lr" and found["kind"].share > 0
+    assert found["lr"].low > found["other"].share
+    assert all(one.low - 1e-9 <= one.share for one in found.values())
+    assert sum(one.share for one in found.values()) == pytest.approx(1)
+    assert analysis.importance(searched(analysis.LEAST_TRIALS - 1), "maximize", bounds) == []
+    assert analysis.importance([(label, 0.5) for label, _ in searched(80)], "maximize", bounds) == []
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = [(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (0.5, 0.1), (1, 0.5)]
+    assert {points[i] for i in analysis.front(points)} == {(0.5, 0.1), (1, 0.5), (2, 0.7)}
+    assert {points[i] for i in analysis.front(points, rising=False)} == {(0.5, 0.1)}
+
+
 # ---- curves ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,9 +318,8 @@ def test_labels_are_moved_apart_and_no_further() -> None:
 
 
 def test_the_best_arms_have_colours_and_the_rest_are_grey() -> None:
-    found = figures.lines(
-        curves(histories(runs(*grid([f"arm{n}" for n in range(30)], 1))), "val/acc"), [], figures.LIGHT
-    )
+    arms = [f"arm{n}" for n in range(30)]
+    found = figures.lines(curves(histories(runs(*grid(arms, 1))), "val/acc"), figures.styles(arms, []))
     assert len({line.colour for line in found if line.text}) == figures.IN_COLOUR
     assert {line.colour for line in found if not line.text} == {figures.LIGHT.grey}
 
@@ -292,7 +347,8 @@ def test_the_verdicts_come_first() -> None:
     found = report(*grid(["base", "very_good_arm"], 6))
     assert found.conclusions[0] == "Better than the baseline: very_good_arm."
     assert "Being first in a list is no verdict" in found.conclusions[-1]
-    assert found.rows[0][0] == "very_good_arm" and found.rows[0][-1] == "better"
+    row = found.tables[0].rows[0]
+    assert row[0] == "very_good_arm" and row[-1] == "better"
 
 
 def test_too_few_seeds_are_said() -> None:
@@ -325,6 +381,147 @@ def test_what_is_missing_is_said(trials: list[TrialRun], more: dict[str, Any], e
     assert expected in (tmp_path / "x" / "index.html").read_text()
 
 
+def test_below_six_seeds_it_says_that_nothing_could_have_been_seen() -> None:
+    assert "With fewer than 6 seeds no difference, however large, can be told" in said(report(*grid(["base", "b"], 5)))
+    assert "one of" in report(*grid(["base", "b"], 5)).conclusions[1], "what six would see"
+    found = report(*grid(["base", "b"], 6))
+    assert "Smallest difference to the baseline that this sweep could have seen with 80 % power" in said(found)
+    assert found.arms.set_index("arm").loc["b", "smallest difference"] > 0
+
+
+def test_the_main_table_has_errors_epochs_time_and_parameters() -> None:
+    sizes = {"parameters_trainable": "1000", "parameters_total": "11173962"}
+    found = report(*grid(["base", "other"], 6, **sizes))
+    main = found.tables[0]
+    assert main.headings == (
+        "Arm", "Seeds", "Training accuracy (error), %", "Validation accuracy (error), %", "Test accuracy (error), %",
+        "Difference to the baseline, percentage points", "Adjusted p", "Epochs to the baseline’s best", "Verdict",
+    )  # fmt: skip
+    assert main.caption == "The same for all arms: Time to train 6 s; Trainable parameters 1000 of 11.17 M."
+    arms = found.arms.set_index("arm")
+    assert arms.loc["other", "test/error"] == pytest.approx(1 - arms.loc["other", "test/acc"])
+    assert arms.loc["other", "test/error low"] == pytest.approx(1 - arms.loc["other", "test/acc high"])
+
+
+def test_free_names_of_settings_do_not_meet_the_tables_own() -> None:
+    trials = [run(arm, seed, settings=json.dumps({"p": arm, "seeds": 1, "verdict": f"{arm}!"}))
+              for arm in ("base", "other") for seed in (0, 1)]  # fmt: skip
+    found = report(*trials)
+    assert list(found.arms["setting p"]) == list(found.arms["arm"])
+    assert found.tables[1].headings == ("Arm", "p", "verdict")
+
+
+def test_published_figures_stand_beside_the_measured_ones() -> None:
+    reference = {"base": {"test/acc": 0.5, "time_s": 10.0, "note": "elsewhere"}, "gone": {"test/acc": 0.9}}
+    found = content(runs(*grid(["base", "b"], 2)), Rules(VAL, reference=reference))
+    (table,) = (table for table in found.tables if table.name == "published")
+    measured = found.arms.set_index("arm").loc["base", "test/acc"]
+    assert table.rows[0][:3] == ("base", "Test accuracy, %", "50.00")
+    assert table.rows[0][4] == f"{100 * measured - 50:+.2f}".replace("-", "−") and table.rows[0][5] == "elsewhere"
+    assert table.rows[1][1:3] == ("Time to train", "10 s") and len(table.rows) == 2
+
+
+def test_of_a_search_only_confirmed_arms_get_verdicts() -> None:
+    trials = [*grid(["base", "very good"], 6), run("lucky and longer", 0)]
+    search = runs(*trials)
+    search.parent.params["method"] = "optuna"  # type: ignore[index]
+    found = content(search, Rules(VAL, confirmed=("base", "very good")))
+    assert [row[-1] for row in found.tables[0].rows] == ["better", "baseline", "not confirmed"]
+    assert "good" in found.conclusions[-1], "a single lucky seed does not lead"
+    assert "only these get verdicts" in said(found)
+    assert "too few trials (3 of at least 20" in markdown(found)
+
+
+# ---- what the study claims -------------------------------------------------------------------------------------------
+
+
+def outcomes(found: Content) -> list[str]:
+    return [row[-1] for table in found.tables if table.name == "claims" for row in table.rows]
+
+
+def test_the_studys_claims_are_reproduced_where_they_hold() -> None:
+    found = report(*transfer(6))
+    assert outcomes(found)[:3] == ["reproduced"] * 3
+    rows = {row[0]: row for table in found.tables if table.name == "claims" for row in table.rows}
+    assert "epoch 5, rising afterwards in 6 of 6 seeds" in rows[next(iter(rows))][1]
+    assert rows["Freezing (config1) costs nothing against learning all weights (finetune)"][2] == "reproduced"
+    assert {"pretrained", "heads", "final"} <= {picture.name for picture in found.pictures}
+
+
+def test_claims_that_fail_are_not_reproduced_and_few_seeds_cannot_tell() -> None:
+    assert outcomes(report(*transfer(6, frozen=0.6)))[-1] == "not reproduced"
+    told = outcomes(report(*transfer(2)))
+    assert told[0] == "reproduced" and set(told[1:]) == {"cannot be told"}
+
+
+def test_a_sweep_without_such_arms_lists_no_claims() -> None:
+    assert outcomes(report(*grid(["base", "b"], 6, params={"model.arch": "resnet20", "augment": "flip"}))) == []
+
+
+def nets(**errors: float) -> list[TrialRun]:
+    return [taught(name, seed, {"model.arch": name}, 1 - error, 0.5) for name, error in errors.items()
+            for seed in range(6)]  # fmt: skip
+
+
+def test_deeper_plain_nets_are_compared_with_shallower_ones_of_their_kind() -> None:
+    found = report(*nets(plain20=0.3, plain56=0.4, plain34_cifar=0.2, resnet20=0.3, resnet56=0.25))
+    assert outcomes(found) == ["reproduced"]
+    (depths,) = (picture for picture in found.pictures if picture.name == "depths")
+    assert [len(panel.lines) for panel in depths.plot.panels] == [2, 2, 2, 2]  # type: ignore[attr-defined]
+    assert outcomes(report(*nets(plain20=0.4, plain56=0.3))) == ["not reproduced"]
+
+
+def test_dropout_rates_come_out_as_one_figure_with_a_panel_for_each_place() -> None:
+    trials = [run(f"rate={rate} {place}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": place})
+              for rate in (0.1, 0.5) for place in ('["layer1"]', '["layer4"]')]  # fmt: skip
+    trials.append(run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"}))
+    (picture,) = (picture for picture in report(*trials).pictures if picture.name == "dropout")
+    texts = [[line.text for line in panel.lines] for panel in picture.plot.panels]  # type: ignore[attr-defined]
+    assert texts[:2] == [["rate 0", "rate 0.1", "rate 0.5"]] * 2
+
+
+# ---- two sweeps ------------------------------------------------------------------------------------------------------
+
+
+def other_sweep(*trials: TrialRun, **more: Any) -> SweepRuns:
+    return replace(runs(*trials, **more), sweep="nuts")
+
+
+def shifted(trial: TrialRun, by: float) -> TrialRun:
+    """The trial with other test figures."""
+    metrics = {**trial.metrics, "test/acc": {epoch: value + by * (1 + 0.1 * trial.seed)
+                                             for epoch, value in trial.metrics["test/acc"].items()}}  # fmt: skip
+    return replace(trial, metrics=metrics)
+
+
+def test_two_sweeps_are_compared_arm_by_arm_where_they_share_one(tmp_path: Path) -> None:
+    ours = runs(*grid(["base", "a", "only here"], 6))
+    theirs = other_sweep(*[shifted(trial, 0.05) for trial in grid(["base", "a"], 6, data_digest="abc")])
+    found = versus(ours, theirs, Rules(VAL), Rules(VAL))
+    assert [row[0] for row in found.tables[0].rows] == ["base", "a"]
+    assert {row[-1] for row in found.tables[0].rows} == {"worse"}
+    row = compare_sweeps(histories(ours), histories(theirs), VAL).set_index("arm").loc["a"]
+    assert row["difference"] == pytest.approx(-0.05 * 1.25) and row["pairs"] == 6
+    assert found.conclusions[0] == "Worse in fruit than in nuts: base, a."
+    assert "different data" in said(found)
+    page = publish(found, tmp_path)
+    assert page.parent.name == "fruit-and-nuts" and "fruit and nuts" in page.read_text()
+
+
+def test_two_sweeps_without_a_common_arm_cannot_be_compared() -> None:
+    with pytest.raises(UsageError, match="must share an arm"):
+        versus(runs(*grid(["a"], 2)), other_sweep(*grid(["b"], 2)), Rules(VAL), Rules(VAL))
+    with pytest.raises(UsageError, match="twice"):
+        versus(runs(*grid(["a"], 2)), runs(*grid(["a"], 2)), Rules(VAL), Rules(VAL))
+
+
+def test_shared_arms_that_never_finished_are_too_few(tmp_path: Path) -> None:
+    failed = grid(["a"], 2, status="failed", epochs=0)
+    found = versus(runs(*failed), other_sweep(*grid(["a"], 1)), Rules(VAL), Rules(VAL))
+    assert found.tables[0].rows[0][-1] == "too few seeds"
+    publish(found, tmp_path)
+
+
 def test_failed_trials_give_their_reasons() -> None:
     found = report(*grid(["base"], 2), run("b", 0, status="failed", reason="the loss became NaN at epoch 3"))
     assert [failure.reason for failure in found.failures] == ["the loss became NaN at epoch 3"]
@@ -352,13 +549,6 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def evil() -> Content:
-    """A sweep whose every text wants to be something else."""
-    trials = [run("base", 0), run(EVIL, 0), run("=1+1", 0), run("$x_{|`*[a](b)", 0), run("名\x07\n前", 0)]
-    trials.append(run(EVIL, 1, status="failed", epochs=0, reason=f"{EVIL} | `x`"))
-    return report(*trials, description=EVIL, status="running")
-
-
 def test_all_that_is_shown_is_text_and_the_page_is_one_file(tmp_path: Path) -> None:
     page = Page((publish(evil(), tmp_path)).read_text())
     assert "script" not in page.tags and "link" not in page.tags
@@ -373,6 +563,16 @@ def test_markdown_shows_names_as_they_are() -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     arms = [row for row in rows if "Verdict" in row or "no baseline" in row or "too few" in row]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in arms}) == 1
+
+
+def test_latex_shows_names_as_they_are() -> None:
+    text = latex(evil().tables[0], f"{EVIL} 100 %\n\\input{{x}}")
+    assert r"\caption{\textless{}script\textgreater{}alert(1)" in text
+    assert r"100 \% \textbackslash{}input\{x\}}" in text
+    assert r"\$x\_\{\textbar{}`*{[}a{]}(b)" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1 and len(rows) == 6
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
 def test_csv_cells_are_no_formulas_and_numbers_stay_numbers() -> None:
@@ -401,7 +601,8 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
         write(report(*grid(["base", "b"], 2)), tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert [str(file) for file in files] == [
-        "arms.csv", "figures/curves.png", "figures/curves.svg", "index.html", "report.md", "results.csv",
+        "arms.csv", "figures/curves.png", "figures/curves.svg", "figures/splits.png", "figures/splits.svg",
+        "figures/time.png", "figures/time.svg", "index.html", "report.md", "results.csv", "table.tex",
     ]  # fmt: skip
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
@@ -421,7 +622,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeyp
     def full(*_: Any) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures, "draw", full)
+    monkeypatch.setattr(figures.Curves, "draw", full)
     with pytest.raises(EnvironmentProblem, match="No space left"):
         publish(report(*grid(["base"], 3)), tmp_path)
     assert (tmp_path / "fruit" / "index.html").read_bytes() == before
@@ -472,6 +673,24 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_report_is_among_the_artifacts_of_the_sweeps_run_and_replaces_itself(store: str, tmp_path: Path) -> None:
+    from suite.tracking import publish_report, read
+
+    page = make("tiny", store, tmp_path / "out")
+    run_id = read(store, "tiny").parent.run_id
+    kept = tmp_path / "mlartifacts" / "tiny" / run_id / "artifacts" / "report"
+    assert (kept / "index.html").read_bytes() == page.read_bytes() and (kept / "figures" / "curves.png").exists()
+    (page.parent / "figures" / "curves.png").unlink()
+    publish_report(store, run_id, page.parent)
+    assert not (kept / "figures" / "curves.png").exists() and (kept / "table.tex").exists()
+    told: list[str] = []
+    (kept / "figures").rename(kept / "was")
+    (kept / "figures").write_text("in the way")
+    assert make("tiny", store, tmp_path / "out", tell=told.append) == page, "a store that refuses costs no report"
+    assert "could not be put into" in told[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_report_is_made_from_a_store_alone(store: str, tmp_path: Path) -> None:
     from suite.tracking import read
 
@@ -494,6 +713,12 @@ def test_an_unknown_sweep_and_a_missing_store_are_said(folder: Any) -> None:
     assert done.returncode == 6 and "mlflow.db does not exist" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_large_sweep_is_reported_soon_and_small(tmp_path: Path) -> None:
+    """200 arms, one trial each: every one has its row, the page stays one that a browser opens."""
+    page = publish(report(*grid([f"arm{n}" for n in range(200)], 1, epochs=50)), tmp_path)
+    assert page.read_text().count('<th scope="row"') == 200 and page.stat().st_size < 20_000_000
+
+
 def test_numerics_are_those_of_the_trials_and_the_command_is_whole() -> None:
     command = "python -m suite.sweep f.yaml seeds=[0,1]"
     told = runs(*grid(["base", "b"], 2), numerics='{"precision": "bf16"}', command=command)
@@ -502,22 +727,111 @@ def test_numerics_are_those_of_the_trials_and_the_command_is_whole() -> None:
     assert facts["Command"] == command
 
 
-# ---- in a browser ----------------------------------------------------------------------------------------------------
+def test_when_is_that_of_the_trials_not_of_the_last_launch() -> None:
+    trials = [replace(one, start_ms=1_700_000_000_000, end_ms=1_700_000_600_000) for one in grid(["base", "b"], 1)]
+    trials[1] = replace(trials[1], start_ms=1_700_000_060_000, end_ms=1_700_003_600_000)
+    made = runs(*trials)
+    told = replace(made, parent=replace(made.parent, start_ms=1_600_000_000_000, end_ms=1_800_000_000_000))
+    facts = dict(content(told, Rules(VAL)).facts)
+    assert facts["First trial begun"] == "2023-11-14 22:13 UTC" and facts["Last trial ended"] == "2023-11-14 23:13 UTC"
 
 
-@pytest.mark.browser
-@needed
-@pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, tmp_path: Path) -> None:
-    pages = [publish(evil(), tmp_path / "evil"), publish(report(*grid(["base", "x" * 60, "b"], 6)), tmp_path / "good")]
-    with chromium() as browser:
-        for file in pages:
-            page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
-            told: list[str] = []
-            page.on("console", lambda message, told=told: told.append(message.text))
-            page.on("dialog", lambda dialog, told=told: told.append("a script ran"))
-            page.goto(file.as_uri())
-            root = "document.documentElement"
-            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), "the page is wider than the screen"
-            assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-            assert told == []
+def test_changes_and_cost_are_said() -> None:
+    told = runs(*grid(["base", "b"], 2, numerics='{"precision": "fp32", "threads": 3, "device": "cpu"}'))
+    environment = {"git": {"commit": "abc", "diff": "a\nb\nc"}}
+    facts = dict(content(told, Rules(VAL), environment).facts)
+    assert facts["Uncommitted changes"] == "3 lines of diff, in environment.json"
+    spent = sum(sum(one.metrics["time/epoch_s"].values()) for one in told.trials)
+    assert facts["Cost"] == f"{3 * spent / 3600:.2f} core-hours"
+    clean = dict(content(told, Rules(VAL), {"git": {"commit": "abc", "diff": ""}}).facts)
+    assert clean["Uncommitted changes"] == "none"
+    assert "Uncommitted changes" not in dict(content(told, Rules(VAL), {}).facts)
+    shared = runs(*grid(["base"], 1, numerics='{"threads": 3, "device": "cuda"}'))
+    assert "hours on shared or whole GPUs" in dict(content(shared, Rules(VAL)).facts)["Cost"]
+
+
+# ---- what earlier tests did not notice -------------------------------------------------------------------------------
+
+
+def test_means_are_of_finished_trials_at_the_epoch_that_validation_chose() -> None:
+    items = [history("a", 0, 0.5), history("a", 1, 0.7), history("a", 2, 0.1, status="stopped")]
+    items.append(history("a", 3, 0.1, status="failed"))
+    trials = analysis.trials_frame(items, VAL)
+    assert list(trials["test/acc"]) == [0.5, 0.7, 0.1, 0.1], "epoch 1 of two, whose validation is the better"
+    assert list(trials["best_epoch"]) == [1, 1, 1, 1] and list(trials["epochs"]) == [2, 2, 2, 2]
+    (row,) = analysis.arms_frame(trials, VAL).to_dict("records")
+    assert row["test/acc"] == pytest.approx(0.6) and (row["seeds"], row["stopped"], row["failed"]) == (2, 1, 1)
+
+
+def test_stopped_and_failed_seeds_are_told_apart() -> None:
+    trials = grid(["base", "b"], 2)
+    trials += [run("b", 2, status="failed", epochs=0), run("b", 3, status="stopped"), run("b", 4, status="stopped")]
+    cells = {row[0]: row[1] for row in report(*trials).tables[0].rows}
+    assert cells["b"] == "2 of 5, 1 failed, 2 stopped early"
+
+
+def test_the_front_falls_where_a_loss_is_judged() -> None:
+    trials = []
+    for arm, loss, spent in (("base", 0.9, 1.0), ("best", 0.2, 2.0), ("dear", 0.5, 3.0)):
+        for seed in range(2):
+            made = run(arm, seed, objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}')
+            losses = dict.fromkeys(range(1, 5), loss + 0.01 * seed)
+            metrics = {"val/loss": losses, "test/loss": losses, "time/epoch_s": dict.fromkeys(losses, spent)}
+            trials.append(replace(made, metrics=metrics))
+    found = content(runs(*trials), Rules(Objective("val/loss", "minimize", "last")))
+    (picture,) = [one for one in found.pictures if one.name == "time"]
+    assert {mark.text for mark in picture.plot.marks if mark.best} == {"base", "best"}  # type: ignore[attr-defined]
+
+
+def test_importance_is_about_the_best_whichever_way_that_is() -> None:
+    """Of figures that only ``a`` moves, and only where it is small, the lower tenth is all about it."""
+    rng = np.random.default_rng(3)
+    bounds = {name: analysis.Bounds(0.0, 1.0) for name in "ab"}
+    points = [{"a": float(rng.uniform()), "b": float(rng.uniform())} for _ in range(60)]
+    figures = [(one, one["a"] if one["a"] < 0.15 else 1 + one["b"]) for one in points]
+    shares = {
+        goal: {one.name: one.share for one in analysis.importance(figures, goal, bounds)}
+        for goal in ("minimize", "maximize")
+    }
+    assert shares["minimize"]["a"] > 0.8 and shares["maximize"]["b"] > 0.8
+
+
+def test_overfitting_from_the_tenth_epoch_on_is_not_before_it() -> None:
+    for lowest, outcome in ((9, "reproduced"), (10, "not reproduced"), (11, "not reproduced")):
+        trials = [taught("scratch", seed, SCRATCH, 0.7, 0.3, lowest=lowest) for seed in range(6)]
+        trials += [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(6)]
+        found = report(*trials)
+        (row,) = [row for table in found.tables if table.name == "claims" for row in table.rows if "overfits" in row[0]]
+        assert row[-1] == outcome, lowest
+        assert "Training less validation accuracy at the last epoch: +10.00 points." in row[1]
+
+
+def test_freezing_that_helps_costs_nothing_and_heads_that_differ_do_not_end_alike() -> None:
+    trials = []
+    for seed in range(6):
+        trials += [taught("scratch", seed, SCRATCH, 0.7, 0.3), taught("finetune", seed, FINETUNE, 0.75, 0.9)]
+        trials += [taught("config1", seed, CONFIG1, 0.85, 0.9), taught("config2", seed, CONFIG2, 0.8, 0.9)]
+    told = {row[0]: row[-1] for table in report(*trials).tables if table.name == "claims" for row in table.rows}
+    assert told["Freezing (config1) costs nothing against learning all weights (finetune)"] == "reproduced"
+    assert told["Config1 (config1) and Config2 (config2) end alike"] == "not reproduced"
+
+
+def test_a_deeper_net_that_only_generalises_worse_is_not_degraded() -> None:
+    """Degradation shows in training; a net that fits better and tests worse is overfitted."""
+    trials = []
+    for seed in range(6):
+        for arm, arch, train, test in (("plain20", "plain20", 0.7, 0.65), ("plain56", "plain56", 0.8, 0.55)):
+            made = taught(arm, seed, {"model.arch": arch}, test, 0.5)
+            metrics = dict(made.metrics) | {"train/acc": dict.fromkeys(range(1, 13), train)}
+            trials.append(replace(made, metrics=metrics))
+    (row,) = [row for table in report(*trials).tables if table.name == "claims" for row in table.rows]
+    assert row[-1] == "not reproduced"
+
+
+def test_more_tested_arms_raise_the_smallest_visible_difference_of_each() -> None:
+    rng = np.random.default_rng(0)
+    table = {"base": rng.normal(0.5, 0.01, 8), "a": rng.normal(0.5, 0.01, 8)}
+    alone = compare(sweep_of(table), VAL, 0.005).set_index("arm")["smallest difference"]["a"]
+    table |= {f"more{n}": rng.normal(0.5, 0.01, 8) for n in range(6)}
+    among = compare(sweep_of(table), VAL, 0.005).set_index("arm")["smallest difference"]["a"]
+    assert among > 1.05 * alone

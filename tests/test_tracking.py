@@ -24,6 +24,7 @@ from suite.tracking import (
     MlflowTracker,
     Sender,
     SweepRuns,
+    TrialRun,
     default_artifacts,
     default_uri,
     download,
@@ -248,6 +249,44 @@ class Contract:
         run = tracker.read("files").trials[0]
         assert f"suite.replay {run.run_id}" in run.tags["suite.checkpoint"]
 
+    def test_pictures_are_shown_once_and_give_way_to_new_ones(self, make: Make, tmp_path: Path) -> None:
+        from PIL import Image
+
+        def draw(*greys: int) -> list[str]:
+            folder = tmp_path / "trials" / "t1" / "activations"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, grey in enumerate(greys):
+                Image.new("L", (4, 4), grey).save(folder / f"{number}.png")
+            return [f"{number}.png" for number in range(len(greys))]
+
+        def images(files: list[str], share: float) -> None:
+            story.add("images", id="t1", key="activations", folder="trials/t1/activations", files=files, step=1,
+                      metrics={"dead/relu:2": share})  # fmt: skip
+
+        story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
+        images(draw(10, 20, 30), 0.5)
+        images(["0.png", "1.png", "2.png"], 0.5)  # drawn again after an interruption
+        story.end("t1")
+        tracker = make("pictures")
+        project(tracker, story.entries, tmp_path / "cursor")
+        first = tracker.read("pictures").trials[0]
+        assert first.metrics["dead/relu:2"] == {1: 0.5} and first.tags["suite.images.activations"]
+        project(make("pictures"), story.entries, tmp_path / "lost-cursor")
+        assert make("pictures").read("pictures").trials[0] == first
+        images(draw(40, 50), 0.25)
+        images(["gone.png"], 0.0)
+        tracker = make("pictures")
+        project(tracker, story.entries, tmp_path / "cursor")
+        last = tracker.read("pictures").trials[0]
+        assert last.metrics["dead/relu:2"] == {1: 0.25} and last.status == "finished"
+        assert last.tags["suite.images.activations"] != first.tags["suite.images.activations"]
+        steps = sorted(name.split("+")[2] for name in self.files(tracker, last) if name.endswith(".png"))
+        assert steps == ["0", "1"]
+
+    def files(self, tracker: Projection, run: TrialRun) -> list[str]:
+        """Names of the images of a run."""
+        raise NotImplementedError
+
     def test_the_champion_is_marked_and_moves(self, make: Make, tmp_path: Path) -> None:
         story = whole()
         story.add("champion", id="t1", value=0.2)
@@ -271,6 +310,10 @@ class TestMemory(Contract):
     def make(self, tmp_path: Path) -> Make:
         stored: dict[str, Any] = {}
         return lambda sweep, journal_id="j1": MemoryTracker(sweep, journal_id, tmp_path, stored)
+
+    def files(self, tracker: Projection, run: TrialRun) -> list[str]:
+        assert isinstance(tracker, MemoryTracker)
+        return [name for name in tracker.stored[run.run_id].artifacts if name.startswith("images/")]
 
     def test_check_says_when_it_is_down(self) -> None:
         tracker = MemoryTracker()
@@ -302,6 +345,10 @@ class TestMlflow(Contract):
     @pytest.fixture
     def make(self, uri: str, tmp_path: Path) -> Make:
         return lambda sweep, journal_id="j1": mlflow_tracker(uri, sweep, tmp_path, journal_id)
+
+    def files(self, tracker: Projection, run: TrialRun) -> list[str]:
+        assert isinstance(tracker, MlflowTracker)
+        return [item.path for item in tracker._client().list_artifacts(run.run_id, "images")]
 
     def test_mlflow_has_what_the_conventions_say(self, uri: str, place: Path, tmp_path: Path) -> None:
         from mlflow import MlflowClient

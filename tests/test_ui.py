@@ -57,6 +57,7 @@ def test_a_childs_page_shows_figures_settings_and_curves(address: tuple[str, Fol
     for text in ("test/loss", "train.lr", "model.arch", "tiny_net:build"):
         assert page.get_by_text(text, exact=True).count() > 0, text
     page.goto(f"{base}/model-metrics")
+    page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
     # a curve of several epochs: a path of more than one point
     page.wait_for_function(
         "[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))"
@@ -75,3 +76,26 @@ def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder]
     page.reload()  # MLflow's page keeps the tree of the run before
     page.get_by_text("sweep.yaml").first.wait_for()
     assert page.get_by_text("plan.json").count() > 0
+
+
+def test_the_parent_shows_the_report(address: tuple[str, Folder], page: Any) -> None:
+    url, folder = address
+    page.goto(f"{url}/#/experiments/1/runs/{run_id(folder, 'tiny')}/artifacts/report/index.html")
+    page.reload()
+    report = page.frame_locator("iframe")
+    report.get_by_role("heading", name="tiny", exact=True).wait_for()
+    report.get_by_role("heading", name="What the layers see").wait_for()
+    assert report.locator("img").count() > 5
+
+
+def test_a_trials_layers_can_be_stepped_through(address: tuple[str, Folder], page: Any) -> None:
+    url, folder = address
+    page.goto(f"{url}/#/experiments/1/runs/{run_id(folder, 'lr=0.2 seed=0')}/model-metrics")
+    page.reload()
+    page.get_by_placeholder("Search metric charts").fill("activations")
+    picture = page.locator("img[src*='activations']").first
+    picture.wait_for()
+    assert "step%2B0%2B" in picture.get_attribute("src")
+    page.get_by_role("slider").first.press("ArrowRight")
+    page.locator("img[src*='step%2B1%2B']").first.wait_for()
+    assert page.locator("img[src*='step%2B1%2B']").first.evaluate("image => image.naturalWidth") > 50

@@ -25,7 +25,7 @@ from suite.data import folders, named, own
 from suite.data.batches import DeviceData, class_weights, epoch_order, statistics, to_device
 from suite.data.cache import cache_folder, cached
 from suite.data.dataset import Dataset, Report, describe
-from suite.data.folders import read_images
+from suite.data.folders import read_image, read_images
 from suite.data.splits import Split, split
 from suite.errors import UsageError
 from suite.plugin import is_reference
@@ -41,6 +41,7 @@ __all__ = [
     "describe",
     "epoch_order",
     "load",
+    "read_image",
     "read_images",
     "split",
     "statistics",

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from suite.data import pixels
 from suite.data.dataset import Dataset, Images, Labels, Report
 from suite.data.problems import capped, enough
-from suite.errors import Problem, raise_problems
+from suite.errors import EnvironmentProblem, Problem, UsageError, raise_problems
 
 LAYOUT = "train/<class>/* and test/<class>/*"
 PARTS = ("train", "test")
@@ -258,6 +258,21 @@ def read_images(folder: Path, side: int) -> tuple[list[str], Images]:
     images, bad = _decode_chunk(side, False, paths)
     raise_problems(capped([*problems, *bad], "Mend or remove them."))
     return paths, images
+
+
+def read_image(path: Path, side: int) -> Images:
+    """One image file as uint8 (3, side, side), resized as for training.
+
+    Raises:
+        UsageError: there is no such file.
+        EnvironmentProblem: it cannot be decoded.
+    """
+    if not path.is_file():
+        raise UsageError(f"the image must be a file, got {path}")
+    try:
+        return pixels.decode(str(path), side)
+    except Exception as error:  # whatever Pillow raises for a damaged file
+        raise EnvironmentProblem(f"{path} cannot be shown: {_reason(error)}", remedy="Give an image file.") from error
 
 
 def _reason(error: Exception) -> str:

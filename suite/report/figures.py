@@ -1,12 +1,15 @@
-"""Curves as pictures: one line per arm with a band over its seeds, labelled where it ends.
+"""The look of all figures, and the main one: one line per arm with a band over its seeds, labelled where it ends.
 
-Drawn without pyplot, so without global state; in two colour schemes and two shapes, so that a page can choose.
+Drawn without pyplot, so without global state; in two shapes, so that a page can choose. Colours are those of a light
+page; ``darkened`` turns a drawing into that for a dark one.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,23 +29,36 @@ class Scheme:
     faint: str
     grey: str
     arms: tuple[str, ...]
+    steps: tuple[str, ...]  # of a number that rises
 
 
 LIGHT = Scheme(
     "#ffffff", "#1c1e21", "#d9dce1", "#b4b8bf",
     ("#0072b2", "#d55e00", "#009e73", "#b0498a", "#c98a00", "#3d9fd6", "#7a1f4b", "#7f7f1e", "#33228a"),
+    ("#e3a72f", "#d97a35", "#b9485a", "#8c2f79", "#573083", "#1d2a6b"),
 )  # fmt: skip
 DARK = Scheme(
     "#16181c", "#e8eaed", "#33373e", "#5d636d",
     ("#5aa9e6", "#ff8a4c", "#3cc79a", "#e79ccb", "#f2c14e", "#9ad8f7", "#d0749b", "#c5c56a", "#9a90e8"),
+    ("#8a6a1c", "#b36a30", "#d4626f", "#dd7fc0", "#bb9cf0", "#b9d2ff"),
 )  # fmt: skip
 WIDE, NARROW = (8.0, 4.6), (3.9, 4.4)  # inches; the narrow one keeps its letters readable on a phone
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # so that lines differ in grey print, too
 
 
 @dataclass(frozen=True)
+class Style:
+    """How an arm is drawn, the same in every figure; those without a name of their own in the figure are grey."""
+
+    colour: str
+    dash: Any = "-"
+    named: bool = True
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
 class Line:
-    """One line of the figure as it will be drawn."""
+    """One line of a figure as it will be drawn."""
 
     curve: Curve
     colour: str
@@ -50,19 +66,35 @@ class Line:
     text: str  # "" = not labelled
 
 
-def lines(curves: Sequence[Curve], baselines: Sequence[str], scheme: Scheme) -> list[Line]:
-    """Which arm gets which colour: the baselines' ink, the best arms colours in their order, all others grey."""
-    drawn: list[Line] = []
+def styles(arms: Sequence[str], baselines: Sequence[str], scheme: Scheme = LIGHT) -> dict[str, Style]:
+    """Arm -> its look: the baselines in ink, the first arms in colours in their order, all others grey."""
+    found: dict[str, Style] = {}
     place = 0
-    for curve in curves:
-        if curve.arm in baselines and len(baselines) <= IN_COLOUR:
-            drawn.append(Line(curve, scheme.ink, (0, (3, 1.2)), f"{_text(curve)} (baseline)"))
+    for arm in arms:
+        if arm in baselines and len(baselines) <= IN_COLOUR:
+            found[arm] = Style(scheme.ink, (0, (3, 1.2)), baseline=True)
         elif place < IN_COLOUR:
-            dash = _DASHES[place // 3 % len(_DASHES)]
-            drawn.append(Line(curve, scheme.arms[place % len(scheme.arms)], dash, _text(curve)))
+            found[arm] = Style(scheme.arms[place % len(scheme.arms)], _DASHES[place // 3 % len(_DASHES)])
             place += 1
         else:
-            drawn.append(Line(curve, scheme.grey, "-", ""))
+            found[arm] = Style(scheme.grey, "-", named=False)
+    return found
+
+
+def among(arms: Sequence[str], looks: dict[str, Style], scheme: Scheme = LIGHT) -> dict[str, Style]:
+    """The looks of a few arms; those that are grey elsewhere get colours that are free here."""
+    used = {looks[arm].colour for arm in arms if arm in looks and looks[arm].named}
+    free = iter([colour for colour in scheme.arms if colour not in used])
+    return {arm: looks[arm] if arm in looks and looks[arm].named else Style(next(free, scheme.grey)) for arm in arms}
+
+
+def lines(curves: Sequence[Curve], looks: dict[str, Style]) -> list[Line]:
+    """The lines of a figure in their looks."""
+    drawn = []
+    for curve in curves:
+        look = looks[curve.arm]
+        text = _text(curve) + (" (baseline)" if look.baseline else "") if look.named else ""
+        drawn.append(Line(curve, look.colour, look.dash, text))
     return drawn
 
 
@@ -71,31 +103,63 @@ def _text(curve: Curve) -> str:
     return curve.arm + word
 
 
-def draw(
-    curves: Sequence[Curve], baselines: Sequence[str], metric: str, kind: str, scheme: Scheme = LIGHT,
-    size: tuple[float, float] = WIDE,
-) -> bytes:  # fmt: skip
-    """The figure as a file's content.
+@dataclass(frozen=True)
+class Curves:
+    """The main figure: one metric, every arm.
 
-    Args:
-        curves: best arm first.
-        kind: ``png`` or ``svg``.
+    Attributes:
+        lines: best arm first.
+        title: "" = the metric's.
+        below: what the numbers along the bottom count.
+        factor: what values are multiplied by; 0 = the metric's.
     """
+
+    lines: tuple[Line, ...]
+    metric: str
+    title: str = ""
+    below: str = "Epoch"
+    factor: float = 0.0
+
+    def draw(self, kind: str, narrow: bool = False) -> bytes:
+        """See ``parts.Plot``."""
+        size = NARROW if narrow else WIDE
+        with canvas(size) as picture:
+            axes = picture.add_axes(_frame(size))
+            factor = self.factor or scale(self.metric)
+            for line in reversed(self.lines):  # the best on top
+                draw_line(axes, line, factor)
+            style(axes, LIGHT, self.title or heading(self.metric), self.below)
+            _label(axes, self.lines, factor, LIGHT, size)
+            return saved(picture, kind)
+
+
+@contextmanager
+def canvas(size: tuple[float, float]) -> Iterator[Any]:
+    """An empty figure of so many inches, with the settings under which it must be drawn and saved."""
     import matplotlib  # half a second to import
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}):
-        picture = Figure(figsize=size, facecolor=scheme.paper)
-        axes = picture.add_axes(_frame(size))
-        found = lines(curves, baselines, scheme)
-        for line in reversed(found):  # the best on top
-            _draw_line(axes, line, scale(metric))
-        _style(axes, metric, scheme)
-        _label(axes, found, scale(metric), scheme, size)
-        file = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
+        yield Figure(figsize=size, facecolor=LIGHT.paper)
+
+
+def saved(picture: Any, kind: str) -> bytes:
+    """A figure as a file's content, the same for the same figure."""
+    file = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
     return file.getvalue()
+
+
+def darkened(drawing: bytes) -> bytes:
+    """An SVG drawing in the colours of a dark page."""
+    pairs = zip(_colours(LIGHT), _colours(DARK), strict=True)
+    mapping = {light.encode(): dark.encode() for light, dark in pairs}
+    return re.sub(rb"#[0-9a-f]{6}", lambda found: mapping.get(found[0], found[0]), drawing)
+
+
+def _colours(scheme: Scheme) -> tuple[str, ...]:
+    return (scheme.paper, scheme.ink, scheme.faint, scheme.grey, *scheme.arms, *scheme.steps)
 
 
 def _frame(size: tuple[float, float]) -> tuple[float, float, float, float]:
@@ -105,20 +169,27 @@ def _frame(size: tuple[float, float]) -> tuple[float, float, float, float]:
     return 0.075, 0.115, 0.64, 0.8
 
 
-def _draw_line(axes: Any, line: Line, factor: float) -> None:
+def draw_line(axes: Any, line: Line, factor: float, width: float = 2.0) -> None:
+    """A curve with its band; a cross where it was cut."""
     mean, low, high = (
         [value * factor for value in values] for values in (line.curve.mean, line.curve.low, line.curve.high)
     )
     epochs, named = line.curve.epochs, bool(line.text)
     marker = "o" if len(epochs) <= 12 and named else None
-    axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=2 if named else 0.8, marker=marker, ms=4)
+    axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=width if named else 0.8,
+              marker=marker, ms=width * 2)  # fmt: skip
     if named and line.curve.seeds > 1:
         axes.fill_between(epochs, low, high, color=line.colour, alpha=0.14, linewidth=0)
     if line.curve.status is not Status.FINISHED:
         axes.plot(epochs[-1:], mean[-1:], color=line.colour, marker="x", ms=8, mew=2)
 
 
-def _style(axes: Any, metric: str, scheme: Scheme) -> None:
+def style(axes: Any, scheme: Scheme, title: str, below: str, whole: bool = True) -> None:
+    """The look of a pair of axes.
+
+    Args:
+        whole: whether the numbers along the bottom are whole ones.
+    """
     from matplotlib.ticker import MaxNLocator
 
     axes.set_facecolor(scheme.paper)
@@ -129,12 +200,13 @@ def _style(axes: Any, metric: str, scheme: Scheme) -> None:
     axes.tick_params(colors=scheme.ink, length=0)
     axes.grid(axis="y", color=scheme.faint, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    axes.set_xlabel("Epoch", color=scheme.ink)
-    axes.set_title(heading(metric), loc="left", color=scheme.ink, fontsize=11, parse_math=False)
-    if axes.lines:
-        first, last = axes.dataLim.intervalx
-        axes.set_xlim(first - (last - first or 1) * 0.03, last + (last - first or 1) * 0.02)
+    axes.set_xlabel(below, color=scheme.ink)
+    axes.set_title(title, loc="left", color=scheme.ink, fontsize=11, parse_math=False)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        if axes.lines:
+            first, last = axes.dataLim.intervalx
+            axes.set_xlim(first - (last - first or 1) * 0.03, last + (last - first or 1) * 0.02)
 
 
 def _label(axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,27 @@ import jinja2
 
 from suite import tracking
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
-from suite.report import figures
+from suite.report import errors, layers
 from suite.report.content import Content, content
+from suite.report.figures import darkened
+from suite.report.parts import Picture, kept
 from suite.report.stored import rules
-from suite.report.tables import csv, markdown
+from suite.report.tables import csv, latex, markdown
+from suite.report.versus import versus
 from suite.tracking import SweepRuns
 
-OURS = {"index.html", "report.md", "results.csv", "arms.csv", "figures"}
+log = logging.getLogger(__name__)
+OURS = {"index.html", "report.md", "results.csv", "arms.csv", "table.tex", "figures"}
 
 
-def make(sweep: str, uri: str, out: Path) -> Path:
-    """Make a sweep's report, replacing an earlier one whole.
+def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warning) -> Path:
+    """Make a sweep's report, replacing an earlier one whole, and put it among the artifacts of the sweep's run.
 
     Args:
         sweep: its name.
         uri: MLflow's store.
         out: folder of the reports; this one goes to a folder of the sweep's name in it.
+        tell: told in a sentence where the store does not take the report.
 
     Returns:
         The page, ``index.html``.
@@ -40,12 +47,49 @@ def make(sweep: str, uri: str, out: Path) -> Path:
     """
     runs = tracking.read(uri, sweep)
     found = content(runs, rules(runs, uri), _environment(runs, uri))
-    return publish(found, out)
+    page = publish(_illustrated(found, runs, uri), out)
+    try:
+        tracking.publish_report(uri, runs.parent.run_id, page.parent)
+    except EnvironmentProblem as error:
+        tell(str(error))
+    return page
+
+
+def _illustrated(found: Content, runs: SweepRuns, uri: str) -> Content:
+    """With what artifacts of the runs show: errors, augmentations, activations."""
+    order = [str(arm) for arm in found.arms["arm"]] if len(found.arms) else []
+    pictures = kept([layers.augmentations(runs, uri), layers.activations(runs, uri, order, found.baseline)])
+    both = [arm for arm in (found.baseline, found.winner) if arm]
+    shown = errors.section(runs, uri, both[0], _best(found, both[-1])) if both else None
+    return replace(found, errors=shown, pictured=pictures)
+
+
+def _best(found: Content, winner: str) -> str:
+    """The arm whose errors are compared with the baseline's: the winner, or the best beside a baseline that won."""
+    if winner != found.baseline:
+        return winner
+    objective = [str(arm) for arm in found.arms["arm"] if str(arm) != winner]
+    finished = set(found.trials.loc[found.trials["status"] == "finished", "arm"])
+    return next((arm for arm in objective if arm in finished), winner)
+
+
+def make_comparison(sweep: str, other: str, uri: str, out: Path) -> Path:
+    """Compare two sweeps, arm by arm where they share one; goes to ``OUT/SWEEP-and-OTHER``.
+
+    Returns:
+        The page, ``index.html``.
+
+    Raises:
+        UsageError: there is no such sweep, or the two share no arm; and as ``make``.
+        EnvironmentProblem: as ``make``.
+    """
+    ours, theirs = tracking.read(uri, sweep), tracking.read(uri, other)
+    return publish(versus(ours, theirs, rules(ours, uri), rules(theirs, uri)), out)
 
 
 def publish(found: Content, out: Path) -> Path:
     """Write a report's files and put them in their place in one move."""
-    target = out.absolute() / folder_name(found.sweep)
+    target = out.absolute() / folder_name(found.folder or found.sweep)
     _check(target)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -68,21 +112,52 @@ def folder_name(sweep: str) -> str:
 def write(found: Content, folder: Path) -> None:
     """All files of a report, into a new folder."""
     (folder / "figures").mkdir(parents=True)
+    drawn = {picture.name: _drawn(picture) for picture in found.pictures}
     texts = {
         "results.csv": csv(found.trials),
         "arms.csv": csv(found.arms),
         "report.md": markdown(found),
-        "index.html": page(found),
+        "index.html": page(found, drawn),
     }
+    if found.tables:
+        texts["table.tex"] = latex(found.tables[0], found.question or found.title or found.sweep)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for kind in ("png", "svg") if found.curves else ():
-        drawing = figures.draw(found.curves, found.baselines, found.metric, kind)
-        (folder / "figures" / f"curves.{kind}").write_bytes(drawing)
+    for picture in found.pictures:
+        (folder / "figures" / f"{picture.name}.svg").write_bytes(drawn[picture.name].wide)
+        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.plot.draw("png"))
+    for photo in found.photos:
+        (folder / "figures" / f"{photo.name}.png").write_bytes(photo.content)
+    for drawing in found.errors.drawings if found.errors else ():
+        for kind in ("svg", "png"):
+            (folder / "figures" / f"{drawing.name}.{kind}").write_bytes(drawing.draw(kind))
 
 
-def page(found: Content) -> str:
-    """The page, with all that it shows inside."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure's drawings, SVG, in the colours of a light page."""
+
+    wide: bytes
+    narrow: bytes
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Shape and scheme -> the figure as an address that holds it."""
+        looks = {"wide": self.wide, "narrow": self.narrow}
+        dark = {f"{name}_dark": darkened(drawing) for name, drawing in looks.items()}
+        return {name: _address(drawing) for name, drawing in (looks | dark).items()}
+
+
+def _drawn(picture: Picture) -> Drawn:
+    return Drawn(picture.plot.draw("svg"), picture.plot.draw("svg", narrow=True))
+
+
+def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
+    """The page, with all that it shows inside.
+
+    Args:
+        drawn: its figures, by name.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,23 +165,7 @@ def page(found: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(report=found, pictures=_pictures(found))
-
-
-def _pictures(found: Content) -> dict[str, str]:
-    """Scheme and shape -> the figure as an address that holds it."""
-    if not found.curves:
-        return {}
-    wanted = {
-        "wide": (figures.LIGHT, figures.WIDE),
-        "wide_dark": (figures.DARK, figures.WIDE),
-        "narrow": (figures.LIGHT, figures.NARROW),
-        "narrow_dark": (figures.DARK, figures.NARROW),
-    }
-    return {
-        name: _address(figures.draw(found.curves, found.baselines, found.metric, "svg", *look))
-        for name, look in wanted.items()
-    }
+    return environment.get_template("page.html").render(report=found, drawn=drawn)
 
 
 def _address(drawing: bytes) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from suite import analysis, tracking
+from suite.analysis import Bounds
 from suite.errors import SuiteError
 from suite.journal import TrialHistory
 from suite.records import METRICS, EpochRecord, Objective, Status, Trial
 from suite.tracking import SweepRuns, TrialRun
+
+if TYPE_CHECKING:
+    from suite.spec import SweepSpec
 
 _FOREIGN = {"killed": Status.INTERRUPTED, "scheduled": Status.PENDING}  # MLflow's words for a run without our tags
 
@@ -23,11 +28,22 @@ class Rules:
     Attributes:
         margin: differences up to it do not matter.
         margin_known: False where the store does not have it, so that the default stands in.
+        reference: published figures: arm -> metric (``time_s``, ``note`` too) -> value.
+        confirmed: of a search, the arms that ran on all seeds; None where every arm is to.
+        bounds: of a search, the parameters that are ranges.
     """
 
     objective: Objective
     margin: float = analysis.MARGIN
     margin_known: bool = True
+    reference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    confirmed: tuple[str, ...] | None = None
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+
+    @property
+    def tested(self) -> str:
+        """The test figure that verdicts are about."""
+        return analysis.tested(self.objective)
 
 
 def histories(runs: SweepRuns) -> list[TrialHistory]:
@@ -70,12 +86,60 @@ def parsed(text: str | None) -> Any:
         return None
 
 
+def configs(runs: SweepRuns) -> dict[str, Mapping[str, str]]:
+    """Arm -> its flattened settings, as the store's params have them; arms without any are left out."""
+    return {run.arm: run.params for run in runs.trials if in_plan(run) and run.params and run.arm}
+
+
+def parameters(runs: SweepRuns) -> dict[str, tuple[int, int]]:
+    """Arm -> trainable weights and all weights, where the store has them."""
+    found: dict[str, tuple[int, int]] = {}
+    for run in runs.trials:
+        texts = [run.tags.get(f"suite.parameters_{name}", "") for name in ("trainable", "total")]
+        if in_plan(run) and all(text.isdigit() for text in texts):
+            found[run.arm or run.name] = int(texts[0]), int(texts[1])
+    return found
+
+
 def rules(runs: SweepRuns, uri: str) -> Rules:
-    """The objective from the runs' tags; the margin from the parent's tag, else from the sweep file kept there."""
+    """The objective from the runs' tags; the margin from the parent's, else, as all the rest, from the sweep file."""
     objective = _objective(runs)
+    spec = _spec(runs, uri)
     told = parsed(runs.parent.tags.get("suite.margin"))
-    margin = float(told) if isinstance(told, (int, float)) else _margin_of_file(runs, uri)
-    return Rules(objective, margin_known=False) if margin is None else Rules(objective, margin)
+    margin = float(told) if isinstance(told, (int, float)) else spec.metrics[0].margin if spec else None
+    return Rules(
+        objective,
+        analysis.MARGIN if margin is None else margin,
+        margin_known=margin is not None,
+        reference=_reference(spec) if spec else {},
+        confirmed=_confirmed(runs, uri) if is_search(runs) else None,
+        bounds=_bounds(spec) if spec else {},
+    )
+
+
+def is_search(runs: SweepRuns) -> bool:
+    """Whether arms were drawn or searched, not all run."""
+    return runs.parent.params.get("method") in ("random", "optuna")
+
+
+def _confirmed(runs: SweepRuns, uri: str) -> tuple[str, ...] | None:
+    """The confirmed arms of ``plan.json``; None where that is missing."""
+    try:
+        plan = json.loads(tracking.download(uri, runs.parent.run_id, "plan.json").read_text(encoding="utf-8"))
+        return tuple(str(arm) for arm in plan["confirmed"])
+    except (SuiteError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _reference(spec: SweepSpec) -> dict[str, Mapping[str, Any]]:
+    return {arm: {str(name): value for name, value in found.items()} for arm, found in spec.reference.items()}
+
+
+def _bounds(spec: SweepSpec) -> dict[str, Bounds]:
+    from suite.space import Range
+
+    ranges = [one for one in spec.space.parameters if isinstance(one, Range)]
+    return {one.name: Bounds(float(one.low), float(one.high), one.log, one.whole) for one in ranges}
 
 
 def _objective(runs: SweepRuns) -> Objective:
@@ -87,14 +151,24 @@ def _objective(runs: SweepRuns) -> Objective:
     return Objective(name, "maximize" if analysis.rises(name) else "minimize")
 
 
-def _margin_of_file(runs: SweepRuns, uri: str) -> float | None:
-    """``metric.margin`` of the sweep file among the parent's artifacts, with the command line's overrides."""
+def _spec(runs: SweepRuns, uri: str) -> SweepSpec | None:
+    """The sweep file among the parent's artifacts, with the command line's overrides; None where it cannot be read."""
     from suite import spec
 
     overrides = parsed(runs.parent.tags.get("suite.overrides")) or []
     try:
-        folder = tracking.download(uri, runs.parent.run_id, "")
-        file = next((path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")), None)
-        return spec.load(file, [str(one) for one in overrides]).metrics[0].margin if file else None
-    except (SuiteError, OSError):
+        file = _sweep_file(runs, uri)
+        return spec.load(file, [str(one) for one in overrides]) if file else None
+    except (SuiteError, OSError, ValueError):
         return None
+
+
+def _sweep_file(runs: SweepRuns, uri: str) -> Path | None:
+    name = Path(runs.parent.tags.get("mlflow.source.name", "")).name
+    if name.endswith((".yaml", ".yml")):
+        try:
+            return tracking.download(uri, runs.parent.run_id, name)
+        except SuiteError:
+            pass
+    folder = tracking.download(uri, runs.parent.run_id, "")
+    return next((path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")), None)

@@ -65,3 +65,13 @@ def seconds(value: float) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def count(value: object) -> str:
+    """How many weights, short: ``11.17 M``."""
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return "–"
+    number = int(value)  # type: ignore[call-overload]
+    if number >= 1_000_000:
+        return f"{number / 1e6:.2f} M"
+    return f"{number / 1e3:.1f} k" if number >= 10_000 else str(number)

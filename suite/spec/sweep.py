@@ -213,6 +213,10 @@ class SweepSpec(Frozen):
     training time in seconds, `note` = text."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     """How many checkpoints are kept."""
+    activations: Annotated[bool, Field(strict=True)] = True
+    """Draw what the layers of each finished trial make of one test image (of a car, where there are any), the same for
+    every trial, into its MLflow run, and count channels that never fire on the test set: `dead/<layer>`, a share. Takes
+    one more pass over the test images. `python -m suite.activations` draws them larger, later, for any image."""
 
     _source: SweepSource = PrivateAttr(default=SweepSource(Path("sweep.yaml"), ""))
     _space: Space = PrivateAttr(default=Space(()))

@@ -11,7 +11,9 @@ mlflow takes seconds to import; nothing here imports it before it is needed (``w
 """
 
 from suite.tracking.memory import MemoryTracker
+from suite.tracking.pictures import log_images, read_images
 from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
+from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.sender import Sender
 from suite.tracking.store import MlflowTracker
@@ -31,7 +33,10 @@ __all__ = [
     "default_uri",
     "download",
     "find_run",
+    "log_images",
+    "publish_report",
     "read",
+    "read_images",
     "redacted",
     "resolve_weights",
     "warm",

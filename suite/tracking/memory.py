@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,6 +133,14 @@ class MemoryTracker(Projection):
             raise FileNotFoundError(path)
         for file in files:
             item.artifacts[str(Path(folder) / file.relative_to(path.parent))] = file.read_bytes()
+
+    def _replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
+        item = self._alive(run)
+        assert item is not None
+        for name in [name for name in item.artifacts if name.startswith(f"images/{key}+step+")]:
+            del item.artifacts[name]
+        for step, file in enumerate(files):
+            item.artifacts[f"images/{key}+step+{step}+timestamp+{ts_ms}.png"] = file.read_bytes()
 
     def _remove(self, run: Run, artifact: str) -> bool:
         item = self._alive(run)

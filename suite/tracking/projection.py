@@ -8,6 +8,7 @@ start       a child run: RUNNING, params (the flattened config), config.yaml, ta
 epoch       metrics, step = epoch, at the time of the journal
 end         FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags, and the metric ``best/value``
 file        an artifact
+images      pictures that MLflow's page steps through, as ``mlflow.log_image`` stores them; metrics
 drop        the artifact ``checkpoints/best.pt`` is deleted; the tag ``suite.checkpoint`` says so
 forget      the run is deleted (MLflow keeps deleted runs until ``mlflow gc``); its next ``start`` makes a new one
 champion    ``suite.champion`` on the parent and on the winner
@@ -21,6 +22,7 @@ Metrics need no such mark: MLflow keeps one of equal (name, step, time, value).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -52,6 +54,7 @@ SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
 TRIAL, ARM, SEED, STATUS, REASON = "suite.trial", "suite.arm", "suite.seed", "suite.status", "suite.reason"
 IN_PLAN, BASELINE, CHAMPION, ORDER = "suite.in_plan", "suite.baseline", "suite.champion", "suite.order"
 PLANNED = "suite.planned"
+IMAGES = "suite.images."  # and the key of the series: digest of what the run shows
 PARENT = "mlflow.parentRunId"
 BEST_VALUE = "best/value"
 BEST_CHECKPOINT = "checkpoints/best.pt"
@@ -143,6 +146,10 @@ class Projection(ABC):
     @abstractmethod
     def _upload(self, run: Run, path: Path, folder: str) -> None:
         """Copy a file or a folder to the run's artifacts. FileNotFoundError if it went away."""
+
+    @abstractmethod
+    def _replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
+        """Show pictures in place of those under ``key``. FileNotFoundError if they went away."""
 
     @abstractmethod
     def _remove(self, run: Run, artifact: str) -> bool:
@@ -256,7 +263,7 @@ class Projection(ABC):
         if not self._is_new(run, entry):
             return
         tags = {REASON: str(entry.get("reason") or "")}
-        for name in ("epochs", "best_epoch", "best_value"):
+        for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total"):
             if entry.get(name) is not None:
                 tags[f"suite.{name}"] = _text(entry[name])
         self._end(run, Status(entry["status"]), entry, tags)
@@ -270,6 +277,26 @@ class Projection(ABC):
             self._upload(run, path, entry.get("folder") or "")
         except FileNotFoundError:
             log.info("%s is gone and was not uploaded", path)
+
+    def _on_images(self, entry: Entry) -> None:
+        run = self._run(entry)
+        if not self._is_new(run, entry):
+            return
+        folder, tag = self.folder / entry["folder"], IMAGES + entry["key"]
+        files = [folder / name for name in entry["files"]]
+        try:
+            digest = images_digest(files)
+            if run.tags.get(tag) == digest:  # drawn again after an interruption
+                return
+            self._replace_images(run, entry["key"], files, entry["ts_ms"])
+            facts = folder / f"{entry['key']}.json"
+            if facts.exists():
+                self._upload(run, facts, "")
+        except FileNotFoundError:
+            log.info("the pictures in %s are gone and were not uploaded", folder)
+            return
+        metrics = [(safe_key(name), value, entry["ts_ms"], entry["step"]) for name, value in entry["metrics"].items()]
+        self._put(run, metrics=metrics, tags={tag: digest}, seq=entry["seq"])
 
     def _on_drop(self, entry: Entry) -> None:
         run = self._run(entry)
@@ -442,6 +469,7 @@ class Projection(ABC):
             "suite.version": environment.get("suite"),
             "suite.numerics": entry.get("numerics"),
             "suite.data_digest": data.get("digest") if isinstance(data, Mapping) else None,
+            "suite.classes": data.get("classes") if isinstance(data, Mapping) else None,
             "mlflow.user": environment.get("user"),
             "mlflow.source.name": entry.get("file"),
             "suite.command": entry.get("command"),
@@ -477,6 +505,18 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[safe_key(key)] = cut(_text(value), _LONGEST_PARAM, "... (cut; see config.yaml)")
     return flat
+
+
+def images_digest(files: Sequence[Path]) -> str:
+    """SHA-256 (64 hex digits) over pictures in their order.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def safe_key(name: str) -> str:

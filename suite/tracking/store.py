@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite.tracking import checking, reading, registry
+from suite.tracking import checking, pictures, reading, registry
 from suite.tracking.failures import translated
 from suite.tracking.port import RunMissing, SweepRuns
 from suite.tracking.projection import JOURNAL, KIND, PARENT, Metric, Projection, Run, chunks, safe_file
@@ -181,17 +181,13 @@ class MlflowTracker(Projection):
         with self._about(run) as client:
             client.log_artifact(run.id, str(path), folder or None)
 
+    def _replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
+        with self._about(run) as client:
+            pictures.replace_images(client, run.id, key, files, ts_ms)
+
     def _remove(self, run: Run, artifact: str) -> bool:
         with self._about(run) as client:
-            try:  # no public call for this; a store of artifacts that cannot delete is no reason to stop
-                client._tracking_client._get_artifact_repo(run.id).delete_artifacts(artifact)
-            except (AttributeError, NotImplementedError, FileNotFoundError):
-                return False
-            except Exception as error:
-                if "404" in str(error) or "403" in str(error):  # already gone, or not allowed: the tag still tells
-                    return False
-                raise
-            return True
+            return pictures.remove(client, run.id, artifact)
 
     # ----------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""An arm's course over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from suite.journal import TrialHistory
+from suite.records import EpochRecord, Status
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An arm's course over the epochs that all of its trials have.
+
+    Attributes:
+        epochs: completed epochs.
+        mean, low, high: over seeds; the lowest and the highest seed.
+        seeds: how many trials it is drawn from.
+        status: theirs; of trials that did not finish only where the arm has none that did.
+    """
+
+    arm: str
+    epochs: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    seeds: int
+    status: Status
+
+
+def curves(items: Iterable[TrialHistory], metric: str) -> list[Curve]:
+    """One curve per arm that has anything to show; failed trials are left out."""
+    arms: dict[str, list[TrialHistory]] = {}
+    for item in items:
+        if any(metric in record.metrics for record in item.curve):
+            arms.setdefault(item.trial.arm, []).append(item)
+    return [curve for arm, trials in arms.items() if (curve := _curve(arm, trials, metric)) is not None]
+
+
+def _curve(arm: str, trials: Sequence[TrialHistory], metric: str) -> Curve | None:
+    for status in (Status.FINISHED, Status.STOPPED, Status.RUNNING, Status.INTERRUPTED):
+        chosen = [_by_epoch(item.curve, metric) for item in trials if item.status is status]
+        epochs = sorted(set.intersection(*map(set, chosen))) if chosen else []
+        if epochs:
+            table = np.array([[values[epoch] for epoch in epochs] for values in chosen])
+            mean, low, high = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
+            return Curve(arm, tuple(epochs), _floats(mean), _floats(low), _floats(high), len(chosen), status)
+    return None
+
+
+def _by_epoch(records: Iterable[EpochRecord], metric: str) -> dict[int, float]:
+    return {record.epoch: record.metrics[metric] for record in records if metric in record.metrics}
+
+
+def _floats(values: Array) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

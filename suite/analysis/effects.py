@@ -1,0 +1,189 @@
+"""What mattered: main effects of a grid, importance in a search, and which arms nothing dominates."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from suite.analysis.signs import interval
+from suite.journal import TrialHistory
+from suite.records import Objective, Status
+from suite.space import show
+
+LEAST_TRIALS = 20  # below, importance says nothing
+RESAMPLES = 200
+_TOP, _LEAST_TOP = 0.1, 5  # importance is about what the best tenth, and at least so many trials, have in common
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one value of a setting does, on average over the other settings.
+
+    Attributes:
+        setting, level: its name and the value as text.
+        arms: how many arms the mean is of.
+        mean, low, high: the figure less that of the setting's other values and its own, with a 95 % interval over
+            seeds; the bounds are None with one seed.
+    """
+
+    setting: str
+    level: str
+    arms: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def main_effects(items: Iterable[TrialHistory], objective: Objective, metric: str) -> list[Effect]:
+    """Main effects of the settings that vary, each over those arms in which all its values meet the same others.
+
+    A setting whose values never meet equal others (named recipes) has none.
+    """
+    items = [item for item in items if item.status is Status.FINISHED]
+    settings = {item.trial.arm: {name: show(value) for name, value in item.trial.settings.items()} for item in items}
+    values: dict[str, dict[int, float]] = {}
+    for item in items:
+        chosen = objective.chosen(item.curve)
+        if chosen is not None and metric in chosen.metrics:
+            values.setdefault(item.trial.arm, {})[item.trial.seed] = chosen.metrics[metric]
+    names = dict.fromkeys(name for each in settings.values() for name in each)
+    return [effect for name in names for effect in _effects(name, settings, values)]
+
+
+def _effects(
+    name: str, settings: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[int, float]]
+) -> list[Effect]:
+    cells = _cells(name, {arm: settings[arm] for arm in values if arm in settings})
+    levels = list(dict.fromkeys(level for cell in cells for level in cell))
+    cells = [cell for cell in cells if len(cell) == len(levels)]
+    arms = [arm for cell in cells for arm in cell.values()]
+    seeds = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
+    if not seeds:
+        return []
+    means = np.array([[np.mean([values[cell[level]][seed] for cell in cells]) for level in levels] for seed in seeds])
+    means -= means.mean(axis=1, keepdims=True)
+    spans = [interval(column.tolist()) for column in means.T]
+    return [
+        Effect(name, level, len(cells), float(mean), low, high)
+        for level, (mean, low, high) in zip(levels, spans, strict=True)
+        if mean is not None
+    ]
+
+
+def _cells(name: str, settings: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """Level -> arm, for each combination of the other settings in which the setting has more than one value."""
+    groups: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
+    for arm, each in settings.items():
+        if name in each:
+            rest = frozenset((key, value) for key, value in each.items() if key != name)
+            groups.setdefault(rest, {})[each[name]] = arm
+    return [group for group in groups.values() if len(group) > 1]
+
+
+# ---- searches --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The range that a search drew a parameter from."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Importance:
+    """A parameter's share of what the best trials have in common, with its 95 % bootstrap interval over trials."""
+
+    name: str
+    share: float
+    low: float
+    high: float
+
+
+def importance(
+    points: Sequence[tuple[Mapping[str, Any], float]], goal: str, bounds: Mapping[str, Bounds]
+) -> list[Importance]:
+    """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), the largest share first; empty with too few trials.
+
+    Args:
+        points: settings and figure of each trial.
+        goal: ``maximize`` or ``minimize``.
+        bounds: parameters that are ranges; all others are choices.
+    """
+    if len(points) < LEAST_TRIALS or len({value for _, value in points}) < 2:
+        return []
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trials = _frozen(points, bounds)
+        shares = _shares(trials, goal)
+        random = np.random.default_rng(0)
+        draws = random.integers(0, len(trials), (RESAMPLES, len(trials)))
+        drawn = [_shares([trials[index] for index in draw], goal) for draw in draws]
+    found = []
+    for name, share in shares.items():
+        low, high = np.quantile([each.get(name, 0.0) for each in drawn], (0.025, 0.975))
+        found.append(Importance(name, share, float(low), float(high)))
+    return sorted(found, key=lambda each: -each.share)
+
+
+def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
+    import optuna
+
+    study = optuna.create_study(direction=goal)
+    study.add_trials(trials)
+    top = min(0.5, max(_TOP, _LEAST_TOP / len(trials)))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in found.items()}
+
+
+def _frozen(points: Sequence[tuple[Mapping[str, Any], float]], bounds: Mapping[str, Bounds]) -> list[Any]:
+    """Optuna's trials."""
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import create_trial
+
+    kinds: dict[str, BaseDistribution] = {}
+    for name in dict.fromkeys(name for settings, _ in points for name in settings):
+        one = bounds.get(name)
+        if one is None:
+            kinds[name] = CategoricalDistribution(sorted({show(each[name]) for each, _ in points if name in each}))
+        elif one.whole:
+            kinds[name] = IntDistribution(int(one.low), int(one.high))
+        else:
+            kinds[name] = FloatDistribution(one.low, one.high, log=one.log)
+    trials = []
+    for settings, value in points:
+        params = {name: _inside(label, bounds.get(name)) for name, label in settings.items()}
+        trials.append(create_trial(params=params, distributions={name: kinds[name] for name in params}, value=value))
+    return trials
+
+
+def _inside(label: Any, bounds: Bounds | None) -> Any:
+    """The baseline of a search may lie outside its ranges."""
+    if bounds is None:
+        return show(label)
+    inside = min(max(float(label), bounds.low), bounds.high)
+    return int(inside) if bounds.whole else inside
+
+
+# ---- cost ------------------------------------------------------------------------------------------------------------
+
+
+def front(points: Sequence[tuple[float, float]], rising: bool = True) -> list[int]:
+    """Which of (cost, figure) no other one beats: none is both as cheap and as good, and better in one. By cost."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1] if rising else points[i][1]))
+    kept: list[int] = []
+    for i in order:
+        if not kept or (points[i][1] > points[kept[-1]][1] if rising else points[i][1] < points[kept[-1]][1]):
+            kept.append(i)
+    return kept

@@ -1,0 +1,78 @@
+"""One row per trial, one row per arm: figures over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from suite.analysis.signs import interval
+from suite.analysis.verdicts import tested
+from suite.journal import TrialHistory
+from suite.records import TEST_ACC, TRAIN_ACC, VAL_ACC, Objective
+
+_TRIAL_COLUMNS = ["arm", "seed", "status", "epochs", "best_epoch", "reason", "trial", "run_id"]
+
+
+def trials_frame(
+    items: Iterable[TrialHistory], objective: Objective, run_ids: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """One row per trial: what it is, where it stands, and all figures at the epoch that speaks for it."""
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        chosen = objective.chosen(item.curve)
+        rows.append(
+            {
+                "arm": item.trial.arm,
+                "seed": item.trial.seed,
+                **item.trial.settings,
+                "status": str(item.status),
+                "epochs": len(item.records),
+                "best_epoch": chosen.epoch if chosen else None,
+                **(dict(chosen.metrics) if chosen else {}),
+                "reason": item.reason,
+                "trial": item.trial.id,
+                "run_id": (run_ids or {}).get(item.trial.id, ""),
+            }
+        )
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_TRIAL_COLUMNS)
+
+
+def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
+    """One row per arm, best first: seeds, mean and 95 % interval of the metric and of the accuracies.
+
+    Only finished trials count towards the figures: those stopped early had another budget.
+    """
+    wanted = (objective.name, TRAIN_ACC, VAL_ACC, TEST_ACC, tested(objective))
+    columns = [name for name in dict.fromkeys(wanted) if name in trials]
+    rows = []
+    for arm, group in trials.groupby("arm", sort=False):
+        done = group[group["status"] == "finished"]
+        row: dict[str, Any] = {
+            "arm": arm,
+            "seeds": len(done),
+            "failed": int((group["status"] == "failed").sum()),
+            "stopped": int((group["status"] == "stopped").sum()),
+        }
+        for column in columns:
+            mean, low, high = interval(done[column].dropna().tolist())
+            row |= {column: mean, f"{column} low": low, f"{column} high": high}
+        rows.append(row)
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds", "failed", "stopped"])
+    if objective.name not in frame:
+        return frame
+    return frame.sort_values(
+        objective.name, ascending=objective.goal == "minimize", na_position="last", ignore_index=True
+    )
+
+
+def rank_arms(items: Iterable[TrialHistory], objective: Objective) -> list[str]:
+    """Arms by the mean of the metric over their seeds, best first; arms without a value are left out."""
+    values: dict[str, list[float]] = {}
+    for item in items:
+        chosen = objective.chosen(item.curve)
+        if chosen is not None:
+            values.setdefault(item.trial.arm, []).append(chosen.metrics[objective.name])
+    sign = -1 if objective.goal == "maximize" else 1
+    return sorted(values, key=lambda arm: sign * sum(values[arm]) / len(values[arm]))

@@ -1,0 +1,200 @@
+"""Two sweeps, arm by arm where they share one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from suite import analysis
+from suite.errors import UsageError
+from suite.journal import TrialHistory
+from suite.report.arms import difference, p_value
+from suite.report.content import Content
+from suite.report.courses import Courses
+from suite.report.figures import styles
+from suite.report.parts import Picture, Section, Table, kept
+from suite.report.roles import Roles
+from suite.report.sentences import margin, visible
+from suite.report.stored import Rules, configs, histories
+from suite.report.words import figure, half_width, heading, names, scale
+from suite.tracking import SweepRuns
+
+_VERDICTS = {
+    analysis.BETTER: "Better in {ours} than in {theirs}: {arms}.",
+    analysis.WORSE: "Worse in {ours} than in {theirs}: {arms}.",
+    analysis.EQUIVALENT: "Equivalent within {margin}: {arms}.",
+    analysis.INCONCLUSIVE: "Inconclusive, a difference was neither shown nor ruled out: {arms}.",
+    analysis.TOO_FEW: "Too few seeds to tell (fewer than {least} that both sweeps finished): {arms}.",
+}
+_LISTED = 8  # settings that are named
+
+
+def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Content:
+    """The comparison of two sweeps as a report.
+
+    Raises:
+        UsageError: they share no arm, or it is one sweep.
+    """
+    items, others = histories(ours), histories(theirs)
+    shared = _shared(ours, theirs, items, others)
+    items = [item for item in items if item.trial.arm in shared]
+    others = [item for item in others if item.trial.arm in shared]
+    compared = analysis.compare_sweeps(items, others, rules.objective, rules.margin)
+    arms = _arms(compared, ours.sweep, theirs.sweep, items, others, rules, other)
+    sections = [
+        Section("arms", "Arms that both have", (), (_table(arms, ours.sweep, theirs.sweep, rules.tested),)),
+        Section("curves", "Curves", (), (), _curves(ours.sweep, theirs.sweep, items, others, shared, rules)),
+    ]
+    both = pd.concat([_trials(ours, items, rules), _trials(theirs, others, other)], ignore_index=True)
+    return Content(
+        sweep=ours.sweep,
+        title=f"{ours.sweep} and {theirs.sweep}",
+        folder=f"{ours.sweep}-and-{theirs.sweep}",
+        question=f"Do the arms that {ours.sweep} and {theirs.sweep} share do better in one of them?",
+        conclusions=tuple(_conclusions(arms, ours.sweep, theirs.sweep, rules)),
+        notices=tuple(_notices(ours, theirs, shared, rules, other)),
+        sections=kept(sections),
+        trials=both,
+        arms=arms,
+        failures=(),
+        more_failures=0,
+        facts=tuple(
+            (f"{run.sweep}: {name}", text)
+            for run in (ours, theirs)
+            for name, text in (("command", run.parent.tags.get("suite.command", "")), ("MLflow run", run.parent.run_id))
+            if text
+        ),
+        method=(
+            f"Differences are of {rules.tested}, {ours.sweep} less {theirs.sweep}, paired by seed (of equal numerics), "
+            "at the epoch that each trial's validation chose. Intervals are 95 % Student intervals over seeds; p is of "
+            "a two-sided sign-flip test adjusted for the number of arms.",
+        ),
+        arguments=f"{ours.sweep} {theirs.sweep}",
+    )
+
+
+def _shared(
+    ours: SweepRuns, theirs: SweepRuns, items: Iterable[TrialHistory], others: Iterable[TrialHistory]
+) -> list[str]:
+    mine = list(dict.fromkeys(item.trial.arm for item in items))
+    its = list(dict.fromkeys(item.trial.arm for item in others))
+    shared = [arm for arm in mine if arm in its]
+    if ours.sweep == theirs.sweep or not shared:
+        rule = "two sweeps must share an arm to be compared"
+        if ours.sweep == theirs.sweep:
+            rule = f"two different sweeps are needed to compare, got {ours.sweep} twice"
+        raise UsageError(
+            rule,
+            remedy=f"{ours.sweep} has {names(mine) or 'no arms'}; {theirs.sweep} has {names(its) or 'no arms'}.",
+        )
+    return shared
+
+
+def _trials(runs: SweepRuns, items: Sequence[TrialHistory], rules: Rules) -> pd.DataFrame:
+    run_ids = {run.trial or run.run_id: run.run_id for run in runs.trials}
+    frame = analysis.trials_frame(items, rules.objective, run_ids)
+    frame.insert(0, "sweep", runs.sweep)
+    return frame
+
+
+def _arms(
+    compared: pd.DataFrame,
+    ours: str,
+    theirs: str,
+    items: Sequence[TrialHistory],
+    others: Sequence[TrialHistory],
+    rules: Rules,
+    other: Rules,
+) -> pd.DataFrame:
+    """The comparison with each sweep's own figures."""
+    known = pd.DataFrame({"arm": list(dict.fromkeys(item.trial.arm for item in items))})
+    for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
+        frame = analysis.arms_frame(analysis.trials_frame(trials, judged.objective), judged.objective)
+        wanted = ["seeds", *[f"{rules.tested}{end}" for end in ("", " low", " high")]]
+        frame = frame.reindex(columns=["arm", *wanted])
+        known = known.merge(frame.rename(columns={each: f"{name}: {each}" for each in wanted}), on="arm", how="left")
+    return known.merge(compared.drop(columns="against"), on="arm", how="left").assign(
+        verdict=lambda frame: frame["verdict"].fillna(analysis.TOO_FEW)
+    )
+
+
+def _table(arms: pd.DataFrame, ours: str, theirs: str, test: str) -> Table:
+    rows = arms.to_dict("records")
+    unit = "percentage points" if scale(test) > 1 else test
+    headings = ["Arm"]
+    for name in (ours, theirs):
+        headings += [f"{name}: seeds", f"{name}: {heading(test).lower()}"]
+    headings += ["Seeds of both", f"Difference, {unit}", "Adjusted p", "Verdict"]
+    lines = []
+    for row in rows:
+        cells = [str(row["arm"])]
+        for name in (ours, theirs):
+            mean, low, high = (row[f"{name}: {test}{end}"] for end in ("", " low", " high"))
+            cells += [str(row[f"{name}: seeds"])]
+            cells += ["–" if pd.isna(mean) else figure(test, mean) + half_width(test, low, high)]
+        pairs = 0 if pd.isna(row["pairs"]) else int(row["pairs"])
+        lines.append((*cells, str(pairs), difference(row, test), p_value(row), str(row["verdict"])))
+    return Table("arms", tuple(headings), tuple(lines), told=True)
+
+
+def _curves(
+    ours: str,
+    theirs: str,
+    items: Sequence[TrialHistory],
+    others: Sequence[TrialHistory],
+    shared: Sequence[str],
+    rules: Rules,
+) -> tuple[Picture, ...]:
+    """The few first arms of both sweeps in one figure."""
+    from dataclasses import replace
+
+    some = set(shared[:4])
+    renamed = [
+        replace(item, trial=replace(item.trial, arm=f"{item.trial.arm} ({sweep})"), entry={**item.entry})
+        for sweep, trials in ((ours, items), (theirs, others))
+        for item in trials
+        if item.trial.arm in some
+    ]
+    order = list(dict.fromkeys(item.trial.arm for item in renamed))
+    pictures = Courses(renamed, order, styles(order, ())).pictures(rules.objective.name, Roles())
+    return tuple(replace(one, caption=one.caption.replace(" Arms are coloured in the order of the table.", ""))
+                 for one in pictures)  # fmt: skip
+
+
+def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules) -> Iterable[str]:
+    for word, text in _VERDICTS.items():
+        if chosen := list(arms.loc[arms["verdict"] == word, "arm"]):
+            yield text.format(
+                ours=ours, theirs=theirs, arms=names(chosen), margin=margin(rules), least=analysis.LEAST_SEEDS
+            )
+    if arms["p"].notna().any():
+        yield visible(arms.assign(against="x", seeds=arms["pairs"]), rules, None).replace(
+            "difference to the baseline that this sweep", "difference that this comparison"
+        )
+
+
+def _notices(ours: SweepRuns, theirs: SweepRuns, shared: Sequence[str], rules: Rules, other: Rules) -> Iterable[str]:
+    """In what, besides the arms' names, the sweeps are not the same."""
+    if rules.objective != other.objective:
+        yield "The sweeps were judged by different metrics: each trial's epoch was chosen by its own sweep's."
+    tags = {"suite.data_digest": "data", "suite.numerics": "numerics", "suite.version": "versions of the suite"}
+    for tag, what in tags.items():
+        if _tagged(ours, tag, shared) != _tagged(theirs, tag, shared):
+            more = ": trials of different numerics make no pair" if what == "numerics" else ""
+            yield f"The sweeps ran these arms with different {what}{more}."
+    mine, its = configs(ours), configs(theirs)
+    found = sorted({name for arm in shared for name in _differing(mine.get(arm, {}), its.get(arm, {}))})
+    if found:
+        listed = ", ".join(found[:_LISTED]) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
+        yield f"Arms of one name differ between the sweeps in: {listed}."
+    else:
+        yield "Arms of one name have the same settings in both sweeps."
+
+
+def _tagged(runs: SweepRuns, tag: str, arms: Sequence[str]) -> set[str]:
+    return {run.tags.get(tag, "") for run in runs.trials if run.arm in arms}
+
+
+def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
+    return {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
