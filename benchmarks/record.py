@@ -1,0 +1,79 @@
+"""Where figures come from and where they are kept: ``benchmarks/results/<question>_<hardware>_<yyyy-mm>.md``."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "numpy", "pandas", "matplotlib")
+
+
+def hardware() -> str:
+    """The processor in a word or two, with its number of logical cores."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        cores = sum(line.startswith("processor") for line in lines)
+    except (OSError, StopIteration):
+        cores = 0
+    return f"{cores}x {name}" if cores else name
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    """``median (lowest to highest) unit, n``."""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.3g} ({low:.3g} to {high:.3g}) {unit}, n = {len(values)}"
+
+
+def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str = "") -> Path:
+    """Write a result file, with command, commit and versions, and print its rows.
+
+    Args:
+        question: for the file's name, in lower case with hyphens.
+        title: a sentence.
+        rows: name and figure.
+        text: what was tried, what to bear in mind.
+    """
+    machine = hardware()
+    short = "".join(letter if letter.isalnum() else "-" for letter in machine.lower())
+    short = "-".join(part for part in short.split("-") if part)[:40].strip("-")
+    file = RESULTS / f"{question}_{short}_{datetime.now(UTC):%Y-%m}.md"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name))
+    facts = [
+        ("Command", f"`python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}`".replace(" `", "`")),
+        ("Commit", _commit()),
+        ("Machine", machine),
+        ("Versions", f"Python {platform.python_version()}, {versions}"),
+        ("Date", f"{datetime.now(UTC):%Y-%m-%d}"),
+    ]
+    table = ["| What | Figure |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in (*rows, *facts))]
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text("\n".join([f"# {title}", "", *table, *(["", text] if text else [])]) + "\n")
+    for name, value in rows:
+        print(f"{name}: {value}")
+    print(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+    return file
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
