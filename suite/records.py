@@ -95,12 +95,14 @@ class Numerics:
         channels_last: memory format of images and kernels.
         threads: CPU threads of one trial.
         device: ``cpu`` or ``cuda``.
+        sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
     """
 
     precision: str = "fp32"
     channels_last: bool = False
     threads: int = 1
     device: str = "cpu"
+    sliced: bool = False
 
 
 @dataclass(frozen=True)

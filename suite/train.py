@@ -6,9 +6,12 @@ Legend: B images per step, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, checkpoint, data, models, optim, records, sheets
+from suite import augment, checkpoint, data, features, models, optim, records, sheets
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.spec import TrialConfig
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
 EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
+LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack
 LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
 
 
@@ -44,6 +48,8 @@ class Training:
         allowed: asked before a checkpoint is put in place.
         limit_batches: train and evaluate on only so many batches (``--smoke``).
         warn: takes a line for the user.
+        cache: folder where features of a frozen prefix are kept.
+        others: features of augmented batches by what determines them, shared by the trainings of a process.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class Training:
         allowed: Callable[[], bool] = lambda: True,
         limit_batches: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
+        cache: Path | None = None,
+        others: dict[str, features.Lockstep] | None = None,
     ) -> None:
         self.trial, self.objective, self.numerics = trial, objective, numerics
         self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
@@ -66,6 +74,7 @@ class Training:
         self.device = torch.device(numerics.device)
         self._prepare_images(dataset, weights, limit_batches)
         self._prepare_model(len(dataset.classes), weights)
+        self._prepare_prefix(dataset.digest, cache or data.cache_folder(), others)
         self.records: list[EpochRecord] = []
         self.step = 0  # steps done in the epoch in progress
         self.partial = _Partial()
@@ -116,6 +125,8 @@ class Training:
         model = models.build(
             self.config.model, num_classes, seed=self.trial.seed, weights=weights.state if weights else None
         )
+        if self.numerics.sliced:
+            models.slice_kernels(model)
         self.memory_format = torch.channels_last if self.numerics.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         named = dict(self.model.named_parameters())
@@ -126,6 +137,78 @@ class Training:
             average = get_ema_multi_avg_fn(self.config.train.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.changing = _changing(self.model)
+
+    def _prepare_prefix(self, digest: str, cache: Path, others: dict[str, features.Lockstep] | None) -> None:
+        """Where leading layers are frozen and give the same features each time, feed the rest with what is kept."""
+        self.prefix, self.fed, self.lockstep = models.Prefix(), {"val": self.val, "test": self.test}, None
+        layers = models.frozen_prefix(self.model)
+        if not layers:
+            return
+        if self.config.train.cache_prefix == "off":
+            self.prefix = models.Prefix(why_not="train.cache_prefix is off")
+            return
+        parts = {"val": self.val, "test": self.test}
+        if not self.augment.operations:
+            parts["train"] = self.train
+        key = features.key(self.model, layers, self.numerics, self._determining(digest, parts))
+        found = features.kept(cache, key, lambda: self._make_features(parts))
+        self.prefix = found.prefix
+        if found.prefix.layers:
+            self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
+        if found.prefix.layers and others is not None and "train" not in parts:
+            pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
+            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index)])  # the key has the batch size
+            if len(self.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
+                self.lockstep = others.setdefault(same, features.Lockstep())
+
+    def _determining(self, digest: str, parts: Mapping[str, _Part]) -> dict[str, Any]:
+        """What features depend on besides the prefix and the machine."""
+        return {
+            "data": digest,
+            "statistics": [self.mean.flatten().tolist(), self.std.flatten().tolist()],
+            "rows": {name: _digest(part.index) for name, part in parts.items()},
+            "batches": self._sizes(),
+        }
+
+    def _sizes(self) -> list[int]:
+        """How many images are run together: in training, in evaluation, and when features are made."""
+        trained = [batch.stop - batch.start for batch in _batches(len(self.train), self.config.train.batch_size)]
+        others = [
+            len(rows) for part in (self.train, self.val, self.test) for rows in torch.split(part.index, EVAL_BATCH)
+        ]
+        return sorted({count for count in (*trained, *others) if count})
+
+    def _make_features(self, parts: Mapping[str, _Part]) -> tuple[models.Prefix, dict[str, Tensor]]:
+        """Look whether the prefix gives the same features each time; if so, those of ``parts``."""
+        total = sum(map(len, parts.values()))
+        with torch.inference_mode():
+            rows = self.train.index[torch.arange(max(self._sizes())) % len(self.train)]
+            prefix = models.examine(
+                self.model, self._normalised(self.train.images[rows]), self._sizes(), self._autocast
+            )
+        why_not = features.too_large(total, prefix)
+        if why_not:
+            return models.Prefix(why_not=why_not), {}
+        if not prefix.layers:
+            return prefix, {}
+        self.model.eval()
+        return prefix, {name: self._features_of(name, part, prefix) for name, part in parts.items() if len(part)}
+
+    def _features_of(self, name: str, part: _Part, prefix: models.Prefix) -> Tensor:
+        """Of all images of a part, in its order, on the CPU."""
+        # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
+        as_fed = self._without_change if name == "train" else self._normalised
+        with self._autocast():
+            found = [models.run_prefix(self.model, prefix.layers, as_fed(images)).cpu() for images, _ in part.batches()]
+        return features.join(found)
+
+    def _without_change(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32, as training feeds them where nothing is augmented."""
+        return self._normalise(augment.to_float(images))
+
+    def _kept_part(self, part: _Part, kept: Tensor) -> _Part:
+        """The part with features in the place of its images."""
+        return _Part(kept.to(self.device), part.labels[part.index], torch.arange(len(part), device=self.device))
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -175,16 +258,16 @@ class Training:
         order = data.epoch_order(len(self.train), seed, epoch)
         batches = _batches(len(order), config.batch_size)
         self.model.train()
+        network = self._trained_part(self.model)
         for step in range(self.step, len(batches)):
             if self.should_stop():
                 return False
-            generator = torch.Generator().manual_seed(stream(seed, "augment", epoch, step))
-            images, targets = self.augment(*self.train.take(order[batches[step]]), generator)
+            inputs, targets = self._batch(order[batches[step]], epoch, step)
             torch.manual_seed(stream(seed, "dropout", epoch, step))
             optim.set_rate(
                 self.optimizer, config.lr * optim.multiplier(epoch * len(batches) + step, len(batches), config)
             )
-            logits = self._forward(self.model, images)
+            logits = self._forward(network, inputs)
             loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=config.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -199,13 +282,34 @@ class Training:
                 self._refuse_nan(float(self.partial.loss_sum), "train/loss")
         return True
 
-    def _forward(self, model: nn.Module, images: Tensor) -> Tensor:
-        """float32 images (B, C, H, W) in [0, 1] -> float32 logits (B, K)."""
-        images = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
-        if self.numerics.precision == "fp32":
-            return model(images)  # type: ignore[no-any-return]
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            logits: Tensor = model(images)
+    def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
+        if "train" in self.fed:
+            return self.fed["train"].take(positions)
+        if self.lockstep is not None:
+            return self.lockstep.batch(epoch, step, lambda: self._augmented(positions, epoch, step))
+        return self._augmented(positions, epoch, step)
+
+    def _augmented(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(stream(self.trial.seed, "augment", epoch, step))
+        images, targets = self.augment(*self.train.take(positions), generator)
+        images = self._normalise(images)
+        if not self.prefix.layers:
+            return images, targets
+        with self._autocast():
+            return models.run_prefix(self.model, self.prefix.layers, images), targets
+
+    def _trained_part(self, model: nn.Module) -> nn.Module:
+        """What is run of a network: all of it, or what comes after the prefix; in the mode that the network is in."""
+        return models.rest(model, self.prefix.layers).train(model.training) if self.prefix.layers else model
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.numerics.precision == "bf16")
+
+    def _forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W), or features -> float32 logits (B, K)."""
+        with self._autocast():
+            logits: Tensor = network(inputs)
         return logits.float()
 
     def _close_epoch(self) -> EpochRecord:
@@ -214,9 +318,9 @@ class Training:
         images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
         started = time.perf_counter()
         logits: dict[str, Tensor] = {}
-        for name, part in (("val", self.val), ("test", self.test)):
-            if len(part):
-                logits[name], labels = self._predict(part)
+        for name in ("val", "test"):
+            if len(self.fed[name]):
+                logits[name], labels = self._predict(name)
                 figures |= _figures(name, logits[name], labels)
         figures |= {
             records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
@@ -237,14 +341,16 @@ class Training:
 
     def evaluate_test(self) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, K), and labels, int64 (N,), of the test images as the network is now."""
-        return self._predict(self.test)
+        return self._predict("test")
 
-    def _predict(self, part: _Part) -> tuple[Tensor, Tensor]:
+    def _predict(self, name: str) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order."""
         model = self.averaged.module if self.averaged is not None else self.model
-        model.eval()
+        network = self._trained_part(model.eval())
+        part = self.fed[name]
+        prepared = (lambda features: features) if self.prefix.layers else self._normalised
         with torch.inference_mode():
-            pairs = [(self._forward(model, images.float() / 255), labels) for images, labels in part.batches()]
+            pairs = [(self._forward(network, prepared(images)), labels) for images, labels in part.batches()]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
     def _refuse_nan(self, value: float, name: str) -> None:
@@ -341,6 +447,7 @@ class Training:
             "metrics": dict(chosen.metrics) if chosen else {},
             "parameters_trainable": trainable,
             "parameters_total": total,
+            "prefix": self._say_prefix(),
             "files": [],
         }
         if not self.best or not self.allowed():
@@ -361,6 +468,14 @@ class Training:
         _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
         facts["files"].append("best.pt")
         return facts
+
+    def _say_prefix(self) -> str | None:
+        """How the frozen leading layers were run; None where there are none."""
+        if not self.prefix.layers:
+            return f"run each time: {self.prefix.why_not}" if self.prefix.why_not else None
+        kept = "all images" if "train" in self.fed else "validation and test images"
+        shared = ", augmented ones shared in the pack" if self.lockstep is not None else ""
+        return f"{len(self.prefix.layers)} layers, features kept of {kept}{shared}"
 
     def draw(self) -> dict[str, Any]:
         """Write the sheets of the best epoch of a complete trial to ``activations/``, for the same image in each trial.
@@ -395,8 +510,12 @@ class Training:
             yield self._normalised(images)
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, as the network takes them."""
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        """uint8 (B, C, H, W) -> float32, as evaluation feeds them."""
+        return self._normalise(images.float() / 255)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """float32 (B, C, H, W) in [0, 1] -> as the network takes them."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
 
 def fit(training: Training) -> Iterator[EpochRecord]:
@@ -439,7 +558,7 @@ def rebuild(trial: Trial, best: Path) -> Normalised:
 
 @dataclass(frozen=True)
 class _Part:
-    """The images of one part of the split: uint8 (N, C, H, W) and int64 (N,) of all, and the int64 rows that count."""
+    """A part of the split: images uint8 (N, C, H, W) or features (N, ...), labels int64 (N,), the rows that count."""
 
     images: Tensor
     labels: Tensor
@@ -451,12 +570,12 @@ class _Part:
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Fresh tensors: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
         rows = self.index[positions.to(self.index.device)]
-        return self.images[rows], self.labels[rows]
+        return features.take(self.images, rows), self.labels[rows]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in order."""
         for rows in torch.split(self.index, EVAL_BATCH):
-            yield self.images[rows], self.labels[rows]
+            yield features.take(self.images, rows), self.labels[rows]
 
 
 class _Partial:
@@ -488,6 +607,10 @@ class _Partial:
             "count": self.count,
             "seconds": self.seconds,
         }
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
 
 def _batches(count: int, size: int) -> list[slice]:

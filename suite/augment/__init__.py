@@ -16,7 +16,7 @@ paper and not torchvision defines an operation, its docstring names it.
 - ``boxes``: random rectangles; ``operation``: what an operation is, and random numbers
 """
 
-from suite.augment.operation import Mix, Operation, Parameters
+from suite.augment.operation import Mix, Operation, Parameters, to_float
 from suite.augment.pipeline import Pipeline, build
 
-__all__ = ["Mix", "Operation", "Parameters", "Pipeline", "build"]
+__all__ = ["Mix", "Operation", "Parameters", "Pipeline", "build", "to_float"]

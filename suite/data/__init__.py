@@ -22,8 +22,8 @@ import os
 from pathlib import Path
 
 from suite.data import folders, named, own
-from suite.data.batches import DeviceData, class_weights, epoch_order, statistics, to_device
-from suite.data.cache import cache_folder, cached
+from suite.data.batches import DeviceData, as_tensor, class_weights, epoch_order, statistics, to_device
+from suite.data.cache import cache_folder, cached, put
 from suite.data.dataset import Dataset, Report, describe
 from suite.data.folders import read_image, read_images
 from suite.data.splits import Split, split
@@ -36,11 +36,13 @@ __all__ = [
     "DeviceData",
     "Report",
     "Split",
+    "as_tensor",
     "cache_folder",
     "class_weights",
     "describe",
     "epoch_order",
     "load",
+    "put",
     "read_image",
     "read_images",
     "split",

@@ -42,10 +42,11 @@ def to_device(dataset: Dataset, device: torch.device | str) -> DeviceData:
     On the CPU the memory may be the cache's file or Ray's object store, mapped read-only: writing into such a tensor
     kills the process. ``images[index]`` is a fresh tensor, and may be changed.
     """
-    return DeviceData(**{field: _view(array).to(device) for field, array in dataset.arrays().items()})
+    return DeviceData(**{field: as_tensor(array).to(device) for field, array in dataset.arrays().items()})
 
 
-def _view(array: npt.NDArray[Any]) -> Tensor:
+def as_tensor(array: npt.NDArray[Any]) -> Tensor:
+    """The array's own memory as a tensor, without a copy; not to be written into where the array is read-only."""
     with warnings.catch_warnings():
         # Nothing here writes into the images: the copy that torch asks for would cost each process the whole data set.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

@@ -56,23 +56,48 @@ def cached(cache: Path, name: str, read_from: str, build: Callable[[Path], Datas
     known = _read(entry)
     if known is not None:
         return known
+    built: Dataset | None = None
+
+    def fill(temp: Path) -> None:
+        nonlocal built
+        built = build(temp)
+        _write(built, temp)
+
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(entry.parent)
-        temp = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
-        try:
-            built = build(temp)
-            _write(built, temp)
-            _publish(temp, entry)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
+        put(entry, fill, lambda path: _read(path) is not None)
     except OSError as error:
         raise EnvironmentProblem(
             f"the cache for decoded images must be writable, but {cache} is not: {error}",
             remedy="Free some space there, or set SUITE_CACHE to another folder.",
         ) from error
     # Read back, so that the first call returns what all later ones do: read-only pages of the file, not private memory.
-    return _read(entry) or built
+    read = _read(entry) or built
+    assert read is not None  # ``put`` has called ``fill``
+    return read
+
+
+def put(entry: Path, fill: Callable[[Path], None], verifies: Callable[[Path], bool]) -> None:
+    """Make an entry of a cache: a folder that is there whole, or not at all.
+
+    Args:
+        entry: where it goes.
+        fill: writes its files into the hidden folder that it is given.
+        verifies: whether an entry, which another process may have made meanwhile, is as good as this one.
+
+    Raises:
+        OSError: it cannot be written; and what ``fill`` raises.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(entry.parent)
+    temp = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
+    try:
+        fill(temp)
+        for path in temp.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        _publish(temp, entry, verifies)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _write(dataset: Dataset, folder: Path) -> None:
@@ -88,16 +113,13 @@ def _write(dataset: Dataset, folder: Path) -> None:
         "sample": _sample(dataset),
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
-def _publish(temp: Path, entry: Path) -> None:
+def _publish(temp: Path, entry: Path, verifies: Callable[[Path], bool]) -> None:
     try:
         temp.rename(entry)
     except OSError:
-        if _read(entry) is not None:  # another process was faster: its entry is as good as ours
+        if verifies(entry):  # another process was faster: its entry is as good as ours
             return
         shutil.rmtree(entry, ignore_errors=True)  # half an entry, damaged after it was written
         temp.rename(entry)

@@ -20,23 +20,30 @@ from suite.errors import Problem, ProblemsError, raise_problems
 from suite.models import initial, zoo
 from suite.models.freezing import count_parameters, freezable, freeze, freezing_problems, frozen_prefix, layers
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
+from suite.models.prefix import Prefix, examine, rest, run_prefix
 from suite.models.scratch import NETS
+from suite.models.slicing import slice_kernels
 from suite.models.weights import Weights, load_weights, mismatch, missing_file, put_into
 from suite.models.zoo import names as architectures
 from suite.spec.config import ModelConfig
 
 __all__ = [
+    "Prefix",
     "Weights",
     "architectures",
     "build",
     "check",
     "count_parameters",
+    "examine",
     "freezable_layers",
     "frozen_prefix",
     "head_name",
     "layers",
     "load_weights",
     "parameter_groups",
+    "rest",
+    "run_prefix",
+    "slice_kernels",
 ]
 
 # Whose weights a file is compared with when it does not fit: the scratch nets and the most used of the others.

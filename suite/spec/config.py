@@ -159,6 +159,11 @@ class TrainConfig(Frozen):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; weights stay fp32. `auto` = the faster one, measured once per sweep.
     Not part of a trial's identity, but recorded; trials of different numerics are never tested against each other."""
+    cache_prefix: Literal["auto", "off"] = "auto"
+    """Whether the features of frozen leading layers are computed once and shared by all trials of a node. `auto` =
+    where they are the same bit for bit: with `model.freeze_batchnorm: true` and no dropout among them. Without random
+    augmentation training uses them too, with it validation and test alone. Changes no result, so it is not part of a
+    trial's identity."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:

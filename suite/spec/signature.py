@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 RESULT_VERSION = 1
 """Raised when the same configuration starts to give other numbers."""
 
-EXCLUDED = frozenset(("data.root", "model.imagenet_file", "train.precision"))
+EXCLUDED = frozenset(("data.root", "model.imagenet_file", "train.precision", "train.cache_prefix"))
 """Settings that lead to a result without determining it."""
 
 ADDED: dict[str, Any] = {}

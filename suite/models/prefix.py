@@ -1,0 +1,134 @@
+"""The frozen prefix: leading layers that give an image the same features whenever they see it.
+
+``rest(prefix(images))`` is ``net(images)``, so features may be computed once and the rest trained on them. A prefix is
+used only where that is true bit for bit, which ``examine`` tries out on the network itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from suite.models.freezing import frozen_prefix
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What can be said of a network's frozen leading layers.
+
+    Attributes:
+        layers: their names, in order; empty where features cannot be kept.
+        why_not: the reason, where it is empty.
+        bytes: of one image's features, where it is not.
+    """
+
+    layers: tuple[str, ...] = ()
+    why_not: str = ""
+    bytes: int = 0
+
+
+class _Reached(Exception):
+    def __init__(self, output: object) -> None:
+        self.output = output
+
+
+def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
+    """The output of the last of ``layers`` for images (B, C, H, W), without a gradient; the rest is not run."""
+
+    def stop(_module: nn.Module, _inputs: object, output: object) -> None:
+        raise _Reached(output)
+
+    handle = net.get_submodule(layers[-1]).register_forward_hook(stop)
+    try:
+        with torch.no_grad():
+            net(images)
+    except _Reached as reached:
+        if isinstance(reached.output, Tensor):
+            return reached.output
+    finally:
+        handle.remove()
+    raise TypeError(f"layer {layers[-1]} gives no tensor")
+
+
+def rest(net: nn.Module, layers: Sequence[str]) -> nn.Module:
+    """``net`` with ``layers`` passing on what they get: takes the features. Shares all its other modules with it."""
+    shortened = _shallow(net)
+    for name in layers:
+        *parents, last = name.split(".")
+        holder = shortened
+        for parent in parents:  # ``features``, whose layers are counted in its place
+            if holder._modules[parent] is net.get_submodule(parent):
+                holder._modules[parent] = _shallow(net.get_submodule(parent))
+            holder = holder.get_submodule(parent)
+        holder._modules[last] = nn.Identity()
+    return shortened
+
+
+def _shallow(net: nn.Module) -> nn.Module:
+    twin = copy.copy(net)
+    twin._modules = dict(net._modules)
+    return twin
+
+
+def examine(
+    net: nn.Module, images: Tensor, sizes: Sequence[int], around: Callable[[], object] = torch.no_grad
+) -> Prefix:
+    """Whether features of ``net``'s frozen prefix can be kept, tried out on ``images``.
+
+    Args:
+        net: in the memory format that it trains in; left as it was.
+        images: float32 (B, C, H, W), normalised; as many as the largest of ``sizes``.
+        sizes: numbers of images that are run together; features must not depend on it.
+        around: makes the context of a forward pass, for autocast.
+    """
+    layers = frozen_prefix(net)
+    if not layers:
+        return Prefix(why_not="no leading layer is frozen")
+    moving = [name for name in layers if any(map(_moves, net.get_submodule(name).modules()))]
+    if moving:
+        why = f"BatchNorm in {moving[0]} moves its statistics; model.freeze_batchnorm: true keeps them"
+        return Prefix(why_not=why)
+    training = net.training
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            return _tried(net, layers, images, sizes, around)
+    except Exception as error:  # whatever a network of another shape says to being cut in two
+        return Prefix(why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})")
+    finally:
+        net.train(training)
+
+
+def _moves(module: nn.Module) -> bool:
+    """Whether training changes what a module does, besides its weights: a BatchNorm that is not kept in eval mode."""
+    return isinstance(module, _BatchNorm) and "train" not in vars(module) and module.track_running_stats
+
+
+def _tried(
+    net: nn.Module, layers: Sequence[str], images: Tensor, sizes: Sequence[int], around: Callable[[], object]
+) -> Prefix:
+    def features(count: int, seed: int, training: bool) -> Tensor:
+        torch.manual_seed(seed)
+        net.train(training)
+        with around():  # type: ignore[attr-defined]
+            return run_prefix(net, layers, images[:count])
+
+    most = max(sizes)
+    first = features(most, 0, training=False)
+    least = min(sizes)
+    if not all(
+        torch.equal(features(least, seed, training=True), features(least, seed + 1, training=False)) for seed in (1, 3)
+    ):
+        return Prefix(why_not=f"what comes before the end of {layers[-1]} is random while it trains (dropout)")
+    for count in sorted(set(sizes)):
+        if not torch.equal(features(count, 0, training=False), first[:count]):
+            return Prefix(why_not=f"features come out differently in batches of {count} and of {most} images here")
+    net.eval()
+    with around():  # type: ignore[attr-defined]
+        if not torch.equal(rest(net, layers)(first), net(images[:most])):
+            return Prefix(why_not=f"the network does more between its layers up to {layers[-1]} than call them")
+    return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())

@@ -1,0 +1,91 @@
+"""Convolutions of very small maps without the arithmetic that only meets padding.
+
+B images, C input and O output channels, H x W pixels (at most 2 x 2), k x k kernel, P output pixels.
+
+A torchvision ResNet-18 on 32-pixel images ends in maps of 2 x 2 (layer3) and 1 x 1 (layer4): there, 4 of a 3 x 3
+kernel's 9 taps meet the image, or one; the others multiply padding. Each output pixel is then one matrix product of
+all input pixels with the block of taps that sees them: the same sums without their zeros, so equal up to the order of
+rounding. Measured on 2x AMD EPYC (AVX2), batch 128, one thread: see docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOST = 2  # pixels of a side up to which every tap of the block sees a pixel
+
+
+class SlicedConv2d(nn.Conv2d):
+    """A ``Conv2d`` that takes this way where the map is small, and its own otherwise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        (kernel, stride, padding), side = self._square(), input.shape[-1]
+        pixels = (side + 2 * padding - kernel) // stride + 1
+        # every output pixel's block must lie within the kernel: -> its first and its last row of taps exist
+        if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
+            return super().forward(input)
+        rows = input.permute(0, 2, 3, 1).reshape(len(input), -1)  # (B, H W C): a view of channels_last maps
+        corners = [padding - stride * pixel for pixel in range(pixels)]
+        summed: Tensor = _Blocks.apply(rows, self.weight, side, corners)  # type: ignore[no-untyped-call]
+        if self.bias is not None:
+            summed = summed + self.bias.to(summed.dtype)
+        return summed.view(len(input), pixels, pixels, -1).permute(0, 3, 1, 2)
+
+    def _square(self) -> tuple[int, int, int]:
+        return self.kernel_size[0], self.stride[0], int(self.padding[0])
+
+
+class _Blocks(torch.autograd.Function):
+    """(B, H W C) rows and (O, C, k, k) weights -> (B, P, O); ``corners``: the first tap of each output row's block.
+
+    Written out because autograd would add a gradient as large as the whole kernel for each block (14 % slower).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int]) -> Tensor:
+        if torch.is_autocast_enabled(rows.device.type):
+            kind = torch.get_autocast_dtype(rows.device.type)
+            rows, weight = rows.to(kind), weight.to(kind)
+        ctx.save_for_backward(rows, weight)
+        ctx.side, ctx.corners = side, corners
+        return torch.stack([rows @ _block(weight, side, *at).T for at in _places(corners)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        by_pixel = gradients[0].to(rows.dtype).unbind(1)
+        of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for gradient, (top, left) in zip(by_pixel, _places(ctx.corners), strict=True):
+            if of_rows is not None:
+                of_rows.addmm_(gradient, _block(weight, ctx.side, top, left))
+            if of_weight is not None:
+                taps = of_weight.permute(0, 2, 3, 1)[:, top : top + ctx.side, left : left + ctx.side]
+                taps.add_((gradient.T @ rows).view(taps.shape))
+        return of_rows, of_weight, None, None
+
+
+def _places(corners: list[int]) -> list[tuple[int, int]]:
+    return [(top, left) for top in corners for left in corners]
+
+
+def _block(weight: Tensor, side: int, top: int, left: int) -> Tensor:
+    """The taps of an output pixel that see the map, (O, H W C)."""
+    taps = weight.permute(0, 2, 3, 1)[:, top : top + side, left : left + side]
+    return taps.reshape(len(weight), -1)
+
+
+def slice_kernels(net: nn.Module) -> None:
+    """Let every plain square convolution of ``net`` look at the size of its maps. Names, weights and layers stay."""
+    for module in net.modules():
+        if type(module) is nn.Conv2d and _is_plain(module):
+            module.__class__ = SlicedConv2d
+
+
+def _is_plain(module: nn.Conv2d) -> bool:
+    sides = [module.kernel_size, module.stride, module.padding]
+    square = all(not isinstance(side, str) and len(set(side)) == 1 for side in sides)
+    return square and module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"

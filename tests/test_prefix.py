@@ -1,0 +1,278 @@
+"""Features of frozen layers: kept or shared, the numbers are those of the network run whole, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from suite import features, models
+from suite.models import Prefix
+from suite.records import Numerics
+from suite.spec.config import DropoutConfig, ModelConfig
+from suite.train import Training
+from tests.training import differing, everything, finish, images, training, trial
+
+FROZEN = {"model__freeze_batchnorm": True, "batch_size": 16}  # 48 training images: three whole steps
+FP32 = Numerics(channels_last=True, sliced=True)
+
+
+def made(folder: Path, cache: Path, **settings: Any) -> Training:
+    options = {name: settings.pop(name) for name in ("others", "numerics") if name in settings}
+    options.setdefault("numerics", FP32)
+    return training(trial(**(FROZEN | settings)), folder, cache=cache, **options)
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(path.parent for path in cache.glob("features/*/meta.json"))
+
+
+@pytest.mark.parametrize(
+    "numerics", [FP32, Numerics("bf16", channels_last=True), Numerics()], ids=["cl", "bf16", "nchw"]
+)
+@pytest.mark.parametrize(("arch", "depth"), [("resnet18", 7), ("resnet18", 8), ("resnet18_cifar", 1), ("resnet20", 4)])
+def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
+    tmp_path: Path, arch: str, depth: int, numerics: Numerics
+) -> None:
+    settings = {"arch": arch, "model__freeze_depth": depth, "numerics": numerics, "ema": 0.9}
+    kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
+    whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
+    assert kept.prefix.layers and "train" in kept.fed, kept.prefix.why_not
+    assert not whole.prefix.layers
+    assert not differing(everything(kept), everything(whole))
+
+
+def test_the_control_a_wrong_feature_changes_the_numbers(tmp_path: Path) -> None:
+    settings = {"arch": "resnet18", "model__freeze_depth": 7}
+    whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
+    wrong = made(tmp_path / "wrong", tmp_path / "cache", **settings)
+    part = wrong.fed["train"]
+    wrong.fed["train"] = type(part)(part.images * 1.001, part.labels, part.index)
+    assert differing(everything(finish(wrong)), everything(whole))
+
+
+def test_with_random_augmentation_only_evaluation_uses_kept_features(tmp_path: Path) -> None:
+    settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+cutout+mixup"}
+    kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
+    whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
+    assert sorted(kept.fed) == ["test", "val"] and kept.prefix.layers
+    assert not differing(everything(kept), everything(whole))
+
+
+def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_runs(tmp_path: Path) -> None:
+    """Three arms that see the same batches, one of another seed, one of another augmentation."""
+    base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+crop+mixup"}
+    arms = [{}, {"lr": 0.01}, {"model__head": {"hidden": [8], "dropout": 0.2}}, {"seed": 1}, {"augment": "flip"}]
+    others: dict[str, features.Lockstep] = {}
+    pack = [
+        made(tmp_path / f"pack{number}", tmp_path / "cache", others=others, **(base | arm))
+        for number, arm in enumerate(arms)
+    ]
+    counts: list[int] = []
+    real = models.run_prefix
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "run_prefix", lambda *given: counts.append(1) or real(*given))
+        while not all(one.complete for one in pack):
+            for one in pack:
+                one.advance()
+    assert len(others) == 3 and pack[0].lockstep is pack[1].lockstep is pack[2].lockstep
+    assert len(counts) == 3 * 3 * 2, "three groups of three steps in two epochs"
+    for number, arm in enumerate(arms):
+        solo = finish(made(tmp_path / f"solo{number}", tmp_path / "cache", cache_prefix="off", **(base | arm)))
+        assert not differing(everything(pack[number]), everything(solo)), arm
+
+
+def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip", "epochs": 3}
+    whole = finish(made(tmp_path / "whole", tmp_path / "cache", **settings))
+    broken = made(tmp_path / "broken", tmp_path / "cache", others={}, **settings)
+    broken.advance()
+    broken.save()
+    others: dict[str, features.Lockstep] = {}
+    pack = [made(tmp_path / name, tmp_path / "cache", others=others, **settings) for name in ("new", "broken")]
+    assert [one.epoch for one in pack] == [0, 1]
+    while not all(one.complete for one in pack):
+        for one in pack:
+            if not one.complete:
+                one.advance()
+    for one in pack:
+        assert not differing(everything(one), everything(whole))
+
+
+def test_one_entry_serves_all_trials_of_a_node(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for number, arm in enumerate([{"lr": 0.1}, {"seed": 0, "model__head": {"hidden": [4]}}, {"epochs": 1}]):
+        made(tmp_path / str(number), cache, arch="resnet18", model__freeze_depth=7, **arm)
+    (entry,) = entries(cache)
+    stamp = (entry / "train.npy").stat().st_mtime_ns
+    made(tmp_path / "later", cache, arch="resnet18", model__freeze_depth=7)
+    assert (entry / "train.npy").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1}, {"model__freeze_depth": 8}, {"data__val_size": 12}, {"batch_size": 20},
+        {"numerics": Numerics(channels_last=False)}, {"numerics": Numerics(channels_last=True, threads=2)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_features_depend_on_has_an_entry_of_its_own(tmp_path: Path, other: dict[str, Any]) -> None:
+    base = {"arch": "resnet18", "model__freeze_depth": 7}
+    made(tmp_path / "a", tmp_path / "cache", **base)
+    made(tmp_path / "b", tmp_path / "cache", **(base | other))
+    assert len(entries(tmp_path / "cache")) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "train.npy").write_bytes(b"\0" * (entry / "train.npy").stat().st_size),
+        lambda entry: os.truncate(entry / "val.npy", 200),
+        lambda entry: (entry / "meta.json").write_text("{"),
+        lambda entry: (entry / "test.npy").unlink(),
+    ],
+    ids=["blank", "cut", "meta", "gone"],
+)
+def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: Any) -> None:
+    settings = {"arch": "resnet18", "model__freeze_depth": 7}
+    first = finish(made(tmp_path / "first", tmp_path / "cache", **settings))
+    del first.fed
+    damage(entries(tmp_path / "cache")[0])
+    second = finish(made(tmp_path / "second", tmp_path / "cache", **settings))
+    whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
+    assert "train" in second.fed and not differing(everything(second), everything(whole))
+
+
+def test_a_folder_that_cannot_be_written_costs_the_features_only(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    settings = {"arch": "resnet18", "model__freeze_depth": 7}
+    run = finish(made(tmp_path / "run", tmp_path / "cache", **settings))
+    assert "cannot be written" in run.prefix.why_not
+    whole = finish(made(tmp_path / "whole", tmp_path / "x", cache_prefix="off", **settings))
+    assert not differing(everything(run), everything(whole))
+
+
+def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(name: str) -> features.Features:
+        return features.kept(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
+
+    for at, name in enumerate(["old", "used", "new"]):
+        keep(name)
+        os.utime(tmp_path / "features" / name / "meta.json", (at, at))
+    keep("used")
+    size = sum(file.stat().st_size for file in (tmp_path / "features" / "used").iterdir())
+    monkeypatch.setattr(features, "KEPT_GIB", 2.5 * size / 2**30)
+    keep("last")
+    assert [entry.name for entry in entries(tmp_path)] == ["last", "used"]
+
+
+# ---- where features may not be used ----------------------------------------------------------------------------------
+
+
+class Odd(nn.Module):
+    """A network that cannot be cut after its first layer without changing what it computes."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv1(x)
+        if self.kind == "doubles":
+            hidden = hidden * 2
+        if self.kind == "drops":
+            hidden = torch.dropout(hidden, 0.5, self.training)
+        if self.kind == "looks at others":
+            hidden = hidden - hidden.mean(0, keepdim=True)
+        hidden = self.conv2(hidden)
+        if self.kind == "looks back":
+            hidden = hidden + x.mean()
+        logits: Tensor = self.fc(hidden.relu().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("plain", ""), ("doubles", "does more between its layers"), ("drops", "is random while it trains"),
+        ("looks at others", "come out differently in batches of"), ("looks back", "does more between its layers"),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:
+    net = Odd(kind)
+    for layer in (net.conv1, net.conv2):
+        layer.requires_grad_(False)
+    some, before = torch.rand(9, 3, 8, 8), torch.random.get_rng_state()
+    found = models.examine(net, some, [9, 4])
+    assert why in found.why_not and bool(found.layers) == (not why)
+    assert net.training and torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"freeze_batchnorm": False}, "bn1 moves its statistics; model.freeze_batchnorm: true keeps them"),
+        ({"dropout": DropoutConfig(rate=0.01, after=("layer2",))}, "is random while it trains (dropout)"),
+        ({"freeze_depth": 0}, "no leading layer is frozen"),
+    ],
+)
+def test_a_prefix_that_is_not_the_same_each_time_is_not_kept(settings: dict[str, Any], why: str) -> None:
+    config = {"arch": "resnet18", "freeze_depth": 7, "freeze_batchnorm": True}
+    found = models.examine(models.build(ModelConfig(**(config | settings)), 10), torch.rand(8, 3, 32, 32), [8, 3])
+    assert not found.layers and why in found.why_not
+
+
+def test_dropout_after_the_prefix_does_not_matter() -> None:
+    dropout = DropoutConfig(rate=0.5, after=("layer4",))
+    net = models.build(ModelConfig(arch="resnet18", freeze_depth=7, freeze_batchnorm=True, dropout=dropout), 10)
+    found = models.examine(net, torch.rand(8, 3, 32, 32), [8, 3])
+    assert found.layers[-1] == "layer3" and found.bytes == 4 * 256 * 2 * 2
+
+
+def test_rest_shares_its_modules_and_leaves_the_network_whole() -> None:
+    net = models.build(ModelConfig(arch="vgg11", freeze_depth=5), 10)
+    names = models.frozen_prefix(net)
+    short = models.rest(net, names)
+    assert isinstance(short.get_submodule("features.0"), nn.Identity) and isinstance(net.features[0], nn.Conv2d)
+    assert short.get_submodule("features.8") is net.features[8] and short.classifier is net.classifier
+
+
+def test_too_many_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MOST_GIB", 1e-6)
+    run = made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7)
+    assert "more than 1e-06" in run.prefix.why_not and set(run.fed) == {"val", "test"}
+    (entry,) = entries(tmp_path / "cache")
+    assert json.loads((entry / "meta.json").read_text())["prefix"]["layers"] == [], "found out once"
+
+
+def test_the_end_of_a_trial_says_how_its_prefix_was_run(tmp_path: Path) -> None:
+    settings = {"arch": "resnet18", "model__freeze_depth": 7, "epochs": 1}
+    kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings)).finish()
+    assert kept["prefix"] == "7 layers, features kept of all images"
+    off = finish(made(tmp_path / "off", tmp_path / "cache", cache_prefix="off", **settings)).finish()
+    assert off["prefix"] == "run each time: train.cache_prefix is off"
+    none = finish(made(tmp_path / "none", tmp_path / "cache", **(settings | {"model__freeze_depth": 0}))).finish()
+    assert none["prefix"] is None
+    with (
+        np.load(tmp_path / "kept" / "predictions.npz") as ours,
+        np.load(tmp_path / "off" / "predictions.npz") as theirs,
+    ):
+        assert (ours["logits"] == theirs["logits"]).all()
+    whole = torch.load(tmp_path / "kept" / "best.pt", weights_only=True)["model"]
+    assert "layer1.0.conv1.weight" in whole, "what is kept of a trial has the prefix in it"
+
+
+def test_images_stay_what_sheets_draw(tmp_path: Path) -> None:
+    run = finish(made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7, epochs=1))
+    run.finish()
+    assert run.draw()["files"] and images().test_images.shape[1:] == run.test.images.shape[1:]
