@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
         total_s += left * epoch_s * arm.config.train.epochs
         memory = max(memory, cost.memory_gib)
         disk = max(disk, cost.checkpoint_mib)
+    lines += _prefixes(plan, arms)
     lines += _summary(plan, rows, total_s, memory, disk, device)
     return Estimate(rows[:SHOWN], lines)
 
@@ -117,6 +118,37 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
     kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
     return lines
+
+
+def _prefixes(plan: Plan, arms: Sequence[Arm]) -> list[str]:
+    """What becomes of frozen leading layers, a line for each way."""
+    ways: dict[str, int] = {}
+    known: dict[str, models.Prefix] = {}
+    for arm in arms:
+        config = arm.config
+        if config.model.freeze_depth:
+            key = config.model.model_copy(update={"head": None, "weights": "none"}).model_dump_json()
+            known[key] = known.get(key) or _examined(plan, config)
+            way = _way(known[key], config)
+            ways[way] = ways.get(way, 0) + 1
+    return [f"{count} of {len(arms)} arms: {way}" for way, count in ways.items()]
+
+
+def _examined(plan: Plan, config: TrialConfig) -> models.Prefix:
+    classes, side = plan.shape(config)
+    network = models.build(config.model.model_copy(update={"weights": "none"}), classes)
+    return models.examine(network, torch.rand(4, 3, side, side), [4, 3])
+
+
+def _way(prefix: models.Prefix, config: TrialConfig) -> str:
+    if config.train.cache_prefix == "off":
+        return "frozen layers run each time: train.cache_prefix is off"
+    if not prefix.layers:
+        return f"frozen layers run each time: {prefix.why_not}"
+    size = f"{prefix.bytes / 1024:.1f} KiB an image"
+    if config.augment == "none":
+        return f"features of the {len(prefix.layers)} frozen layers are computed once and kept ({size})"
+    return f"features of the {len(prefix.layers)} frozen layers are kept for validation and test ({size})"
 
 
 def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:

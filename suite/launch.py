@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from suite.analysis import rank_arms
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
+from suite.packs import packs
 from suite.plan import Plan, data_key, weights_key
 from suite.records import Numerics, Objective, Status, Trial
 from suite.spec import Arm, SweepSpec, TrialConfig
@@ -428,6 +430,7 @@ class _Runner:
         self.launch, self.stop, self.stack = launch, stop, ExitStack()
         self.started = False
         self.gpu = 0.0
+        self.slots = 1  # packs that can run at once
 
     def __enter__(self) -> _Runner:
         return self
@@ -457,6 +460,8 @@ class _Runner:
         for line in lines:
             launch.board.console.print(line, highlight=False)
         _within("gpu", self.gpu, gpus, spec)
+        by_kind = [cpus / spec.resources.cpu, *([gpus / self.gpu] if self.gpu else [])]
+        self.slots = max(1, int(min(*by_kind, launch.options.max_concurrent or math.inf)))
         return numerics
 
     def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
@@ -465,12 +470,15 @@ class _Runner:
         scheduler = self._scheduler(early, trials)
         waiting = launch._pending(trials, complete)
         launch.board.begin([trial.id for trial in trials])
-        packs = deque(_packs(waiting, launch.spec.resources.pack if early is None else 1))
+        if not waiting:
+            return
+        launch.numerics = self.start()  # tells how many packs can run at once
+        coming = deque(packs(waiting, launch.spec.resources.pack if early is None else 1, self.slots))
 
         def following() -> list[dict[str, Any]] | None:
-            return [self._payload(trial.id) for trial in packs.popleft()] if packs else None
+            return [self._payload(trial.id) for trial in coming.popleft()] if coming else None
 
-        if packs:
+        if coming:
             self._run(following, scheduler, early)
 
     def search(self) -> None:
@@ -605,18 +613,6 @@ def _within(name: str, wanted: float, there: float, spec: SweepSpec) -> None:
             place=spec.where(f"resources.{name}"),
             remedy=f"Lower it: resources.{name}={int(there)} on the command line.",
         )
-
-
-def _packs(trials: Sequence[Trial], size: int) -> Any:
-    """Trials of the same shapes together, ``size`` at most; the order is kept where size is 1."""
-    groups: dict[tuple[Any, ...], list[Trial]] = {}
-    for trial in trials:
-        config = trial.config
-        shapes = (config["model"]["arch"], config["train"]["batch_size"], config["data"]["image_size"])
-        groups.setdefault(shapes if size > 1 else (), []).append(trial)
-    for group in groups.values():
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
 
 
 def _settled(item: TrialHistory) -> bool:

@@ -71,8 +71,9 @@ def choose_numerics(
     """
     wanted = {config.train.precision for config, _, _ in configs}
     candidates = {
-        "fp32": Numerics("fp32", channels_last=True, threads=threads, device=device),
-        "bf16": Numerics("bf16", channels_last=True, threads=threads, device=device),
+        # sliced: exact, and on a CPU only ever less to do
+        name: Numerics(name, channels_last=True, threads=threads, device=device, sliced=device == "cpu")
+        for name in ("fp32", "bf16")
     }
     if wanted != {"auto"}:
         fixed = wanted - {"auto"}
@@ -116,7 +117,7 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
             trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
             training = Training(
                 trial, dataset, objective=Objective("train/loss", "minimize", "last"), numerics=numerics,
-                folder=Path(folder),
+                folder=Path(folder), cache=Path(folder),
             )  # fmt: skip
             before = _resident_gib()
             training.advance()  # warm-up: kernels are chosen and compiled

@@ -84,7 +84,8 @@ class PackTrainable(tune.Trainable):
         self._leave()
 
     def _take(self, config: dict[str, Any]) -> None:
-        self.members = [Member(self.shared, **payload) for payload in config["pack"]]
+        others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
+        self.members = [Member(self.shared, others=others, **payload) for payload in config["pack"]]
 
     def _leave(self) -> None:
         """The scheduler may have ended a trial here: keep what it had, should it be confirmed later."""
@@ -94,9 +95,18 @@ class PackTrainable(tune.Trainable):
 
 
 class Member:
-    """One trial of a pack. Its failures are its own."""
+    """One trial of a pack. Its failures are its own; ``others`` is where features of the pack's trials are shared."""
 
-    def __init__(self, shared: Shared, trial: Mapping[str, Any], data: str, weights: str | None, known: int) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        trial: Mapping[str, Any],
+        data: str,
+        weights: str | None,
+        known: int,
+        others: dict[str, Any] | None = None,
+    ) -> None:
+        self.others = others
         self.shared, self.data_key, self.weights_key = shared, data, weights
         self.trial = Trial(**trial)
         self.reported = known  # the last epoch that the driver's journal holds
@@ -162,6 +172,7 @@ class Member:
             allowed=self._allowed,
             limit_batches=shared.limit_batches,
             warn=self.warnings.append,
+            others=self.others,
         )
 
     def suspend(self) -> None:

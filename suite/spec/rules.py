@@ -162,7 +162,7 @@ def check_search(draft: Draft, parameters: Sequence[Parameter]) -> None:
     if pareto and "early_terminate" in draft.values:
         draft.complain(("early_terminate",), "a search with several metrics cannot stop trials early", "Remove it.")
     resources = draft.values.get("resources")
-    if resources is not None and resources.pack > 1 and "early_terminate" in draft.values:
+    if resources is not None and resources.pack not in (1, "auto") and "early_terminate" in draft.values:
         rule = f"pack must be 1 with early_terminate, got {resources.pack}"
         draft.complain(("resources", "pack"), rule, "Trials of one pack could not be stopped alone.")
     if method == "grid":

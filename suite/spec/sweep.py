@@ -95,8 +95,10 @@ class ResourcesConfig(Frozen):
     gpu: Annotated[FiniteFloat, Field(ge=0)] | Literal["auto"] = 0.0
     """GPUs of each trial: 0, a fraction (0.25 = four trials share one GPU), a whole number, or `auto` = the smallest
     fraction that a measured memory probe allows. On a machine without a GPU the sweep runs on the CPU and says so."""
-    pack: Count = 1
-    """Trials of the same shapes that one Ray Tune trial runs together. Above 1 only without `early_terminate`."""
+    pack: Count | Literal["auto"] = "auto"
+    """Trials that one Ray Tune trial runs together: a number (of the same shapes; above 1 only without
+    `early_terminate`), or `auto` = up to eight that see the same augmented images through the same frozen layers
+    (`model.freeze_batchnorm: true`), so that one computes their features for all; every other trial alone."""
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> ResourcesConfig:

@@ -263,7 +263,7 @@ class Projection(ABC):
         if not self._is_new(run, entry):
             return
         tags = {REASON: str(entry.get("reason") or "")}
-        for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total"):
+        for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total", "prefix"):
             if entry.get(name) is not None:
                 tags[f"suite.{name}"] = _text(entry[name])
         self._end(run, Status(entry["status"]), entry, tags)

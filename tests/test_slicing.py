@@ -1,0 +1,118 @@
+"""Sliced convolutions: the same sums without their zeros."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from suite import models
+from suite.models.slicing import SlicedConv2d, slice_kernels
+from suite.records import Numerics
+from suite.spec.config import ModelConfig
+from tests.training import finish, training, trial
+
+TAKEN = [(1, 3, 1, 1), (1, 3, 2, 1), (1, 1, 1, 0), (1, 1, 2, 0), (1, 5, 1, 2), (1, 7, 2, 3), (2, 3, 1, 1), (2, 3, 2, 1)]
+NOT_TAKEN = [(2, 1, 2, 0), (2, 2, 2, 1), (3, 3, 1, 1), (8, 3, 1, 1), (4, 3, 2, 1)]
+
+
+def pair(side: int, kernel: int, stride: int, padding: int, bias: bool) -> tuple[nn.Conv2d, nn.Conv2d, torch.Tensor]:
+    torch.manual_seed(side + kernel)
+    whole = nn.Conv2d(5, 7, kernel, stride, padding, bias=bias).double()
+    sliced = copy.deepcopy(whole)
+    slice_kernels(sliced)
+    return whole, sliced, torch.randn(4, 5, side, side, dtype=torch.double)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("side", "kernel", "stride", "padding"), [*TAKEN, *NOT_TAKEN])
+def test_values_and_gradients_are_the_convolutions(
+    side: int, kernel: int, stride: int, padding: int, bias: bool
+) -> None:
+    whole, sliced, images = pair(side, kernel, stride, padding, bias)
+    ours, theirs = images.clone().requires_grad_(), images.clone().requires_grad_()
+    out, expected = sliced(ours), whole(theirs)
+    gradient = torch.randn_like(expected)
+    out.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-13)
+    for mine, other in zip(sliced.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken"), [*((each, True) for each in TAKEN), *((each, False) for each in NOT_TAKEN)]
+)
+def test_only_maps_whose_every_block_lies_in_the_kernel_are_sliced(
+    shape: tuple[int, int, int, int], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, sliced, images = pair(*shape, bias=False)
+    called: list[int] = []
+    real = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, given: called.append(1) or real(self, given))
+    sliced(images)
+    assert bool(called) != taken
+
+
+def test_what_is_no_plain_convolution_stays() -> None:
+    odd = [
+        nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, (3, 1)),
+        nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    ]  # fmt: skip
+    net = nn.Sequential(*odd, nn.Conv2d(4, 4, 3))
+    slice_kernels(net)
+    assert [isinstance(layer, SlicedConv2d) for layer in net] == [False] * 5 + [True]
+    twin = copy.deepcopy(net)
+    assert isinstance(twin[5], SlicedConv2d) and twin.state_dict().keys() == net.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_sliced_resnet18_is_the_network(kind: torch.dtype) -> None:
+    """Forward and backward at 32 pixels; in bf16 within what bf16 itself does."""
+    net = models.build(ModelConfig(arch="resnet18"), 10).to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(net)
+    slice_kernels(twin)
+    images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    losses, gradients = [], []
+    for each in (net, twin):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind is torch.bfloat16):
+            logits = each(images)
+        losses.append(nn.functional.cross_entropy(logits.float(), torch.arange(16) % 10))
+        losses[-1].backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in each.parameters()]))
+        assert all(weight.grad.dtype is torch.float32 for weight in each.parameters())
+    distance = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert abs(losses[0] - losses[1]) < (1e-5 if kind is torch.float32 else 0.05)
+    assert distance < (1e-4 if kind is torch.float32 else 0.15)
+
+
+def test_a_sliced_resnet18_learns_what_the_other_learns() -> None:
+    """Twenty steps in float64, whose rounding is too small to be amplified: the same losses, the same weights."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(20, 8, 3, 32, 32).double(), torch.randint(0, 10, (20, 8))
+    losses, ends = [], []
+    for sliced in (False, True):
+        net = models.build(ModelConfig(arch="resnet18"), 10).double().to(memory_format=torch.channels_last)
+        if sliced:
+            slice_kernels(net)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        for batch, truth in zip(images, labels, strict=True):
+            loss = nn.functional.cross_entropy(net(batch), truth)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        ends.append(torch.cat([weight.detach().flatten() for weight in net.parameters()]))
+    assert losses[:20] == pytest.approx(losses[20:], rel=1e-7)
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-7)
+
+
+def test_training_slices_where_the_numerics_say_so(tmp_path: Path) -> None:
+    for sliced in (False, True):
+        numerics = Numerics(channels_last=True, sliced=sliced)
+        run = finish(training(trial("resnet18", epochs=1), tmp_path / str(sliced), numerics=numerics))
+        assert any(isinstance(layer, SlicedConv2d) for layer in run.model.modules()) == sliced
