@@ -1,0 +1,172 @@
+"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.train.Training``.
+
+ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
+fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Ours takes
+the precision that ``suite.probe`` chooses here. Both do forward, backward and the optimizer's step on the same number
+of images, one after the other in one process, in turn; the first epoch of each is not counted.
+
+    python -m benchmarks.training [--images 1280] [--repeat 5] [--short]
+
+The limit is arithmetic: 3 x 555.4 (37.0) million multiply-adds an image at the rate of a large matrix product on both
+cores, in the precision that each used. In torchvision's net at 32 px 41 % of these meet padding (layer3 and layer4 see
+2 x 2 and 1 x 1 pixels); suite/models/slicing.py leaves them out, and the share of the limit is of what is left.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
+from benchmarks.peers.augmentation_sweep import MEAN, STD, Pictures
+from benchmarks.processes import middle, ratio
+from benchmarks.record import keep_table
+from suite import data, models, probe, vision
+from suite.records import Numerics, Objective, Trial
+from suite.spec import ModelConfig, TrialConfig
+from suite.train import Training
+
+BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
+# arch -> millions of multiply-adds of one image forward, as printed and without those that meet padding; goal
+NETS = {"resnet18_cifar": (555.4, 555.4, 3.5), "resnet18": (37.0, 21.7, 1.5)}
+
+
+@click.command()
+@click.option("--images", default=1280, show_default=True, help="Of the CIFAR stem; four times as many of the other.")
+@click.option("--repeat", default=5, show_default=True)
+@click.option("--short", is_flag=True, help="torchvision's net alone, 1,280 images, twice.")
+def main(images: int, repeat: int, short: bool) -> None:
+    """Measure both nets."""
+    torch.set_num_threads(THREADS)
+    rates = {kind: gemm(kind) for kind in (torch.float32, torch.bfloat16)}
+    rows, notes = [], []
+    for arch, (_, _, goal) in NETS.items():
+        if short and arch == "resnet18_cifar":
+            continue
+        count = images if short or arch == "resnet18_cifar" else 4 * images
+        row, note = measured(arch, count, 2 if short else repeat, goal, rates)
+        rows.append(row)
+        notes.append(note)
+    peaks = ", ".join(f"{str(kind).removeprefix('torch.')} {rate / 1e12:.3f}" for kind, rate in rates.items())
+    text = "\n\n".join(
+        [
+            f"Large matrix products on {THREADS} threads, TFLOP/s: {peaks}. n = {repeat}, in turn.",
+            *notes,
+            (__doc__ or "").partition("\n")[2].strip(),
+        ]
+    )
+    header = ["Net", "peer, img/s", "suite, img/s", "ratio", "goal", "peer, % of GEMM", "suite, % of GEMM"]
+    keep_table("training-short" if short else "training", "One training epoch, batch 128", header, rows, text)
+
+
+def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.dtype, float]) -> tuple[list[str], str]:
+    """A row of the table, and what was chosen."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    labels = np.arange(count) % CLASSES
+    said: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ours, numerics = suite_epoch(arch, pixels, labels, Path(folder), said.append)
+        theirs, workers = peer_epoch(arch, pixels, labels)
+        ours()
+        found: dict[str, list[float]] = {"peer": [], "suite": []}
+        for _ in range(repeat):
+            for name, epoch in (("peer", theirs), ("suite", ours)):
+                found[name].append(count / epoch())
+                print(f"{arch}, {name}: {found[name][-1]:.1f} img/s", flush=True)
+    printed, left, _ = NETS[arch]
+    shares = [
+        100 * statistics.median(found[name]) * 6e6 * work / rates[kind]
+        for name, work, kind in (
+            ("peer", printed, torch.float32),
+            ("suite", left, torch.bfloat16 if numerics.precision == "bf16" else torch.float32),
+        )
+    ]
+    row = [
+        arch, middle(found["peer"]), middle(found["suite"]), ratio(found["suite"], found["peer"]), f"{goal:g}",
+        *(f"{share:.0f}" for share in shares),
+    ]  # fmt: skip
+    return (
+        row,
+        f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: {numerics}. {' '.join(said)}",
+    )
+
+
+def suite_epoch(
+    arch: str, pixels: Any, labels: Any, folder: Path, say: Callable[[str], None]
+) -> tuple[Callable[[], float], Numerics]:
+    """What times one epoch of ours, in seconds."""
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    names = tuple(map(str, range(CLASSES)))
+    dataset = data.Dataset("bench", names, "bench", images, labels, images[:BATCH], labels[:BATCH])
+    settings = {
+        "data": {"name": "own:load", "val_size": 0},
+        "model": {"arch": arch},
+        "train": {"epochs": 10_000, "batch_size": BATCH},
+    }
+    config = TrialConfig.model_validate(settings)
+    numerics = probe.choose_numerics([(config, CLASSES, SIDE)], threads=THREADS, device="cpu", say=say)
+    trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
+    objective = Objective("train/loss", "minimize", "last")
+    training = Training(trial, dataset, objective=objective, numerics=numerics, folder=folder)
+
+    def epoch() -> float:
+        record = training.advance()
+        assert record is not None
+        return len(images) / record.metrics["time/img_per_s"]  # of training alone, without evaluation
+
+    return epoch, numerics
+
+
+def peer_epoch(arch: str, pixels: Any, labels: Any) -> tuple[Callable[[], float], int]:
+    """What times one epoch of the usual loop with the better number of workers, in seconds; that number."""
+    from torchvision.transforms import v2
+
+    assert vision.torchvision
+    tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    samples = [(Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)]
+    model = models.build(ModelConfig(arch=arch), CLASSES).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    loaders = {
+        workers: DataLoader(Pictures(samples, tensor), BATCH, shuffle=True, num_workers=workers) for workers in (0, 2)
+    }
+    warm = {workers: loop(model, optimizer, loader) for workers, loader in loaders.items()}
+    best = min(warm, key=lambda workers: warm[workers])
+    return lambda: loop(model, optimizer, loaders[best]), best
+
+
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
+    """One epoch as tutorials have it; seconds."""
+    started, running = time.perf_counter(), 0.0
+    for images, labels in loader:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        running += loss.item()
+    return time.perf_counter() - started
+
+
+def gemm(kind: torch.dtype, side: int = 2048) -> float:
+    """Floating-point operations a second of a large matrix product, the best of eight (three where it is slow)."""
+    a, b = (torch.randn(side, side).to(kind) for _ in range(2))
+    seconds: list[float] = []
+    while len(seconds) < 3 or (len(seconds) < 8 and sum(seconds) < 10):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds)
+
+
+if __name__ == "__main__":
+    main()
