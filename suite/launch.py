@@ -430,6 +430,7 @@ class _Runner:
         self.launch, self.stop, self.stack = launch, stop, ExitStack()
         self.started = False
         self.gpu = 0.0
+        self.pack = 1  # trials that a measurement found best to train as one
         self.slots = 1  # packs that can run at once
 
     def __enter__(self) -> _Runner:
@@ -454,7 +455,7 @@ class _Runner:
         if wanted and not gpus:
             launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
             wanted = 0.0
-        numerics, self.gpu, lines = tuner.measure(
+        numerics, self.gpu, self.pack, lines = tuner.measure(
             launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, [str(spec.folder)]
         )
         for line in lines:
@@ -473,7 +474,8 @@ class _Runner:
         if not waiting:
             return
         launch.numerics = self.start()  # tells how many packs can run at once
-        coming = deque(packs(waiting, launch.spec.resources.pack if early is None else 1, self.slots))
+        size = launch.spec.resources.pack if early is None else 1
+        coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
 
         def following() -> list[dict[str, Any]] | None:
             return [self._payload(trial.id) for trial in coming.popleft()] if coming else None

@@ -37,8 +37,11 @@ def _even(count: int, parts: int) -> int:
 
 
 def _shapes(trial: Trial) -> str:
+    """What trials must have in common to be trained as one network: all that a tensor's shape depends on."""
     config = trial.config
-    return json.dumps([config["model"]["arch"], config["train"]["batch_size"], config["data"]["image_size"]])
+    head = config["model"]["head"]
+    model = config["model"] | {"dropout": None, "head": head and head["hidden"]}
+    return json.dumps([config["data"], model, config["train"]["batch_size"]], sort_keys=True)
 
 
 def _shared(trial: Trial) -> str | None:

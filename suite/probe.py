@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from suite import data, models
-from suite.records import Numerics, Objective, Trial
+from suite import data, fused, models
+from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import TrialConfig
 from suite.train import Training
 
@@ -92,7 +94,48 @@ def gpu_fraction(peak_gib: float, total_gib: float) -> float:
     return min(fitting, default=1.0)
 
 
-def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
+def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numerics, most: int) -> tuple[int, float]:
+    """How many trials are best trained as one network, and how many times as fast that is as one after the other.
+
+    Twice as many are taken only where that pays by ``MARGIN`` again.
+
+    Args:
+        most: that the device's memory has room for.
+    """
+    if not all(_joins(*item) for item in configs):
+        return 1, 1.0
+    chosen, best = 1, sum(joint_seconds(*item, numerics, 1) for item in configs)
+    alone = best
+    for count in (2, 4, 8):
+        if count > most:
+            break
+        seconds = sum(joint_seconds(*item, numerics, count) for item in configs)
+        if seconds * MARGIN > best:
+            break
+        chosen, best = count, seconds
+    return chosen, alone / best
+
+
+def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
+    """Seconds of training per image and trial, of ``count`` trials trained as one network."""
+    with tempfile.TemporaryDirectory() as folder, _own_threads():
+        trainings = [_training(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
+        best = math.inf
+        for _ in range(1 + TIMED_EPOCHS):
+            ends = fused.advance(trainings)
+            seconds = [1 / end.metrics["time/img_per_s"] for end in ends if isinstance(end, EpochRecord)]
+            best = min(best, sum(seconds) / len(seconds)) if seconds else math.inf
+        return best
+
+
+def _joins(config: TrialConfig, classes: int, side: int) -> bool:
+    plain = config.model.model_copy(update={"weights": "none"})
+    nets = [models.build(plain, classes, seed=seed) for seed in (0, 1)]
+    return models.agrees(nets, torch.rand(2, 3, side, side))
+
+
+def _training(config: TrialConfig, classes: int, side: int, numerics: Numerics, folder: Path) -> Training:
+    """A trial of a few steps on random images."""
     batch = config.train.batch_size if numerics.device != "cpu" else min(config.train.batch_size, CPU_BATCH)
     generator = np.random.default_rng(0)
     count = max(2 * batch, classes)
@@ -100,40 +143,46 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
     labels = np.arange(count, dtype=np.int64) % classes
     names = tuple(map(str, range(classes)))
     dataset = data.Dataset("probe", names, "probe", images, labels, images[:batch], labels[:batch])
+    train = {"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}
     plain = config.model_copy(
         update={
             "data": config.data.model_copy(update={"train_size": None, "val_size": 0, "test_size": None}),
             "model": config.model.model_copy(update={"weights": "none"}),
-            "train": config.train.model_copy(
-                update={"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}
-            ),
+            "train": config.train.model_copy(update=train),
         }
     )
+    trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
+    objective = Objective("train/loss", "minimize", "last")
+    return Training(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
     kept = torch.get_num_threads()
-    if numerics.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
-            training = Training(
-                trial, dataset, objective=Objective("train/loss", "minimize", "last"), numerics=numerics,
-                folder=Path(folder), cache=Path(folder),
-            )  # fmt: skip
-            before = _resident_gib()
-            training.advance()  # warm-up: kernels are chosen and compiled
-            timed = [training.advance() for _ in range(TIMED_EPOCHS)]
-            train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
-            started = time.perf_counter()
-            training.evaluate_test()
-            eval_s = (time.perf_counter() - started) / batch
-            on_gpu = numerics.device == "cuda"
-            peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else _resident_gib() - before
-            size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
-            trainable, _ = models.count_parameters(training.model)
-            states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
-            return Cost(train_s, eval_s, max(0.0, peak), (2 * size + states * 4 * trainable) / 2**20)
+        yield
     finally:
         torch.set_num_threads(kept)
+
+
+def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
+    on_gpu = numerics.device == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder, _own_threads():
+        training = _training(config, classes, side, numerics, Path(folder))
+        before = _resident_gib()
+        training.advance()  # warm-up: kernels are chosen and compiled
+        timed = [training.advance() for _ in range(TIMED_EPOCHS)]
+        train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
+        started = time.perf_counter()
+        training.evaluate_test()
+        eval_s = (time.perf_counter() - started) / len(training.test)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else _resident_gib() - before
+        size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
+        trainable, _ = models.count_parameters(training.model)
+        states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
+        return Cost(train_s, eval_s, max(0.0, peak), (2 * size + states * 4 * trainable) / 2**20)
 
 
 def _resident_gib() -> float:
@@ -178,4 +227,4 @@ def _write(key: str, value: dict[str, float]) -> None:
     draft.replace(file)
 
 
-__all__ = ["Cost", "choose_numerics", "cost", "gpu_fraction"]
+__all__ = ["Cost", "choose_numerics", "choose_pack", "cost", "gpu_fraction", "joint_seconds"]

@@ -96,6 +96,7 @@ class Numerics:
         threads: CPU threads of one trial.
         device: ``cpu`` or ``cuda``.
         sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
+        fused: trials of a pack that have the same shapes are trained as one network.
     """
 
     precision: str = "fp32"
@@ -103,6 +104,7 @@ class Numerics:
     threads: int = 1
     device: str = "cpu"
     sliced: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)

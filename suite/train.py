@@ -242,45 +242,62 @@ class Training:
         try:
             started = time.perf_counter()
             whole = self._train_epoch()
-            self.partial.seconds += time.perf_counter() - started
-            if not whole:
-                self.save()
-                return None
-            return self._close_epoch()
+            return self.close(whole, time.perf_counter() - started)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if _is_out_of_memory(error):
-                raise OutOfMemoryError(_memory_reason(self.config, error)) from error
-            raise
+            raise explained(error, self.config) from error
 
     def _train_epoch(self) -> bool:
         """Steps until the epoch ends (True) or a stop is asked for (False)."""
-        config, seed, epoch = self.config.train, self.trial.seed, self.epoch
-        order = data.epoch_order(len(self.train), seed, epoch)
-        batches = _batches(len(order), config.batch_size)
-        self.model.train()
-        network = self._trained_part(self.model)
-        for step in range(self.step, len(batches)):
+        network = self.start_epoch()
+        while self.step < self.steps_per_epoch:
             if self.should_stop():
                 return False
-            inputs, targets = self._batch(order[batches[step]], epoch, step)
-            torch.manual_seed(stream(seed, "dropout", epoch, step))
-            optim.set_rate(
-                self.optimizer, config.lr * optim.multiplier(epoch * len(batches) + step, len(batches), config)
-            )
-            logits = self._forward(network, inputs)
-            loss = F.cross_entropy(logits, targets, self.class_weights, label_smoothing=config.label_smoothing)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-            self.optimizer.step()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.model)
-            self.partial.add(logits.detach(), targets)
-            self.step = step + 1
-            if self.step % LOOK_EVERY == 0:
-                self._refuse_nan(float(self.partial.loss_sum), "train/loss")
+            inputs, targets = self.start_step()
+            logits = self.forward(network, inputs)
+            self.loss(logits, targets).backward()  # type: ignore[no-untyped-call]
+            self.end_step(logits, targets)
         return True
+
+    def start_epoch(self) -> nn.Module:
+        """Set all for the steps of the epoch in progress; what is trained of the network, in training mode."""
+        self.order = data.epoch_order(len(self.train), self.trial.seed, self.epoch)
+        return self._trained_part(self.model.train())
+
+    def start_step(self) -> tuple[Tensor, Tensor]:
+        """What the next step is fed, (B, C, H, W) or features, and its targets; rate and dropout are set."""
+        config, epoch, steps = self.config.train, self.epoch, self.steps_per_epoch
+        batch = _batches(len(self.train), config.batch_size)[self.step]
+        inputs, targets = self._batch(self.order[batch], epoch, self.step)
+        torch.manual_seed(self.dropout_seed)
+        optim.set_rate(self.optimizer, config.lr * optim.multiplier(epoch * steps + self.step, steps, config))
+        self.optimizer.zero_grad(set_to_none=True)
+        return inputs, targets
+
+    @property
+    def dropout_seed(self) -> int:
+        """Of the random numbers that the next step drops units by."""
+        return stream(self.trial.seed, "dropout", self.epoch, self.step)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised, of logits (B, K); a scalar."""
+        smoothing = self.config.train.label_smoothing
+        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
+
+    def end_step(self, logits: Tensor, targets: Tensor) -> None:
+        """Change the weights by the gradients that are there, and count the step.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+        """
+        if self.config.train.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        self.partial.add(logits.detach(), targets)
+        self.step += 1
+        if self.step % LOOK_EVERY == 0:
+            self._refuse_nan(float(self.partial.loss_sum), "train/loss")
 
     def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
@@ -306,11 +323,19 @@ class Training:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.numerics.precision == "bf16")
 
-    def _forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
+    def forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), or features -> float32 logits (B, K)."""
         with self._autocast():
             logits: Tensor = network(inputs)
         return logits.float()
+
+    def close(self, whole: bool, seconds: float) -> EpochRecord | None:
+        """End the epoch in progress after so many seconds of training: evaluate, or save where it was not finished."""
+        self.partial.seconds += seconds
+        if whole:
+            return self._close_epoch()
+        self.save()
+        return None
 
     def _close_epoch(self) -> EpochRecord:
         """Evaluate, make the record, keep the best, and save where it is time."""
@@ -350,7 +375,7 @@ class Training:
         part = self.fed[name]
         prepared = (lambda features: features) if self.prefix.layers else self._normalised
         with torch.inference_mode():
-            pairs = [(self._forward(network, prepared(images)), labels) for images, labels in part.batches()]
+            pairs = [(self.forward(network, prepared(images)), labels) for images, labels in part.batches()]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
     def _refuse_nan(self, value: float, name: str) -> None:
@@ -651,6 +676,11 @@ def _memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def explained(error: Exception, config: TrialConfig) -> Exception:
+    """The error, or, where it says that no memory is left, one that says with what."""
+    return OutOfMemoryError(_memory_reason(config, error)) if _is_out_of_memory(error) else error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

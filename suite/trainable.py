@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,11 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch of each trial that still runs."""
-        outcomes: list[Outcome] = []
-        for member in self.members:
-            if not member.done:
-                outcomes += member.advance()
+        running = [member for member in self.members if not member.done]
+        if self.shared.numerics.fused and len(running) > 1:
+            outcomes = advance_together(running)
+        else:
+            outcomes = [outcome for member in running for outcome in member.advance()]
         return {"outcomes": outcomes, "done": all(member.done for member in self.members)}
 
     def cleanup(self) -> None:
@@ -118,10 +120,10 @@ class Member:
         self.warnings: list[str] = []
         self._looked, self._stop = 0.0, False
 
-    def advance(self) -> list[Outcome]:
-        """One epoch; or the trial's end, with its reason."""
+    def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
+        """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
         try:
-            outcomes = self._advance()
+            outcomes = self._advance(epoch)
         except TrialError as error:
             outcomes = [self._end(Status.FAILED, reason=str(error))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
@@ -130,14 +132,14 @@ class Member:
         self.warnings.clear()
         return warnings + outcomes
 
-    def _advance(self) -> list[Outcome]:
+    def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
         if self._should_stop() and self.training is None:
             return [self._end(Status.INTERRUPTED)]
         if self.training is None:
             self.training = self._prepare()
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
         if not self.training.complete:
-            record = self.training.advance()
+            record = epoch() if epoch is not None else self.training.advance()
             if record is None:
                 return [*outcomes, self._end(Status.INTERRUPTED)]
             outcomes.append(self._epoch(record))
@@ -147,6 +149,15 @@ class Member:
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
+
+    def ready(self) -> bool:
+        """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""
+        try:
+            if self.training is None and not self._should_stop():
+                self.training = self._prepare()
+        except Exception:
+            self.training = None
+        return self.training is not None and not self.training.complete
 
     def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
         """The sheets of a finished trial. Pictures are no reason to lose it, whatever the user's network does."""
@@ -225,6 +236,24 @@ class Member:
             return (self.shared.folder / LAUNCH_FILE).read_text() == self.shared.token
         except OSError:
             return False
+
+
+def advance_together(members: Sequence[Member]) -> list[Outcome]:
+    """One epoch of each, as one network where theirs allow it."""
+    from suite import fused  # torch
+
+    ready = [member for member in members if member.ready()]
+    trained: dict[str, Callable[[], EpochRecord | None]] = {}
+    if fused.can_join([member.training for member in ready]):
+        ends = fused.advance([member.training for member in ready])
+        trained = {member.trial.id: partial(_given, end) for member, end in zip(ready, ends, strict=True)}
+    return [outcome for member in members for outcome in member.advance(trained.get(member.trial.id))]
+
+
+def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:
+    if isinstance(end, Exception):
+        raise end
+    return end
 
 
 def _reason(error: Exception) -> str:

@@ -19,6 +19,7 @@ from suite import plugin
 from suite.errors import Problem, ProblemsError, raise_problems
 from suite.models import initial, zoo
 from suite.models.freezing import count_parameters, freezable, freeze, freezing_problems, frozen_prefix, layers
+from suite.models.fused import agrees, fuse
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
 from suite.models.prefix import Prefix, examine, rest, run_prefix
 from suite.models.scratch import NETS
@@ -30,6 +31,7 @@ from suite.spec.config import ModelConfig
 __all__ = [
     "Prefix",
     "Weights",
+    "agrees",
     "architectures",
     "build",
     "check",
@@ -37,6 +39,7 @@ __all__ = [
     "examine",
     "freezable_layers",
     "frozen_prefix",
+    "fuse",
     "head_name",
     "layers",
     "load_weights",

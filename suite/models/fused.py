@@ -1,0 +1,151 @@
+"""Several networks of the same shapes run as one, each on images of its own.
+
+B images of each network, N networks, C channels of one of them. Channels lie side by side, (B, N C, H, W): a
+convolution in N groups, a BatchNorm over N C channels and a batched matrix product are then exactly the N layers, one
+kernel in the place of N. What works channel by channel or value by value (ReLU, pooling) is itself. The method is that
+of Wang et al. 2021 (HFTA, MLSys). Each network keeps its weights, statistics and optimizer: they are joined for each
+pass, so gradients arrive where they belong, and a network can be taken out at any step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def fuse(nets: Sequence[nn.Module], generators: Sequence[Generator]) -> nn.Module:
+    """One network for all: (B, N C, H, W) -> (B, N K) logits, in the order of ``nets``, sharing their weights.
+
+    Args:
+        generators: one for each network, which draws its dropout.
+
+    Raises:
+        TypeError: a layer, or the way in which the network holds its weights, is not known here.
+    """
+    first = nets[0]
+    if any(type(net) is not type(first) for net in nets):
+        raise TypeError("the networks are of different types")
+    if first._forward_hooks or first._forward_pre_hooks:
+        raise TypeError(f"{type(first).__name__} has hooks")
+    match first:
+        case nn.Conv2d():
+            return _Conv2d(nets)
+        case nn.BatchNorm2d():
+            return _BatchNorm2d(nets)
+        case nn.Linear():
+            return _Linear(nets)
+        case nn.Dropout():
+            return _Dropout(nets, generators)
+    if any(True for _ in (*first.parameters(recurse=False), *first.buffers(recurse=False))):
+        raise TypeError(f"{type(first).__name__} holds weights in a way that is not known here")
+    twin = copy.copy(first)
+    twin._modules = {
+        name: fuse([net.get_submodule(name) for net in nets], generators) for name, _ in first.named_children()
+    }
+    return twin
+
+
+def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
+    """Whether the fused network gives what each gives alone: what one does between its layers may mix channels.
+
+    Args:
+        images: float32 (B, C, H, W), given to each.
+    """
+    modes = [net.training for net in nets]
+    try:
+        with torch.no_grad():
+            alone = torch.cat([net.eval()(images) for net in nets], 1)
+            together = fuse(nets, [Generator(images.device) for _ in nets])(torch.cat([images] * len(nets), 1))
+        return bool(torch.allclose(alone, together, rtol=1e-3, atol=1e-3))
+    except (TypeError, RuntimeError, ValueError, IndexError):
+        return False
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)
+
+
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    return None if tensors[0] is None else torch.cat([tensor for tensor in tensors if tensor is not None])
+
+
+class _Conv2d(nn.Module):
+    """``nn.Conv2d`` of N networks, as one of N times the groups."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        if self.layers[0].padding_mode != "zeros" or isinstance(self.layers[0].padding, str):
+            raise TypeError("a convolution pads in a way that is not known here")
+
+    def forward(self, images: Tensor) -> Tensor:
+        one = self.layers[0]
+        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
+        assert weight is not None
+        groups = one.groups * len(self.layers)
+        return F.conv2d(images, weight, bias, one.stride, one.padding, one.dilation, groups)
+
+
+class _BatchNorm2d(nn.Module):
+    """``nn.BatchNorm2d`` of N networks; each keeps its statistics."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+        if self.layers[0].momentum is None or not self.layers[0].track_running_stats:
+            raise TypeError("a BatchNorm keeps statistics in a way that is not known here")
+
+    def forward(self, images: Tensor) -> Tensor:
+        one = self.layers[0]
+        mean, var = (_joined([getattr(each, f"running_{name}") for each in self.layers]) for name in ("mean", "var"))
+        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
+        assert mean is not None and var is not None and one.momentum is not None
+        out = F.batch_norm(images, mean, var, weight, bias, one.training, one.momentum, one.eps)
+        if one.training:
+            count = len(self.layers)
+            for each, own_mean, own_var in zip(self.layers, mean.chunk(count), var.chunk(count), strict=True):
+                assert each.running_mean is not None and each.running_var is not None
+                assert each.num_batches_tracked is not None
+                each.running_mean.copy_(own_mean)
+                each.running_var.copy_(own_var)
+                each.num_batches_tracked += 1
+        return out
+
+
+class _Linear(nn.Module):
+    """``nn.Linear`` of N networks, (B, N inputs) -> (B, N outputs)."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        weight = torch.stack([each.weight for each in self.layers])
+        own = rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
+        out = own @ weight.transpose(1, 2)
+        if self.layers[0].bias is not None:
+            out = out + torch.stack([each.bias for each in self.layers])[:, None]
+        return out.transpose(0, 1).reshape(len(rows), -1)
+
+
+class _Dropout(nn.Module):
+    """``nn.Dropout`` of N networks, each with its rate and its random numbers."""
+
+    def __init__(self, layers: Sequence[nn.Module], generators: Sequence[Generator]) -> None:
+        super().__init__()
+        self.layers = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+        self.generators = generators
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.layers[0].training:
+            return values
+        own = values.chunk(len(self.layers), 1)
+        masks = [
+            torch.empty_like(each).bernoulli_(1 - layer.p, generator=generator).div_(1 - layer.p)
+            for each, layer, generator in zip(own, self.layers, self.generators, strict=True)
+        ]
+        return values * torch.cat(masks, 1)

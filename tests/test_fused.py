@@ -1,0 +1,229 @@
+"""Trials trained as one network: each gets what it would get alone, up to rounding."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from suite import fused, models, probe
+from suite.errors import DivergedError
+from suite.records import EpochRecord, Numerics, Trial
+from suite.spec.config import HeadConfig, ModelConfig, TrialConfig
+from suite.train import Training
+from suite.trainable import LAUNCH_FILE, Member, advance_together
+from tests.training import plain, training, trial
+
+
+def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
+    return [models.build(ModelConfig(arch=arch, **settings), 10, seed=seed).double() for seed in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings"),
+    [
+        ("resnet18_cifar", {}), ("plain20", {}), ("resnet18", {"head": HeadConfig(hidden=(16, 8))}),
+        ("resnet18", {"freeze_depth": 5, "freeze_batchnorm": True}), ("vgg11_bn", {}), ("mobilenet_v3_small", {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_gradients_and_statistics_are_each_networks_own(arch: str, settings: dict[str, Any]) -> None:
+    """In float64, where rounding cannot hide a mistake."""
+    alone = networks(arch, **settings)
+    together = [copy.deepcopy(net) for net in alone]
+    torch.manual_seed(1)
+    images, labels = torch.randn(3, 4, 3, 32, 32).double(), torch.randint(0, 10, (3, 4))
+    joined = models.fuse(together, [Generator() for _ in together])
+    for net in (*alone, *together, joined):
+        net.train()
+    for net in (*alone, *together):  # random numbers are another test's
+        for layer in net.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+    logits = joined(torch.cat(list(images), 1)).chunk(3, 1)
+    torch.stack(
+        [nn.functional.cross_entropy(own, truth) for own, truth in zip(logits, labels, strict=True)]
+    ).sum().backward()
+    for net, twin, batch, truth, own in zip(alone, together, images, labels, logits, strict=True):
+        expected = net(batch)
+        nn.functional.cross_entropy(expected, truth).backward()
+        torch.testing.assert_close(own, expected, rtol=1e-7, atol=1e-7)
+        for (name, weight), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+            assert (weight.grad is None) == (other.grad is None) == (not weight.requires_grad)
+            if weight.grad is not None:
+                torch.testing.assert_close(other.grad, weight.grad, rtol=1e-6, atol=1e-8, msg=name)
+        for (name, buffer), other in zip(net.named_buffers(), twin.buffers(), strict=True):
+            torch.testing.assert_close(other, buffer, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_dropout_is_each_networks_own() -> None:
+    nets = networks("resnet18", head=HeadConfig(hidden=(64,), dropout=0.5))
+    for net, rate in zip(nets, (0.1, 0.5, 0.9), strict=True):
+        net.fc[2].p = rate
+    images = torch.randn(3, 4, 3, 32, 32).double()
+    joined = models.fuse(nets, [Generator().manual_seed(seed) for seed in range(3)]).train()
+    for each in nets:
+        each.train()
+    before = [copy.deepcopy(net.state_dict()) for net in nets]
+    together = joined(torch.cat(list(images), 1)).chunk(3, 1)
+    for seed, (net, state) in enumerate(zip(nets, before, strict=True)):
+        net.load_state_dict(state)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(together[seed], net(images[seed]))
+
+
+class Mixes(nn.Module):
+    """Works across channels between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv(images).mean((2, 3))
+        logits: Tensor = self.fc(torch.cat([hidden, hidden.flip(1)], 1))
+        return logits
+
+
+class Holds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def test_networks_that_cannot_be_joined_are_found_out() -> None:
+    images = torch.rand(4, 3, 32, 32)
+    assert not models.agrees([Mixes(), Mixes()], images)
+    assert not models.agrees([Holds(), Holds()], images)
+    for arch, joins in {"resnet18": True, "resnet20": False, "densenet121": False, "vit_b_16": False}.items():
+        nets = [models.build(ModelConfig(arch=arch), 10, seed=seed) for seed in range(2)]
+        assert (
+            models.agrees(nets, torch.rand(2, 3, 224 if arch == "vit_b_16" else 32, 224 if arch == "vit_b_16" else 32))
+            == joins
+        )
+
+
+# ---- trials ----------------------------------------------------------------------------------------------------------
+
+ARMS: list[dict[str, Any]] = [
+    {"lr": 0.002}, {"lr": 0.001, "augment": "flip+crop"}, {"lr": 0.002, "seed": 1, "optimizer": "adam"},
+    {"lr": 0.002, "label_smoothing": 0.1, "ema": 0.9, "grad_clip": 1.0, "augment": "mixup", "weight_decay": 0.01},
+]  # fmt: skip
+
+
+def made(folder: Path, number: int, **settings: Any) -> Training:
+    settings = {"arch": "plain20", "batch_size": 16, "epochs": 2} | ARMS[number] | settings
+    return training(trial(**settings), folder / str(number), numerics=Numerics(fused=True))
+
+
+def together(pack: list[Training]) -> list[list[Any]]:
+    ends: list[list[Any]] = [[] for _ in pack]
+    while not all(each.complete for each in pack):
+        assert fused.can_join(pack)
+        for each, end in zip(ends, fused.advance(pack), strict=True):
+            each.append(end)
+    return ends
+
+
+def test_each_trial_gets_its_own_curve(tmp_path: Path) -> None:
+    pack = [made(tmp_path / "pack", number) for number in range(4)]
+    together(pack)
+    for number, one in enumerate(pack):
+        solo = made(tmp_path / "solo", number)
+        while not solo.complete:
+            solo.advance()
+        for ours, theirs in zip(plain(one.records), plain(solo.records), strict=True):
+            assert ours.keys() == theirs.keys() and ours["train/lr"] == theirs["train/lr"]
+            for name in ("train/loss", "val/loss", "test/loss"):
+                close = 1e-2 if one.config.train.optimizer == "adam" else 2e-3  # Adam divides by small numbers
+                assert ours[name] == pytest.approx(theirs[name], rel=close), (number, name)
+    losses = {each.records[0].metrics["train/loss"] for each in pack}
+    assert len(losses) == 4, "they must differ, or this shows nothing"
+
+
+def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) -> None:
+    one, other = (made(tmp_path, number) for number in (0, 1))
+    one.model, other.model = other.model, one.model
+    fused.advance([one, other])
+    solo = made(tmp_path / "solo", 0)
+    solo.advance()
+    assert one.records[0].metrics["train/loss"] != pytest.approx(solo.records[0].metrics["train/loss"], rel=2e-3)
+
+
+def test_a_trial_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
+    settings = {"batch_size": 2}  # 24 steps: the loss is looked at after 20
+    pack = [made(tmp_path / "pack", 0, **settings), made(tmp_path / "pack", 1, **(settings | {"lr": 1e30}))]
+    first, second = fused.advance(pack)
+    assert isinstance(first, EpochRecord) and isinstance(second, DivergedError)
+    solo = made(tmp_path / "solo", 0, **settings)
+    record = solo.advance()
+    assert record is not None and pack[0].step == 0 and pack[0].epoch == 1
+    assert first.metrics["train/loss"] == pytest.approx(record.metrics["train/loss"], rel=5e-2)
+
+
+def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = [made(tmp_path / "whole", number) for number in (0, 1)]
+    together(whole)
+    pack = [made(tmp_path / "pack", number) for number in (0, 1)]
+    asked = iter(range(10))
+    pack[0].should_stop = lambda: next(asked) == 2
+    assert fused.advance(pack) == [None, None]
+    again = [made(tmp_path / "pack", number) for number in (0, 1)]
+    assert [(each.epoch, each.step) for each in again] == [(0, 2)] * 2
+    together(again)
+    assert [plain(each.records) for each in again] == [plain(each.records) for each in whole], "bit for bit"
+
+
+def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: Path) -> None:
+    """One diverges, two finish: outcomes, files and reasons as if each had run alone."""
+    (tmp_path / LAUNCH_FILE).write_text("token")
+    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None)
+    settings = [{"batch_size": 2, "epochs": 1} | ARMS[0], {"batch_size": 2, "epochs": 1, "lr": 1e30}]
+    settings.append({"batch_size": 2, "epochs": 1, "lr": 0.001, "seed": 3})
+    members = []
+    for number, each in enumerate(settings):
+        given = asdict(trial(arch="plain20", **each)) | {"id": f"{number:016x}"}
+        member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
+        folder = tmp_path / "trials" / member.trial.id
+        member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
+        members.append(member)
+    joined: list[int] = []
+    real = fused.advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "advance", lambda given: joined.append(len(given)) or real(given))
+        outcomes = advance_together(members)
+    assert joined == [3]
+    ends = {each["id"]: each for each in outcomes if each["kind"] == "end"}
+    assert [ends[member.trial.id]["status"] for member in members] == ["finished", "failed", "finished"]
+    assert "diverged in epoch 1" in ends[members[1].trial.id]["reason"]
+    epochs = [each["id"] for each in outcomes if each["kind"] == "epoch"]
+    assert epochs == [members[0].trial.id, members[2].trial.id]
+    assert (tmp_path / "trials" / members[2].trial.id / "predictions.npz").exists()
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 20}, {"arch": "plain32"}, {"data__train_size": 40}], ids=str)
+def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
+    assert not fused.can_join([made(tmp_path, 0), made(tmp_path, 1, **other)])
+    assert not fused.can_join([made(tmp_path, 2)])
+
+
+def test_the_probe_joins_trials_only_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrialConfig.model_validate(trial(arch="plain20", batch_size=8).config)
+    networks = [(config, 10, 8)]
+    numerics = Numerics()
+    assert probe.joint_seconds(*networks[0], numerics, 2) > 0
+    speeds = {1: 1.0, 2: 0.7, 4: 0.4, 8: 0.39}
+    monkeypatch.setattr(probe, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count])
+    assert probe.choose_pack(networks, numerics, most=8) == (4, 2.5), "eight are not worth what they hold"
+    assert probe.choose_pack(networks, numerics, most=2) == (2, pytest.approx(1 / 0.7))
+    speeds |= {2: 0.95, 4: 0.9, 8: 0.9}
+    assert probe.choose_pack(networks, numerics, most=8) == (1, 1.0)
+    mixing = [(config.model_copy(update={"model": ModelConfig(arch="densenet121")}), 10, 32)]
+    assert probe.choose_pack(mixing, numerics, most=8) == (1, 1.0), "it cannot be joined"
