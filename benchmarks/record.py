@@ -12,7 +12,18 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "optuna", "numpy", "pandas", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "mlflow",
+    "optuna",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "albumentations",
+    "kornia",
+)
 
 
 def hardware() -> str:
@@ -61,6 +72,50 @@ def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str =
         print(f"{name}: {value}")
     print(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
     return file
+
+
+def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "") -> Path:
+    """Write a result file whose figures are a table of several columns, followed by the facts, and print the table.
+
+    Args:
+        question: for the file's name, in lower case with hyphens.
+        title: a sentence.
+        header: names of the columns.
+        rows: cells, as many as the header has.
+        text: what was tried, what to bear in mind.
+    """
+    file = RESULTS / f"{question}_{_short(hardware())}_{datetime.now(UTC):%Y-%m}.md"
+    shown = markdown(header, rows)
+    parts = [f"# {title}", shown, *([text] if text else []), markdown(("What", "Figure"), _facts())]
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text("\n\n".join(parts) + "\n")
+    print(shown)
+    print(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+    return file
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _short(machine: str) -> str:
+    """The machine as part of a file's name."""
+    short = "".join(letter if letter.isalnum() else "-" for letter in machine.lower())
+    return "-".join(part for part in short.split("-") if part)[:40].strip("-")
+
+
+def _facts() -> list[tuple[str, str]]:
+    """By what command, from which commit, on what and when."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name))
+    return [
+        ("Command", f"`python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}`".replace(" `", "`")),
+        ("Commit", _commit()),
+        ("Machine", hardware()),
+        ("Versions", f"Python {platform.python_version()}, {versions}"),
+        ("Date", f"{datetime.now(UTC):%Y-%m-%d}"),
+    ]
 
 
 def _installed(name: str) -> bool:
