@@ -35,18 +35,19 @@ def draw_sides(
     return (areas * ratios).sqrt_().round_().to(torch.int64), (areas / ratios).sqrt_().round_().to(torch.int64)
 
 
-def first_valid(valid: Tensor, sides: Tensor, fallback: int) -> Tensor:
+def first_valid(valid: Tensor, *sides: tuple[Tensor, int]) -> tuple[list[Tensor], Tensor]:
     """Of each image's attempts the first valid one, or the fallback.
 
     Args:
         valid: bool (B, A).
-        sides: int64 (B, A).
+        sides: int64 (B, A) and its fallback, as often as there are sides.
 
     Returns:
-        int64 (B,).
+        int64 (B,) for each of ``sides``; and whether an attempt was valid, bool (B,).
     """
-    chosen = sides.gather(1, valid.to(torch.uint8).argmax(1, keepdim=True)).squeeze(1)
-    return chosen.where(valid.any(1), fallback)
+    first = valid.view(torch.uint8).argmax(1, keepdim=True)
+    found = valid.any(1)
+    return [each.gather(1, first).squeeze(1).where(found, fallback) for each, fallback in sides], found
 
 
 def inside(height: int, width: int, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:

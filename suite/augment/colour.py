@@ -34,11 +34,10 @@ def color_jitter(
     """
     factors = torch.stack((brightness, contrast, saturation), 1)
     coloured = images.shape[1] == 3
-    active = [
-        change
-        for change in (BRIGHTNESS, CONTRAST, SATURATION)
-        if (coloured or change != SATURATION) and bool((factors[:, change] != 1).any())
-    ]
+    changed = (factors != 1).any(0).tolist()
+    active = [change for change in (BRIGHTNESS, CONTRAST, SATURATION) if changed[change]]
+    if not coloured and SATURATION in active:
+        active.remove(SATURATION)
     # The first three are blends, one formula with three sets of coefficients; only hue splits an image's changes in
     # two. With the images sorted by how many blends come before their hue, each step is one call on one run of the
     # batch, whatever the 24 orders are.
@@ -48,7 +47,7 @@ def color_jitter(
     blends = torch.tensor(active)[position[:, active].argsort(1)][by]
     shares = on_device(_shares(blends, factors[by].gather(1, blends)), images)[..., None, None, None]
     images = to_float(images.index_select(0, on_device(by, images)))
-    before = [int((blends_first > step).sum()) for step in range(len(active))]
+    before = (blends_first[:, None] > torch.arange(len(active))).sum(0).tolist()
     for step, end in enumerate(before):
         _blend(images[:end], *shares[step, :, :end])
     if coloured and bool((hue != 0).any()):
@@ -110,7 +109,7 @@ def _shift_hue(images: Tensor, turns: Tensor) -> None:
     hue = _sixths(red, green, blue, largest, chroma)
     # Into [0, 6]: `remainder` costs ten times as much on a CPU.
     hue.add_(per_image(turns * 6, images))
-    hue.sub_((hue / 6).floor_().mul_(6))
+    hue.sub_((hue / 6).floor_(), alpha=6)
     peaks = on_device(torch.tensor((3.0, 2.0, 4.0)), images)[:, None, None]
     torch.sub(hue, peaks, out=images).abs_()
     images[:, 0].neg_().add_(3)

@@ -229,9 +229,7 @@ class RandomResizedCrop:
         widths, heights = draw_sides(batch, height * width, self.scale, self.ratio, generator)
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         middle_height, middle_width = self._fallback(height, width)
-        box_height = first_valid(fits, heights, middle_height)
-        box_width = first_valid(fits, widths, middle_width)
-        found = fits.any(1)
+        (box_height, box_width), found = first_valid(fits, (heights, middle_height), (widths, middle_width))
         top = below(height - box_height + 1, generator).where(found, (height - middle_height) // 2)
         left = below(width - box_width + 1, generator).where(found, (width - middle_width) // 2)
         return {"top": top, "left": left, "box_height": box_height, "box_width": box_width}
