@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.augmentation_peers import BATCH, FILL, LAWS, PEERS, SIDE, Names, settings
+from benchmarks.augmentation_peers import BATCH, FILL, LAWS, PEERS, SIDE, Names, Transform, settings
 from benchmarks.record import keep_table, markdown
 from suite.augment import build
 from suite.records import stream
@@ -96,7 +96,7 @@ def prepare(images: int, few: int) -> Mapping[str, Inputs]:
 
 def measure(chain: Names, forms: Mapping[str, Inputs], repeat: int) -> tuple[Rates, float]:
     """Images/s of every contender in ``repeat`` turns, and the seconds of the turn before, which is not counted."""
-    contenders = dict(built(chain))
+    contenders = dict(built(chain, forms))
     started = time.perf_counter()
     for name, run in contenders.items():
         once(run, *forms[name])
@@ -108,12 +108,13 @@ def measure(chain: Names, forms: Mapping[str, Inputs], repeat: int) -> tuple[Rat
     return rates, warm
 
 
-def built(chain: Names) -> Iterator[tuple[str, Callable[[Sequence[object]], None]]]:
+def built(chain: Names, forms: Mapping[str, Inputs]) -> Iterator[tuple[str, Callable[[Sequence[object]], None]]]:
     """Contenders that can do ``chain``, ours first, each as what runs over all its images."""
     yield SUITE, ours(chain)
     for name, make in PEERS.items():
         if transform := make(chain):
-            yield name, lambda inputs, transform=transform: [transform(each) for each in inputs] and None
+            check(transform, forms[name][0][0])
+            yield name, theirs(transform)
 
 
 def ours(chain: Names) -> Callable[[Sequence[Tensor]], None]:
@@ -127,6 +128,23 @@ def ours(chain: Names) -> Callable[[Sequence[Tensor]], None]:
             pipeline(images, labels[: len(images)], generator)
 
     return run
+
+
+def theirs(transform: Transform) -> Callable[[Sequence[object]], None]:
+    """A peer's transform of one input after the other; each result is let go before the next, as ours is."""
+
+    def run(inputs: Sequence[object]) -> None:
+        for each in inputs:
+            transform(each)
+
+    return run
+
+
+def check(transform: Transform, image: object) -> None:
+    """Refuse a contender whose result is not float32 CHW (BCHW) in [0, 1]."""
+    result = transform(image)
+    assert result.dtype == torch.float32 and result.shape[-3:] == (3, SIDE, SIDE), (result.dtype, result.shape)
+    assert result.min() >= 0 and result.max() <= 1 + 1e-5, (result.min(), result.max())
 
 
 def once(run: Callable[[Sequence[object]], None], inputs: Sequence[object], count: int) -> float:
