@@ -37,6 +37,8 @@ docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the
 	$(BIN)/python -m suite.spec.schema
 
 bench: $(READY)  ## measure; each script of benchmarks/ alone: .venv/bin/python -m benchmarks.NAME
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(BIN)/python -m benchmarks.augmentation --short
 	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included

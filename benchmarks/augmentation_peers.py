@@ -108,6 +108,7 @@ def _square() -> tuple[int, int, int, int]:
 
 
 COLOUR = torch.tensor(LEVELS, dtype=torch.uint8)[:, None, None]
+NOISE = settings("salt_and_pepper").amount
 
 
 def _cut_tensor(image: Tensor) -> Tensor:
@@ -125,12 +126,9 @@ def _cut_pil(image: Image.Image) -> Image.Image:
 
 
 def _sprinkle(image: Tensor) -> Tensor:
-    half = settings_of_noise / 2
+    half = NOISE / 2
     noise = torch.rand(SIDE, SIDE)
     return image.masked_fill(noise < half, 0).masked_fill(noise > 1 - half, 255)
-
-
-settings_of_noise = settings("salt_and_pepper").amount
 
 
 # ---- Albumentations, one image at a time ---------------------------------------------------------------------------
@@ -141,13 +139,19 @@ def albumentations(names: Names) -> Transform | None:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network for its newest version
     try:
         a, cv2 = importlib.import_module("albumentations"), importlib.import_module("cv2")
-        to_tensor = importlib.import_module("albumentations.pytorch").ToTensorV2
     except ImportError:
         return None
     cv2.setNumThreads(1)
     steps = [step for name in names for step in _albumentations(a, cv2, name)]
-    chain = a.Compose([*steps, a.ToFloat(max_value=255), to_tensor()], is_check_shapes=False, seed=0)
-    return lambda image: chain(image=image)["image"]
+
+    def run(image: Any) -> Tensor:
+        # Transforms called by themselves and torch's conversion: 55 thousand flips/s, against 39 through `Compose` with
+        # `ToFloat` and `ToTensorV2`.
+        for step in steps:
+            image = step(image=image)["image"]
+        return torch.from_numpy(image.transpose(2, 0, 1)).to(torch.float32).mul_(1 / 255)
+
+    return run
 
 
 def _albumentations(a: Any, cv2: Any, name: str) -> list[Any]:
