@@ -181,7 +181,15 @@ def run_tests() -> str:
 
 def table(results: Mapping[str, Rates], limit: float, gate: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows: peers, ours, ratios, limit, gate."""
-    header = ["Augmentation", *PEERS, SUITE, "ours / torchvision", "ours / fastest peer", "of limit", "tests"]
+    header = [
+        "Augmentation",
+        *PEERS,
+        SUITE,
+        "ours / torchvision",
+        "ours / fastest peer",
+        f"of the limit, {limit / 1e3:,.0f}",
+        "tests",
+    ]
     rows = []
     for chain, rates in results.items():
         own = statistics.median(rates[SUITE])
