@@ -6,11 +6,12 @@ are float32 in [0, 1].
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from suite.augment.operation import Parameters, on_device, per_image, to_float, uniform
+from suite.augment.operation import Parameters, on_device, to_float, uniform
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """Numbers of the four changes in ``order``, as in torchvision."""
@@ -32,57 +33,66 @@ def color_jitter(
     Returns:
         float32 (B, C, H, W) in [0, 1].
     """
-    factors = torch.stack((brightness, contrast, saturation), 1)
-    coloured = images.shape[1] == 3
-    changed = (factors != 1).any(0).tolist()
-    active = [change for change in (BRIGHTNESS, CONTRAST, SATURATION) if changed[change]]
-    if not coloured and SATURATION in active:
-        active.remove(SATURATION)
+    batch, channels, height, width = images.shape
+    coloured = channels == 3
     # The first three are blends, one formula with three sets of coefficients; only hue splits an image's changes in
     # two. With the images sorted by how many blends come before their hue, each step is one call on one run of the
     # batch, whatever the 24 orders are.
-    position = order.argsort(1)
-    blends_first = (position[:, active] < position[:, [HUE]]).sum(1)
-    by = blends_first.argsort(descending=True, stable=True)
-    blends = torch.tensor(active)[position[:, active].argsort(1)][by]
-    shares = on_device(_shares(blends, factors[by].gather(1, blends)), images)[..., None, None, None]
-    images = to_float(images.index_select(0, on_device(by, images)))
-    before = (blends_first[:, None] > torch.arange(len(active))).sum(0).tolist()
+    by, before, shares = _plan(order, torch.stack((brightness, contrast, saturation)), coloured)
+    own, of_grey, of_mean = on_device(shares, images)
+    of_sum = of_mean / (height * width)
+    # One plane after the other, each of all images: a channel is then one run of memory. With the shorter way to the
+    # hue below and the plan by NumPy, a batch of 128 images of 32 px takes 2.3 ms instead of 2.6.
+    planes = on_device(by * channels + torch.arange(channels)[:, None], images)
+    values = to_float(images.reshape(batch * channels, -1).index_select(0, planes.view(-1))).view(channels, batch, -1)
     for step, end in enumerate(before):
-        _blend(images[:end], *shares[step, :, :end])
+        _blend(values[:, :end], own[step, :end], of_grey[step, :end], of_sum[step, :end])
     if coloured and bool((hue != 0).any()):
-        _shift_hue(images, hue[by])
+        _shift_hue(values, on_device(hue[by], images))
     for step, start in enumerate(before):
-        _blend(images[start:], *shares[step, :, start:])
-    return images.index_select(0, on_device(by.argsort(), images))
+        _blend(values[:, start:], own[step, start:], of_grey[step, start:], of_sum[step, start:])
+    planes = on_device(by.argsort()[:, None] + torch.arange(channels) * batch, images)
+    return values.view(channels * batch, -1).index_select(0, planes.view(-1)).view(images.shape)
 
 
-def _shares(blends: Tensor, factors: Tensor) -> Tensor:
-    """What each step of each image blends: brightness with black, contrast with mean grey, saturation with grey.
+def _plan(order: Tensor, factors: Tensor, coloured: bool) -> tuple[Tensor, list[int], Tensor]:
+    """What is done in which step, by NumPy: 140 us for a batch of 128, by torch 250.
 
     Args:
-        blends: int64 (B, S), which of the three is done at each step.
-        factors: share of the image itself, float32 (B, S).
+        order: int64 (B, 4).
+        factors: share of the image itself in each of the three blends, float32 (3, B).
+        coloured: whether there is a saturation to change.
 
     Returns:
-        Shares of the image, of its grey and of its mean grey, float32 (S, 3, B).
+        The images sorted by how many blends come before their hue, the most first, int64 (B,); how many images have
+        each of the S steps before their hue; and what is blended in each step of each sorted image, its own share, that
+        of its grey (saturation) and that of its mean grey (contrast), float32 (3, S, B, 1); the rest is black.
     """
-    rest = 1 - factors
-    return torch.stack((factors, rest * (blends == SATURATION), rest * (blends == CONTRAST))).permute(2, 0, 1)
+    changes, own = order.numpy(), factors.numpy()
+    changed = [*(own != 1).any(1).tolist(), False]
+    changed[SATURATION] &= coloured
+    chosen = np.array(changed)[changes]
+    first = chosen.cumsum(1)[changes == HUE]
+    by = np.argsort(-first, kind="stable")
+    blends = changes[chosen].reshape(len(changes), sum(changed))[by].T
+    own = own[blends, by]
+    shares = np.stack((own, (1 - own) * (blends == SATURATION), (1 - own) * (blends == CONTRAST)))
+    before = [int((first > step).sum()) for step in range(len(blends))]
+    return torch.from_numpy(by), before, torch.from_numpy(shares)[..., None]
 
 
-def _blend(images: Tensor, own: Tensor, of_grey: Tensor, of_mean: Tensor) -> None:
-    """Blend images (B, C, H, W), in place, with their grey and mean grey by shares (B, 1, 1, 1). All float32."""
-    grey = _grey(images)
-    mean = grey.mean((2, 3), keepdim=True).mul_(of_mean)
-    torch.addcmul(grey.mul_(of_grey).add_(mean), images, own, out=images).clamp_(0, 1)
+def _blend(values: Tensor, own: Tensor, of_grey: Tensor, of_sum: Tensor) -> None:
+    """Blend images (C, B, H * W), in place, with their grey and its sum by shares (B, 1). All float32."""
+    grey = _grey(values)
+    total = grey.sum(1, keepdim=True).mul_(of_sum)
+    torch.addcmul(grey.mul_(of_grey).add_(total), values, own, out=values).clamp_(0, 1)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """torchvision's grey of float32 images, a new tensor (B, 1, H, W)."""
-    if images.shape[1] == 1:
-        return images.clone()
-    red, green, blue = torch.split(images, 1, 1)
+def _grey(values: Tensor) -> Tensor:
+    """torchvision's grey of float32 images (C, B, H * W), a new tensor (B, H * W)."""
+    if len(values) == 1:
+        return values[0].clone()
+    red, green, blue = values
     return red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
@@ -90,50 +100,47 @@ GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in torchvision's grey."""
 
 
-def _shift_hue(images: Tensor, turns: Tensor) -> None:
+PEAKS, THREE = torch.tensor((3.0, 2.0, 4.0))[:, None, None], torch.tensor(3.0)
+
+
+def _shift_hue(values: Tensor, turns: Tensor) -> None:
     """Turn the hue in HSV space, exactly (torchvision ``adjust_hue``), in place and without leaving RGB.
 
     With v the largest and c the largest less the smallest channel, and h the hue in sixths of a turn, a channel is
     v - c * clamp(t, 0, 1), where t = 2 - |h - 3| for red, |h - 2| - 1 for green and |h - 4| - 1 for blue.
 
     Args:
-        images: float32 (B, 3, H, W) in [0, 1].
+        values: float32 (3, B, H * W) in [0, 1].
         turns: float32 (B,) in [-0.5, 0.5].
     """
-    red, green, blue = torch.split(images, 1, 1)
-    largest = torch.maximum(red, green)
-    smallest = torch.minimum(red, green)
-    torch.maximum(largest, blue, out=largest)
-    torch.minimum(smallest, blue, out=smallest)
-    chroma = largest - smallest
-    hue = _sixths(red, green, blue, largest, chroma)
+    hue, chroma, largest = _sixths(values)
     # Into [0, 6]: `remainder` costs ten times as much on a CPU.
-    hue.add_(per_image(turns * 6, images))
+    hue.add_((turns * 6)[:, None])
     hue.sub_((hue / 6).floor_(), alpha=6)
-    peaks = on_device(torch.tensor((3.0, 2.0, 4.0)), images)[:, None, None]
-    torch.sub(hue, peaks, out=images).abs_()
-    images[:, 0].neg_().add_(3)
-    images.sub_(1).clamp_(0, 1)
-    torch.addcmul(largest, images, chroma, value=-1, out=images)
+    torch.sub(hue, on_device(PEAKS, values), out=values).abs_()
+    torch.sub(on_device(THREE, values), values[0], out=values[0])
+    values.sub_(1).clamp_(0, 1)
+    torch.addcmul(largest, values, chroma, value=-1, out=values)
 
 
-def _sixths(red: Tensor, green: Tensor, blue: Tensor, largest: Tensor, chroma: Tensor) -> Tensor:
-    """Hue in sixths of a turn, [-1, 5]; 4 where there is no colour. All float32 (B, 1, H, W).
+def _sixths(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue in sixths of a turn, [0, 6], chroma and largest channel of images (3, B, H * W): three new (B, H * W).
 
-    (g - b) / c where red is largest, else 2 + (b - r) / c where green is, else 4 + (r - g) / c. The choice is made by
-    factors of 0 and 1: `torch.where` costs forty times as much on a CPU, whose guesses of its branches fail.
+    With q = (min(r, max(g, b)) - min(g, b)) / chroma: q where red is largest and green not below blue, 6 - q where
+    green is below blue; else 2 - q where green is largest, 4 + q where blue is. All four are ||q - 2 n| - 6 m|, where n
+    says that red is not largest and m that green is below blue. Factors of 0 and 1 make the choice: `torch.where` costs
+    forty times as much on a CPU, whose guesses of its branches fail.
     """
-    is_red = torch.eq(red, largest, out=torch.empty_like(largest))
-    is_green = torch.eq(green, largest, out=torch.empty_like(largest))
-    is_green.addcmul_(is_green, is_red, value=-1)
-    numerator = red - green
-    change = torch.sub(green, blue).sub_(numerator)
-    hue = torch.addcmul(numerator, change, is_red)
-    torch.sub(blue, red, out=change).sub_(numerator)
-    hue.addcmul_(change, is_green)
+    red, green, blue = values
+    largest, smallest = torch.maximum(green, blue), torch.minimum(green, blue)
+    is_blue = torch.lt(green, blue, out=torch.empty_like(largest))
+    not_red = torch.lt(red, largest, out=torch.empty_like(largest))
+    middle = torch.minimum(red, largest)
+    torch.maximum(red, largest, out=largest)
+    chroma = largest - torch.minimum(middle, smallest)
     # A colour that float32 tells from grey has a chroma far above this.
-    hue.div_(chroma.clamp(min=1e-12))
-    return hue.add_(4).sub_(is_red, alpha=4).sub_(is_green, alpha=2)
+    hue = middle.sub_(smallest).div_(chroma.clamp(min=1e-12))
+    return hue.sub_(not_red, alpha=2).abs_().sub_(is_blue, alpha=6).abs_(), chroma, largest
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
