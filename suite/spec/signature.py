@@ -16,8 +16,8 @@ from suite.spec.config import TrialConfig
 
 SCHEMA_VERSION = 1
 """Of the sweep file's format."""
-RESULT_VERSION = 1
-"""Raised when the same configuration starts to give other numbers."""
+RESULT_VERSION = 2
+"""Raised when the same configuration starts to give other numbers. 2: color_jitter rounds otherwise."""
 
 EXCLUDED = frozenset(("data.root", "model.imagenet_file", "train.precision", "train.cache_prefix"))
 """Settings that lead to a result without determining it."""
