@@ -45,33 +45,8 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 
 def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str = "") -> Path:
-    """Write a result file, with command, commit and versions, and print its rows.
-
-    Args:
-        question: for the file's name, in lower case with hyphens.
-        title: a sentence.
-        rows: name and figure.
-        text: what was tried, what to bear in mind.
-    """
-    machine = hardware()
-    short = "".join(letter if letter.isalnum() else "-" for letter in machine.lower())
-    short = "-".join(part for part in short.split("-") if part)[:40].strip("-")
-    file = RESULTS / f"{question}_{short}_{datetime.now(UTC):%Y-%m}.md"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name))
-    facts = [
-        ("Command", f"`python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}`".replace(" `", "`")),
-        ("Commit", _commit()),
-        ("Machine", machine),
-        ("Versions", f"Python {platform.python_version()}, {versions}"),
-        ("Date", f"{datetime.now(UTC):%Y-%m-%d}"),
-    ]
-    table = ["| What | Figure |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in (*rows, *facts))]
-    RESULTS.mkdir(exist_ok=True)
-    file.write_text("\n".join([f"# {title}", "", *table, *(["", text] if text else [])]) + "\n")
-    for name, value in rows:
-        print(f"{name}: {value}")
-    print(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
-    return file
+    """Write a result file of names and figures; see ``keep_table``."""
+    return keep_table(question, title, ("What", "Figure"), rows, text)
 
 
 def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "") -> Path:

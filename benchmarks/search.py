@@ -1,0 +1,488 @@
+"""What a search saves: ASHA and Optuna replayed over a grid of which every arm was trained at full length.
+
+The grid is ``benchmarks/grid.yaml``, run once; its curves are kept as a CSV in ``benchmarks/results``. A replay trains
+nothing: two workers take trials from a searcher, each epoch costs the same, its ``val/acc`` is read from the CSV. What
+decides is the suite's own: ``EarlyStop`` (Ray's ASHA on the best epoch so far) and ``OptunaSearch`` (TPE), asked and
+told as ``suite.launch`` does it.
+
+    python -m benchmarks.search [--short]                  # the table
+    python -m benchmarks.search --settings                 # ASHA's and TPE's settings, one by one
+    python -m benchmarks.search --extract runs/search-grid # the CSV, from the journal of a finished grid
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import numpy as np
+import optuna
+from scipy.stats import spearmanr
+
+from benchmarks.record import RESULTS, keep_table
+from suite.journal import FILE_NAME, History, read
+from suite.launch import REPEATS
+from suite.records import VAL_ACC, Objective
+from suite.search import OptunaSearch
+from suite.space import Choice, Choices, Point, Range, Space
+from suite.spec.sweep import AshaConfig
+from suite.tuner import EarlyStop
+
+OBJECTIVE = Objective(VAL_ACC)
+MARGIN = 0.003  # "there": the best value seen is that near to the grid's best; a fraction, 0.3 points
+WORKERS = 2  # trials at once
+GRACE, FACTOR = 3, 3  # of search_spaces/joint.yaml: rungs at 3, 9, 27 epochs
+LR = "train.lr"
+Order = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A recorded grid.
+
+    Attributes:
+        names: the parameters.
+        labels: of each arm, the label of each parameter.
+        curves: of each arm, ``val/acc`` (a fraction) of each epoch; shorter than the others = the trial failed there.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[tuple[Any, ...], ...]
+    curves: tuple[tuple[float, ...], ...]
+
+    @cached_property
+    def epochs(self) -> int:
+        """Epochs of a trial at full length."""
+        return max(map(len, self.curves))
+
+    @cached_property
+    def total(self) -> int:
+        """Epochs of the full grid."""
+        return sum(map(len, self.curves))
+
+    @cached_property
+    def final(self) -> tuple[float, ...]:
+        """What each arm comes to at full length: its best epoch."""
+        return tuple(map(max, self.curves))
+
+    @cached_property
+    def winner(self) -> int:
+        """The arm with the highest value at full length."""
+        return int(np.argmax(self.final))
+
+    @cached_property
+    def arms(self) -> Mapping[tuple[Any, ...], int]:
+        """Labels -> arm."""
+        return {labels: arm for arm, labels in enumerate(self.labels)}
+
+    def space(self, lr_range: bool = False) -> Space:
+        """The space that it is the grid of, each parameter listed; or the learning rate as a range."""
+        columns = {name: sorted({labels[place] for labels in self.labels}) for place, name in enumerate(self.names)}
+        listed = (
+            Range(name, values[0], values[-1], "log_uniform")
+            if lr_range and name == LR
+            else Choices(name, tuple(Choice(value, {name: value}) for value in values))
+            for name, values in columns.items()
+        )
+        return Space(tuple(listed))
+
+    def at(self, point: Point) -> int:
+        """The arm at ``point``, or next to it where the learning rate lies between recorded ones (by its logarithm)."""
+        asked = tuple(point[name].label for name in self.names)
+        if asked in self.arms:
+            return self.arms[asked]
+        place = self.names.index(LR)
+        rates = sorted({labels[place] for labels in self.labels})
+        near = min(rates, key=lambda rate: abs(math.log(rate / asked[place])))
+        return self.arms[(*asked[:place], near, *asked[place + 1 :])]
+
+
+def load(file: Path) -> Table:
+    """A table from its CSV: a column for each parameter, then one for each epoch, named by its number."""
+    with file.open(newline="") as lines:
+        header, *rows = csv.reader(lines)
+    count = sum(not name.isdigit() for name in header)
+    labels = tuple(tuple(map(float, row[:count])) for row in rows)
+    curves = tuple(tuple(float(value) for value in row[count:] if value) for row in rows)
+    return Table(tuple(header[:count]), labels, curves)
+
+
+def extract(folder: Path, file: Path) -> None:
+    """Write the CSV of a finished grid from the journal in ``folder``; values have four decimals."""
+    entries = read(folder / FILE_NAME)
+    trials = list(History(entries).in_plan())
+    names = list(trials[0].entry["choices"])
+    length = max(len(item.records) for item in trials)
+    with file.open("w", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow([*names, *range(1, length + 1)])
+        for item in trials:
+            curve = [f"{record.metrics[VAL_ACC]:.4f}" for record in item.curve]
+            writer.writerow([*(item.entry["choices"][name] for name in names), *curve])
+    stamps = [entry["ts_ms"] for entry in entries if entry["kind"] in ("start", "end")]
+    print(f"{file}: {len(trials)} arms, {(max(stamps) - min(stamps)) / 1000:.0f} s from first start to last end")
+
+
+# ---- searchers -------------------------------------------------------------------------------------------------------
+
+
+class Searcher(Protocol):
+    """Where the next trial comes from."""
+
+    def ask(self, best: Mapping[str, float]) -> tuple[str, int] | None:
+        """The next trial's id and its arm, or None when there are no more. ``best``: each trial's best so far."""
+
+    def tell(self, trial: str, value: float | None) -> None:
+        """A trial has ended with its best value; None = it failed."""
+
+
+class Listed:
+    """Arms in a given order, whatever comes of them: a grid, or a random search without repeats."""
+
+    def __init__(self, order: Order) -> None:
+        self._left = list(order)
+
+    def ask(self, best: Mapping[str, float]) -> tuple[str, int] | None:
+        if not self._left:
+            return None
+        arm = self._left.pop(0)
+        return str(arm), arm
+
+    def tell(self, trial: str, value: float | None) -> None:
+        pass
+
+
+class Suggested:
+    """Optuna's suggestions through the suite's ``OptunaSearch``, as ``suite.launch`` asks for them.
+
+    An arm suggested again is not run again: its value so far is told, and after ``REPEATS`` of these in a row the
+    search has ended. Where the learning rate is a range no two suggestions are the same: each is a trial that costs its
+    epochs, and comes to what the nearest recorded arm came to.
+
+    Args:
+        name: of the sweep; each has suggestions of its own.
+        startup: random suggestions before TPE begins; None = the suite's (Optuna's default).
+    """
+
+    def __init__(self, table: Table, name: str, lr_range: bool = False, startup: int | None = None) -> None:
+        self.table, self.lr_range = table, lr_range
+        self.search = OptunaSearch(table.space(lr_range), [OBJECTIVE], name)
+        if startup is not None:
+            seed = random.Random(name).randrange(2**32)
+            self.search.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        self.repeats = 0
+        self._numbers: dict[str, int] = {}
+        self._over = False
+
+    def ask(self, best: Mapping[str, float]) -> tuple[str, int] | None:
+        for _ in range(REPEATS if not self._over and len(self._numbers) < len(self.table.labels) else 0):
+            number, point = self.search.ask()
+            arm = self.table.at(point)
+            trial = f"{number}" if self.lr_range else f"arm {arm}"
+            if trial not in self._numbers:
+                self._numbers[trial] = number
+                return trial, arm
+            self.repeats += 1
+            self.search.tell(number, [best[trial]] if trial in best else None)
+        self._over = True
+        return None
+
+    def tell(self, trial: str, value: float | None) -> None:
+        self.search.tell(self._numbers[trial], None if value is None else [value])
+
+
+# ---- the simulation --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trail:
+    """What a search knew after each epoch that it paid for, over all workers.
+
+    Attributes:
+        values: the best value seen so far, a fraction.
+        arms: the arm that has it: what would be chosen if the search ended now.
+    """
+
+    values: list[float] = field(default_factory=list)
+    arms: list[int] = field(default_factory=list)
+
+    def add(self, value: float, arm: int) -> None:
+        """One more epoch is paid for: an arm's value."""
+        if not self.values or value > self.values[-1]:
+            self.values.append(value)
+            self.arms.append(arm)
+        else:
+            self.values.append(self.values[-1])
+            self.arms.append(self.arms[-1])
+
+    def epochs_to(self, value: float) -> float:
+        """Epochs until the best value seen is at least ``value``; infinite if it never is."""
+        return next((spent for spent, seen in enumerate(self.values, start=1) if seen >= value - 1e-9), math.inf)
+
+    def regret(self, table: Table, epochs: int) -> float:
+        """How far the full-length value of what would be chosen after ``epochs`` lies below the best; a fraction."""
+        chosen = self.arms[min(epochs, len(self.arms)) - 1]
+        return table.final[table.winner] - table.final[chosen]
+
+
+@dataclass
+class _Worker:
+    trial: str
+    arm: int
+    epoch: int = 0
+
+
+def replay(table: Table, searcher: Searcher, early: EarlyStop | None = None, workers: int = WORKERS) -> Trail:
+    """Run a search on the table: ``workers`` trials at once, an epoch each per step; a free one asks for the next."""
+    trail = Trail()
+    best: dict[str, float] = {}
+    places: list[_Worker | None] = [None] * workers
+    while True:
+        for place, worker in enumerate(places):
+            if worker is None and (following := searcher.ask(best)) is not None:
+                places[place] = _Worker(*following)
+        if not any(places):
+            return trail
+        for place, worker in enumerate(places):
+            if worker is None:
+                continue
+            curve = table.curves[worker.arm]
+            value = curve[worker.epoch]
+            worker.epoch += 1
+            best[worker.trial] = max(value, best.get(worker.trial, value))
+            trail.add(value, worker.arm)
+            stopped = early is not None and early.feed(worker.trial, worker.epoch, {OBJECTIVE.name: value})
+            if stopped or worker.epoch == len(curve):
+                failed = not stopped and len(curve) < table.epochs
+                searcher.tell(worker.trial, None if failed else best[worker.trial])
+                places[place] = None
+
+
+def asha(table: Table, grace: int = GRACE, factor: int = FACTOR) -> EarlyStop:
+    """The suite's ASHA, new."""
+    return EarlyStop(AshaConfig(grace_epochs=grace, reduction_factor=factor), OBJECTIVE, table.epochs)
+
+
+def shuffled(table: Table, turn: int) -> list[int]:
+    """The arms in the ``turn``-th random order."""
+    order = list(range(len(table.labels)))
+    random.Random(turn).shuffle(order)
+    return order
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """Repetitions of one kind of search.
+
+    Attributes:
+        reached: epochs until within the margin, as a fraction of the grid's; infinite = never.
+        regrets: points below the grid's best of what would be chosen after a third of the grid's epochs.
+        spent: epochs until the search ends by itself, as a fraction of the grid's.
+        ends: points below the grid's best of what is chosen then.
+    """
+
+    reached: tuple[float, ...]
+    regrets: tuple[float, ...]
+    spent: tuple[float, ...]
+    ends: tuple[float, ...]
+
+
+def score(table: Table, trails: Sequence[Trail]) -> Score:
+    """The figures of some repetitions."""
+    goal = table.final[table.winner] - MARGIN
+    return Score(
+        tuple(trail.epochs_to(goal) / table.total for trail in trails),
+        tuple(100 * trail.regret(table, table.total // 3) for trail in trails),
+        tuple(len(trail.arms) / table.total for trail in trails),
+        tuple(100 * trail.regret(table, len(trail.arms)) for trail in trails),
+    )
+
+
+def at(values: Sequence[float], share: float) -> float:
+    """The smallest of ``values`` that at least this share of them do not exceed; infinite ones are allowed."""
+    return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
+
+
+def percent(fraction: float) -> str:
+    """``34.5 %``, or ``never``."""
+    return "never" if math.isinf(fraction) else f"{100 * fraction:.1f} %"
+
+
+def row(name: str, score: Score) -> list[str]:
+    """A row of the table."""
+    there = sum(map(math.isfinite, score.reached))
+    return [
+        name,
+        percent(at(score.reached, 0.5)),
+        percent(at(score.reached, 0.9)),
+        f"{there} of {len(score.reached)}",
+        f"{at(score.regrets, 0.5):.2f} / {at(score.regrets, 0.9):.2f}",
+        percent(at(score.spent, 0.5)),
+        f"{at(score.ends, 0.5):.2f} / {at(score.ends, 0.9):.2f}",
+    ]
+
+
+HEADER = (
+    "Search",
+    "Epochs to within 0.3 points, of the grid's: median",
+    "90th percentile",
+    "Got there",
+    "Regret at a third of the epochs, points: median / 90th",
+    "Epochs when it ends by itself: median",
+    "Regret then: median / 90th",
+)
+
+
+def searches(table: Table, orders: int, studies: int) -> dict[str, list[Trail]]:
+    """Every kind of search, repeated: ``orders`` random orders, ``studies`` searches of Optuna."""
+    size = range(len(table.labels))
+    turns, names = range(orders), [f"replay {turn}" for turn in range(studies)]
+    return {
+        "the winner alone (best possible)": [replay(table, Listed([table.winner]), workers=1)],
+        "grid in the file's order": [replay(table, Listed(size))],
+        "random search": [replay(table, Listed(shuffled(table, turn))) for turn in turns],
+        "grid in the file's order + ASHA": [replay(table, Listed(size), asha(table))],
+        "random order + ASHA": [replay(table, Listed(shuffled(table, turn)), asha(table)) for turn in turns],
+        "Optuna, values listed": [replay(table, Suggested(table, name)) for name in names],
+        "Optuna + ASHA, values listed": [replay(table, Suggested(table, name), asha(table)) for name in names],
+        "Optuna, lr as a range": [replay(table, Suggested(table, name, True)) for name in names],
+        "Optuna + ASHA, lr as a range (as joint.yaml)": [
+            replay(table, Suggested(table, name, True), asha(table)) for name in names
+        ],
+    }
+
+
+def settings(table: Table, orders: int, studies: int) -> dict[str, list[Trail]]:
+    """ASHA's and TPE's settings, one by one."""
+    found: dict[str, list[Trail]] = {}
+
+    def repeat(
+        name: str, make: Callable[[int], Searcher], count: int, grace: int = GRACE, factor: int = FACTOR
+    ) -> None:
+        found[name] = [replay(table, make(turn), asha(table, grace, factor)) for turn in range(count)]
+
+    def suggested(turn: int, startup: int | None = None) -> Searcher:
+        return Suggested(table, f"replay {turn}", lr_range=True, startup=startup)
+
+    for grace in (1, 2, 3, 5, 9):
+        for factor in (2, 3, 4):
+            about = f"ASHA, grace_epochs {grace}, reduction_factor {factor}"
+            repeat(f"random order + {about}", lambda turn: Listed(shuffled(table, turn)), orders, grace, factor)
+            if factor == FACTOR or grace == GRACE:
+                repeat(f"Optuna, lr as a range + {about}", suggested, studies, grace, factor)
+    for startup in (3, 5, 10, 20):
+        name = f"Optuna, lr as a range, n_startup_trials {startup} + ASHA"
+        repeat(name, lambda turn, startup=startup: suggested(turn, startup), studies)
+    return found
+
+
+# ---- why -------------------------------------------------------------------------------------------------------------
+
+
+def so_far(table: Table, epoch: int) -> np.ndarray:
+    """Each arm's best value in its first ``epoch`` epochs: what ASHA compares."""
+    return np.array([max(curve[:epoch]) for curve in table.curves])
+
+
+def places(values: Sequence[float]) -> np.ndarray:
+    """The place of each value, 1 = the highest; equals in the order given."""
+    order = np.argsort(-np.asarray(values), kind="stable")
+    ranks = np.empty(len(order), dtype=int)
+    ranks[order] = np.arange(1, len(order) + 1)
+    return ranks
+
+
+def why(table: Table) -> str:
+    """How well the rungs foretell the end, and whom they wrong."""
+    final = np.array(table.final)
+    last = places(final)
+    good = final >= final[table.winner] - MARGIN - 1e-9
+    upper = last <= len(final) // 2
+    header = ("After epoch", "Spearman, all arms", "Spearman, upper half", "Place of the winner",
+              "Of the arms within 0.3 points, in the upper third")  # fmt: skip
+    lines = [
+        f"The grid: {len(final)} arms x {table.epochs} epochs = {table.total}. Best {100 * final.max():.2f} % "
+        f"({_describe(table, table.winner)}), median {100 * np.median(final):.2f} %, worst {100 * final.min():.2f} %; "
+        f"{good.sum()} arms lie within 0.3 points of the best.",
+        "",
+        f"| {' | '.join(header)} |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    count = len(final)
+    for epoch in (epoch for epoch in (1, GRACE, GRACE * FACTOR) if epoch < table.epochs):
+        early = so_far(table, epoch)
+        now = places(early)
+        kept = (now[good] <= math.ceil(count / FACTOR)).sum()
+        everywhere, above = (spearmanr(early[some], final[some]).statistic for some in (last > 0, upper))
+        lines.append(
+            f"| {epoch} | {everywhere:.2f} | {above:.2f} | {now[table.winner]} of {count} | {kept} of {good.sum()} |"
+        )
+    return "\n".join([*lines, "", *_wronged(table, last)])
+
+
+def _wronged(table: Table, last: np.ndarray) -> list[str]:
+    """Which settings rise after ASHA's first rung: it underrates them."""
+    first = places(so_far(table, GRACE))
+    lines = [f"Mean places gained from epoch {GRACE} to the end, by setting (positive: ASHA underrates it):", ""]
+    for place, name in enumerate(table.names):
+        values = sorted({labels[place] for labels in table.labels})
+        gains = (
+            np.mean([first[arm] - last[arm] for arm, labels in enumerate(table.labels) if labels[place] == value])
+            for value in values
+        )
+        lines.append(f"- `{name}`: " + ", ".join(f"{v:g}: {g:+.1f}" for v, g in zip(values, gains, strict=True)))
+    return lines
+
+
+def _describe(table: Table, arm: int) -> str:
+    return ", ".join(f"{name}={label:g}" for name, label in zip(table.names, table.labels[arm], strict=True))
+
+
+NOTES = """\
+Two workers, epochs of equal cost; epochs count over both. "Within 0.3 points" asks for a value seen: the best epoch so
+far of some trial, stopped or not, is at least the grid's best less 0.3 points. Regret is that of the choice: the arm
+with the best value seen, at the value that it comes to at full length. "Values listed": each parameter categorical, an
+arm suggested again costs nothing, and after {repeats} of these in a row the search has ended, as in a sweep. "lr as a
+range": what `search_spaces/joint.yaml` does; a suggestion between recorded rates is charged in full and comes to what
+the nearest recorded arm came to. ASHA is joint.yaml's: grace_epochs {grace}, reduction_factor {factor}. One seed per
+arm: the grid's best is the luckiest of near equals, and a search is judged by the validation images that it chooses
+by."""
+
+
+@click.command()
+@click.option("--grid", type=click.Path(path_type=Path), help="The CSV. Default: the newest of benchmarks/results.")
+@click.option("--short", is_flag=True, help="Fewer repetitions.")
+@click.option("--settings", "one_by_one", is_flag=True, help="ASHA's and TPE's settings instead of the searches.")
+@click.option("--extract", "folder", type=click.Path(path_type=Path), help="A grid's folder, to write the CSV from.")
+def main(grid: Path | None, short: bool, one_by_one: bool, folder: Path | None) -> None:
+    """Replay searches over the recorded grid, print and keep the table."""
+    file = grid or max(RESULTS.glob("grid_*.csv"), default=RESULTS / "grid_new.csv")
+    if folder is not None:
+        extract(folder, file)
+        return
+    started = time.monotonic()
+    table = load(file)
+    orders, studies = (40, 10) if short else (200, 50)
+    found = (settings if one_by_one else searches)(table, orders, studies)
+    rows = [row(name, score(table, trails)) for name, trails in found.items()]
+    notes = NOTES.format(repeats=REPEATS, grace=GRACE, factor=FACTOR)
+    about = (
+        f"Replayed over `{file.name}` in {time.monotonic() - started:.0f} s: {orders} random orders, {studies} studies."
+    )
+    question, title = ("search-settings", "Settings of a search") if one_by_one else ("search", "What a search saves")
+    keep_table(question, f"{title}, replayed over a recorded grid", HEADER, rows, f"{about}\n\n{notes}\n\n{why(table)}")
+
+
+if __name__ == "__main__":
+    main()
