@@ -40,6 +40,7 @@ bench: $(READY)  ## measure; each script of benchmarks/ alone: .venv/bin/python 
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks.augmentation --short
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.search --short
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
 	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -462,7 +462,7 @@ by."""
 
 @click.command()
 @click.option("--grid", type=click.Path(path_type=Path), help="The CSV. Default: the newest of benchmarks/results.")
-@click.option("--short", is_flag=True, help="Fewer repetitions.")
+@click.option("--short", is_flag=True, help="Fewer repetitions, kept in a file of their own.")
 @click.option("--settings", "one_by_one", is_flag=True, help="ASHA's and TPE's settings instead of the searches.")
 @click.option("--extract", "folder", type=click.Path(path_type=Path), help="A grid's folder, to write the CSV from.")
 def main(grid: Path | None, short: bool, one_by_one: bool, folder: Path | None) -> None:
@@ -481,6 +481,7 @@ def main(grid: Path | None, short: bool, one_by_one: bool, folder: Path | None) 
         f"Replayed over `{file.name}` in {time.monotonic() - started:.0f} s: {orders} random orders, {studies} studies."
     )
     question, title = ("search-settings", "Settings of a search") if one_by_one else ("search", "What a search saves")
+    question += "-short" if short else ""
     keep_table(question, f"{title}, replayed over a recorded grid", HEADER, rows, f"{about}\n\n{notes}\n\n{why(table)}")
 
 
