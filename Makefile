@@ -36,11 +36,16 @@ format: $(READY)  ## put the code in form
 docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
 	$(BIN)/python -m suite.spec.schema
 
-bench: $(READY)  ## measure; each script of benchmarks/ alone: .venv/bin/python -m benchmarks.NAME
+bench: $(READY)  ## measure all briefly, ten minutes; in full each script alone: .venv/bin/python -m benchmarks.NAME
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks.augmentation --short
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.training --short
+	$(BIN)/python -m benchmarks.transfer --short
+	$(BIN)/python -m benchmarks.augmentation_sweep --short
+	$(BIN)/python -m benchmarks.control --short
+	$(BIN)/python -m benchmarks.memory --short
 	$(BIN)/python -m benchmarks.search --short
+	$(BIN)/python -m benchmarks.report --repeat 1
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
 	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
