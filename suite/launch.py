@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -98,6 +99,7 @@ class Launch:
         self.confirmed: list[str] = []
         self.registered = False
         self.numerics: Numerics | None = None
+        self._removals = ThreadPoolExecutor(1, "removals")
         if not self.journal.entries:
             self._record("journal", id=uuid.uuid4().hex)
         self.tracker = make_tracker(self.journal.entries[0]["id"])
@@ -323,7 +325,7 @@ class Launch:
             return
         self.ran += 1
         if item.status is Status.FINISHED:
-            shutil.rmtree(self.folder / "trials" / trial_id / "checkpoints", ignore_errors=True)
+            self._remove(trial_id, "checkpoints")
             if item.kept:
                 self._record("file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints")
             self._trim(LEADERS)
@@ -341,15 +343,19 @@ class Launch:
                 spared.add(best.trial.id)
         for item in self.history.trials.values():
             if item.kept and item.trial.id not in spared:
-                (self.folder / "trials" / item.trial.id / "best.pt").unlink(missing_ok=True)
+                self._remove(item.trial.id, "best.pt")
                 self._record("drop", id=item.trial.id)
+
+    def _remove(self, trial_id: str, name: str) -> None:
+        """Remove what nobody needs any more, in the background: Tune's loop, which calls this, waits for no disk."""
+        self._removals.submit(_delete, self.folder / "trials" / trial_id / name)
 
     def _crown(self) -> None:
         """Name the winner: the arm with the best mean over its seeds, and its best trial."""
         self._trim(0 if not self.options.only else LEADERS)
         for item in self.history.trials.values():
             if item.status is Status.STOPPED and not self.options.only:  # nobody will go on with it now
-                shutil.rmtree(self.folder / "trials" / item.trial.id / "checkpoints", ignore_errors=True)
+                self._remove(item.trial.id, "checkpoints")
         if self.spec.pareto or self.options.limit_batches:
             return
         finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]
@@ -381,6 +387,7 @@ class Launch:
 
     def _close(self, finished: bool, signalled: int | None) -> int:
         """The exit code, after everything is on record and sent."""
+        self._removals.shutdown()
         items = list(self.history.in_plan())
         for item in items:
             if item.status is Status.RUNNING:  # its worker was ended by force
@@ -661,6 +668,14 @@ class _Budget:
     def __exit__(self, *error: object) -> None:
         if self.timer is not None:
             self.timer.cancel()
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there and can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:
