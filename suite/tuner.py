@@ -7,6 +7,7 @@ resume the journal is fed to the searcher and to the scheduler, so they know wha
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -137,7 +138,23 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
     finally:
         if ours:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Stop Ray, with Python's garbage collection at rest.
+
+    Ray 2.60 ends the process ("The core worker has already been shutdown") if, while it goes down, another thread drops
+    a reference to one of its objects. Ours hold none, but tracking's may be the one that collects Tune's garbage.
+    """
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _meet(address: str) -> None:
@@ -386,13 +403,23 @@ def measure(
     """
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
-    if not gpu and all(config.train.precision != "auto" for config, _, _ in configs):
-        return _measure(list(configs), cpu, gpu, None, list(search_path))  # nothing to measure: saves a worker's start
+    if not gpu and not _to_measure(configs):
+        return _measure(list(configs), cpu, gpu, None, list(search_path))  # saves a worker's start
     task = ray.remote(max_calls=1)(_measure).options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu)
     found: tuple[Numerics, float, int, list[str]] = ray.get(
         task.remote(list(configs), cpu, gpu, pinned, list(search_path))
     )
     return found
+
+
+def _to_measure(configs: Sequence[tuple[TrialConfig, int, int]]) -> bool:
+    """Whether a trial on CPUs leaves a choice of precision; other machines may have what this one lacks."""
+    if all(config.train.precision != "auto" for config, _, _ in configs):
+        return False
+    from suite import probe
+
+    machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    return probe.has_bf16() or machines != {socket.gethostname()}
 
 
 def _measure(
