@@ -8,9 +8,10 @@ images are those of the folder that SUITE_CIFAR10 names, else made up.
     python -m benchmarks.augmentation_sweep [--repeat 3] [--workers 0|2] [--short]
 
 The peer (``benchmarks/peers/augmentation_sweep.py``) writes a checkpoint after each epoch; the suite writes one when 30
-seconds have passed, and at a trial's end, synced and verified; it also stores predictions, pictures and the champion's
-model, and, without ``--no-report``, makes the report. The limit is the trials' pure training time, in the precision
-that was chosen, on two cores: (images x epochs / images per second) summed over trials / 2.
+seconds have passed, and at a trial's end, synced and verified; it also stores predictions and registers the champion.
+Compared is the suite without what the peer has not: activation sheets and the report (``activations=false
+--no-report``); beside it stands the plain command with both. The limit is the trials' pure training time on two cores:
+(images / images per second) summed over the epochs of all trials / 2.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from PIL import Image
 
 from benchmarks.control import finished_runs, mlflow_client
 from benchmarks.peers.augmentation_sweep import ARMS, EXPERIMENT, VAL
-from benchmarks.processes import middle, ratio, timed
+from benchmarks.processes import Span, middle, ratio, timed
 from benchmarks.record import keep_table
 from suite import journal
 
 TRAIN, TEST, CLASSES, SIDE, SLOTS = 2560, 500, 10, 32, 2
+WHOLE = "suite with its report, n = 1"
 BAND = 0.15  # largest difference of the two mean test accuracies over arms, as a fraction
 
 
@@ -45,7 +47,7 @@ class Turn:
 
     Attributes:
         wall_s: the whole process.
-        trials_s: from the first trial's start to the last one's end.
+        before_s, trials_s, after_s: its parts: until the first trial's start, until the last one's end, until it ended.
         limit_s: pure training time over the slots.
         img_per_s: of one trial, the median.
         accuracy: mean test accuracy over arms after the last epoch, a fraction.
@@ -53,7 +55,9 @@ class Turn:
     """
 
     wall_s: float
+    before_s: float
     trials_s: float
+    after_s: float
     limit_s: float
     img_per_s: float
     accuracy: float
@@ -79,18 +83,20 @@ def main(repeat: int, epochs: int, workers: int | None, short: bool) -> None:
             print(tried, flush=True)
         kinds: dict[str, Callable[[Path], Turn]] = {
             "peer": partial(peer, size=size, epochs=epochs, arms=arms, workers=workers),
-            "suite, --no-report": partial(suite, size=size, epochs=epochs, arms=arms, options=["--no-report"]),
+            "suite": partial(suite, size=size, epochs=epochs, arms=arms, options=["--no-report", "activations=false"]),
         }
         if not short:
-            kinds["suite"] = partial(suite, size=size, epochs=epochs, arms=arms)
+            kinds[WHOLE] = partial(suite, size=size, epochs=epochs, arms=arms)
         turns: dict[str, list[Turn]] = {kind: [] for kind in kinds}
         for number in range(repeat):
             for place, (kind, run) in enumerate(kinds.items()):
+                if number and kind == WHOLE:
+                    continue
                 turns[kind].append(run(folder / f"{place}-{number}"))
                 print(f"{kind}: {turns[kind][-1]}", flush=True)
     about = "CIFAR-10" if source else "made-up images"
     notes = (__doc__ or "").partition("\n")[2].strip()
-    text = f"n = {repeat} of each, in turn, on {about}. {tried} {gate(turns, arms)}\n\n{notes}"
+    text = f"n = {repeat}, in turn, on {about}. {tried} {gate(turns, arms)}\n\n{notes}"
     title = f"The augmentation sweep: {arms} arms x {epochs} epochs on {size:,} images"
     question = "augmentation-sweep-short" if short else "augmentation-sweep"
     keep_table(question, title, ["What", *kinds, "ratio"], table(turns, arms), text)
@@ -102,13 +108,15 @@ def table(turns: dict[str, list[Turn]], arms: int) -> list[list[str]]:
     def row(name: str, what: str, digits: int = 1) -> list[str]:
         figures = {kind: [getattr(turn, what) for turn in found] for kind, found in turns.items()}
         theirs, *ours = figures.values()
-        ratios = " / ".join(ratio(theirs, own) for own in ours) if what.endswith("_s") else ""
+        ratios = " / ".join(ratio(theirs[: len(own)], own) for own in ours) if what.endswith("_s") else ""
         return [name, *(middle(values, digits) for values in figures.values()), ratios]
 
     fewest = [min(turn.finished for turn in found) for found in turns.values()]
     return [
         row("whole process, s (goal: 3 times less)", "wall_s"),
+        row("before the first trial's start, s", "before_s"),
         row("first trial's start to last one's end, s", "trials_s"),
+        row("after the last trial's end, s", "after_s"),
         row("limit: pure training on 2 slots, s", "limit_s"),
         row("images per second of a trial", "img_per_s"),
         row("mean test accuracy over arms", "accuracy", 3),
@@ -174,20 +182,20 @@ def choose_workers(folder: Path, size: int) -> tuple[int, str]:
 def peer(folder: Path, size: int, epochs: int, arms: int, workers: int) -> Turn:
     """Stock parts."""
     options = ("--epochs", str(epochs), "--arms", str(arms), "--workers", str(workers), "--concurrent", str(SLOTS))
-    wall = timed(folder, "benchmarks.peers.augmentation_sweep", ".", "../images", *options)
+    span = timed(folder, "benchmarks.peers.augmentation_sweep", ".", "../images", *options)
     client = mlflow_client(folder)
     runs = finished_runs(client, EXPERIMENT)
     speeds = [[metric.value for metric in client.get_metric_history(run.info.run_id, "time/img_per_s")] for run in runs]
-    trials_s = (max(run.info.end_time for run in runs) - min(run.info.start_time for run in runs)) / 1000
+    started, ended = min(run.info.start_time for run in runs), max(run.info.end_time for run in runs)
     accuracy = statistics.mean(run.data.metrics["test/acc"] for run in runs)
-    return turn(wall, trials_s, speeds, accuracy, size, epochs)
+    return turn(span, started, ended, speeds, accuracy, size, epochs)
 
 
 def suite(folder: Path, size: int, epochs: int, arms: int, options: Sequence[str] = ()) -> Turn:
     """``python -m suite.sweep`` of a generated file."""
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep_file(size, epochs, arms), sort_keys=False))
-    wall = timed(folder, "suite.sweep", "sweep.yaml", "--max-concurrent", str(SLOTS), *options)
+    span = timed(folder, "suite.sweep", "sweep.yaml", "--max-concurrent", str(SLOTS), *options)
     entries = journal.read(folder / "runs" / EXPERIMENT / journal.FILE_NAME)
     kinds = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in ("start", "end", "epoch")}
     client = mlflow_client(folder)
@@ -200,15 +208,18 @@ def suite(folder: Path, size: int, epochs: int, arms: int, options: Sequence[str
     ]
     started, ended = min(entry["ts_ms"] for entry in kinds["start"]), max(entry["ts_ms"] for entry in kinds["end"])
     accuracy = statistics.mean(max(metrics, key=lambda metric: metric.step).value for metrics in tracked)
-    return turn(wall, (ended - started) / 1000, speeds, accuracy, size, epochs)
+    return turn(span, started, ended, speeds, accuracy, size, epochs)
 
 
-def turn(wall_s: float, trials_s: float, speeds: list[list[float]], accuracy: float, size: int, epochs: int) -> Turn:
-    """A turn, from the images per second of each epoch of each tracked trial."""
+def turn(
+    span: Span, started: int, ended: int, speeds: list[list[float]], accuracy: float, size: int, epochs: int
+) -> Turn:
+    """A turn, from the first start and the last end of a trial, in milliseconds, and each epoch's images per second."""
     whole = [epochs_of for epochs_of in speeds if len(epochs_of) == epochs]
     every = [speed for epochs_of in whole for speed in epochs_of]
     limit = sum(size / speed for speed in every) / SLOTS
-    return Turn(wall_s, trials_s, limit, statistics.median(every), accuracy, len(whole))
+    before, between, after = started / 1000 - span.started, (ended - started) / 1000, span.ended - ended / 1000
+    return Turn(span.seconds, before, between, after, limit, statistics.median(every), accuracy, len(whole))
 
 
 def sweep_file(size: int, epochs: int, arms: int) -> dict[str, Any]:

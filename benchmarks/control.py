@@ -130,7 +130,7 @@ def peer(folder: Path, trials: int, epochs: int, *options: str) -> Turn:
     """Stock parts."""
     result = folder / "watched.json"
     options = (".", "--trials", str(trials), "--epochs", str(epochs), "--concurrent", str(CONCURRENT), *options)
-    wall = timed(folder, "benchmarks.watched", str(result), "benchmarks.peers.control", *options)
+    wall = timed(folder, "benchmarks.watched", str(result), "benchmarks.peers.control", *options).seconds
     client = mlflow_client(folder)
     runs = finished_runs(client, NAME)
     started, ended = min(run.info.start_time for run in runs), max(run.info.end_time for run in runs)
@@ -155,7 +155,7 @@ def suite(folder: Path, trials: int, epochs: int) -> Turn:
     (folder / "control.yaml").write_text(json.dumps(sweep_file(trials, epochs)))  # JSON is YAML
     result = folder / "watched.json"
     options = ("--no-report", "--max-concurrent", str(CONCURRENT))
-    wall = timed(folder, "benchmarks.watched", str(result), "suite.sweep", "control.yaml", *options)
+    wall = timed(folder, "benchmarks.watched", str(result), "suite.sweep", "control.yaml", *options).seconds
     entries = journal.read(folder / "runs" / NAME / journal.FILE_NAME)
     started = min(entry["ts_ms"] for entry in entries if entry["kind"] == "start")
     ended = max(entry["ts_ms"] for entry in entries if entry["kind"] == "end")
