@@ -93,22 +93,6 @@ def _facts() -> list[tuple[str, str]]:
     ]
 
 
-def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "") -> Path:
-    """Write a result file with a table of several columns, followed by the facts and the text of ``keep``; print it.
-
-    Args:
-        question, title, text: as for ``keep``.
-        header: the names of the columns.
-        rows: a cell for each column.
-    """
-    table = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-    print("\n".join(table))
-    file = keep(question, title, (), text)
-    heading, _, rest = file.read_text().partition("\n\n")
-    file.write_text("\n\n".join([heading, "\n".join(table), rest]))
-    return file
-
-
 def _installed(name: str) -> bool:
     try:
         metadata.version(name)

@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 import torch
-from benchmarks.peers.augmentation_sweep import EVAL_BATCH, MEAN, STD, Pictures, evaluate, read, train_epoch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from benchmarks.peers.augmentation_sweep import EVAL_BATCH, MEAN, STD, Pictures, evaluate, read, train_epoch
 from suite import vision
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
