@@ -92,7 +92,7 @@ def _grey(values: Tensor) -> Tensor:
     """torchvision's grey of float32 images (C, B, H * W), a new tensor (B, H * W)."""
     if len(values) == 1:
         return values[0].clone()
-    red, green, blue = values
+    red, green, blue = values.unbind()
     return red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
@@ -131,7 +131,7 @@ def _sixths(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     says that red is not largest and m that green is below blue. Factors of 0 and 1 make the choice: `torch.where` costs
     forty times as much on a CPU, whose guesses of its branches fail.
     """
-    red, green, blue = values
+    red, green, blue = values.unbind()
     largest, smallest = torch.maximum(green, blue), torch.minimum(green, blue)
     is_blue = torch.lt(green, blue, out=torch.empty_like(largest))
     not_red = torch.lt(red, largest, out=torch.empty_like(largest))
