@@ -297,6 +297,7 @@ class Score:
     """Repetitions of one kind of search; epochs as fractions of the grid's, infinite = never; regrets in points.
 
     Attributes:
+        places: the table (seed) of each repetition.
         reached: epochs until within the margin.
         near: epochs until within a point.
         regrets: of what would be chosen after a third of the grid's epochs.
@@ -305,6 +306,7 @@ class Score:
         ends: regret of what is chosen then.
     """
 
+    places: tuple[int, ...]
     reached: tuple[float, ...]
     near: tuple[float, ...]
     regrets: tuple[float, ...]
@@ -321,6 +323,7 @@ def score(tables: Sequence[Table], runs: Runs) -> Score:
         return tuple(trail.epochs_to(max(table.final) - margin) / table.total for table, trail in on)
 
     return Score(
+        tuple(place for place, _ in runs),
         reached(MARGIN),
         reached(NEAR),
         tuple(100 * trail.regret(table, table.total // 3) for table, trail in on),
@@ -351,12 +354,15 @@ def pair(values: Sequence[float]) -> str:
 
 def row(name: str, score: Score) -> list[str]:
     """A row of the table."""
-    there = sum(map(math.isfinite, score.reached))
+    by_seed = [
+        [math.isfinite(value) for value, where in zip(score.reached, score.places, strict=True) if where == place]
+        for place in sorted(set(score.places))
+    ]
     return [
         name,
         percent(at(score.reached, 0.5)),
         percent(at(score.reached, 0.9)),
-        f"{there} of {len(score.reached)}",
+        ", ".join(f"{sum(there)} of {len(there)}" for there in by_seed),
         percent(at(score.near, 0.5)),
         pair(score.regrets),
         pair(score.elsewhere),
@@ -369,7 +375,7 @@ HEADER = (
     "Search",
     "Epochs to within 0.3 points, of the grid's: median",
     "90th percentile",
-    "Got there",
+    "Got there, by seed",
     "Epochs to within 1 point: median",
     "Regret at a third of the epochs, points: median / 90th",
     "The same on the other seed",
