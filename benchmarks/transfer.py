@@ -115,7 +115,7 @@ def measured(
 def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Turn:
     """The usual loop."""
     options = ["--depth", str(depth), "--arms", str(arms), "--epochs", str(epochs), *(["--augment"] if augment else [])]
-    wall = timed(folder, "benchmarks.peers.transfer", ".", "../images", "../weights.pth", "--val", str(VAL), *options)
+    wall = timed(folder, "benchmarks.peers.transfer", ".", "../images", "../weights.pth", "--val", str(VAL), *options).seconds
     spans = [json.loads(line) for line in (folder / "spans.jsonl").read_text().splitlines()]
     assert len(spans) == arms, f"{len(spans)} of {arms} trials ended"
     seconds = max(span["ended"] for span in spans) - min(span["begun"] for span in spans)
@@ -127,7 +127,7 @@ def suite(folder: Path, depth: int, augment: bool, images: int, arms: int, epoch
     """The sweep file."""
     folder.mkdir(parents=True)
     (folder / "transfer.yaml").write_text(yaml.safe_dump(sweep_file(depth, augment, images, arms, epochs, cache)))
-    wall = timed(folder, "suite.sweep", "transfer.yaml", "--no-report")
+    wall = timed(folder, "suite.sweep", "transfer.yaml", "--no-report").seconds
     entries = journal.read(folder / "runs" / "transfer" / journal.FILE_NAME)
     ends = [entry for entry in entries if entry["kind"] == "end"]
     assert [entry["status"] for entry in ends] == ["finished"] * arms, ends
