@@ -244,6 +244,23 @@ def test_epochs_until_the_baselines_best_are_counted_seed_by_seed() -> None:
 
 def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> list[TrialHistory]:
     """A full grid whose figure is 0.5 less the rate plus a tenth for "late"."""
+def test_epochs_to_the_baselines_best_are_of_equal_numerics() -> None:
+    items = [course("base", seed, [0.1, 0.5], baseline=True) for seed in (0, 1)]
+    items += [course("a", seed, [0.5, 0.9]) for seed in (0, 1)]
+    items[3].entry["numerics"] = {"precision": "bf16"}
+    found = analysis.epochs_to_baseline(items, VAL).set_index("arm")
+    assert tuple(found.loc["a"]) == (1.0, 1, 1)
+
+
+def test_main_effects_are_over_seeds_of_equal_numerics() -> None:
+    items = [history(str(rate), seed, 0.5 - rate, settings={"rate": rate}) for rate in (0.1, 0.2) for seed in range(3)]
+    items[0] = history("0.1", 0, 0.9, numerics="bf16", settings={"rate": 0.1})
+    found = {one.level: one.mean for one in analysis.main_effects(items, VAL, "test/acc")}
+    assert found == {"0.1": pytest.approx(0.05), "0.2": pytest.approx(-0.05)}
+    items[1].entry["numerics"] = items[2].entry["numerics"] = {"precision": "bf16"}
+    assert analysis.main_effects(items, VAL, "test/acc") == []
+
+
     rng = np.random.default_rng(0)
     return [
         history(f"{rate} {place}", seed, 0.5 - rate + 0.1 * (place == "late") + rng.normal(0, 0.001),
@@ -443,7 +460,7 @@ def test_the_studys_claims_are_reproduced_where_they_hold() -> None:
     found = report(*transfer(6))
     assert outcomes(found)[:3] == ["reproduced"] * 3
     rows = {row[0]: row for table in found.tables if table.name == "claims" for row in table.rows}
-    assert "epoch 5, rising afterwards in 6 of 6 seeds" in rows[next(iter(rows))][1]
+    assert "epoch 5, at the last epoch at least 1 % above that in 6 of 6 seeds." in rows[next(iter(rows))][1]
     assert rows["Freezing (config1) costs nothing against learning all weights (finetune)"][2] == "reproduced"
     assert {"pretrained", "heads", "final"} <= {picture.name for picture in found.pictures}
 
@@ -451,7 +468,29 @@ def test_the_studys_claims_are_reproduced_where_they_hold() -> None:
 def test_claims_that_fail_are_not_reproduced_and_few_seeds_cannot_tell() -> None:
     assert outcomes(report(*transfer(6, frozen=0.6)))[-1] == "not reproduced"
     told = outcomes(report(*transfer(2)))
-    assert told[0] == "reproduced" and set(told[1:]) == {"cannot be told"}
+    assert set(told) == {"cannot be told"}, "overfitting too: two seeds that do are no evidence"
+
+
+def test_claims_are_of_trials_with_equal_numerics() -> None:
+    trials = [
+        replace(one, tags={**one.tags, "suite.numerics": '{"precision": "bf16"}'}) if one.arm != "scratch" else one
+        for one in [*transfer(6), *nets(plain20=0.3, plain56=0.4)]
+        if one.arm != "finetune"
+    ]
+    trials += [one for one in transfer(6) if one.arm == "finetune"]
+    told = {row[0]: row for table in report(*trials).tables if table.name == "claims" for row in table.rows}
+    freezing = told["Freezing (config1) costs nothing against learning all weights (finetune)"]
+    assert freezing[1:] == ("No seed that both finished with the same numerics.", "cannot be told")
+    assert told["Pretrained (finetune) learns faster than a random start (scratch)"][2] == "reproduced"
+    assert told["Config1 (config1) learns faster than Config2 (config2)"][2] == "reproduced"
+    mixed = [replace(one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "plain56")}}}'})
+             for one in nets(plain20=0.3, plain56=0.4)]  # fmt: skip
+    assert outcomes(report(*mixed)) == ["cannot be told"]
+    faster = [replace(one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "scratch")}}}'})
+              for one in transfer(6)]  # fmt: skip
+    (row,) = [row for table in report(*faster).tables if table.name == "claims" for row in table.rows
+              if "than a random start" in row[0]]  # fmt: skip
+    assert row[2] == "cannot be told" and "same numerics" in row[1]
 
 
 def test_a_sweep_without_such_arms_lists_no_claims() -> None:
@@ -500,7 +539,7 @@ def test_two_sweeps_are_compared_arm_by_arm_where_they_share_one(tmp_path: Path)
     found = versus(ours, theirs, Rules(VAL), Rules(VAL))
     assert [row[0] for row in found.tables[0].rows] == ["base", "a"]
     assert {row[-1] for row in found.tables[0].rows} == {"worse"}
-    row = compare_sweeps(histories(ours), histories(theirs), VAL).set_index("arm").loc["a"]
+    row = compare_sweeps(histories(ours), histories(theirs), VAL, VAL).set_index("arm").loc["a"]
     assert row["difference"] == pytest.approx(-0.05 * 1.25) and row["pairs"] == 6
     assert found.conclusions[0] == "Worse in fruit than in nuts: base, a."
     assert "different data" in said(found)
@@ -544,6 +583,39 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+LAST = replace(VAL, strategy="last")
+
+
+def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None:
+    """The difference is that of the two means beside it, though one sweep is judged by its last epochs."""
+    ours, theirs = runs(*grid(["base", "a"], 6)), other_sweep(*grid(["base", "a"], 6))
+    early = {1: 0.5, 2: 0.9, 3: 0.4, 4: 0.3}  # validation is best at epoch 2, where the test figure is another one
+    trials = [replace(one, metrics={"val/acc": early, "test/acc": {1: 0.1, 2: 0.2 + 0.01 * one.seed, 3: 0.3, 4: 0.4}})
+              for one in theirs.trials]  # fmt: skip
+    found = versus(ours, replace(theirs, trials=tuple(trials)), Rules(LAST), Rules(VAL))
+    row = found.arms.set_index("arm").loc["a"]
+    assert row["nuts: test/acc"] == pytest.approx(0.225), "of the best epoch"
+    assert row["difference"] == pytest.approx(row["fruit: test/acc"] - row["nuts: test/acc"]) and row["pairs"] == 6
+    swapped = versus(replace(theirs, trials=tuple(trials)), ours, Rules(VAL), Rules(LAST))
+    assert swapped.arms.set_index("arm").loc["a", "difference"] == pytest.approx(-row["difference"])
+
+
+def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path: Path) -> None:
+    loss = Objective("val/loss", "minimize")
+    theirs = [replace(one, metrics={"val/loss": {1: 0.5}, "test/loss": {1: 0.25}, "test/acc": {1: 0.9}})
+              for one in grid(["base", "a"], 6)]  # fmt: skip
+    found = versus(runs(*grid(["base", "a"], 6)), other_sweep(*theirs), Rules(VAL), Rules(loss))
+    assert "No difference is tested" in found.conclusions[0] and "test/loss" in found.conclusions[0]
+    (table,) = found.tables
+    assert table.headings[1:5] == ("fruit: seeds", "fruit: test accuracy, %", "nuts: seeds", "nuts: test loss")
+    assert table.headings[5:] == ("Verdict",)
+    assert [row[3:] for row in table.rows] == [("6", "0.2500 ± 0.0000", "not tested")] * 2
+    assert "difference" not in found.arms and "sign-flip" not in found.method[0]
+    publish(found, tmp_path)
+    with pytest.raises(ValueError, match="same figure"):
+        compare_sweeps([], [], VAL, loss)
+
+
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -835,3 +907,26 @@ def test_more_tested_arms_raise_the_smallest_visible_difference_of_each() -> Non
     table |= {f"more{n}": rng.normal(0.5, 0.01, 8) for n in range(6)}
     among = compare(sweep_of(table), VAL, 0.005).set_index("arm")["smallest difference"]["a"]
     assert among > 1.05 * alone
+def overfitting(seeds: int, ends: Sequence[float]) -> tuple[str, str, str]:
+    """Figures, outcome and caption of the claim; a validation loss of 1 at epoch 3 that ends so high, by seed."""
+    trials = [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(seeds)]
+    for seed, end in zip(range(seeds), ends, strict=True):
+        made = taught("scratch", seed, SCRATCH, 0.7, 0.3)
+        losses = dict.fromkeys(range(1, 12), 1.2) | {3: 1.0, 12: end}
+        trials.append(replace(made, metrics={**made.metrics, "val/loss": losses}))
+    (table,) = [table for table in report(*trials).tables if table.name == "claims"]
+    (row,) = [row for row in table.rows if "overfits" in row[0]]
+    return row[1], row[2], table.caption
+
+
+def test_overfitting_is_a_rise_of_a_hundredth_in_every_one_of_six_seeds() -> None:
+    figures, outcome, caption = overfitting(6, [1.01] * 6)
+    assert outcome == "reproduced" and "6 of 6 seeds." in figures
+    assert "in every seed, of at least 6, the validation loss is lowest before epoch 10" in caption
+    assert "at least 1 % above that" in caption
+    assert overfitting(6, [1.009] * 6)[1] == "not reproduced", "what rises less stays where it is"
+    assert overfitting(6, [1.1] * 5 + [1.0000001])[1] == "cannot be told"
+    figures, outcome, _ = overfitting(5, [1.5] * 5)
+    assert outcome == "cannot be told" and "5 of 5 seeds; too few seeds, 6 are needed to tell." in figures
+
+

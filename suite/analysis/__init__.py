@@ -16,7 +16,7 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
     effects    main effects, importance, the Pareto front
 """
 
-from suite.analysis.course import best, epochs_to_baseline, finished_by_seed, last, paired, reached, training_seconds
+from suite.analysis.course import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
 from suite.analysis.effects import LEAST_TRIALS, Bounds, Effect, Importance, front, importance, main_effects
 from suite.analysis.frames import arms_frame, rank_arms, trials_frame
@@ -32,9 +32,13 @@ from suite.analysis.verdicts import (
     NOT_CONFIRMED,
     TOO_FEW,
     WORSE,
+    Pair,
+    at_chosen,
     baselines,
     compare,
     compare_sweeps,
+    finished_by_pair,
+    paired,
     rises,
     spread,
     tested,
@@ -60,8 +64,10 @@ __all__ = [
     "Curve",
     "Effect",
     "Importance",
+    "Pair",
     "adjusted_p",
     "arms_frame",
+    "at_chosen",
     "baselines",
     "best",
     "compare",
@@ -69,7 +75,7 @@ __all__ = [
     "curves",
     "detectable",
     "epochs_to_baseline",
-    "finished_by_seed",
+    "finished_by_pair",
     "front",
     "importance",
     "interval",

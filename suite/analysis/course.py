@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import pandas as pd
 
 from suite.analysis.signs import interval
-from suite.analysis.verdicts import baselines
+from suite.analysis.verdicts import baselines, finished_by_pair
 from suite.journal import TrialHistory
-from suite.records import EPOCH_SECONDS, Objective, Status
-
-BySeed = dict[int, TrialHistory]
-
-
-def finished_by_seed(items: Iterable[TrialHistory]) -> dict[str, BySeed]:
-    """Arm -> seed -> trial, of those that finished."""
-    found: dict[str, BySeed] = {}
-    for item in items:
-        if item.status is Status.FINISHED:
-            found.setdefault(item.trial.arm, {})[item.trial.seed] = item
-    return found
+from suite.records import EPOCH_SECONDS, Objective
 
 
 def best(item: TrialHistory, objective: Objective) -> float | None:
@@ -41,12 +30,14 @@ def reached(item: TrialHistory, objective: Objective, target: float) -> int | No
 def epochs_to_baseline(items: Iterable[TrialHistory], objective: Objective) -> pd.DataFrame:
     """One row per arm: epochs until its trials reach the best figure of the baseline's trial with the same seed.
 
+    Numerics must be the same too: a trial computed otherwise is not compared.
+
     Returns:
         Columns arm, "epochs to baseline" (mean over the seeds that reach it), "reach baseline" (how many do),
         "of baseline" (how many there are to compare).
     """
     items = list(items)
-    trials = finished_by_seed(items)
+    trials = finished_by_pair(items)
     against = baselines(items)
     marked = {item.trial.arm for item in items if item.entry.get("baseline")}
     rows = []
@@ -54,8 +45,8 @@ def epochs_to_baseline(items: Iterable[TrialHistory], objective: Objective) -> p
         base = trials.get(arm if arm in marked else against.get(arm, ""), {})
         found = [
             reached(item, objective, target)
-            for seed, item in trials.get(arm, {}).items()
-            if seed in base and (target := best(base[seed], objective)) is not None
+            for pair, item in trials.get(arm, {}).items()
+            if pair in base and (target := best(base[pair], objective)) is not None
         ]
         epochs = [epoch for epoch in found if epoch is not None]
         rows.append((arm, sum(epochs) / len(epochs) if epochs else None, len(epochs), len(found)))
@@ -70,7 +61,7 @@ def training_seconds(items: Iterable[TrialHistory]) -> pd.DataFrame:
         Columns arm, seconds, "seconds low", "seconds high".
     """
     items = list(items)
-    trials = finished_by_seed(items)
+    trials = finished_by_pair(items)
     names = ["arm", "seconds", "seconds low", "seconds high"]
     rows = []
     for arm in dict.fromkeys(item.trial.arm for item in items):
@@ -87,8 +78,3 @@ def last(item: TrialHistory, metric: str) -> float | None:
     """A figure at the last epoch that has it."""
     known = [record.metrics[metric] for record in item.curve if metric in record.metrics]
     return known[-1] if known else None
-
-
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
-    """Seed -> difference, where both have a value."""
-    return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}

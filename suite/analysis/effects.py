@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from suite.analysis.signs import interval
+from suite.analysis.verdicts import Pair, values_by_pair
 from suite.journal import TrialHistory
 from suite.records import Objective, Status
 from suite.space import show
@@ -41,30 +42,27 @@ class Effect:
 def main_effects(items: Iterable[TrialHistory], objective: Objective, metric: str) -> list[Effect]:
     """Main effects of the settings that vary, each over those arms in which all its values meet the same others.
 
-    A setting whose values never meet equal others (named recipes) has none.
+    A setting whose values never meet equal others (named recipes) has none. Means are over the seeds that all these
+    arms have with the same numerics.
     """
     items = [item for item in items if item.status is Status.FINISHED]
     settings = {item.trial.arm: {name: show(value) for name, value in item.trial.settings.items()} for item in items}
-    values: dict[str, dict[int, float]] = {}
-    for item in items:
-        chosen = objective.chosen(item.curve)
-        if chosen is not None and metric in chosen.metrics:
-            values.setdefault(item.trial.arm, {})[item.trial.seed] = chosen.metrics[metric]
+    values = values_by_pair(items, objective, metric)
     names = dict.fromkeys(name for each in settings.values() for name in each)
     return [effect for name in names for effect in _effects(name, settings, values)]
 
 
 def _effects(
-    name: str, settings: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[int, float]]
+    name: str, settings: Mapping[str, Mapping[str, str]], values: Mapping[str, Mapping[Pair, float]]
 ) -> list[Effect]:
     cells = _cells(name, {arm: settings[arm] for arm in values if arm in settings})
     levels = list(dict.fromkeys(level for cell in cells for level in cell))
     cells = [cell for cell in cells if len(cell) == len(levels)]
     arms = [arm for cell in cells for arm in cell.values()]
-    seeds = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
-    if not seeds:
+    pairs = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
+    if not pairs:
         return []
-    means = np.array([[np.mean([values[cell[level]][seed] for cell in cells]) for level in levels] for seed in seeds])
+    means = np.array([[np.mean([values[cell[level]][pair] for cell in cells]) for level in levels] for pair in pairs])
     means -= means.mean(axis=1, keepdims=True)
     spans = [interval(column.tolist()) for column in means.T]
     return [

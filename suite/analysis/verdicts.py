@@ -85,21 +85,35 @@ def compare(
     marked = {item.trial.arm for item in items if item.entry.get("baseline")}
     left_out = {item.trial.arm for item in items if confirmed is not None and item.trial.arm not in confirmed} - marked
     against = {arm: base for arm, base in baselines(items).items() if arm not in left_out}
-    values = _values_by_pair(items, objective)
-    differences = {arm: _differences(values.get(arm, {}), values.get(base, {})) for arm, base in against.items()}
+    values = values_by_pair(items, objective, tested(objective))
+    differences = {arm: paired(values.get(arm, {}), values.get(base, {})) for arm, base in against.items()}
     fixed = dict.fromkeys(marked, BASELINE) | dict.fromkeys(left_out, NOT_CONFIRMED)
     arms = list(dict.fromkeys(item.trial.arm for item in items))
     return _judged(arms, against, differences, fixed, margin, rises(tested(objective)))
 
 
 def compare_sweeps(
-    items: Iterable[TrialHistory], others: Iterable[TrialHistory], objective: Objective, margin: float = MARGIN
+    items: Iterable[TrialHistory],
+    others: Iterable[TrialHistory],
+    objective: Objective,
+    other: Objective,
+    margin: float = MARGIN,
 ) -> pd.DataFrame:
-    """The same for the arms that two sweeps share: the first sweep's less the other's, paired by seed."""
-    ours, theirs = _values_by_pair(items, objective), _values_by_pair(others, objective)
-    differences = {arm: _differences(values, theirs[arm]) for arm, values in ours.items() if arm in theirs}
+    """The same for the arms that two sweeps share: the first sweep's less the other's, paired by seed.
+
+    Args:
+        objective, other: of the first sweep and of the other. Each chooses the epochs of its own trials alone.
+
+    Raises:
+        ValueError: the two are tested by different figures, between which there is no difference.
+    """
+    metric = tested(objective)
+    if tested(other) != metric:
+        raise ValueError(f"sweeps must be tested by the same figure, got {metric} and {tested(other)}")
+    ours, theirs = values_by_pair(items, objective, metric), values_by_pair(others, other, metric)
+    differences = {arm: paired(values, theirs[arm]) for arm, values in ours.items() if arm in theirs}
     against = {arm: arm for arm in differences}
-    return _judged(list(differences), against, differences, {}, margin, rises(tested(objective)))
+    return _judged(list(differences), against, differences, {}, margin, rises(metric))
 
 
 def _judged(
@@ -139,12 +153,12 @@ def spread(
     None where fewer than ``LEAST_FREEDOM`` degrees of freedom say it.
     """
     items = list(items)
-    values = _values_by_pair(items, objective)
+    values = values_by_pair(items, objective, tested(objective))
     found = [
         list(pairs.values())
         for arm, base in baselines(items).items()
         if (confirmed is None or arm in confirmed)
-        and len(pairs := _differences(values.get(arm, {}), values.get(base, {}))) > 1
+        and len(pairs := paired(values.get(arm, {}), values.get(base, {}))) > 1
     ]
     freedom = sum(len(one) - 1 for one in found)
     squares = sum(float(np.var(one, ddof=1)) * (len(one) - 1) for one in found)
@@ -169,22 +183,35 @@ def verdict(low: float | None, high: float | None, p: float | None, margin: floa
     return BETTER if (low + high > 0) == rising else WORSE
 
 
-Pair = tuple[int, str]  # seed, numerics
+# What makes two trials a pair: their seed, and their numerics. Trials of different numerics are never compared, so
+# whatever is paired is looked up by this and never by the seed alone.
+Pair = tuple[int, str]
 
 
-def _values_by_pair(items: Iterable[TrialHistory], objective: Objective) -> dict[str, dict[Pair, float]]:
-    """Arm -> (seed, numerics) -> the test figure at the epoch that speaks for the trial; finished trials only."""
-    values: dict[str, dict[Pair, float]] = {}
+def finished_by_pair(items: Iterable[TrialHistory]) -> dict[str, dict[Pair, TrialHistory]]:
+    """Arm -> pair -> trial, of those that finished: those stopped early had another budget."""
+    found: dict[str, dict[Pair, TrialHistory]] = {}
     for item in items:
-        chosen = objective.chosen(item.curve) if item.status is Status.FINISHED else None
-        if chosen is not None and tested(objective) in chosen.metrics:
+        if item.status is Status.FINISHED:
             key = item.trial.seed, json.dumps(item.entry.get("numerics"), sort_keys=True)
-            values.setdefault(item.trial.arm, {})[key] = chosen.metrics[tested(objective)]
-    return values
+            found.setdefault(item.trial.arm, {})[key] = item
+    return found
 
 
-def _differences(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[int, float]:
-    """Seed -> difference, where both have a value."""
+def at_chosen(trials: Mapping[Pair, TrialHistory], objective: Objective, metric: str) -> dict[Pair, float]:
+    """Pair -> a figure at the epoch that speaks for the trial, where there is one."""
+    chosen = {key: objective.chosen(item.curve) for key, item in trials.items()}
+    return {key: one.metrics[metric] for key, one in chosen.items() if one is not None and metric in one.metrics}
+
+
+def values_by_pair(items: Iterable[TrialHistory], objective: Objective, metric: str) -> dict[str, dict[Pair, float]]:
+    """Arm -> pair -> a figure at the epoch that speaks for the trial; finished trials only."""
+    found = {arm: at_chosen(trials, objective, metric) for arm, trials in finished_by_pair(items).items()}
+    return {arm: values for arm, values in found.items() if values}
+
+
+def paired(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[int, float]:
+    """Seed -> difference, where both have a value of equal numerics."""
     return {key[0]: value - theirs[key] for key, value in ours.items() if key in theirs}
 
 

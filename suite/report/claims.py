@@ -1,7 +1,8 @@
 """What the study "ResNet-18 on CIFAR-10" claims, each reproduced or not, where a sweep has the arms to tell.
 
 A claim about a difference is reproduced, or not, where a sign-flip test over seeds says so; a claim that two are the
-same, where the interval of their difference lies within the margin. All else cannot be told, and its figures stand.
+same, where the interval of their difference lies within the margin; that one net overfits, where all of its seeds do,
+or none. Each needs as many seeds as any verdict. All else cannot be told, and its figures stand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from suite import analysis
-from suite.analysis import LEAST_SEEDS, finished_by_seed, last, paired
+from suite.analysis import LEAST_SEEDS, Pair, at_chosen, finished_by_pair, last, paired
 from suite.journal import TrialHistory
 from suite.records import TEST_ACC, TRAIN_ACC, VAL_ACC, VAL_LOSS, Objective
 from suite.report.parts import Table
@@ -22,22 +23,29 @@ from suite.report.words import figure, points, some
 
 REPRODUCED, NOT_REPRODUCED, UNKNOWN = "reproduced", "not reproduced", "cannot be told"
 OVERFITS_BEFORE = 10  # epochs
+RISE = 0.01  # of the lowest validation loss: less is no rise but noise and rounding
+_NO_PAIR = "No seed that both finished with the same numerics."
 
-BySeed = Mapping[int, TrialHistory]
+ByPair = Mapping[Pair, TrialHistory]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, what became of it, and the figures that say so."""
+    """One claim, what became of it, and the figures that say so.
+
+    Attributes:
+        rule: by what it was judged, where that is no test of a difference; a sentence.
+    """
 
     text: str
     outcome: str
     figures: str
+    rule: str = ""
 
 
 def claims(items: Sequence[TrialHistory], roles: Roles, rules: Rules) -> list[Claim]:
     """The claims that the sweep's arms allow to be looked at."""
-    trials = finished_by_seed(items)
+    trials = finished_by_pair(items)
     found: list[Claim] = []
     for random, pretrained in roles.weights:
         found.append(_overfits(random, trials.get(random, {})))
@@ -65,6 +73,7 @@ def table(found: Sequence[Claim]) -> Table | None:
         f"least {LEAST_SEEDS} seeds has p < {analysis.ALPHA:g}; each claim is tested by itself. “Epochs to the same "
         "accuracy”: until a trial reaches the lower one of the two arms’ best validation accuracies of that seed."
     )
+    caption = " ".join([caption, *dict.fromkeys(claim.rule for claim in found if claim.rule)])
     rows = tuple((claim.text, claim.figures, claim.outcome) for claim in found)
     return Table("claims", ("Claim", "Figures", "Outcome"), rows, caption, told=True)
 
@@ -72,30 +81,49 @@ def table(found: Sequence[Claim]) -> Table | None:
 # ---- the kinds of claims ---------------------------------------------------------------------------------------------
 
 
-def _overfits(arm: str, trials: BySeed) -> Claim:
+_OVERFITS = (
+    f"Overfitting is no test of a difference: it counts where in every seed, of at least {LEAST_SEEDS}, the validation "
+    f"loss is lowest before epoch {OVERFITS_BEFORE} and at the last epoch at least {100 * RISE:g} % above that."
+)
+
+
+def _overfits(arm: str, trials: ByPair) -> Claim:
     text = f"The random start ({arm}) overfits before epoch {OVERFITS_BEFORE}: its validation loss rises again"
-    lowest, rose, short = [], [], False
-    for item in trials.values():
-        losses = {record.epoch: record.metrics[VAL_LOSS] for record in item.curve if VAL_LOSS in record.metrics}
-        if losses:
-            epoch = min(losses, key=lambda one: losses[one])
-            lowest.append(epoch)
-            rose.append(max(losses) > epoch)
-            short |= max(losses) < OVERFITS_BEFORE and not rose[-1]
-    if not lowest:
-        return Claim(text, UNKNOWN, "No validation loss of a finished trial.")
+    losses = [known for item in trials.values() if (known := _by_epoch(item, VAL_LOSS))]
+    if not losses:
+        return Claim(text, UNKNOWN, "No validation loss of a finished trial.", _OVERFITS)
+    lowest = [min(known, key=lambda epoch: known[epoch]) for known in losses]
+    rose = [_rises_to_the_end(known, known[epoch]) for known, epoch in zip(losses, lowest, strict=True)]
     early = [epoch < OVERFITS_BEFORE and higher for epoch, higher in zip(lowest, rose, strict=True)]
-    outcome = REPRODUCED if all(early) else UNKNOWN if any(early) or short else NOT_REPRODUCED
-    gaps = [gap for item in trials.values() if (gap := _gap(item)) is not None]
-    seeds = f"{sum(rose)} of {some(len(rose), 'seed')}"
-    told = f"Lowest validation loss at epoch {_range(lowest)}, rising afterwards in {seeds}."
+    short = any(max(known) < OVERFITS_BEFORE and not higher for known, higher in zip(losses, rose, strict=True))
+    told = (
+        f"Lowest validation loss at epoch {_range(lowest)}, at the last epoch at least {100 * RISE:g} % above that in "
+        f"{sum(rose)} of {some(len(rose), 'seed')}{_few(len(rose))}."
+    )
     if short:
         told += f" The trials were shorter than {OVERFITS_BEFORE} epochs."
+    gaps = [gap for item in trials.values() if (gap := _gap(item)) is not None]
     if gaps:
         told += (
             f" Training less validation accuracy at the last epoch: {points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
         )
-    return Claim(text, outcome, told)
+    return Claim(text, _all_or_none(early, short), told, _OVERFITS)
+
+
+def _rises_to_the_end(losses: Mapping[int, float], lowest: float) -> bool:
+    end = losses[max(losses)]
+    return end > lowest and end >= (1 + RISE) * lowest
+
+
+def _all_or_none(early: Sequence[bool], short: bool) -> str:
+    """Whether every seed overfitted early, or none did though all ran long enough to."""
+    if len(early) < LEAST_SEEDS:
+        return UNKNOWN
+    return REPRODUCED if all(early) else UNKNOWN if any(early) or short else NOT_REPRODUCED
+
+
+def _by_epoch(item: TrialHistory, metric: str) -> dict[int, float]:
+    return {record.epoch: record.metrics[metric] for record in item.curve if metric in record.metrics}
 
 
 def _gap(item: TrialHistory) -> float | None:
@@ -103,47 +131,48 @@ def _gap(item: TrialHistory) -> float | None:
     return None if train is None or val is None else train - val
 
 
-def _faster(text: str, ours: BySeed, theirs: BySeed) -> Claim:
+def _faster(text: str, ours: ByPair, theirs: ByPair) -> Claim:
     """That ``ours`` reaches the same validation accuracy in fewer epochs than ``theirs``."""
     objective = Objective(VAL_ACC)
-    a: dict[int, float] = {}
-    b: dict[int, float] = {}
-    for seed in sorted(set(ours) & set(theirs)):
-        bests = analysis.best(ours[seed], objective), analysis.best(theirs[seed], objective)
+    a: dict[Pair, float] = {}
+    b: dict[Pair, float] = {}
+    for pair in sorted(set(ours) & set(theirs)):
+        bests = analysis.best(ours[pair], objective), analysis.best(theirs[pair], objective)
         if bests[0] is not None and bests[1] is not None:
             target = min(bests[0], bests[1])
-            a[seed] = float(analysis.reached(ours[seed], objective, target) or 0)
-            b[seed] = float(analysis.reached(theirs[seed], objective, target) or 0)
+            a[pair] = float(analysis.reached(ours[pair], objective, target) or 0)
+            b[pair] = float(analysis.reached(theirs[pair], objective, target) or 0)
     if not a:
-        return Claim(text, UNKNOWN, "No seed with validation accuracies that both finished.")
+        return Claim(text, UNKNOWN, f"{_NO_PAIR[:-1]} and validation accuracies.")
     means = sum(a.values()) / len(a), sum(b.values()) / len(b)
     told = f"Epochs to the same accuracy: {means[0]:.1f} against {means[1]:.1f}; fewer in "
     return _told(text, told, paired(b, a))
 
 
-def _degrades(shallow: str, deep: str, light: BySeed, heavy: BySeed, rules: Rules) -> Claim:
+def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rules) -> Claim:
     text = f"The deeper plain net ({deep}) is worse than the shallower one ({shallow}), in training too"
     told, outcomes = [], []
     for metric in (TRAIN_ACC, TEST_ACC):
-        values = [_at_chosen(trials, metric, rules) for trials in (light, heavy)]
+        values = [at_chosen(trials, rules.objective, metric) for trials in (light, heavy)]
         differences = paired(values[0], values[1])
         if not differences:
-            return Claim(text, UNKNOWN, "No seed that both finished.")
+            return Claim(text, UNKNOWN, _NO_PAIR)
         outcomes.append(_decided(differences))
-        means = [1 - np.mean([each[seed] for seed in differences]) for each in values]
+        both = set(values[0]) & set(values[1])
+        means = [1 - np.mean([each[pair] for pair in sorted(both)]) for each in values]
         kind = "Training" if metric == TRAIN_ACC else "test"
         told.append(f"{kind} error {figure(metric, float(means[1]))} against {figure(metric, float(means[0]))} %")
     outcome = outcomes[0] if outcomes[0] == outcomes[1] else NOT_REPRODUCED if NOT_REPRODUCED in outcomes else UNKNOWN
     return Claim(text, outcome, f"{', '.join(told)}; {_enough(len(differences))}.")
 
 
-def _same(text: str, ours: BySeed, theirs: BySeed, rules: Rules, no_worse: bool = False) -> Claim:
+def _same(text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool = False) -> Claim:
     """That ``ours`` ends as well as ``theirs``, or with ``no_worse`` that it ends no worse."""
     metric = rules.tested
-    differences = paired(_at_chosen(ours, metric, rules), _at_chosen(theirs, metric, rules))
+    differences = paired(*(at_chosen(trials, rules.objective, metric) for trials in (ours, theirs)))
     mean, low, high = analysis.interval(list(differences.values()))
     if mean is None:
-        return Claim(text, UNKNOWN, "No seed that both finished.")
+        return Claim(text, UNKNOWN, _NO_PAIR)
     span = f" [{points(metric, low)}, {points(metric, high)}]" if low is not None and high is not None else ""
     unit = " points" if metric.endswith("acc") else ""
     figures = f"Difference of {metric}: {points(metric, mean)}{span}{unit}, margin {points(metric, rules.margin)[1:]}; "
@@ -166,8 +195,8 @@ def _same(text: str, ours: BySeed, theirs: BySeed, rules: Rules, no_worse: bool 
 def _told(text: str, told: str, differences: Mapping[int, float]) -> Claim:
     """A claim that is true where the differences are above zero."""
     above = sum(value > 0 for value in differences.values())
-    few = "" if len(differences) >= LEAST_SEEDS else f"; {LEAST_SEEDS} are needed to tell"
-    return Claim(text, _decided(differences), f"{told}{above} of {some(len(differences), 'seed')}{few}.")
+    seeds = some(len(differences), "seed")
+    return Claim(text, _decided(differences), f"{told}{above} of {seeds}{_few(len(differences))}.")
 
 
 def _decided(differences: Mapping[int, float]) -> str:
@@ -180,13 +209,13 @@ def _decided(differences: Mapping[int, float]) -> str:
     return REPRODUCED if values.mean() > 0 else NOT_REPRODUCED
 
 
+def _few(seeds: int) -> str:
+    """What is said behind a number of seeds that cannot tell."""
+    return "" if seeds >= LEAST_SEEDS else f"; too few seeds, {LEAST_SEEDS} are needed to tell"
+
+
 def _enough(seeds: int) -> str:
     return some(seeds, "seed") + ("" if seeds >= LEAST_SEEDS else f", of {LEAST_SEEDS} needed to tell")
-
-
-def _at_chosen(trials: BySeed, metric: str, rules: Rules) -> dict[int, float]:
-    chosen = {seed: rules.objective.chosen(item.curve) for seed, item in trials.items()}
-    return {seed: one.metrics[metric] for seed, one in chosen.items() if one is not None and metric in one.metrics}
 
 
 def _range(values: Iterable[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -27,6 +28,7 @@ _VERDICTS = {
     analysis.INCONCLUSIVE: "Inconclusive, a difference was neither shown nor ruled out: {arms}.",
     analysis.TOO_FEW: "Too few seeds to tell (fewer than {least} that both sweeps finished): {arms}.",
 }
+NOT_TESTED = "not tested"
 _LISTED = 8  # settings that are named
 
 
@@ -40,10 +42,9 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
     shared = _shared(ours, theirs, items, others)
     items = [item for item in items if item.trial.arm in shared]
     others = [item for item in others if item.trial.arm in shared]
-    compared = analysis.compare_sweeps(items, others, rules.objective, rules.margin)
-    arms = _arms(compared, ours.sweep, theirs.sweep, items, others, rules, other)
+    arms = _arms(ours.sweep, theirs.sweep, items, others, rules, other)
     sections = [
-        Section("arms", "Arms that both have", (), (_table(arms, ours.sweep, theirs.sweep, rules.tested),)),
+        Section("arms", "Arms that both have", (), (_table(arms, ours.sweep, theirs.sweep, rules, other),)),
         Section("curves", "Curves", (), (), _curves(ours.sweep, theirs.sweep, items, others, shared, rules)),
     ]
     both = pd.concat([_trials(ours, items, rules), _trials(theirs, others, other)], ignore_index=True)
@@ -52,7 +53,7 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
         title=f"{ours.sweep} and {theirs.sweep}",
         folder=f"{ours.sweep}-and-{theirs.sweep}",
         question=f"Do the arms that {ours.sweep} and {theirs.sweep} share do better in one of them?",
-        conclusions=tuple(_conclusions(arms, ours.sweep, theirs.sweep, rules)),
+        conclusions=tuple(_conclusions(arms, ours.sweep, theirs.sweep, rules, other)),
         notices=tuple(_notices(ours, theirs, shared, rules, other)),
         sections=kept(sections),
         trials=both,
@@ -65,11 +66,7 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
             for name, text in (("command", run.parent.tags.get("suite.command", "")), ("MLflow run", run.parent.run_id))
             if text
         ),
-        method=(
-            f"Differences are of {rules.tested}, {ours.sweep} less {theirs.sweep}, paired by seed (of equal numerics), "
-            "at the epoch that each trial's validation chose. Intervals are 95 % Student intervals over seeds; p is of "
-            "a two-sided sign-flip test adjusted for the number of arms.",
-        ),
+        method=(_method(ours.sweep, theirs.sweep, rules, other),),
         arguments=f"{ours.sweep} {theirs.sweep}",
     )
 
@@ -98,8 +95,17 @@ def _trials(runs: SweepRuns, items: Sequence[TrialHistory], rules: Rules) -> pd.
     return frame
 
 
+def _method(ours: str, theirs: str, rules: Rules, other: Rules) -> str:
+    said = "Each sweep's own metric chose the epochs of its trials. Intervals are 95 % Student intervals over seeds"
+    if rules.tested != other.tested:
+        return f"{said}."
+    return (
+        f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal numerics). {said}; p is of "
+        "a two-sided sign-flip test adjusted for the number of arms."
+    )
+
+
 def _arms(
-    compared: pd.DataFrame,
     ours: str,
     theirs: str,
     items: Sequence[TrialHistory],
@@ -107,35 +113,45 @@ def _arms(
     rules: Rules,
     other: Rules,
 ) -> pd.DataFrame:
-    """The comparison with each sweep's own figures."""
+    """The comparison with each sweep's own figures: of its own tested metric, at epochs that its own metric chose."""
     known = pd.DataFrame({"arm": list(dict.fromkeys(item.trial.arm for item in items))})
     for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
         frame = analysis.arms_frame(analysis.trials_frame(trials, judged.objective), judged.objective)
-        wanted = ["seeds", *[f"{rules.tested}{end}" for end in ("", " low", " high")]]
+        wanted = ["seeds", *[f"{judged.tested}{end}" for end in ("", " low", " high")]]
         frame = frame.reindex(columns=["arm", *wanted])
         known = known.merge(frame.rename(columns={each: f"{name}: {each}" for each in wanted}), on="arm", how="left")
+    if rules.tested != other.tested:
+        return known.assign(verdict=NOT_TESTED)
+    compared = analysis.compare_sweeps(items, others, rules.objective, other.objective, rules.margin)
     return known.merge(compared.drop(columns="against"), on="arm", how="left").assign(
         verdict=lambda frame: frame["verdict"].fillna(analysis.TOO_FEW)
     )
 
 
-def _table(arms: pd.DataFrame, ours: str, theirs: str, test: str) -> Table:
-    rows = arms.to_dict("records")
-    unit = "percentage points" if scale(test) > 1 else test
-    headings = ["Arm"]
-    for name in (ours, theirs):
-        headings += [f"{name}: seeds", f"{name}: {heading(test).lower()}"]
-    headings += ["Seeds of both", f"Difference, {unit}", "Adjusted p", "Verdict"]
+def _table(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rules) -> Table:
+    """Each sweep's own figures, and their difference where both are of one metric."""
+    sides = ((ours, rules.tested), (theirs, other.tested))
+    headings = [text for name, test in sides for text in (f"{name}: seeds", f"{name}: {heading(test).lower()}")]
+    if rules.tested == other.tested:
+        unit = "percentage points" if scale(rules.tested) > 1 else rules.tested
+        headings += ["Seeds of both", f"Difference, {unit}", "Adjusted p"]
     lines = []
-    for row in rows:
-        cells = [str(row["arm"])]
-        for name in (ours, theirs):
-            mean, low, high = (row[f"{name}: {test}{end}"] for end in ("", " low", " high"))
-            cells += [str(row[f"{name}: seeds"])]
-            cells += ["–" if pd.isna(mean) else figure(test, mean) + half_width(test, low, high)]
-        pairs = 0 if pd.isna(row["pairs"]) else int(row["pairs"])
-        lines.append((*cells, str(pairs), difference(row, test), p_value(row), str(row["verdict"])))
-    return Table("arms", tuple(headings), tuple(lines), told=True)
+    for row in arms.to_dict("records"):
+        cells = [cell for side in sides for cell in _own(row, *side)]
+        cells += _compared(row, rules.tested) if rules.tested == other.tested else []
+        lines.append((str(row["arm"]), *cells, str(row["verdict"])))
+    return Table("arms", ("Arm", *headings, "Verdict"), tuple(lines), told=True)
+
+
+def _own(row: Mapping[Any, Any], name: str, test: str) -> tuple[str, str]:
+    """An arm's seeds and figure in one of the sweeps."""
+    mean, low, high = (row[f"{name}: {test}{end}"] for end in ("", " low", " high"))
+    return str(row[f"{name}: seeds"]), "–" if pd.isna(mean) else figure(test, mean) + half_width(test, low, high)
+
+
+def _compared(row: Mapping[Any, Any], test: str) -> list[str]:
+    pairs = 0 if pd.isna(row["pairs"]) else int(row["pairs"])
+    return [str(pairs), difference(row, test), p_value(row)]
 
 
 def _curves(
@@ -162,7 +178,13 @@ def _curves(
                  for one in pictures)  # fmt: skip
 
 
-def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules) -> Iterable[str]:
+def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rules) -> Iterable[str]:
+    if rules.tested != other.tested:
+        yield (
+            f"No difference is tested: {ours} is judged by {rules.objective.name}, whose test figure is "
+            f"{rules.tested}, and {theirs} by {other.objective.name}, whose test figure is {other.tested}."
+        )
+        return
     for word, text in _VERDICTS.items():
         if chosen := list(arms.loc[arms["verdict"] == word, "arm"]):
             yield text.format(
