@@ -19,7 +19,7 @@ LONGEST_DIFF = 200_000  # characters
 def describe(folder: Path) -> dict[str, Any]:
     """Versions, hardware and the git state of ``folder``, as plain values; no environment variables, so no secrets."""
     return {
-        "suite": _version("suite") or "0.1.0",
+        "suite": suite_version(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
@@ -30,6 +30,11 @@ def describe(folder: Path) -> dict[str, Any]:
         "command": command(),
         "git": _git(folder),
     }
+
+
+def suite_version() -> str:
+    """This suite's own version, as its runs are tagged."""
+    return _version("suite") or "0.1.0"
 
 
 def command() -> str:

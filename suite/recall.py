@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from suite import data, models, tracking
+from suite.environment import suite_version
 from suite.errors import EnvironmentProblem, UsageError
 from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
@@ -86,14 +89,53 @@ def recall(uri: str, reference: str) -> Recalled:
 
     Raises:
         UsageError: there is no such run, or it is not a trial of this suite.
-        EnvironmentProblem: the store or one of the run's files cannot be read.
+        EnvironmentProblem: the store or one of the run's files cannot be read, or another version of the suite wrote
+            what this one does not understand.
     """
     run = tracking.find_run(uri, reference)
     if not run.trial:
         remedy = "Give a child run's id; a sweep's page in MLflow lists them."
         raise UsageError(f"run {reference} is not a trial of a sweep", remedy=remedy)
-    config = TrialConfig.model_validate(yaml.safe_load(tracking.download(uri, run.run_id, "config.yaml").read_text()))
-    objective = Objective(**json.loads(run.tags["suite.objective"]))
-    numerics = Numerics(**json.loads(run.tags["suite.numerics"]))
+    config = _config(run, tracking.download(uri, run.run_id, "config.yaml").read_text())
+    objective = _tagged(run, "suite.objective", Objective)
+    numerics = _tagged(run, "suite.numerics", Numerics)
     trial = Trial(run.trial, run.arm, run.seed, run.name, config=config.model_dump(mode="json"))
     return Recalled(uri, run, trial, config, numerics, objective)
+
+
+# ---- what another version of the suite wrote -------------------------------------------------------------------------
+
+Tagged = TypeVar("Tagged", Objective, Numerics)
+
+
+def _config(run: tracking.TrialRun, text: str) -> TrialConfig:
+    """The run's ``config.yaml``. Nothing in it is passed over: without one of its settings it is another trial."""
+    try:
+        return TrialConfig.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})" for one in error.errors()]
+        raise _foreign(run, f"{', '.join(wrong)}, in config.yaml") from error
+    except yaml.YAMLError as error:
+        raise _foreign(run, "config.yaml, which is no YAML") from error
+
+
+def _tagged(run: tracking.TrialRun, tag: str, kind: type[Tagged]) -> Tagged:
+    """What a tag holds, all of whose fields ``kind`` must know."""
+    try:
+        found: dict[str, Any] = dict(json.loads(run.tags.get(tag, "")))
+        unknown = sorted(set(found) - {field.name for field in fields(kind)})
+        if not unknown:
+            return kind(**found)
+    except (ValueError, TypeError) as error:
+        raise _foreign(run, f"{run.tags.get(tag) or 'nothing'}, in the tag {tag}") from error
+    raise _foreign(run, f"{', '.join(unknown)}, in the tag {tag}")
+
+
+def _foreign(run: tracking.TrialRun, what: str) -> EnvironmentProblem:
+    wrote = run.tags.get("suite.version") or "that is not known"
+    return EnvironmentProblem(
+        f"run {run.run_id} was written by a suite of version {wrote} and has what this one, version {suite_version()}, "
+        f"does not know: {what}",
+        remedy="Use the suite that wrote it (its version and commit are among the run's tags), or run its sweep again "
+        "with this one.",
+    )
