@@ -359,6 +359,33 @@ def test_a_foreign_run_and_a_cut_tag_do_no_harm() -> None:
 
 # ---- what it says ----------------------------------------------------------------------------------------------------
 
+def unfit(arm: str, seed: int, **figures: float) -> TrialRun:
+    """A run whose store has these figures at its second epoch."""
+    made = run(arm, seed)
+    names = {name.replace("_", "/", 1): value for name, value in figures.items()}
+    return replace(
+        made, metrics={name: {**known, 2: names.get(name, known[2])} for name, known in made.metrics.items()}
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_figures_of_a_foreign_store_that_are_no_numbers_are_missing(value: float) -> None:
+    bad = dict.fromkeys(("val_acc", "test_acc", "train_acc", "time_epoch_s"), value)
+    found = report(unfit("base", 0, **bad), *grid(["b"], 1), run("base", 1))
+    assert "Some figures were not numbers (NaN or infinite) and are missing from curves." in found.notices
+    (item,) = histories(runs(unfit("base", 0, **bad)))
+    assert [one.epoch for one in item.curve] == [1, 3, 4]
+    assert not re.search(r"\b(nan|inf)\b", markdown(found))
+    assert "not numbers" not in said(report(*grid(["base", "b"], 2)))
+
+
+def test_a_margin_that_is_no_number_is_the_default() -> None:
+    found = runs(*grid(["base", "b"], 1))
+    odd = replace(found, parent=replace(found.parent, tags={**found.parent.tags, "suite.margin": "NaN"}))
+    judged = rules(odd, "sqlite:////nowhere/mlflow.db")
+    assert (judged.margin, judged.margin_known) == (analysis.MARGIN, False)
+
+
 
 def test_the_verdicts_come_first() -> None:
     found = report(*grid(["base", "very_good_arm"], 6))

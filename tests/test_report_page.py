@@ -354,6 +354,13 @@ def test_the_best_of_a_falling_figure_is_the_lowest() -> None:
     assert [(point.place, point.value) for point in slice_.points if point.best] == [(0.03, 1.0)]
 
 
+def test_dead_channels_that_are_no_numbers_are_missing(store: Store) -> None:
+    for seed, share in ((0, float("nan")), (1, 0.5)):
+        drawn(store, "base", seed, share)
+    (picture,) = layers.activations(store.runs, "x", ["base"], "base").pictures
+    assert picture.plot.lines[0].curve.mean == (0.5, 0.0)  # type: ignore[attr-defined]
+
+
 def test_dead_channels_are_those_of_the_last_count(store: Store) -> None:
     """``suite.activations`` may count again, at another epoch."""
     drawn(store, "base", 0, 0.25)

@@ -16,7 +16,7 @@ from suite.errors import SuiteError
 from suite.records import Status
 from suite.report.figures import Curves, among, lines, styles
 from suite.report.parts import Photo, Picture, Section, Strip
-from suite.report.stored import in_plan
+from suite.report.stored import finite, in_plan
 from suite.report.words import names
 from suite.tracking import SweepRuns, TrialRun
 
@@ -110,12 +110,12 @@ def _deaths(
     """The share of dead channels of each ReLU, by depth, one line for each arm."""
     curves = []
     for arm in chosen[:_DEPTHS]:
-        trials = [run for run in _finished(runs, arm) if any(name.startswith("dead/") for name in run.metrics)]
-        facts = _facts(uri, trials[0]) if trials else None
+        trials = [(run, dead) for run in _finished(runs, arm) if (dead := _dead(run))]
+        facts = _facts(uri, trials[0][0]) if trials else None
         counts = (facts or {}).get("dead")
         if not isinstance(counts, dict) or not counts:
             continue
-        kept = [[run.metrics[f"dead/{layer}"] for run in trials if f"dead/{layer}" in run.metrics] for layer in counts]
+        kept = [[dead[layer] for _, dead in trials if layer in dead] for layer in counts]
         if not all(kept):  # the metrics are of other layers than the sheets
             continue
         values = [[share[max(share)] for share in shares] for shares in kept]  # of each ReLU, in forward order
@@ -134,6 +134,12 @@ def _deaths(
     drawn = Curves(tuple(lines(curves, looks)), "dead", "Dead channels, %", "ReLU, from input to output", 100.0)
     alt = f"Share of dead channels by depth, one line for each of {len(curves)} arms."
     return (Picture("dead", alt, caption, drawn),)
+
+
+def _dead(run: TrialRun) -> dict[str, dict[int, float]]:
+    """ReLU -> step -> the share of its channels that are dead."""
+    found = {name.removeprefix("dead/"): finite(run.metrics[name]) for name in run.metrics if name.startswith("dead/")}
+    return {layer: history for layer, history in found.items() if history}
 
 
 def _finished(runs: SweepRuns, arm: str) -> list[TrialRun]:

@@ -12,7 +12,7 @@ import pandas as pd
 from suite import analysis
 from suite.journal import TrialHistory
 from suite.records import Status
-from suite.report.stored import Rules, in_plan, is_search
+from suite.report.stored import Rules, in_plan, is_search, not_numbers
 from suite.report.words import figure, half_width, label, names, points, scale, seconds, some
 from suite.tracking import SweepRuns
 
@@ -155,7 +155,7 @@ def _missing(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame,
         yield f"There are no validation images: {rules.objective.name} of the last epoch speaks for each trial."
     if counts[Status.FINISHED] and analysis.tested(rules.objective) not in arms:
         yield "There are no test figures, so there are no verdicts."
-    if any(run.tags.get("suite.nan") for run in runs.trials if in_plan(run)):
+    if any(not_numbers(run) for run in runs.trials if in_plan(run)):
         yield "Some figures were not numbers (NaN or infinite) and are missing from curves."
     if any(run.tags.get("suite.tracking_error") for run in (runs.parent, *runs.trials)):
         yield "Some entries were refused by the store; the tag suite.tracking_error of the runs says which."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +69,19 @@ def _settings(run: TrialRun) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def finite(history: Mapping[int, float]) -> dict[int, float]:
+    """The figures that are numbers: NaN and infinity, which only a foreign store has, are missing."""
+    return {epoch: value for epoch, value in history.items() if math.isfinite(value)}
+
+
+def not_numbers(run: TrialRun) -> bool:
+    """Whether the run had figures that were NaN or infinite: in the store, or kept out of it by the suite."""
+    known = (history for name, history in run.metrics.items() if name in METRICS)
+    return bool(run.tags.get("suite.nan")) or any(len(finite(history)) < len(history) for history in known)
+
+
 def _records(run: TrialRun) -> dict[int, EpochRecord]:
-    known = {name: run.metrics[name] for name in METRICS if name in run.metrics}
+    known = {name: finite(run.metrics[name]) for name in METRICS if name in run.metrics}
     epochs = sorted({epoch for history in known.values() for epoch in history})
     return {epoch: EpochRecord(epoch, _at(known, epoch)) for epoch in epochs}
 
@@ -106,7 +118,8 @@ def rules(runs: SweepRuns, uri: str) -> Rules:
     objective = _objective(runs)
     spec = _spec(runs, uri)
     told = parsed(runs.parent.tags.get("suite.margin"))
-    margin = float(told) if isinstance(told, (int, float)) else spec.metrics[0].margin if spec else None
+    known = isinstance(told, (int, float)) and math.isfinite(told)
+    margin = float(told) if known else spec.metrics[0].margin if spec else None
     return Rules(
         objective,
         analysis.MARGIN if margin is None else margin,
