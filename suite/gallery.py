@@ -109,7 +109,8 @@ def augmentation_grid(
     """The same few training images under each augmentation, as PNG: one column of tiles for each drawing.
 
     The first row has the originals; each further row one augmentation, drawn ``times`` times on each image. An image
-    that is mixed is mixed with the one to its left in the grid. Masks are painted with the mean of the training images.
+    that is mixed is mixed with the original to the left of its own, the first with the last. Masks are painted with the
+    mean of the training images.
 
     Args:
         dataset: images are taken from different classes, drawn by ``seed``.

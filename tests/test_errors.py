@@ -262,7 +262,10 @@ def test_pairs_that_disagree_are_said_to(store: Store) -> None:
 
 
 def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
-    found = section(both(store).runs, "x", "base", "base")
+    for seed in (0, 1):
+        store.add("base", seed, network(seed, 1.0))
+    store.add("best", 0, None, "failed")
+    found = section(store.runs, "x", "base", "base")
     assert "No other arm stands beside it" in whole(found)
     assert found is not None and [drawing.name for drawing in found.drawings] == ["confusion", "calibration"]
     assert html(found).count("<img") == 2
@@ -279,6 +282,12 @@ def test_what_is_missing_is_said(store: Store) -> None:
     assert "no trial of best has finished" in whole(section(store.runs, "x", "base", "best"))
     store.add("best", 1, network(1, 1.0))
     assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
+def test_without_a_baseline_the_arm_stands_alone_for_another_reason(store: Store) -> None:
+    text = whole(section(both(store).runs, "x", "best", "best"))
+    assert "No other arm stands beside it" not in text
+    assert "for want of one baseline: python -m suite.report s --compare A B" in text
+
+
     store.add("best", 0, network(1, 1.0), numerics='{"precision": "bf16"}')
     assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
     store.add("bare", 0, None)

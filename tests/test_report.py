@@ -45,7 +45,7 @@ from suite.report import figures, make
 from suite.report.content import Content, content
 from suite.report.making import folder_name, publish, write
 from suite.report.stored import Rules, histories, rules
-from suite.report.tables import csv, latex, markdown
+from suite.report.tables import csv, latex, markdown, plain
 from suite.report.versus import versus
 from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
 
@@ -666,6 +666,31 @@ def test_markdown_shows_names_as_they_are() -> None:
 
 def test_latex_shows_names_as_they_are() -> None:
     text = latex(evil().tables[0], f"{EVIL} 100 %\n\\input{{x}}")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# Not a heading", r"\# Not a heading"), ("###", r"\##\#"), ("- a", r"\- a"), ("+ a", r"\+ a"),
+        ("---", r"\---"), ("=== a", r"\=== a"), ("1. a", r"1\. a"), ("12) a", r"12\) a"),
+        ("a # b #", r"a # b \#"), ("> a", "&gt; a"),
+        ("1.5 a", "1.5 a"), ("+1.25 points", "+1.25 points"), ("−1 - 2", "−1 - 2"), ("a 1. b", "a 1. b"), ("", ""),
+    ],
+)  # fmt: skip
+def test_the_start_of_a_line_is_no_markup(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+def test_descriptions_and_trials_are_no_headings() -> None:
+    trials = [*grid(["base"], 2), replace(run("b", 0, status="failed", epochs=0, reason="x"), name="# heading")]
+    lines = markdown(report(*trials, description="# Not a heading")).splitlines()
+    assert r"\# Not a heading" in lines and r"- \# heading: x" in lines
+
+
+def test_pairs_are_spoken_of_only_where_there_is_a_baseline() -> None:
+    unequal = [*grid(["a"], 2), run("b", 0)]
+    assert "Arms have unequal numbers of finished seeds (1 to 2)." in report(*unequal).notices
+    assert "pairs are made" in said(report(*grid(["base"], 2), run("b", 0)))
+
+
     assert r"\caption{\textless{}script\textgreater{}alert(1)" in text
     assert r"100 \% \textbackslash{}input\{x\}}" in text
     assert r"\$x\_\{\textbar{}`*{[}a{]}(b)" in text

@@ -107,7 +107,7 @@ def section(runs: SweepRuns, uri: str, baseline: str, winner: str) -> Errors | N
     shown = Errors(
         baseline,
         winner,
-        tuple(_sentences(found, baseline, winner, names)),
+        tuple(_sentences(found, baseline, winner, names) if baseline != winner else _alone(found, runs, winner)),
         found.left_out,
         tuple(_drawings(found, baseline, winner, names)),
     )
@@ -252,15 +252,23 @@ def _names(runs: SweepRuns, uri: str, classes: int) -> tuple[list[str], Images |
 # ---- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _sentences(found: Duel, baseline: str, winner: str, names: Sequence[str]) -> Iterable[str]:
-    if baseline == winner:
-        error = predictions.calibration(found.ours).error
-        yield (
-            f"{winner} gives the right class for {_percent(predictions.rates(found.ours).mean())} % of "
-            f"{_count(found.images, 'test image')}{_over(found)}. No other arm stands beside it. Expected calibration "
-            f"error: {_points(error, sign=False)}."
+def _alone(found: Duel, runs: SweepRuns, arm: str) -> Iterable[str]:
+    """Of one arm, and why it stands alone: there is no other, or none that the sweep would compare it with."""
+    others = any(run.arm != arm for run in _finished(runs))
+    why = "No other arm stands beside it."
+    if others:
+        why = (
+            "Which arm to set beside it the sweep does not say, for want of one baseline: "
+            f"python -m suite.report {runs.sweep} --compare A B sets any two side by side."
         )
-        return
+    yield (
+        f"{arm} gives the right class for {_percent(predictions.rates(found.ours).mean())} % of "
+        f"{_count(found.images, 'test image')}{_over(found)}. {why} Expected calibration error: "
+        f"{_points(predictions.calibration(found.ours).error, sign=False)}."
+    )
+
+
+def _sentences(found: Duel, baseline: str, winner: str, names: Sequence[str]) -> Iterable[str]:
     yield from _pooled(found, winner, baseline)
     changed = predictions.swaps(found.ours, found.theirs, _SWAPS)
     if changed:

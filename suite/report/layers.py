@@ -34,7 +34,7 @@ def augmentations(runs: SweepRuns, uri: str) -> Section:
         "augmentations",
         "A grid of training images: the originals on top, below them each augmentation of the sweep.",
         "The same few training images under each augmentation of the sweep, each drawn several times. An image that is "
-        "mixed is mixed with the one to its left.",
+        "mixed is mixed with the original to the left of its own, the first with the last.",
         content,
     )
     return Section("augmentations", "What the augmentations do", strips=(Strip("", (photo,)),))

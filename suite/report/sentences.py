@@ -167,7 +167,8 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
         yield "Each arm has one seed: nothing says how much of a difference is chance."
     elif len(seeds) > 1:
         span = f"{min(seeds)} to {max(seeds)}"
-        yield f"Arms have unequal numbers of finished seeds ({span}); pairs are made of those that both have."
+        pairs = "; pairs are made of those that both have" if (arms["against"] != "").any() else ""
+        yield f"Arms have unequal numbers of finished seeds ({span}){pairs}."
     if len({str(item.entry.get("numerics")) for item in items}) > 1:
         yield "Trials ran with different numerics; those of different numerics are not compared."
 

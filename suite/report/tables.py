@@ -118,6 +118,11 @@ def _marked(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` as Markdown that shows it as it is: one line, no markup, no HTML."""
+    """``text`` as Markdown that shows it as it is: one line, no markup, no HTML.
+
+    At the start of a line more is markup than within it: headings, lists, rules; and at the end of a heading ``#``.
+    """
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+    line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+    line = re.sub(r"^(#|=|[-+](?=[-+ ]|$))|#$", r"\\\g<0>", line)
+    return re.sub(r"^(\d{1,9})([.)])(?= |$)", r"\1\\\2", line)
