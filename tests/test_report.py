@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_reader
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,7 +42,7 @@ from suite.analysis import adjusted_p, baselines, compare, compare_sweeps, curve
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import TrialHistory
 from suite.records import EpochRecord, Objective, Status, Trial
-from suite.report import figures, make
+from suite.report import figures, make, making
 from suite.report.content import Content, content
 from suite.report.making import folder_name, publish, write
 from suite.report.stored import Rules, histories, rules
@@ -754,6 +755,58 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeyp
 
 
 def test_a_folder_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
+def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Content, rename: int) -> None:
+    """``publish``, killed before one of the renames; nothing after the kill is run, no ``finally`` either."""
+    renames: list[Path] = []
+    replace_ = Path.replace
+
+    def counted(self: Path, target: Path) -> Path:
+        renames.append(self)
+        if len(renames) > rename:
+            raise KeyboardInterrupt
+        return replace_(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        patch.setattr("suite.report.making.shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            publish(found, tmp_path)
+
+
+def test_a_kill_between_the_renames_is_mended_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(report(*grid(["base"], 2)), tmp_path)
+    killed(monkeypatch, tmp_path, report(*grid(["base"], 3)), rename=1)
+    assert not (tmp_path / "fruit").exists() and len(list(tmp_path.iterdir())) == 2, "what the kill leaves"
+
+    def full(*_: Any) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures.Curves, "draw", full)
+        with pytest.raises(EnvironmentProblem):
+            publish(report(*grid(["base"], 4)), tmp_path)
+    assert len((tmp_path / "fruit" / "results.csv").read_text().splitlines()) == 1 + 3, "the killed run's was whole"
+    assert {path.name for path in tmp_path.iterdir()} == {"fruit"}
+
+
+def test_an_old_report_whose_successor_is_gone_comes_back(tmp_path: Path) -> None:
+    publish(report(*grid(["base"], 2)), tmp_path)
+    (tmp_path / "fruit").replace(tmp_path / f".fruit.{'a' * 32}.tmp.old")
+    making._recover(tmp_path / "fruit")
+    assert {path.name for path in tmp_path.iterdir()} == {"fruit"}
+    assert len((tmp_path / "fruit" / "results.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_only_drafts_of_this_report_that_nobody_writes_are_removed(tmp_path: Path) -> None:
+    names = [f".fruit.{'a' * 32}.tmp", f".fruit.{'b' * 32}.tmp", f".fruit.cake.{'c' * 32}.tmp", ".fruit.mine.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    for name in names[1:]:
+        os.utime(tmp_path / name, (1, 1))
+    making._recover(tmp_path / "fruit")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], *names[2:]])
+
+
     (tmp_path / "fruit").mkdir()
     (tmp_path / "fruit" / "journal.jsonl").write_text("precious")
     with pytest.raises(UsageError, match=r"holds something else: journal\.jsonl"):

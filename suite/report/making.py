@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from suite.report.versus import versus
 from suite.tracking import SweepRuns
 
 log = logging.getLogger(__name__)
+_ABANDONED = 3600  # seconds after which a draft is nobody's: none takes a tenth of that
 OURS = {"index.html", "report.md", "results.csv", "arms.csv", "table.tex", "figures"}
 
 
@@ -90,9 +93,10 @@ def make_comparison(sweep: str, other: str, uri: str, out: Path) -> Path:
 def publish(found: Content, out: Path) -> Path:
     """Write a report's files and put them in their place in one move."""
     target = out.absolute() / folder_name(found.folder or found.sweep)
-    _check(target)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
+        _recover(target)
+        _check(target)
         write(found, draft)
         _swap(draft, target)
     except OSError as error:
@@ -195,9 +199,35 @@ def _check(target: Path) -> None:
         )
 
 
+_OLD = ".old"
+
+
+def _recover(target: Path) -> None:
+    """Finish what a killed run left undone in ``_swap``, and remove its drafts.
+
+    A folder cannot be exchanged for another in one step everywhere, so between two renames there is no report, only
+    the whole new one and the old one under names of their own.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp")
+    left = [path for path in _beside(target) if pattern.fullmatch(path.name.removesuffix(_OLD))]
+    for old in [path for path in left if path.name.endswith(_OLD)]:
+        draft = old.with_name(old.name.removesuffix(_OLD))
+        if not target.exists():
+            (draft if draft.exists() else old).replace(target)
+        for path in (draft, old):
+            shutil.rmtree(path, ignore_errors=True)
+    for draft in left:  # another process may be writing a young one
+        if draft.exists() and time.time() - draft.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _beside(target: Path) -> list[Path]:
+    return sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+
+
 def _swap(draft: Path, target: Path) -> None:
-    """``draft`` becomes ``target``; a failure leaves the old one."""
-    old = target.with_name(f"{draft.name}.old")
+    """``draft`` becomes ``target``; a failure leaves the old one. ``_recover`` knows what a kill leaves."""
+    old = draft.with_name(f"{draft.name}{_OLD}")
     had = target.exists()
     if had:
         target.replace(old)
