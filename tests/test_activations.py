@@ -267,6 +267,14 @@ def test_the_command_normalises_and_counts_over_the_test_images(
     assert (tmp_path / "out" / "000-1.png").read_bytes() == sheet.png
 
 
+def test_a_channel_that_fires_ever_so_little_is_alive() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.copy_(torch.tensor([1e-3, 0.0]))
+    assert find_dead(net, [torch.zeros(2, 1, 2, 2)]).layers["1"].tolist() == [False, True]
+
+
 def test_dead_tiles_are_crossed_out(damaged: nn.Module) -> None:
     dead = find_dead(damaged, [torch.stack([noise(16, seed) for seed in range(3)])])
     sheet = sheets.sheets(damaged, noise(16), ["relu"], dead=dead)[0]

@@ -183,6 +183,17 @@ def test_the_most_telling_images_come_first() -> None:
     assert [one.index for one in predictions.telling(wrong, right, 10)] == [3]
 
 
+def test_of_equally_telling_images_the_surer_ones_come_first() -> None:
+    answers = {"right": ([0, 0, 0], (1.0, 3.0, 2.0)), "wrong": ([1, 1, 1], (1.0, 1.0, 1.0))}
+    sides = []
+    for given, sure in answers.values():
+        logits = np.zeros((3, 3), np.float32)
+        logits[np.arange(3), given] = sure
+        sides.append([Predictions(np.arange(3), np.zeros(3, np.int64), logits)])
+    assert [one.index for one in predictions.telling(*sides, 10)] == [1, 2, 0]
+    assert [one.index for one in predictions.telling(*sides, 1)] == [1]
+
+
 def test_networks_meet_on_the_images_that_they_share() -> None:
     one, two = told([0, 1, 2, 1], [0, 1, 2, 0]), told([0, 1, 2, 1], [1, 1, 1, 1])
     shuffled = two.take(np.array([3, 1, 2]))
@@ -271,6 +282,12 @@ def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
     assert html(found).count("<img") == 2
 
 
+def test_without_a_baseline_the_arm_stands_alone_for_another_reason(store: Store) -> None:
+    text = whole(section(both(store).runs, "x", "best", "best"))
+    assert "No other arm stands beside it" not in text
+    assert "for want of one baseline: python -m suite.report s --compare A B" in text
+
+
 def test_nothing_finished_is_no_section(store: Store) -> None:
     store.add("base", 0, None, "failed")
     assert section(store.runs, "x", "base", "best") is None
@@ -282,12 +299,6 @@ def test_what_is_missing_is_said(store: Store) -> None:
     assert "no trial of best has finished" in whole(section(store.runs, "x", "base", "best"))
     store.add("best", 1, network(1, 1.0))
     assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
-def test_without_a_baseline_the_arm_stands_alone_for_another_reason(store: Store) -> None:
-    text = whole(section(both(store).runs, "x", "best", "best"))
-    assert "No other arm stands beside it" not in text
-    assert "for want of one baseline: python -m suite.report s --compare A B" in text
-
-
     store.add("best", 0, network(1, 1.0), numerics='{"precision": "bf16"}')
     assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
     store.add("bare", 0, None)

@@ -48,6 +48,7 @@ from suite.report.making import folder_name, publish, write
 from suite.report.stored import Rules, histories, rules
 from suite.report.tables import csv, latex, markdown, plain
 from suite.report.versus import versus
+from suite.report.words import half_width
 from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -243,8 +244,6 @@ def test_epochs_until_the_baselines_best_are_counted_seed_by_seed() -> None:
     assert tuple(analysis.training_seconds(items).set_index("arm").loc["a"]) == (6.0, 6.0, 6.0)
 
 
-def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> list[TrialHistory]:
-    """A full grid whose figure is 0.5 less the rate plus a tenth for "late"."""
 def test_epochs_to_the_baselines_best_are_of_equal_numerics() -> None:
     items = [course("base", seed, [0.1, 0.5], baseline=True) for seed in (0, 1)]
     items += [course("a", seed, [0.5, 0.9]) for seed in (0, 1)]
@@ -262,6 +261,8 @@ def test_main_effects_are_over_seeds_of_equal_numerics() -> None:
     assert analysis.main_effects(items, VAL, "test/acc") == []
 
 
+def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> list[TrialHistory]:
+    """A full grid whose figure is 0.5 less the rate plus a tenth for "late"."""
     rng = np.random.default_rng(0)
     return [
         history(f"{rate} {place}", seed, 0.5 - rate + 0.1 * (place == "late") + rng.normal(0, 0.001),
@@ -358,8 +359,6 @@ def test_a_foreign_run_and_a_cut_tag_do_no_harm() -> None:
     assert (item.trial.arm, item.status, item.trial.settings) == ("mine", Status.INTERRUPTED, {})
 
 
-# ---- what it says ----------------------------------------------------------------------------------------------------
-
 def unfit(arm: str, seed: int, **figures: float) -> TrialRun:
     """A run whose store has these figures at its second epoch."""
     made = run(arm, seed)
@@ -386,6 +385,8 @@ def test_a_margin_that_is_no_number_is_the_default() -> None:
     judged = rules(odd, "sqlite:////nowhere/mlflow.db")
     assert (judged.margin, judged.margin_known) == (analysis.MARGIN, False)
 
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
 
 
 def test_the_verdicts_come_first() -> None:
@@ -582,35 +583,6 @@ def test_two_sweeps_without_a_common_arm_cannot_be_compared() -> None:
         versus(runs(*grid(["a"], 2)), runs(*grid(["a"], 2)), Rules(VAL), Rules(VAL))
 
 
-def test_shared_arms_that_never_finished_are_too_few(tmp_path: Path) -> None:
-    failed = grid(["a"], 2, status="failed", epochs=0)
-    found = versus(runs(*failed), other_sweep(*grid(["a"], 1)), Rules(VAL), Rules(VAL))
-    assert found.tables[0].rows[0][-1] == "too few seeds"
-    publish(found, tmp_path)
-
-
-def test_failed_trials_give_their_reasons() -> None:
-    found = report(*grid(["base"], 2), run("b", 0, status="failed", reason="the loss became NaN at epoch 3"))
-    assert [failure.reason for failure in found.failures] == ["the loss became NaN at epoch 3"]
-    assert "the loss became NaN at epoch 3" in markdown(found)
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """Tags, texts and addresses of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
 LAST = replace(VAL, strategy="last")
 
 
@@ -644,6 +616,35 @@ def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path:
         compare_sweeps([], [], VAL, loss)
 
 
+def test_shared_arms_that_never_finished_are_too_few(tmp_path: Path) -> None:
+    failed = grid(["a"], 2, status="failed", epochs=0)
+    found = versus(runs(*failed), other_sweep(*grid(["a"], 1)), Rules(VAL), Rules(VAL))
+    assert found.tables[0].rows[0][-1] == "too few seeds"
+    publish(found, tmp_path)
+
+
+def test_failed_trials_give_their_reasons() -> None:
+    found = report(*grid(["base"], 2), run("b", 0, status="failed", reason="the loss became NaN at epoch 3"))
+    assert [failure.reason for failure in found.failures] == ["the loss became NaN at epoch 3"]
+    assert "the loss became NaN at epoch 3" in markdown(found)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, texts and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -665,8 +666,6 @@ def test_markdown_shows_names_as_they_are() -> None:
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in arms}) == 1
 
 
-def test_latex_shows_names_as_they_are() -> None:
-    text = latex(evil().tables[0], f"{EVIL} 100 %\n\\input{{x}}")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -692,6 +691,8 @@ def test_pairs_are_spoken_of_only_where_there_is_a_baseline() -> None:
     assert "pairs are made" in said(report(*grid(["base"], 2), run("b", 0)))
 
 
+def test_latex_shows_names_as_they_are() -> None:
+    text = latex(evil().tables[0], f"{EVIL} 100 %\n\\input{{x}}")
     assert r"\caption{\textless{}script\textgreater{}alert(1)" in text
     assert r"100 \% \textbackslash{}input\{x\}}" in text
     assert r"\$x\_\{\textbar{}`*{[}a{]}(b)" in text
@@ -754,7 +755,6 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"fruit"}
 
 
-def test_a_folder_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
 def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Content, rename: int) -> None:
     """``publish``, killed before one of the renames; nothing after the kill is run, no ``finally`` either."""
     renames: list[Path] = []
@@ -807,6 +807,7 @@ def test_only_drafts_of_this_report_that_nobody_writes_are_removed(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], *names[2:]])
 
 
+def test_a_folder_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "fruit").mkdir()
     (tmp_path / "fruit" / "journal.jsonl").write_text("precious")
     with pytest.raises(UsageError, match=r"holds something else: journal\.jsonl"):
@@ -930,6 +931,27 @@ def test_changes_and_cost_are_said() -> None:
 # ---- what earlier tests did not notice -------------------------------------------------------------------------------
 
 
+def test_behind_plus_minus_stands_half_the_interval() -> None:
+    assert half_width("test/acc", 0.5, 0.6) == " ± 5.00" and half_width("val/loss", 0.5, 0.6) == " ± 0.0500"
+    assert half_width("test/acc", None, 0.6) == half_width("test/acc", float("nan"), 0.6) == ""
+
+
+def test_trials_stopped_early_are_not_among_the_finished_ones() -> None:
+    items = [course("base", seed, [0.5, 0.6], baseline=True) for seed in (0, 1)]
+    items += [course("a", seed, [0.6, 0.6]) for seed in (0, 1)]
+    items[3].status = Status.STOPPED
+    found = analysis.finished_by_pair(items)
+    assert {arm: [seed for seed, _ in trials] for arm, trials in found.items()} == {"base": [0, 1], "a": [0]}
+    assert tuple(analysis.epochs_to_baseline(items, VAL).set_index("arm").loc["a"]) == (1.0, 1, 1)
+
+
+def test_the_smallest_visible_difference_is_in_sample_standard_deviations() -> None:
+    base, other = [0.5] * 6, [0.51, 0.53, 0.52, 0.55, 0.50, 0.54]
+    row = compare(sweep_of({"base": base, "other": other}), VAL).set_index("arm").loc["other"]
+    spread = stats.tstd(np.subtract(other, base))
+    assert row["smallest difference"] == pytest.approx(analysis.detectable(6, 1) * spread, rel=1e-6)
+
+
 def test_means_are_of_finished_trials_at_the_epoch_that_validation_chose() -> None:
     items = [history("a", 0, 0.5), history("a", 1, 0.7), history("a", 2, 0.1, status="stopped")]
     items.append(history("a", 3, 0.1, status="failed"))
@@ -983,6 +1005,29 @@ def test_overfitting_from_the_tenth_epoch_on_is_not_before_it() -> None:
         assert "Training less validation accuracy at the last epoch: +10.00 points." in row[1]
 
 
+def overfitting(seeds: int, ends: Sequence[float]) -> tuple[str, str, str]:
+    """Figures, outcome and caption of the claim; a validation loss of 1 at epoch 3 that ends so high, by seed."""
+    trials = [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(seeds)]
+    for seed, end in zip(range(seeds), ends, strict=True):
+        made = taught("scratch", seed, SCRATCH, 0.7, 0.3)
+        losses = dict.fromkeys(range(1, 12), 1.2) | {3: 1.0, 12: end}
+        trials.append(replace(made, metrics={**made.metrics, "val/loss": losses}))
+    (table,) = [table for table in report(*trials).tables if table.name == "claims"]
+    (row,) = [row for row in table.rows if "overfits" in row[0]]
+    return row[1], row[2], table.caption
+
+
+def test_overfitting_is_a_rise_of_a_hundredth_in_every_one_of_six_seeds() -> None:
+    figures, outcome, caption = overfitting(6, [1.01] * 6)
+    assert outcome == "reproduced" and "6 of 6 seeds." in figures
+    assert "in every seed, of at least 6, the validation loss is lowest before epoch 10" in caption
+    assert "at least 1 % above that" in caption
+    assert overfitting(6, [1.009] * 6)[1] == "not reproduced", "what rises less stays where it is"
+    assert overfitting(6, [1.1] * 5 + [1.0000001])[1] == "cannot be told"
+    figures, outcome, _ = overfitting(5, [1.5] * 5)
+    assert outcome == "cannot be told" and "5 of 5 seeds; too few seeds, 6 are needed to tell." in figures
+
+
 def test_freezing_that_helps_costs_nothing_and_heads_that_differ_do_not_end_alike() -> None:
     trials = []
     for seed in range(6):
@@ -1012,26 +1057,3 @@ def test_more_tested_arms_raise_the_smallest_visible_difference_of_each() -> Non
     table |= {f"more{n}": rng.normal(0.5, 0.01, 8) for n in range(6)}
     among = compare(sweep_of(table), VAL, 0.005).set_index("arm")["smallest difference"]["a"]
     assert among > 1.05 * alone
-def overfitting(seeds: int, ends: Sequence[float]) -> tuple[str, str, str]:
-    """Figures, outcome and caption of the claim; a validation loss of 1 at epoch 3 that ends so high, by seed."""
-    trials = [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(seeds)]
-    for seed, end in zip(range(seeds), ends, strict=True):
-        made = taught("scratch", seed, SCRATCH, 0.7, 0.3)
-        losses = dict.fromkeys(range(1, 12), 1.2) | {3: 1.0, 12: end}
-        trials.append(replace(made, metrics={**made.metrics, "val/loss": losses}))
-    (table,) = [table for table in report(*trials).tables if table.name == "claims"]
-    (row,) = [row for row in table.rows if "overfits" in row[0]]
-    return row[1], row[2], table.caption
-
-
-def test_overfitting_is_a_rise_of_a_hundredth_in_every_one_of_six_seeds() -> None:
-    figures, outcome, caption = overfitting(6, [1.01] * 6)
-    assert outcome == "reproduced" and "6 of 6 seeds." in figures
-    assert "in every seed, of at least 6, the validation loss is lowest before epoch 10" in caption
-    assert "at least 1 % above that" in caption
-    assert overfitting(6, [1.009] * 6)[1] == "not reproduced", "what rises less stays where it is"
-    assert overfitting(6, [1.1] * 5 + [1.0000001])[1] == "cannot be told"
-    figures, outcome, _ = overfitting(5, [1.5] * 5)
-    assert outcome == "cannot be told" and "5 of 5 seeds; too few seeds, 6 are needed to tell." in figures
-
-
