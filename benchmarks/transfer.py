@@ -115,7 +115,8 @@ def measured(
 def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Turn:
     """The usual loop."""
     options = ["--depth", str(depth), "--arms", str(arms), "--epochs", str(epochs), *(["--augment"] if augment else [])]
-    wall = timed(folder, "benchmarks.peers.transfer", ".", "../images", "../weights.pth", "--val", str(VAL), *options).seconds
+    given = (".", "../images", "../weights.pth", "--val", str(VAL))
+    wall = timed(folder, "benchmarks.peers.transfer", *given, *options).seconds
     spans = [json.loads(line) for line in (folder / "spans.jsonl").read_text().splitlines()]
     assert len(spans) == arms, f"{len(spans)} of {arms} trials ended"
     seconds = max(span["ended"] for span in spans) - min(span["begun"] for span in spans)
