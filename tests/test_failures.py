@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,34 @@ class Counted(Tiny):
 
 def counted(num_classes):
     return Counted(num_classes)
+"""
+
+# A thread whose garbage, which only the collector frees, holds references to Ray's objects.
+GOES_DOWN = """
+import gc, os, threading, time
+import ray
+from suite import tuner
+
+
+class Garbage:
+    pass
+
+
+def litter():
+    while references:
+        garbage = Garbage()
+        garbage.itself, garbage.reference = garbage, references.pop()
+        del garbage
+        time.sleep(0.0005)
+
+
+with tuner.cluster(None, False):
+    references = [ray.put(number) for number in range(4000)]
+    gc.set_threshold(50, 1, 1)
+    threading.Thread(target=litter, daemon=True).start()
+    time.sleep(0.3)
+print("alive", flush=True)
+os._exit(0)
 """
 
 
@@ -179,3 +209,11 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     curves = folder.curves()
     monkeypatch.setenv("STEPS", str(steps))
     assert curves == alone(folder.path, tmp_path / "alone", monkeypatch)
+
+
+def test_garbage_that_another_thread_collects_while_ray_goes_down_does_not_end_the_process(tmp_path: Path) -> None:
+    """It did: "The core worker has already been shutdown", exit code 1 after a sweep's last trial."""
+    script = tmp_path / "goes_down.py"
+    script.write_text(GOES_DOWN)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr

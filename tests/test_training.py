@@ -21,7 +21,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import checkpoint, data, models, optim, train
+from suite import checkpoint, data, models, optim, probe, train
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import Numerics, stream
 from suite.spec import TrialConfig
@@ -662,6 +662,15 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "has_bf16", lambda: False)
+    monkeypatch.setattr(probe, "cost", lambda *arguments: pytest.fail("measured"))
+    said: list[str] = []
+    chosen = probe.choose_numerics([(TrialConfig(), 10, 32)], threads=2, device="cpu", say=said.append)
+    assert chosen == Numerics("fp32", channels_last=True, threads=2, device="cpu")
+    assert said == ["precision: fp32 (this processor has no bf16)"]
 
 
 # ---- what must not leak into what is measured ------------------------------------------------------------------------
