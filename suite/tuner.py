@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -39,6 +40,7 @@ from suite.spec import TrialConfig
 from suite.trainable import STOP_FILE, PackTrainable, Shared
 
 LOST_WORKERS = 3  # times a pack starts again after its worker died
+SWITCH_S = 0.0005  # Python's is 0.005: so long Tune's loop would wait for tracking's thread, several times a report
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
 Next = Callable[[], list[dict[str, Any]] | None]
@@ -362,9 +364,12 @@ def run_packs(
             verbose=0,
         ),
     )
+    kept = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     try:
         tuner.fit()
     finally:
+        sys.setswitchinterval(kept)
         shutil.rmtree(storage, ignore_errors=True)
 
 
