@@ -251,7 +251,8 @@ class Projection(ABC):
     def _on_start(self, entry: Entry) -> None:
         run = self._run(entry)
         if self._is_new(run, entry):
-            self._status(run, RUN_STATUS[Status.RUNNING])
+            if run.status != RUN_STATUS[Status.RUNNING]:  # a new run is
+                self._status(run, RUN_STATUS[Status.RUNNING])
             host = {"suite.host": str(entry["host"])} if entry.get("host") else {}
             self._put(run, tags={STATUS: Status.RUNNING, REASON: "", **host}, seq=entry["seq"])
 
