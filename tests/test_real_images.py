@@ -44,7 +44,8 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
         tmp_path, "augmentation", "seeds=[0,1]", "train.epochs=3", "model.arch=resnet20",
         "data.train_size=1000", "data.val_size=500", "data.test_size=500",
     )  # fmt: skip
-    folder.sweep("--only", "augment=none", "--only", "augment=flip", "--only", "augment=crop+flip+cutout")
+    chosen = ("--only", "augment=none", "--only", "augment=flip", "--only", "augment=crop+flip+cutout")
+    folder.sweep(*chosen, timeout=500)
     assert Counter(folder.runs().values()) == {"FINISHED": 6} and folder.parents() == ["FINISHED"]
     folder.assert_tracked()
     run = dict(folder.query("select name, run_uuid from runs"))

@@ -45,7 +45,7 @@ def test_a_run_of_this_version_is_what_it_was(monkeypatch: pytest.MonkeyPatch, t
     [
         (KNOWN | {"train": {"warp": 9}}, {}, "train.warp (Extra inputs are not permitted), in config.yaml"),
         ([1], {}, "in config.yaml"),
-        (KNOWN, {"numerics": '{"threads": 1, "fused": true}'}, "fused, in the tag suite.numerics"),
+        (KNOWN, {"numerics": '{"threads": 1, "quantised": true}'}, "quantised, in the tag suite.numerics"),
         (KNOWN, {"objective": '{"name": "val/acc", "smoothed": 3}'}, "smoothed, in the tag suite.objective"),
         (KNOWN, {"objective": ""}, "nothing, in the tag suite.objective"),
         (KNOWN, {"numerics": "[1"}, "[1, in the tag suite.numerics"),
