@@ -36,7 +36,7 @@ format: $(READY)  ## put the code in form
 docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
 	$(BIN)/python -m suite.spec.schema
 
-bench: $(READY)  ## measure all briefly, ten minutes; in full each script alone: .venv/bin/python -m benchmarks.NAME
+bench: $(READY)  ## measure all briefly; in full each script alone: .venv/bin/python -m benchmarks.NAME
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks.augmentation --short
 	$(BIN)/python -m benchmarks.training --short

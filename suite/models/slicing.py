@@ -5,7 +5,7 @@ B images, C input and O output channels, H x W pixels (at most 2 x 2), k x k ker
 A torchvision ResNet-18 on 32-pixel images ends in maps of 2 x 2 (layer3) and 1 x 1 (layer4): there, 4 of a 3 x 3
 kernel's 9 taps meet the image, or one; the others multiply padding. Each output pixel is then one matrix product of
 all input pixels with the block of taps that sees them: the same sums without their zeros, so equal up to the order of
-rounding. Measured on 2x AMD EPYC (AVX2), batch 128, one thread: see docs/performance.md.
+rounding. A training step of that network at batch 128: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SlicedConv2d(nn.Conv2d):
 class _Blocks(torch.autograd.Function):
     """(B, H W C) rows and (O, C, k, k) weights -> (B, P, O); ``corners``: the first tap of each output row's block.
 
-    Written out because autograd would add a gradient as large as the whole kernel for each block (14 % slower).
+    Written out because autograd would add a gradient as large as the whole kernel for each block (8 and 34 % slower in two turns).
     """
 
     @staticmethod
