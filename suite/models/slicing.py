@@ -41,7 +41,8 @@ class SlicedConv2d(nn.Conv2d):
 class _Blocks(torch.autograd.Function):
     """(B, H W C) rows and (O, C, k, k) weights -> (B, P, O); ``corners``: the first tap of each output row's block.
 
-    Written out because autograd would add a gradient as large as the whole kernel for each block (8 and 34 % slower in two turns).
+    Written out because autograd would add a gradient as large as the whole kernel for each block (8 and 34 % slower in
+    two turns).
     """
 
     @staticmethod
