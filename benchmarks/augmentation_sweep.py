@@ -108,7 +108,7 @@ def table(turns: dict[str, list[Turn]], arms: int) -> list[list[str]]:
     def row(name: str, what: str, digits: int = 1) -> list[str]:
         figures = {kind: [getattr(turn, what) for turn in found] for kind, found in turns.items()}
         theirs, *ours = figures.values()
-        ratios = " / ".join(ratio(theirs[: len(own)], own) for own in ours) if what.endswith("_s") else ""
+        ratios = " / ".join(ratio(theirs[: len(own)], own) for own in ours) if ", s" in name else ""
         return [name, *(middle(values, digits) for values in figures.values()), ratios]
 
     fewest = [min(turn.finished for turn in found) for found in turns.values()]
