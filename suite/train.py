@@ -104,6 +104,7 @@ class Training:
                 (on_device.test_images, on_device.test_labels, split.test),
             )
         )
+        self.batches = _batches(len(self.train), config.train.batch_size)  # once: each step looks at them
         if weights is not None and weights.mean is not None and weights.std is not None:
             mean, std = np.asarray(weights.mean), np.asarray(weights.std)
         else:
@@ -172,7 +173,7 @@ class Training:
 
     def _sizes(self) -> list[int]:
         """How many images are run together: in training, in evaluation, and when features are made."""
-        trained = [batch.stop - batch.start for batch in _batches(len(self.train), self.config.train.batch_size)]
+        trained = [batch.stop - batch.start for batch in self.batches]
         others = [
             len(rows) for part in (self.train, self.val, self.test) for rows in torch.split(part.index, EVAL_BATCH)
         ]
@@ -220,7 +221,7 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        return len(_batches(len(self.train), self.config.train.batch_size))
+        return len(self.batches)
 
     @property
     def complete(self) -> bool:
@@ -266,8 +267,7 @@ class Training:
     def start_step(self) -> tuple[Tensor, Tensor]:
         """What the next step is fed, (B, C, H, W) or features, and its targets; rate and dropout are set."""
         config, epoch, steps = self.config.train, self.epoch, self.steps_per_epoch
-        batch = _batches(len(self.train), config.batch_size)[self.step]
-        inputs, targets = self._batch(self.order[batch], epoch, self.step)
+        inputs, targets = self._batch(self.order[self.batches[self.step]], epoch, self.step)
         torch.manual_seed(self.dropout_seed)
         optim.set_rate(self.optimizer, config.lr * optim.multiplier(epoch * steps + self.step, steps, config))
         self.optimizer.zero_grad(set_to_none=True)

@@ -108,6 +108,11 @@ def _moves(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and "train" not in vars(module) and module.track_running_stats
 
 
+def _format(images: Tensor) -> torch.memory_format:
+    behind = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if behind else torch.contiguous_format
+
+
 def _tried(
     net: nn.Module, layers: Sequence[str], images: Tensor, sizes: Sequence[int], around: Callable[[], object]
 ) -> Prefix:
@@ -127,8 +132,11 @@ def _tried(
     for count in sorted(set(sizes)):
         if not torch.equal(features(count, 0, training=False), first[:count]):
             return Prefix(why_not=f"features come out differently in batches of {count} and of {most} images here")
+    backwards = images[:most].flip(0).contiguous(memory_format=_format(images))
     net.eval()
     with around():  # type: ignore[attr-defined]
+        if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
+            return Prefix(why_not="features depend on an image's place in its batch here")
         if not torch.equal(rest(net, layers)(first), net(images[:most])):
             return Prefix(why_not=f"the network does more between its layers up to {layers[-1]} than call them")
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())
