@@ -130,7 +130,7 @@ class Launch:
                     self._crown()
                     self._illustrate()
         finally:
-            code = self._close(finished, stop.signal)
+            code = self._close(finished, stop)
         confirmed = tuple(self.confirmed)
         ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
         ended.registered = self.registered
@@ -385,7 +385,7 @@ class Launch:
         except Exception as error:  # pictures never stop a sweep: its results are all there
             self.board.warn(f"pictures for the report could not be made: {type(error).__name__}: {error}")
 
-    def _close(self, finished: bool, signalled: int | None) -> int:
+    def _close(self, finished: bool, stop: Any) -> int:
         """The exit code, after everything is on record and sent."""
         self._removals.shutdown()
         items = list(self.history.in_plan())
@@ -396,13 +396,15 @@ class Launch:
         counts = {str(status): sum(item.status is status for item in items) for status in Status}
         self._record("close", status="finished" if finished else "interrupted", counts=counts)
         self.journal.flush()
-        synced = self.sender.drain(FAST_DRAIN_S if signalled else DRAIN_S)
+        synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
         if synced and finished and self.history.champion:
             self._register()
         self.sender.close()
         self.journal.close()
-        if signalled is not None:
-            return 128 + signalled
+        if stop.signal is not None:
+            return 128 + int(stop.signal)
+        if stop.problem:
+            return 6
         if failed:
             return 3
         return 0 if synced else 4
@@ -598,6 +600,7 @@ class _Runner:
             launch.history,
             on_end=launch.on_end,
             warn=launch.board.warn,
+            unseen=self.stop.give_up,
             early=early.type if early else "",
         )
         tuner.run_packs(

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from suite import plugin
+from suite import nodes, plugin
 from suite.errors import TrialError
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
 
@@ -134,7 +134,7 @@ class Member:
 
     def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
         if self._should_stop() and self.training is None:
-            return [self._end(Status.INTERRUPTED)]
+            return [*self._unseen(), self._end(Status.INTERRUPTED)]
         if self.training is None:
             self.training = self._prepare()
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
@@ -229,6 +229,12 @@ class Member:
             self._looked = now
             self._stop = (self.shared.folder / STOP_FILE).exists() or not self._allowed()
         return self._stop
+
+    def _unseen(self) -> list[Outcome]:
+        """Says so where the sweep's folder is not seen: a node that joined after the sweep began was not asked for it."""
+        if (self.shared.folder / LAUNCH_FILE).exists():
+            return []
+        return [self._outcome("unseen", node=nodes.here(), folder=str(self.shared.folder))]
 
     def _allowed(self) -> bool:
         """Whether this launch still owns the folder: a worker that outlived its driver must not write."""

@@ -60,6 +60,7 @@ class Stop:
         self.folder = folder
         self.signal: int | None = None
         self.reason = ""
+        self.problem = ""
         self.since: float | None = None
         self._say: Callable[[str], None] = lambda text: None
 
@@ -78,6 +79,11 @@ class Stop:
         if self.since is None:
             self.since, self.reason = time.monotonic(), reason
             (self.folder / STOP_FILE).touch()
+
+    def give_up(self, problem: str) -> None:
+        """Stop because the environment does not allow to go on."""
+        self.problem = self.problem or problem
+        self.request(problem)
 
     @contextmanager
     def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:

@@ -200,9 +200,15 @@ def test_a_missing_file_is_a_finding_not_a_traceback(tmp_path: Path) -> None:
     assert "no such file" in str(found)
 
 
-def test_ray_is_not_imported_for_kubernetes_nor_before_a_file_is_read() -> None:
-    import subprocess
+def test_every_rule_has_a_file_that_breaks_it() -> None:
+    sources = [path.read_text() for path in Path(cluster_file.__file__).parent.glob("*.py")]
+    calls = r"(?:source\.finding\(\s*|unknown\(.*, )\"([a-z-]+)\""
+    names = {name for text in sources for name in re.findall(calls, text)}
+    assert len(names) > 30
+    assert names - {rule for rule, *_ in MUTATIONS} == {"replace"}
 
+
+def test_ray_is_not_imported_for_kubernetes_files() -> None:
     code = (
         "import sys; from pathlib import Path; from suite.cluster_file import examine; "
         f"examine(Path({str(REPO / 'kuberay.yaml')!r})); sys.exit('ray' in sys.modules)"
@@ -210,7 +216,8 @@ def test_ray_is_not_imported_for_kubernetes_nor_before_a_file_is_read() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0
 
 
-def test_botocores_own_list_and_the_kept_one_agree() -> None:
+def test_the_kept_list_of_ec2_keys_is_botocores() -> None:
     pytest.importorskip("botocore")
     live = known._from_botocore()
-    assert live is not None and set(known._EC2) <= set(live)
+    assert live is not None
+    assert set(known._EC2) <= set(live) and set(known._EC2["MetadataOptions"]) <= set(live["MetadataOptions"])
