@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
 LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
+AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
 COMPLETE = (Status.FINISHED, Status.STOPPED)
 
@@ -614,6 +615,7 @@ class _Runner:
             on_complete=on_complete,
             max_concurrent=launch.options.max_concurrent,
             storage=launch.folder / "tune",
+            ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
         )
 
 

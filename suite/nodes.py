@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster, before anything is trained: are there any to train on, and does each see the sweep's folder?
+"""The nodes of a Ray cluster, before training: are there any that train, and does each see the sweep's folder?
 
 The folder of checkpoints and journal is shared by all nodes. Where one has a folder of its own under that path, its
 trials would be lost without a word, so each node is asked to read what the driver wrote there, and to answer there.
@@ -55,7 +55,7 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
 
 
 def check_storage(folder: Path) -> None:
-    """Have every node read a file in the sweep's folder, and write one that is seen here. One node alone needs no check.
+    """Have every node read a file in the sweep's folder, and write one that is seen here; a node alone need not.
 
     Args:
         folder: the sweep's; need not exist yet. Nothing is left behind, whatever comes out.
@@ -107,7 +107,7 @@ def _place(folder: Path, token: str) -> Iterator[Path]:
 
 def _problem(name: str, answer: Any, expected: Path, folder: Path) -> Problem | None:
     """What is wrong with a node, from its task's result and from the file that it should have written."""
-    mount = f"Mount one shared file system at the same path on every node, and name a folder in it: --storage-path {folder.parent}."
+    mount = "Mount one shared file system at the same path on every node, and name a folder in it with --storage-path."
     try:
         found = ray.get(answer, timeout=0)
     except GetTimeoutError:
@@ -122,10 +122,8 @@ def _problem(name: str, answer: Any, expected: Path, folder: Path) -> Problem | 
         return Problem(f"node {name} {found['trouble']}", remedy=mount)
     if not _appears(expected):
         return Problem(f"what node {name} writes to {folder} is not seen here", remedy=mount)
-    mine = versions()
-    if other := [
-        f"{package} {found['versions'][package]}" for package in mine if found["versions"][package] != mine[package]
-    ]:
+    mine, theirs = versions(), found["versions"]
+    if other := [f"{package} {theirs[package]}" for package in mine if theirs[package] != mine[package]]:
         here = ", ".join(f"{package} {version}" for package, version in mine.items())
         rule = f"nodes must have the same packages, or figures cannot be compared: node {name} has {', '.join(other)}"
         return Problem(rule, remedy=f"Install there what is here: {here}.")

@@ -231,7 +231,7 @@ class Member:
         return self._stop
 
     def _unseen(self) -> list[Outcome]:
-        """Says so where the sweep's folder is not seen: a node that joined after the sweep began was not asked for it."""
+        """Says so where the sweep's folder is not seen: a node that joined while the sweep ran was not asked for it."""
         if (self.shared.folder / LAUNCH_FILE).exists():
             return []
         return [self._outcome("unseen", node=nodes.here(), folder=str(self.shared.folder))]
