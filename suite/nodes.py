@@ -77,10 +77,11 @@ def check_storage(folder: Path) -> None:
             for node in alive
         }
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_WITHIN_S)
+        still = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # Ray notices late that a node is gone
         problems = [
             problem
             for (name, answer), node in zip(asked.items(), alive, strict=True)
-            if (problem := _problem(name, answer, place / node["NodeID"], folder))
+            if node["NodeID"] in still and (problem := _problem(name, answer, place / node["NodeID"], folder))
         ]
     if problems:
         raise EnvironmentProblem(problems)

@@ -1,0 +1,142 @@
+"""Sweeps on several nodes that come, go, and do not all see what they should. Ray is started by hand on hosts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from alone import alone
+from conftest import REPO, Folder
+from hosts import SHARED, Host, Network, why_not
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+STEP_S = "0.1"  # of the slow network: an epoch has 8 steps
+RAY = "~/suite-venv/bin/ray"
+
+
+class Cluster:
+    """A head that trains nothing; workers with one processor each are added and lost."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {"PYTHONPATH": str(REPO), "RAY_AUTH_MODE": "disabled", "SLOW": STEP_S, "COLUMNS": "200"}
+        self.network = Network(folder, environment | {"SUITE_CACHE": str(folder / "cache")})
+        self.head = self.network.host("head")
+        self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
+
+    def on(self, host: Host, command: str) -> str:
+        done = subprocess.run(self.network.ssh(host, command), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def worker(self, name: str, shared: bool = True) -> Host:
+        host = self.network.host(name, shared)
+        self.on(host, f"{RAY} start --address={self.head.address}:6379 --num-cpus=1")
+        return host
+
+
+class Work(Folder):
+    """A user's folder on the shared file system, whose commands run on the head."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        path = cluster.network.shared / name
+        path.mkdir()
+        super().__init__(path)
+        self.cluster, self.there = cluster, SHARED / name
+
+    def command(self, *arguments: str, module: str = "suite.sweep") -> list[str]:
+        words = " ".join(["python", "-m", module, *arguments, "--no-report"])
+        where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
+        return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
+
+    def end(self, process: subprocess.Popen[str], code: int = 0) -> str:
+        """What a sweep in the background said, once it has ended as it should."""
+        said, _ = process.communicate(timeout=150)
+        assert process.returncode == code, said
+        assert "Traceback" not in said, said
+        return said
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.network.close()
+
+
+@pytest.fixture
+def work(cluster: Cluster, request: pytest.FixtureRequest) -> Work:
+    return Work(cluster, request.node.name)
+
+
+def epochs(entries: list[dict[str, Any]]) -> dict[str, int]:
+    """Trial -> epochs on record."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        if entry["kind"] == "epoch":
+            found[entry["id"]] = found.get(entry["id"], 0) + 1
+    return found
+
+
+def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None:
+    """As on a cluster that starts workers when they are asked for."""
+    work.write(parameters={"train.lr": {"values": [0.05]}}, seeds=[0])
+    process = work.start()
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert any("no workers yet" in line for line in lines)
+    worker = cluster.worker("first")
+    work.end(process)
+    assert set(work.runs().values()) == {"FINISHED"}
+    worker.pull_the_plug()
+
+
+def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, work: Work) -> None:
+    worker, lonely = cluster.worker("sees"), cluster.worker("blind", shared=False)
+    work.write()
+    before = sorted(cluster.network.shared.rglob("*"))
+    done = work.sweep(code=6)
+    assert f"node {lonely.address} (blind" in done.stderr and f"does not see {work.there}/runs/tiny" in done.stderr
+    assert worker.address not in done.stderr and "--storage-path" in done.stderr
+    assert sorted(cluster.network.shared.rglob("*")) == before, "something was left behind"
+    lonely.pull_the_plug()
+    worker.pull_the_plug()
+
+
+def test_a_lost_node_costs_a_line_and_nothing_else(
+    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.worker("stays")
+    goes = cluster.worker("goes")
+    work.write()
+    process = work.start()
+    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
+    goes.pull_the_plug()
+    said = work.end(process)
+    assert said.count("was lost") == 1 and goes.address in said, said
+    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    work.assert_tracked()
+    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+
+
+def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
+    work.write(seeds=[0, 1, 2])
+    process = work.start()
+    work.wait_for(process, lambda entries: bool(epochs(entries)))
+    late = cluster.worker("late", shared=False)
+    said = work.end(process, code=6)
+    assert f"node {late.address} (late) does not see {work.there}/runs/tiny" in said
+    assert "RUNNING" not in work.runs().values()
+    late.pull_the_plug()
+    time.sleep(1)
+    work.sweep()
+    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 6
+    work.assert_tracked()
