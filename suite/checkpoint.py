@@ -105,6 +105,11 @@ def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda messag
     return None
 
 
+def damaged(folder: Path, trial: str) -> list[Path]:
+    """Checkpoints in ``folder`` that do not verify, newest first; they stay where they are."""
+    return [candidate for candidate in _candidates(folder) if _damage(candidate, trial) is not None]
+
+
 def sweep_drafts(folder: Path) -> None:
     """Remove what a killed worker left half written."""
     for draft in folder.glob(".tmp-*"):

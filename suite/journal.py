@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from suite import disk
 from suite.errors import EnvironmentProblem, LockedError
 from suite.records import EpochRecord, Objective, Status, Trial
 
@@ -101,6 +102,7 @@ class Journal:
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._order = threading.Lock()
         self.failure: OSError | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
@@ -124,7 +126,8 @@ class Journal:
         return done.wait(timeout_s)
 
     def close(self) -> None:
-        """Write what is left and let the file go."""
+        """Write what is left and let the file go. While the disk takes nothing, what is left is given up."""
+        self._closing = True
         self._queue.put(None)
         self._thread.join()
         self._file.close()
@@ -157,8 +160,10 @@ class Journal:
                 break
             except OSError as error:
                 if self.failure is None:
-                    self._tell(f"{self.path} cannot be written ({error.strerror}); the sweep goes on, and tries again")
+                    self._tell(f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again")
                 self.failure = error
+                if self._closing:  # its entries come again from the trials' checkpoints
+                    return
                 time.sleep(RETRY_EVERY_S)
         if self.failure is not None:
             self._tell(f"{self.path} can be written again; nothing is lost")

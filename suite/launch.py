@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite import environment
+from suite import disk, environment
 from suite.analysis import rank_arms
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
+FLUSH_S = 20.0  # so long a full disk may keep the journal from being written before a launch is given up
 LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
 COMPLETE = (Status.FINISHED, Status.STOPPED)
@@ -98,6 +99,7 @@ class Launch:
         self.ran = 0
         self.confirmed: list[str] = []
         self.registered = False
+        self.full = ""  # why the disk ended this launch
         self.numerics: Numerics | None = None
         self._removals = ThreadPoolExecutor(1, "removals")
         if not self.journal.entries:
@@ -118,7 +120,7 @@ class Launch:
         from suite.tuner import Stop
 
         started = time.monotonic()
-        stop = Stop(self.folder)
+        stop = self.stop = Stop(self.folder)
         finished = False
         try:
             with stop.on_signals(lambda text: self.board.warn(text)):
@@ -139,6 +141,8 @@ class Launch:
         ended.run_ids = {
             item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
         }
+        if self.full and not stop.requested:  # only the journal's last entries did not fit
+            ended.message = f"{self.full}; make room and launch the same command again"
         if stop.requested:
             ended.message = f"stopped ({stop.reason}); launch the same command again to go on"
         return ended
@@ -196,10 +200,21 @@ class Launch:
 
     def _start_sending(self) -> None:
         """Send what tracking has not seen yet, then each entry as it becomes durable."""
-        self.journal.flush()
+        if not self.journal.flush(FLUSH_S):
+            raise EnvironmentProblem(f"the journal cannot be written: {self._no_room()}", remedy="Make room.")
         for entry in list(self.journal.entries):
             self.sender.put(entry)
         self.journal.subscribe(self.sender.put)
+
+    def _no_room(self) -> str:
+        return disk.said(self.journal.failure, self.folder) if self.journal.failure else "the disk takes it too slowly"
+
+    def _has_room(self, stop: Any) -> bool:
+        """Whether one more trial's checkpoints fit; where they do not, the launch stops as it would for a signal."""
+        self.full = self.full or disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
+        if self.full:
+            stop.request(self.full)
+        return not self.full
 
     def _forget(self, item: TrialHistory) -> None:
         self._record("forget", id=item.trial.id)
@@ -322,6 +337,9 @@ class Launch:
         """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
         item = self.history.trials[trial_id]
         if item.status is Status.INTERRUPTED:
+            self.full = self.full or str(item.end.get("halt", ""))
+            if self.full:
+                self.stop.request(self.full)
             return
         self.ran += 1
         if item.status is Status.FINISHED:
@@ -395,7 +413,8 @@ class Launch:
         failed = any(item.status is Status.FAILED for item in items)
         counts = {str(status): sum(item.status is status for item in items) for status in Status}
         self._record("close", status="finished" if finished else "interrupted", counts=counts)
-        self.journal.flush()
+        if not self.journal.flush(FLUSH_S):
+            self.full = self.full or f"the journal cannot be written: {self._no_room()}"
         synced = self.sender.drain(FAST_DRAIN_S if signalled else DRAIN_S)
         if synced and finished and self.history.champion:
             self._register()
@@ -403,6 +422,8 @@ class Launch:
         self.journal.close()
         if signalled is not None:
             return 128 + signalled
+        if self.full:
+            return EnvironmentProblem.exit_code
         if failed:
             return 3
         return 0 if synced else 4
@@ -485,7 +506,9 @@ class _Runner:
         coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
 
         def following() -> list[dict[str, Any]] | None:
-            return [self._payload(trial.id) for trial in coming.popleft()] if coming else None
+            if not coming or not launch._has_room(self.stop):
+                return None
+            return [self._payload(trial.id) for trial in coming.popleft()]
 
         if coming:
             self._run(following, scheduler, early)
@@ -520,6 +543,8 @@ class _Runner:
             return
 
         def following() -> list[dict[str, Any]] | None:
+            if not launch._has_room(self.stop):
+                return None
             if waiting:
                 return [self._payload(waiting.pop(0).id)]
             for _ in range(REPEATS):

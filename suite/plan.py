@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from suite import augment, data, models, plugin
+from suite import augment, data, disk, models, plugin
 from suite.errors import Problem, ProblemsError, raise_problems
 from suite.journal import History, TrialHistory
 from suite.records import Trial
@@ -59,6 +59,17 @@ class Plan:
         arms = self.spec.arms_list or _corners(self.spec)
         examples = {arm.config.model.arch: arm.config for arm in reversed(arms)}
         return [(config, *self.shape(config)) for config in examples.values()]
+
+    @cached_property
+    def trial_bytes(self) -> int:
+        """Room on the disk that one trial of the largest network asks for while it runs."""
+        return disk.MARGIN + disk.AT_ONCE * max(self._checkpoint_bytes(config) for config, _, _ in self.networks())
+
+    def _checkpoint_bytes(self, config: TrialConfig) -> int:
+        """Weights, those of the best epoch, the optimizer's state and the averaged weights, in float32."""
+        network = models.build(config.model.model_copy(update={"weights": "none"}), self.shape(config)[0])
+        copies = 2 + (1 if config.train.optimizer == "sgd" else 2) + (config.train.ema is not None)
+        return 4 * copies * models.count_parameters(network)[0]
 
     def shape(self, config: TrialConfig) -> tuple[int, int]:
         """Classes, and the side of the images in pixels."""

@@ -3,7 +3,7 @@
 Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the file or the command
 line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights,
 folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6
-nothing was started and nothing written.
+nothing was started and nothing written, but for a disk that filled up meanwhile, which is 6 and resumable too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from suite import disk
 from suite import spec as specs
 from suite.console import duration, standard
 from suite.errors import EnvironmentProblem, ProblemsError, SuiteError
@@ -122,6 +123,7 @@ def _run(
     plan = prepared(spec, uri, console)
     make_tracker("").check()
     _writable(storage)
+    _roomy(storage, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)
     with _cluster(spec, options):
         ended = launch(plan, folder, make_tracker, options, board)
@@ -191,6 +193,14 @@ def _writable(storage: Path) -> None:
         ) from error
 
 
+def _roomy(storage: Path, plan: Plan, options: Options) -> None:
+    """Whether the checkpoints of as many trials as run at once fit beside what is there."""
+    slots = max(1, (os.cpu_count() or 1) // plan.spec.resources.cpu)
+    text = disk.lacking(storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints")
+    if text:
+        raise EnvironmentProblem(text, remedy="Make room there, or name another folder with --storage-path.")
+
+
 def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     """The user's overrides, with one epoch and one seed whatever they say."""
     small = {"train.epochs": 1, "train.warmup_epochs": 0, "seeds": f"[{spec.seeds[0]}]"}
@@ -250,7 +260,8 @@ def _last_words(
     if failed:
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
-        console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
+        text = "tracking is not fully synced; launching again, or `python -m suite.doctor --fix`, sends what is missing"
+        console.print(text, style="yellow", soft_wrap=True)
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
         where = f", as models:/{spec.name}@champion" if ended.registered else ", not registered"

@@ -475,6 +475,7 @@ def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batche
         limit_batches=limit_batches,
         activations=plan.spec.activations,
         search_path=(str(plan.spec.folder),),
+        hang_after_s=plan.spec.resources.hang_after_s,
     )
 
 

@@ -388,6 +388,7 @@ class TestMlflow(Contract):
         with pytest.raises(EnvironmentProblem, match=r"no artifact checkpoints/best\.pt.*\n.*suite\.replay"):
             download(uri, run.info.run_id, "checkpoints/best.pt")
 
+    @pytest.mark.fault(29)
     def test_runs_that_somebody_deleted_are_made_again(self, uri: str, tmp_path: Path) -> None:
         from mlflow import MlflowClient
 
@@ -439,6 +440,7 @@ class TestMlflow(Contract):
         assert run.metrics["val/acc"] == {2: 0.2}
         assert "epoch" in run.tags["suite.tracking_error"] and len(told) == 1
 
+    @pytest.mark.fault(30)
     def test_a_run_whose_answer_got_lost_is_not_made_twice(
         self, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -465,6 +467,7 @@ class TestMlflow(Contract):
         experiment = client.get_experiment_by_name("lost").experiment_id
         assert len(client.search_runs([experiment], run_view_type=3)) == 3  # deleted ones too
 
+    @pytest.mark.fault(30)
     def test_twins_of_a_lost_answer_become_one(self, uri: str, tmp_path: Path) -> None:
         story = whole()
         tracker = mlflow_tracker(uri, "twins", tmp_path)
@@ -537,6 +540,7 @@ class TestCheck:
         assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
         assert (tmp_path / "mlflow.db").read_bytes() == before
 
+    @pytest.mark.fault(33)
     def test_an_old_schema_names_the_command(self, place: Path, tmp_path: Path) -> None:
         shutil.copy(place / "mlflow.db", tmp_path)
         with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -700,6 +704,7 @@ class TestWords:
     def test_credentials_are_struck_out(self) -> None:
         assert redacted("see postgresql://ann:pw@db/x and http://s/") == "see postgresql://***@db/x and http://s/"
 
+    @pytest.mark.fault(35)
     def test_names_that_mlflow_takes(self) -> None:
         names = ["val/acc", "a[0]", "../up", "/root", "a//b", "./x", "é(ü)@", 'q"']
         assert [safe_key(name) for name in names] == [
