@@ -29,9 +29,9 @@ from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
 from suite.packs import packs
-from suite.plan import Plan, data_key, weights_key
+from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
-from suite.spec import Arm, SweepSpec, TrialConfig
+from suite.spec import Arm, SweepSpec
 from suite.tracking import MlflowTracker, Sender, Tracker
 
 if TYPE_CHECKING:
@@ -578,8 +578,7 @@ class _Runner:
         from suite.tuner import payload
 
         item = self.launch.history.trials[trial_id]
-        resolved = TrialConfig.model_validate(item.trial.config)
-        return payload(item, data_key(resolved.data), weights_key(resolved.model))
+        return payload(item, *self.launch.plan.keys_of(item))
 
     def _run(
         self,

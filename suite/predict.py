@@ -10,8 +10,9 @@ from typing import IO, Any
 
 import click
 
+from suite.console import exit_codes
 from suite.errors import UsageError
-from suite.sweep import exit_codes, tracking_uri_of
+from suite.sweep import tracking_uri_of
 
 BATCH = 256
 

@@ -22,6 +22,7 @@ from ray import tune
 from suite import plugin
 from suite.errors import TrialError
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
+from suite.redaction import redacted
 
 STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
 LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
@@ -125,7 +126,7 @@ class Member:
         try:
             outcomes = self._advance(epoch)
         except TrialError as error:
-            outcomes = [self._end(Status.FAILED, reason=str(error))]
+            outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
             outcomes = self._again_or_fail(error)
         warnings = [self._outcome("warning", text=text) for text in self.warnings]
@@ -261,5 +262,5 @@ def _reason(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
-    text = " ".join(str(error).split())[:300]
+    text = redacted(" ".join(str(error).split()))[:300]
     return f"{type(error).__name__}: {text}{place}"

@@ -30,7 +30,6 @@ from suite.tracking import (
     download,
     find_run,
     read,
-    redacted,
     resolve_weights,
 )
 from suite.tracking.projection import Projection, flatten, safe_key
@@ -577,7 +576,7 @@ class TestCheck:
     def test_no_server(self, tmp_path: Path) -> None:
         uri = f"http://ann:secret@127.0.0.1:{free_port()}"
         began = time.monotonic()
-        with pytest.raises(EnvironmentProblem, match=r"http://\*\*\*@127\.0\.0\.1.*cannot be reached(.|\n)*Start it"):
+        with pytest.raises(EnvironmentProblem, match=r"http://REDACTED@127\.0\.0\.1.*cannot be reached(.|\n)*Start it"):
             MlflowTracker("x", uri, None, "j1").check()
         assert time.monotonic() - began < 10
 
@@ -696,9 +695,6 @@ class TestWords:
     def test_stores_that_forget_are_refused(self, uri: str, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="names no file"):
             default_uri(uri, tmp_path)
-
-    def test_credentials_are_struck_out(self) -> None:
-        assert redacted("see postgresql://ann:pw@db/x and http://s/") == "see postgresql://***@db/x and http://s/"
 
     def test_names_that_mlflow_takes(self) -> None:
         names = ["val/acc", "a[0]", "../up", "/root", "a//b", "./x", "é(ü)@", 'q"']

@@ -43,8 +43,8 @@ import yaml
 
 from suite.journal import Entry
 from suite.records import Status
+from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing
-from suite.tracking.uri import redacted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -379,7 +379,7 @@ class Projection(ABC):
         seq: int | None = None,
     ) -> None:
         """Write what is new. The mark of progress goes last, so that an interrupted entry is done again."""
-        fresh_params = {name: value for name, value in (params or {}).items() if name not in run.params}
+        fresh_params = {name: redacted(value) for name, value in (params or {}).items() if name not in run.params}
         wanted = {name: cut(redacted(str(value)), _LONGEST_TAG) for name, value in (tags or {}).items()}
         fresh_tags = {name: value for name, value in wanted.items() if run.tags.get(name, "") != value}
         if seq is not None and seq > run.mark(SEQ):
@@ -408,7 +408,7 @@ class Projection(ABC):
     def _text(self, run: Run, text: str, name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="suite-tracking-") as folder:
             path = Path(folder) / safe_file(name)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redacted(text), encoding="utf-8")
             self._upload(run, path, "")
 
     @contextmanager

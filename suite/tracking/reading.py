@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
+from suite.redaction import redacted
 from suite.tracking.failures import brief
 from suite.tracking.port import SweepRuns, TrialRun
 from suite.tracking.projection import ARM, KIND, ORDER, PARENT, SEED, STATUS, TRIAL, Run, chunks
-from suite.tracking.uri import mlflow_client, redacted, sqlite_file
+from suite.tracking.uri import mlflow_client, sqlite_file
 
 WEIGHTS_FILE = "weights.pt"  # beside the exported network in a registered model: its state dict
 _PAGE, _RUNS_AT_ONCE, _POINTS_AT_ONCE = 1000, 100, 25_000

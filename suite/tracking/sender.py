@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 
 from suite.journal import Entry
+from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing, Tracker, TrackingUnavailable
-from suite.tracking.uri import redacted
 
 log = logging.getLogger(__name__)
 
