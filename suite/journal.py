@@ -44,10 +44,12 @@ from suite.redaction import redacted
 Entry = dict[str, Any]
 FILE_NAME = "journal.jsonl"
 RETRY_EVERY_S = 1.0  # while the disk takes no entry
-# By these fields entries find each other and their files: they stay as they are. Credentials are struck out of the rest.
+# By these fields entries find each other and their files: they stay as they are. Elsewhere credentials are struck out.
 _NAMES = frozenset(
-    {"arm", "baseline", "choices", "confirmed", "digests", "files", "folder", "id", "ids", "key", "name", "path", "status",
-     "token"}
+    {
+        "arm", "baseline", "choices", "confirmed", "digests", "files", "folder", "id", "ids", "key", "name", "path",
+        "status", "token",
+    }
 )  # fmt: skip
 
 
