@@ -98,6 +98,12 @@ class Board:
         """A line that stays."""
         self.console.print(Text(f"! {redacted(text)}", style="yellow"), soft_wrap=True)
 
+    def tell(self, text: str) -> None:
+        """How tracking stands: below the table as long as it is so, or a line where there is no terminal."""
+        self.note = redacted(text)
+        if not self.console.is_terminal:
+            self.warn(text)
+
     # ---- figures ---------------------------------------------------------------------------------------------------
 
     def _items(self) -> list[TrialHistory]:

@@ -109,7 +109,7 @@ class Launch:
         self.history.feed(self.journal.append(kind, **fields))
 
     def _tracking_changed(self, state: str) -> None:
-        self.board.note = state
+        self.board.tell(state)
 
     # ---- the whole way ---------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from suite import environment
 from suite import spec as specs
 from suite.console import duration, exit_codes, standard
 from suite.errors import EnvironmentProblem, SuiteError
@@ -119,6 +120,7 @@ def _run(
             return tracking.MemoryTracker(spec.name, journal, folder)
         return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
 
+    environment.check_floors()
     if uri is not None:
         tracking.warm()
     plan = prepared(spec, uri, console)

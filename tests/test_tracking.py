@@ -726,16 +726,21 @@ class Server:
         self.folder, self.port = folder, free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+
+    def environment(self) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # four more processes, of no use here
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        return environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four more processes, of no use here
+
+    def start(self) -> None:
         self.log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-        deadline = time.monotonic() + 60
+            self.command(), cwd=self.folder, env=self.environment(), stdout=self.log, stderr=self.log,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
         while not self.answers():
             assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "server.log").read_text()
             time.sleep(0.1)
