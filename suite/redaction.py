@@ -65,7 +65,7 @@ _KEY_VARIABLE = re.compile(r".*_KEY(?:_ID)?", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
-    """``text`` with the credentials in it struck out; the same object where there are none."""
+    """``text`` with the credentials in it struck out; twice changes no more than once."""
     if len(text) < _SHORTEST:
         return text
     for value in _values(tuple(os.environ.items())):

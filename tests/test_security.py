@@ -437,17 +437,11 @@ def test_the_page_allows_no_script_and_no_address(reports: tuple[Path, Path]) ->
 def test_no_text_becomes_markdown_or_latex(reports: tuple[Path, Path]) -> None:
     from markdown_it import MarkdownIt
 
-    html = (
-        MarkdownIt("commonmark", {"html": True}).enable("table").render((reports[0].parent / "report.md").read_text())
-    )
-    tags = set(re.findall(r"<(\w+)", html))
-    benign = (
-        MarkdownIt("commonmark", {"html": True}).enable("table").render((reports[1].parent / "report.md").read_text())
-    )
-    assert tags == set(re.findall(r"<(\w+)", benign)) and "script" not in tags
-    allowed = re.compile(
-        r"\\(textbackslash|textless|textgreater|textbar|textquotedbl|textasciitilde|textasciicircum)\{\}|\\[&%$#_{}]|\$[^$\\]*(\\pm|\\times)?\$"
-    )
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    pages = [reader.render((page.parent / "report.md").read_text()) for page in reports]
+    tags = [re.findall(r"<(\w+)", page) for page in pages]
+    assert tags[0] == tags[1] and len(tags[0]) > 100, "not one element more or less"
+    allowed = re.compile(r"\\text[a-z]+\{\}|\\[&%$#_{}]|\$(?:\\pm|\\times|-)\$|\{[][]\}")
     for payload in [*PAYLOADS, r"\input{/etc/passwd}", r"\write18{rm}", "a&b%c$d#e_f{g}~^", "\\"]:
         assert not re.search(r"[\\&%$#_^~]", allowed.sub("", tex(payload))), payload
         assert not re.search("<[a-z]", plain(payload).replace("&lt;", "")), payload
@@ -533,7 +527,7 @@ def test_a_secret_is_struck_out(text: str, wanted: str) -> None:
 @pytest.mark.parametrize("text", HARMLESS)
 @pytest.mark.usefixtures("variables")
 def test_what_only_looks_like_one_stays(text: str) -> None:
-    assert redacted(text) is text
+    assert redacted(text) == text
 
 
 @pytest.mark.usefixtures("variables")
@@ -603,7 +597,8 @@ def telltale(num_classes):
 CANARIES = {
     "HF_TOKEN": "canary01-huggingface", "WANDB_API_KEY": "canary02-wandb", "SERVICE_KEY": "canary03-service-k3y",
     "DB_SECRET": "canary04-database", "APP_PASSWORD": "canary05-application",
-    "AWS_ACCESS_KEY_ID": "AKIACANARY06CANARY06", "AWS_SECRET_ACCESS_KEY": "canary07/aws+secret", "AWS_SESSION_TOKEN": "canary08-session",
+    "AWS_ACCESS_KEY_ID": "AKIACANARY06CANARY06", "AWS_SECRET_ACCESS_KEY": "canary07/aws+secret",
+    "AWS_SESSION_TOKEN": "canary08-session",
     "MLFLOW_TRACKING_PASSWORD": "canary09-mlflow", "DATABASE_URL": "postgresql://ann:canary10-url@db/x",
 }  # fmt: skip
 URL_CANARY, BEARER_CANARY, ROOT_CANARY, GIT_CANARY = (
