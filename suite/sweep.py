@@ -60,7 +60,7 @@ class SweepResult:
     arms: pd.DataFrame
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
-    tracking_uri: str = ""
+    tracking_uri: str = field(default="", repr=False)  # a notebook keeps what it shows; there may be a password in it
     report: Path | None = None
     exit_code: int = 0
 
