@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import REPO, SWEEP, Folder
 from servers import PASSWORDS, Postgres, Proxy, Served, TeamServer, needs_postgres
-from test_tracking import Story, free_port
+from test_tracking import Story, assert_takes_odd_texts, free_port
 
 from suite.errors import EnvironmentProblem
 from suite.journal import Entry
@@ -251,6 +251,9 @@ class TestSending:
             assert len(client.search_runs([experiment])) == 2
         finally:
             proxy.close()
+
+    def test_large_many_and_odd_texts(self, server: TeamServer, tmp_path: Path) -> None:
+        assert_takes_odd_texts(MlflowTracker("odd", server.uri, None, "j1", tmp_path), tmp_path)
 
     def test_a_database_of_another_mlflow_is_left_alone(self, server: TeamServer, postgres: Postgres) -> None:
         postgres.query("create database old", database="postgres")

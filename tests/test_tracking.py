@@ -111,6 +111,39 @@ def project(tracker: Projection, entries: list[Entry], cursor: Path) -> None:
     assert not told
 
 
+ODD = [
+    "ünï 学习率 🚀",
+    'a "quoted" one',
+    "<script>alert(1)</script>",
+    "two\nlines",
+    "../up",
+    "%s {0} $x `y`",
+    "x" * 300,
+]
+
+
+def assert_takes_odd_texts(tracker: MlflowTracker, folder: Path) -> None:
+    """Rows 34 and 35 of the faults: large and many settings, names of all kinds, and what no database takes."""
+    story = Story().launch(*[f"t{number}" for number in range(len(ODD))])
+    many = {f"k{number}": number for number in range(500)}
+    config = {"note": "x" * 20_000, "many": many, "l" * 251: 1, "odd": "a\0b\udc80c"}
+    for number, text in enumerate(ODD):
+        story.add(
+            "trial", id=f"t{number}", arm=text, seed=0, name=f"{text} seed=0", settings={text: text}, config=config
+        )
+        story.start(f"t{number}").epochs(f"t{number}", 1).end(f"t{number}", "failed", f"{text} a\0b\udc80c")
+    story.add("launch", token="t", file="y.yaml", text="a\udc80", environment={"git": {"diff": "\udcff"}}, overrides=[])
+    project(tracker, story.close().entries, folder / "cursor")
+    runs = tracker.read(tracker.sweep)
+    assert [run.arm for run in runs.trials] == ODD
+    assert [run.name for run in runs.trials] == [*(f"{text} seed=0" for text in ODD[:-1]), "x" * 247 + "..."]
+    for run, text in zip(runs.trials, ODD, strict=True):
+        assert run.params["many.k499"] == "499" and len(run.params) == 503 and run.params["l" * 250] == "1"
+        assert (run.tags["suite.reason"], run.params["odd"]) == (f"{text} a\ufffdb\\udc80c", "a\ufffdb\\udc80c")
+        assert run.metrics["val/acc"] == {1: 0.1}
+    assert "x" * 20_000 in download(tracker.uri, runs.trials[0].run_id, "config.yaml", folder / "to").read_text()
+
+
 Make = Callable[..., Projection]
 
 
@@ -386,6 +419,9 @@ class TestMlflow(Contract):
         assert client.get_run(parent.info.run_id).info.status == "KILLED"
         with pytest.raises(EnvironmentProblem, match=r"no artifact checkpoints/best\.pt.*\n.*suite\.replay"):
             download(uri, run.info.run_id, "checkpoints/best.pt")
+
+    def test_large_many_and_odd_texts(self, uri: str, tmp_path: Path) -> None:
+        assert_takes_odd_texts(mlflow_tracker(uri, "odd", tmp_path), tmp_path)
 
     def test_runs_that_somebody_deleted_are_made_again(self, uri: str, tmp_path: Path) -> None:
         from mlflow import MlflowClient
