@@ -23,11 +23,11 @@ import click
 from rich.console import Console
 
 from suite import disk, tracking
-from suite.console import standard
+from suite.console import exit_codes, standard
 from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError
 from suite.journal import FILE_NAME, History, Journal, Lock, read
 from suite.records import Status
-from suite.sweep import exit_codes, tracking_uri_of
+from suite.sweep import tracking_uri_of
 
 LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
 SEND_S = 120.0  # for a sweep's journal to reach the store

@@ -29,9 +29,9 @@ from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
 from suite.packs import packs
-from suite.plan import Plan, data_key, weights_key
+from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
-from suite.spec import Arm, SweepSpec, TrialConfig
+from suite.spec import Arm, SweepSpec
 from suite.tracking import MlflowTracker, Sender, Tracker
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Launch:
         self.history.feed(self.journal.append(kind, **fields))
 
     def _tracking_changed(self, state: str) -> None:
-        self.board.note = state
+        self.board.tell(state)
 
     # ---- the whole way ---------------------------------------------------------------------------------------------
 
@@ -603,8 +603,7 @@ class _Runner:
         from suite.tuner import payload
 
         item = self.launch.history.trials[trial_id]
-        resolved = TrialConfig.model_validate(item.trial.config)
-        return payload(item, data_key(resolved.data), weights_key(resolved.model))
+        return payload(item, *self.launch.plan.keys_of(item))
 
     def _run(
         self,

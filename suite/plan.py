@@ -88,6 +88,19 @@ class Plan:
         """
         return {dataset.digest: dataset for dataset in self.datasets.values()}[item.entry["digests"]["data"]]
 
+    def keys_of(self, item: TrialHistory) -> tuple[str, str | None]:
+        """Keys of the images and the weights of a journalled trial, by their digests: the journal's paths may be old.
+
+        Raises:
+            StopIteration: no arm of this plan has them.
+        """
+        digests, arch = item.entry["digests"], item.trial.config["model"]["arch"]
+        images = next(key for key, dataset in self.datasets.items() if dataset.digest == digests["data"])
+        if digests["weights"] is None:
+            return images, None
+        found = ((key, weights) for key, weights in self.weights.items() if key.endswith(f"|{arch}"))
+        return images, next(key for key, weights in found if weights.digest == digests["weights"])
+
     def arm_of(self, history: History, trial_id: str) -> Arm | None:
         """The arm of a journalled trial, or None where the file no longer has it."""
         entry = history.trials[trial_id].entry

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from suite import disk
+from suite import disk, environment
 from suite import spec as specs
-from suite.console import duration, standard
-from suite.errors import EnvironmentProblem, ProblemsError, SuiteError
+from suite.console import duration, exit_codes, standard
+from suite.errors import EnvironmentProblem, SuiteError
+from suite.redaction import redacted
 from suite.spec import SweepSpec
 
 if TYPE_CHECKING:  # heavy: only once the file is known to be right
@@ -58,7 +60,7 @@ class SweepResult:
     arms: pd.DataFrame
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
-    tracking_uri: str = ""
+    tracking_uri: str = field(default="", repr=False)  # a notebook keeps what it shows; there may be a password in it
     report: Path | None = None
     exit_code: int = 0
 
@@ -118,6 +120,7 @@ def _run(
             return tracking.MemoryTracker(spec.name, journal, folder)
         return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
 
+    environment.check_floors()
     if uri is not None:
         tracking.warm()
     plan = prepared(spec, uri, console)
@@ -240,7 +243,9 @@ def _last_words(
         for name in ("seeds", spec.objective.name, "test/acc"):
             table.add_column(name, justify="right")
         for row in arms.head(20).to_dict("records"):
-            table.add_row(str(row["arm"]), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc"))
+            table.add_row(
+                escape(str(row["arm"])), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc")
+            )
         console.print(table)
         if len(arms) > 20:
             console.print(f"and {len(arms) - 20} more arms", highlight=False)
@@ -265,7 +270,7 @@ def _last_words(
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
         where = f", as models:/{spec.name}@champion" if ended.registered else ", not registered"
-        console.print(f"champion: {name}{where if uri else ''}", highlight=False, soft_wrap=True)
+        console.print(f"champion: {name}{where if uri else ''}", markup=False, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:
@@ -275,8 +280,8 @@ def _last_words(
 def _browse(uri: str, page: str) -> str:
     """How to see the runs: the server's page, or the command that serves it."""
     if uri.startswith("http"):
-        return uri.rstrip("/") + page
-    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {uri}"
+        return redacted(uri).rstrip("/") + page
+    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {redacted(uri)}"
     return f"{command}   then http://127.0.0.1:5000{page}"
 
 
@@ -309,14 +314,14 @@ def show_plan(
 
     plan = prepared(spec, tracking_uri, console)
     found = estimate(plan, (storage or Path("runs")).absolute() / spec.name, only)
-    console.print(f"[bold]{spec.name}[/bold]: {spec.description}", highlight=False)
+    console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in found.rows:
         mark = " (baseline)" if row.baseline else ""
         table.add_row(
-            row.arm + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
+            escape(row.arm) + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
             f"{row.epoch_s:.1f} s", duration(row.epoch_s * row.epochs), str(row.left),
         )  # fmt: skip
     console.print(table)
@@ -401,20 +406,6 @@ def main(
             report=not no_report, console=console,
         )  # fmt: skip
         sys.exit(result.exit_code)
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn expected errors into a message and an exit code, never a traceback."""
-    try:
-        yield
-    except ProblemsError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(error.exit_code)
-    except SuiteError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

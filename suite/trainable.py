@@ -21,6 +21,7 @@ from ray import tune
 from suite import disk, plugin
 from suite.errors import TrialError
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
+from suite.redaction import redacted
 from suite.watchdog import STACK_FILE, Watchdog
 
 STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
@@ -134,7 +135,7 @@ class Member:
             with self.watchdog.over(self.folder):
                 outcomes = self._advance(epoch)
         except TrialError as error:
-            outcomes = [self._end(Status.FAILED, reason=str(error))]
+            outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
             outcomes = self._again_or_fail(error)
         warnings = [self._outcome("warning", text=text) for text in self.warnings]
@@ -291,5 +292,5 @@ def _reason(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
-    text = " ".join(str(error).split())[:300]
+    text = redacted(" ".join(str(error).split()))[:300]
     return f"{type(error).__name__}: {text}{place}"
