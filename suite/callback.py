@@ -5,6 +5,7 @@ Runs in Tune's event loop, so it only folds and queues; the journal's thread wri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from ray import tune
 
 from suite.journal import History, Journal
 from suite.records import MACHINE_METRICS, Status
+
+LOST_NODES = 20  # nodes that a pack may lose before a further one counts as a failure of its own
 
 
 class JournalCallback(tune.Callback):
@@ -21,6 +24,7 @@ class JournalCallback(tune.Callback):
         journal, history: the sweep's record, and its state, which is kept up to date here.
         on_end: called with a trial's id after its end is taken down.
         warn: takes a line for the user.
+        unseen: told in a sentence when a node turns out not to see the sweep's folder.
     """
 
     def __init__(
@@ -30,9 +34,12 @@ class JournalCallback(tune.Callback):
         *,
         on_end: Callable[[str], None] = lambda trial_id: None,
         warn: Callable[[str], None] = lambda text: None,
+        unseen: Callable[[str], None] = lambda text: None,
         early: str = "",
     ) -> None:
         self.journal, self.history, self.on_end, self.warn, self.early = journal, history, on_end, warn, early
+        self.unseen = unseen
+        self._lost_nodes: Counter[str] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles callbacks into its own state, which is never read back
@@ -69,6 +76,9 @@ class JournalCallback(tune.Callback):
             payload["known"] = len(item.records)
             self.warn(f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in another one")
         trial.config["pack"] = left  # Tune hands this to the next worker
+        if node_lost(trial) and self._lost_nodes[trial.trial_id] < LOST_NODES:
+            self._lost_nodes[trial.trial_id] += 1
+            trial.run_metadata.num_failures -= 1  # a node that goes is no fault of the trial's
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune gave a pack up: its worker died again and again."""
@@ -92,6 +102,8 @@ class JournalCallback(tune.Callback):
             self.end(trial_id, Status(outcome.pop("status")), **outcome)
         elif kind == "images":
             self.record("images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome)
+        elif kind == "unseen":
+            self.unseen(f"node {outcome['node']} does not see {outcome['folder']}")
         elif kind == "warning":
             self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
 
@@ -119,6 +131,12 @@ class JournalCallback(tune.Callback):
 def members(trial: Any) -> list[str]:
     """Ids of the trials in a pack that Tune calls a trial."""
     return [payload["trial"]["id"] for payload in trial.config["pack"]]
+
+
+def node_lost(trial: Any) -> bool:
+    """Whether a worker was lost because its whole node was."""
+    text = str(getattr(trial, "get_pickled_error", lambda: None)() or "")
+    return "node" in text and ("has died" in text or "was terminated" in text)
 
 
 def worker_reason(trial: Any, often: str = "") -> str:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,9 +24,10 @@ from rich.console import Console
 
 from suite import disk, tracking
 from suite.console import exit_codes, standard
-from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError
+from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, raise_problems
 from suite.journal import FILE_NAME, History, Journal, Lock, read
 from suite.records import Status
+from suite.redaction import redacted
 from suite.sweep import tracking_uri_of
 
 LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
@@ -109,7 +110,7 @@ def _disks(storage: Path) -> Iterator[Finding]:
 
 def _store(uri: str) -> Finding:
     """The tracking store: there, and of the schema that the installed MLflow has."""
-    about = f"tracking in {tracking.redacted(uri)}"
+    about = f"tracking in {redacted(uri)}"
     try:
         tracking.MlflowTracker("doctor", uri, tracking.default_artifacts(uri), "").check()
     except EnvironmentProblem as error:
@@ -264,12 +265,28 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
     """
     console = standard()
     with exit_codes():
+        if files:
+            _cluster_files(console, files)
+            return
         well = True
         for finding in examine(storage_path.absolute(), tracking_uri_of(tracking_uri), fix):
             _show(console, finding)
             well &= finding.well
         console.print(f"{socket.gethostname()}: {'all well' if well else 'not all is well'}", highlight=False)
         sys.exit(0 if well else EnvironmentProblem.exit_code)
+
+
+def _cluster_files(console: Console, files: Sequence[Path]) -> None:
+    """Look at cluster files.
+
+    Raises:
+        UsageError: all that is wrong with them.
+    """
+    from suite import cluster_file
+
+    raise_problems(problem for file in files for problem in cluster_file.examine(file))
+    for file in files:
+        console.print(f"{file}: nothing is wrong with it", highlight=False)
 
 
 def _show(console: Console, finding: Finding) -> None:

@@ -41,6 +41,7 @@ DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
 FLUSH_S = 20.0  # so long a full disk may keep the journal from being written before a launch is given up
 LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
+AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
 COMPLETE = (Status.FINISHED, Status.STOPPED)
 
@@ -99,7 +100,6 @@ class Launch:
         self.ran = 0
         self.confirmed: list[str] = []
         self.registered = False
-        self.full = ""  # why the disk ended this launch
         self.numerics: Numerics | None = None
         self._removals = ThreadPoolExecutor(1, "removals")
         if not self.journal.entries:
@@ -132,7 +132,7 @@ class Launch:
                     self._crown()
                     self._illustrate()
         finally:
-            code = self._close(finished, stop.signal)
+            code = self._close(finished, stop)
         confirmed = tuple(self.confirmed)
         ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
         ended.registered = self.registered
@@ -141,8 +141,8 @@ class Launch:
         ended.run_ids = {
             item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
         }
-        if self.full and not stop.requested:  # only the journal's last entries did not fit
-            ended.message = f"{self.full}; make room and launch the same command again"
+        if stop.problem and not stop.requested:  # only the journal's last entries did not fit
+            ended.message = f"{stop.problem}; make room and launch the same command again"
         if stop.requested:
             ended.message = f"stopped ({stop.reason}); launch the same command again to go on"
         return ended
@@ -211,10 +211,10 @@ class Launch:
 
     def _has_room(self, stop: Any) -> bool:
         """Whether one more trial's checkpoints fit; where they do not, the launch stops as it would for a signal."""
-        self.full = self.full or disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
-        if self.full:
-            stop.request(self.full)
-        return not self.full
+        lacking = disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
+        if lacking:
+            stop.give_up(lacking)
+        return not lacking
 
     def _forget(self, item: TrialHistory) -> None:
         self._record("forget", id=item.trial.id)
@@ -337,9 +337,8 @@ class Launch:
         """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
         item = self.history.trials[trial_id]
         if item.status is Status.INTERRUPTED:
-            self.full = self.full or str(item.end.get("halt", ""))
-            if self.full:
-                self.stop.request(self.full)
+            if "halt" in item.end:
+                self.stop.give_up(item.end["halt"])
             return
         self.ran += 1
         if item.status is Status.FINISHED:
@@ -403,7 +402,7 @@ class Launch:
         except Exception as error:  # pictures never stop a sweep: its results are all there
             self.board.warn(f"pictures for the report could not be made: {type(error).__name__}: {error}")
 
-    def _close(self, finished: bool, signalled: int | None) -> int:
+    def _close(self, finished: bool, stop: Any) -> int:
         """The exit code, after everything is on record and sent."""
         self._removals.shutdown()
         items = list(self.history.in_plan())
@@ -414,15 +413,15 @@ class Launch:
         counts = {str(status): sum(item.status is status for item in items) for status in Status}
         self._record("close", status="finished" if finished else "interrupted", counts=counts)
         if not self.journal.flush(FLUSH_S):
-            self.full = self.full or f"the journal cannot be written: {self._no_room()}"
-        synced = self.sender.drain(FAST_DRAIN_S if signalled else DRAIN_S)
+            stop.problem = stop.problem or f"the journal cannot be written: {self._no_room()}"
+        synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
         if synced and finished and self.history.champion:
             self._register()
         self.sender.close()
         self.journal.close()
-        if signalled is not None:
-            return 128 + signalled
-        if self.full:
+        if stop.signal is not None:
+            return 128 + int(stop.signal)
+        if stop.problem:
             return EnvironmentProblem.exit_code
         if failed:
             return 3
@@ -622,6 +621,7 @@ class _Runner:
             launch.history,
             on_end=launch.on_end,
             warn=launch.board.warn,
+            unseen=self.stop.give_up,
             early=early.type if early else "",
         )
         tuner.run_packs(
@@ -635,6 +635,7 @@ class _Runner:
             on_complete=on_complete,
             max_concurrent=launch.options.max_concurrent,
             storage=launch.folder / "tune",
+            ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
         )
 
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from suite import disk, environment
 from suite import spec as specs
 from suite.console import duration, exit_codes, standard
-from suite.errors import EnvironmentProblem, SuiteError
+from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.redaction import redacted
 from suite.spec import SweepSpec
 
@@ -98,10 +99,12 @@ def run(
     if smoke:
         spec = specs.load(path, _smoke_overrides(spec, overrides))
     options = options or Options()
+    storage = storage_of(storage_path)
     if smoke:
-        with tempfile.TemporaryDirectory(prefix="suite-smoke-") as folder:
+        place = _existing(storage) if _on_cluster(options) else None  # nodes of a cluster see no folder of this one's
+        with tempfile.TemporaryDirectory(prefix="suite-smoke-", dir=place) as folder:
             return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), False, console)
-    return _run(spec, options, tracking_uri_of(tracking_uri), Path(storage_path).absolute(), report, console)
+    return _run(spec, options, tracking_uri_of(tracking_uri), storage, report, console)
 
 
 def _run(
@@ -128,7 +131,7 @@ def _run(
     _writable(storage)
     _roomy(storage, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)
-    with _cluster(spec, options):
+    with _cluster(spec, options, folder, console):
         ended = launch(plan, folder, make_tracker, options, board)
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
@@ -164,13 +167,42 @@ def tracking_uri_of(tracking_uri: str | None) -> str:
     return tracking.default_uri(tracking_uri, Path.cwd())
 
 
+def storage_of(storage_path: str | Path) -> Path:
+    """The folder of the sweeps' folders, absolute.
+
+    Raises:
+        UsageError: for the address of an object store: checkpoints are renamed into place, which those cannot.
+    """
+    if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/", str(storage_path)):
+        raise UsageError(
+            f"--storage-path must be a folder, got the address {storage_path}",
+            remedy="Mount a file system that all nodes share (NFS, EFS, Filestore), and name a folder in it.",
+        )
+    return Path(storage_path).absolute()
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one around it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def _on_cluster(options: Options) -> bool:
+    """Whether trials run on a Ray that others started, here or elsewhere."""
+    ray = sys.modules.get("ray")
+    return bool(options.address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
+
+
 @contextmanager
-def _cluster(spec: SweepSpec, options: Options) -> Iterator[None]:
-    """A cluster that was named is met before anything is written; on this machine alone, only the cores are counted."""
-    if options.address or os.environ.get("RAY_ADDRESS"):
-        from suite import tuner
+def _cluster(spec: SweepSpec, options: Options, folder: Path, console: Console) -> Iterator[None]:
+    """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
+    only the cores are counted.
+    """
+    if _on_cluster(options):
+        from suite import nodes, tuner
 
         with tuner.cluster(options.address, options.verbose):
+            nodes.wait_for_workers(spec.resources.cpu, spec.resources.gpu, partial(console.print, highlight=False))
+            nodes.check_storage(folder)
             yield
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -185,9 +217,8 @@ def _cluster(spec: SweepSpec, options: Options) -> Iterator[None]:
 
 def _writable(storage: Path) -> None:
     """Whether the sweep's folder can be made and written to, tried where it would be and undone."""
-    place = next(folder for folder in (storage, *storage.parents) if folder.exists())
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".suite-"):
+        with tempfile.NamedTemporaryFile(dir=_existing(storage), prefix=".suite-"):
             pass
     except OSError as error:
         raise EnvironmentProblem(
@@ -313,7 +344,7 @@ def show_plan(
     check_only(spec, only)
 
     plan = prepared(spec, tracking_uri, console)
-    found = estimate(plan, (storage or Path("runs")).absolute() / spec.name, only)
+    found = estimate(plan, storage_of(storage or "runs") / spec.name, only)
     console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from suite import disk, plugin
+from suite import disk, nodes, plugin
 from suite.errors import TrialError
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
 from suite.redaction import redacted
@@ -144,7 +144,7 @@ class Member:
 
     def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
         if self._should_stop() and self.training is None:
-            return [self._end(Status.INTERRUPTED)]
+            return [*self._unseen(), self._end(Status.INTERRUPTED)]
         if self.training is None:
             self.training = self._prepare()
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
@@ -260,6 +260,12 @@ class Member:
             self._looked = now
             self._stop = (self.shared.folder / STOP_FILE).exists() or not self._allowed()
         return self._stop
+
+    def _unseen(self) -> list[Outcome]:
+        """Says so where the sweep's folder is not seen: a node that joined while the sweep ran was not asked for it."""
+        if (self.shared.folder / LAUNCH_FILE).exists():
+            return []
+        return [self._outcome("unseen", node=nodes.here(), folder=str(self.shared.folder))]
 
     def _allowed(self) -> bool:
         """Whether this launch still owns the folder: a worker that outlived its driver must not write."""

@@ -62,6 +62,7 @@ class Stop:
         self.folder = folder
         self.signal: int | None = None
         self.reason = ""
+        self.problem = ""
         self.since: float | None = None
         self._say: Callable[[str], None] = lambda text: None
 
@@ -80,6 +81,11 @@ class Stop:
         if self.since is None:
             self.since, self.reason = time.monotonic(), reason
             (self.folder / STOP_FILE).touch()
+
+    def give_up(self, problem: str) -> None:
+        """Stop because the environment does not allow to go on."""
+        self.problem = self.problem or problem
+        self.request(problem)
 
     @contextmanager
     def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -385,6 +391,7 @@ def run_packs(
     on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     max_concurrent: int | None = None,
     storage: Path,
+    ahead: int = 1,
 ) -> None:
     """Run packs until ``following`` has no more or a stop is requested.
 
@@ -397,7 +404,9 @@ def run_packs(
         on_complete: called with the id of each trial whose pack Tune is through with, and whether its worker was lost
             for good.
         storage: where Tune may keep its own state, which nobody reads.
+        ahead: packs that may wait for room at once on several nodes: an autoscaler starts nodes for what waits.
     """
+    several = sum(bool(node["Alive"]) for node in ray.nodes()) > 1
     trainable = tune.with_resources(tune.with_parameters(PackTrainable, shared=shared), {"cpu": cpu, "gpu": gpu})
     tuner = tune.Tuner(
         trainable,
@@ -422,10 +431,23 @@ def run_packs(
     kept = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
-        tuner.fit()
+        with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(ahead) if several else "auto"):
+            tuner.fit()
     finally:
         sys.setswitchinterval(kept)
         shutil.rmtree(storage, ignore_errors=True)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for a while; those that the user has set stay."""
+    mine = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            del os.environ[name]
 
 
 class _StopAll(tune.Stopper):

@@ -1,0 +1,61 @@
+"""Cluster files examined on this machine alone: nothing is started and no cloud is asked.
+
+``examine`` takes the files that ``ray up`` reads (``provider`` aws, gcp or local) and KubeRay's ``RayJob``. Ray's own
+validation comes first; then what it lets through and a sweep, a bill or a stranger on the network would find out.
+
+::
+
+    source        the file's values with their lines, and how a finding is said
+    images        image names: the Ray and the Python in them must be those of this machine
+    launcher      what `ray up` reads
+    clouds        what it reads for AWS and Google Cloud
+    kubernetes    a RayJob
+    known         the keys that clouds and KubeRay know
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from suite.cluster_file import clouds, kubernetes, launcher
+from suite.cluster_file.launcher import Findings, Rule
+from suite.cluster_file.source import Source, read
+from suite.errors import Problem, UsageError
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "aws": (*launcher.COMMON, *clouds.CLOUD, *clouds.AWS),
+    "gcp": (*launcher.COMMON, *clouds.CLOUD, *clouds.GCP),
+    "local": (*launcher.COMMON, *launcher.LOCAL),
+}
+
+
+def examine(path: Path) -> list[Problem]:
+    """All that is wrong with a cluster file, in the order of its lines; none = it is fit to be used.
+
+    The rule of each problem ends with its name in brackets, e.g. ``[image-version]``; its place is ``file:line: key``.
+    """
+    try:
+        source = read(path)
+    except UsageError as error:
+        return list(error.problems)
+    found = [finding for rule in (_left_to_fill_in, *_rules(source)) for finding in rule(source)]
+    return [finding.problem for finding in sorted(found, key=lambda finding: finding.line)]
+
+
+def _rules(source: Source) -> tuple[Rule, ...]:
+    if source.has("apiVersion") or source.has("kind"):
+        return kubernetes.RULES
+    return RULES.get(str(source.get("provider", "type")), (launcher.unknown_provider,))
+
+
+def _left_to_fill_in(source: Source) -> Findings:
+    """Each REPLACE where it is written: an alias repeats a value, or a whole part with the lines of its anchor."""
+    written: set[tuple[int, str]] = set()
+    lines = source.text.splitlines()
+    for path, text in source.texts():
+        for word in re.findall(r"\S*REPLACE\S*", text):
+            finding = source.finding("replace", path, f"only you know what belongs in place of {word}", "Fill it in.")
+            if (finding.line, word) not in written and "*" not in lines[finding.line - 1].partition(": ")[2][:1]:
+                written.add((finding.line, word))
+                yield finding

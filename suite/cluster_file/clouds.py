@@ -1,0 +1,220 @@
+"""What ``ray up`` reads for AWS and Google Cloud: rules about money, and about what a cloud would open to everybody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from suite.cluster_file import images, known
+from suite.cluster_file.launcher import Findings, Rule, unknown
+from suite.cluster_file.source import Source
+from suite.spec.loader import Path_
+
+LEAST_DISK_GB = 100  # the clouds' machine images with drivers and docker take over half of it
+_GPU_TYPES = re.compile(r"(p\d|g\d|gr\d)\w*\.|(a2|a3|a4|g2|g4)-")  # EC2's P and G families; Compute Engine's A and G
+_SPOT_HEAD = "the head must not be a spot instance: with it, the whole cluster goes"
+
+# ---- clouds ----------------------------------------------------------------------------------------------------------
+
+
+def _images(source: Source) -> Findings:
+    wanted = [key for key in ("image", "head_image", "worker_image") if source.has("docker", key)]
+    for key in wanted:
+        yield from images.check(source, ("docker", key), str(source.get("docker", key)))
+    for name in source.mapping("available_node_types"):
+        path = ("available_node_types", name, "docker", "worker_image")
+        if source.has(*path):
+            yield from images.check(source, path, str(source.get(*path)))
+    if not wanted:
+        rule = "docker must name an image: nodes need the same Ray and Python as this machine"
+        yield source.finding("image-missing", ("docker",), rule, "See docker in cluster.yaml.")
+
+
+def _idle_timeout(source: Source) -> Findings:
+    minutes = source.get("idle_timeout_minutes")
+    if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
+        rule = f"idle_timeout_minutes must be above 0 and at most 60: idle workers cost money, got {minutes}"
+        yield source.finding("idle-timeout", ("idle_timeout_minutes",), rule, "10 is enough between trials.")
+
+
+def _limit(source: Source) -> Findings:
+    if not source.has("max_workers"):
+        rule = "max_workers must be given: it is what limits the bill"
+        yield source.finding("max-workers", ("max_workers",), rule)
+
+
+def _stopped_nodes(source: Source) -> Findings:
+    if source.get("provider", "cache_stopped_nodes") is not False:
+        rule = "provider.cache_stopped_nodes must be false: stopped machines still cost their disks"
+        yield source.finding("stopped-nodes", ("provider", "cache_stopped_nodes"), rule)
+
+
+def _head_runs_no_trial(source: Source) -> Findings:
+    path = ("available_node_types", _head(source), "resources")
+    if source.has(*path) and source.get(*path, "CPU") != 0:
+        rule = "the head must have CPU: 0: a trial that takes its memory would take the whole cluster down"
+        yield source.finding("head-cpu", path, rule, "Write resources: {CPU: 0}.")
+
+
+def _workers_come_when_asked(source: Source) -> Findings:
+    for name, node in _workers(source):
+        if node.get("min_workers", 0) != 0:
+            rule = f"min_workers must be 0: others are paid for while nothing runs, got {node['min_workers']}"
+            yield source.finding("min-workers", ("available_node_types", name, "min_workers"), rule)
+
+
+def _resources(source: Source) -> Findings:
+    for name, node in _types(source):
+        path = ("available_node_types", name, "resources")
+        resources = node.get("resources") or {}
+        for key in resources:
+            if key not in ("CPU", "GPU") and key.upper() in ("CPU", "GPU"):
+                rule = f"Ray knows {key.upper()} in capitals only, got {key}: no trial would ever wait for such a node"
+                yield source.finding("resource-name", (*path, key), rule)
+        kind = _machine(node)
+        if name == _head(source) or any(key.upper() == "GPU" and key != "GPU" for key in resources):
+            continue
+        if _has_gpu(node) and not resources.get("GPU"):
+            rule = f"{kind or 'this type'} has GPUs, so resources must say how many"
+            yield source.finding("gpu-count", path, rule, "Write e.g. resources: {CPU: 8, GPU: 1}.")
+        if kind and not _has_gpu(node) and resources.get("GPU"):
+            rule = f"{kind} has no GPU, got GPU: {resources['GPU']}: trials would fail there"
+            yield source.finding("gpu-count", (*path, "GPU"), rule)
+        if resources.get("GPU") and not _gpu_image(source, node):
+            rule = "workers with GPUs need an image with CUDA"
+            remedy = "Take the same tag with -gpu at its end as docker.worker_image."
+            yield source.finding("gpu-image", ("docker", "worker_image"), rule, remedy)
+
+
+def _node_config_keys(source: Source) -> Findings:
+    names = known.node_config(source.get("provider", "type"))
+    if names is not None:
+        for name, _ in _types(source):
+            yield from unknown(source, ("available_node_types", name, "node_config"), names, "node-config-key")
+
+
+def _spot_workers_only(source: Source) -> Findings:
+    head = _head(source)
+    config = source.mapping("available_node_types", head, "node_config")
+    path: Path_ = ("available_node_types", head, "node_config")
+    if "InstanceMarketOptions" in config:
+        yield source.finding("spot-head", (*path, "InstanceMarketOptions"), _SPOT_HEAD, "Keep spot for the workers.")
+    if re.search(r"SPOT|'preemptible': True", str(config.get("scheduling"))):
+        yield source.finding("spot-head", (*path, "scheduling"), _SPOT_HEAD, "Keep spot for the workers.")
+
+
+# ---- AWS -------------------------------------------------------------------------------------------------------------
+
+
+def _security_group(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        if not config.get("SecurityGroupIds") and not config.get("NetworkInterfaces"):
+            path = ("available_node_types", name, "node_config")
+            rule = "SecurityGroupIds must name a group of your own: Ray's opens ssh to everybody"
+            yield source.finding("security-group", path, rule)
+    if source.has("provider", "security_group"):
+        rule = "provider.security_group only adds rules to Ray's own group, which opens ssh to everybody"
+        remedy = "Name a group of your own under SecurityGroupIds."
+        yield source.finding("security-group", ("provider", "security_group"), rule, remedy)
+
+
+def _instance_profile(source: Source) -> Findings:
+    path = ("available_node_types", _head(source), "node_config")
+    profile = source.mapping(*path, "IamInstanceProfile")
+    if source.has(*path) and (not profile or "ray-autoscaler-v1" in str(profile)):
+        rule = "the head's IamInstanceProfile must be one of your own: Ray's may do anything in EC2 and S3"
+        yield source.finding("instance-profile", path, rule, "docs/cluster.md has one that is enough.")
+
+
+def _metadata_service(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        options = config.get("MetadataOptions")
+        if not isinstance(options, dict) or options.get("HttpTokens") != "required":
+            rule = "the instance's credentials must be asked for with a token (IMDSv2)"
+            path = ("available_node_types", name, "node_config", "MetadataOptions")
+            yield source.finding("imds", path, rule, "Write MetadataOptions: {HttpTokens: required}.")
+
+
+def _aws_disk(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        mappings = config.get("BlockDeviceMappings") or []
+        sizes = [each["Ebs"].get("VolumeSize", 0) for each in mappings if isinstance(each.get("Ebs"), dict)]
+        yield from _disk(source, name, "BlockDeviceMappings", max(sizes, default=0), "Ebs: {VolumeSize: 150}")
+
+
+# ---- Google Cloud ----------------------------------------------------------------------------------------------------
+
+
+def _service_account(source: Source) -> Findings:
+    path = ("available_node_types", _head(source), "node_config")
+    if source.has(*path) and not source.items(*path, "serviceAccounts"):
+        rule = "the head's serviceAccounts must name one of your own: Ray makes one that may do almost anything"
+        yield source.finding("service-account", path, rule)
+
+
+def _network(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        if not any("subnetwork" in each for each in config.get("networkInterfaces") or [] if isinstance(each, dict)):
+            path = ("available_node_types", name, "node_config", "networkInterfaces")
+            rule = "networkInterfaces must name a subnetwork of your own: the default network opens ssh to everybody"
+            yield source.finding("network", path, rule)
+
+
+def _gcp_disk(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        disks = [each for each in config.get("disks") or [] if isinstance(each, dict)]
+        sizes = [int((each.get("initializeParams") or {}).get("diskSizeGb", 0)) for each in disks]
+        yield from _disk(source, name, "disks", max(sizes, default=0), "initializeParams: {diskSizeGb: 150}")
+
+
+CLOUD: tuple[Rule, ...] = (
+    _images, _idle_timeout, _limit, _stopped_nodes, _head_runs_no_trial, _workers_come_when_asked, _resources,
+    _node_config_keys, _spot_workers_only,
+)  # fmt: skip
+AWS: tuple[Rule, ...] = (_security_group, _instance_profile, _metadata_service, _aws_disk)
+GCP: tuple[Rule, ...] = (_service_account, _network, _gcp_disk)
+
+
+# ---- what the rules ask of a file ------------------------------------------------------------------------------------
+
+
+def _types(source: Source) -> list[tuple[str, dict[str, Any]]]:
+    found = source.mapping("available_node_types")
+    return [(name, node) for name, node in found.items() if isinstance(node, dict)]
+
+
+def _workers(source: Source) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, node) for name, node in _types(source) if name != _head(source)]
+
+
+def _node_configs(source: Source) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, node["node_config"]) for name, node in _types(source) if isinstance(node.get("node_config"), dict)]
+
+
+def _head(source: Source) -> str:
+    return str(source.get("head_node_type"))
+
+
+def _machine(node: Mapping[str, Any]) -> str:
+    config = node.get("node_config") or {}
+    return str(config.get("InstanceType") or config.get("machineType") or "")
+
+
+def _has_gpu(node: Mapping[str, Any]) -> bool:
+    config = node.get("node_config") or {}
+    return bool(_GPU_TYPES.match(_machine(node)) or config.get("guestAccelerators"))
+
+
+def _gpu_image(source: Source, node: Mapping[str, Any]) -> bool:
+    """Whether a worker's image has CUDA, as far as its name tells: images of one's own may have it under any name."""
+    docker = source.mapping("docker")
+    image = str((node.get("docker") or {}).get("worker_image") or docker.get("worker_image") or docker.get("image"))
+    return not image.startswith("rayproject/") or bool(re.search(r"-(gpu|cu\d+)", image))
+
+
+def _disk(source: Source, name: str, key: str, size: int, example: str) -> Findings:
+    if size < LEAST_DISK_GB:
+        rule = f"a node's disk must have {LEAST_DISK_GB} GB for its images and kept features, got {size or 'no size'}"
+        path = ("available_node_types", name, "node_config", key)
+        yield source.finding("disk-size", path, rule, f"Write e.g. {example}.")

@@ -1,0 +1,114 @@
+"""A cluster file's values with their lines, and how a finding is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite.errors import Problem, UsageError
+from suite.spec.loader import Node, Path_, parse, read_text
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem, and the line to sort it by."""
+
+    problem: Problem
+    line: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cluster file.
+
+    Attributes:
+        path: as the user named it.
+        text: its whole text.
+        root: its values.
+    """
+
+    path: Path
+    text: str
+    root: Node
+
+    def get(self, *path: str | int, default: Any = None) -> Any:
+        """The plain value at a path; ``default`` where there is none, or null."""
+        node = self._at(path)
+        value = node.plain() if node is not None else None
+        return default if value is None else value
+
+    def has(self, *path: str | int) -> bool:
+        """Whether there is something at a path."""
+        return self._at(path) is not None
+
+    def mapping(self, *path: str | int) -> dict[str, Any]:
+        """The mapping at a path; an empty one where there is none."""
+        value = self.get(*path)
+        return value if isinstance(value, dict) else {}
+
+    def items(self, *path: str | int) -> list[Any]:
+        """The list at a path; an empty one where there is none."""
+        value = self.get(*path)
+        return value if isinstance(value, list) else []
+
+    def texts(self) -> Iterator[tuple[Path_, str]]:
+        """Path and value of every text in the file."""
+        yield from _texts(self.root, ())
+
+    def finding(self, name: str, path: Path_, rule: str, remedy: str = "") -> Finding:
+        """What is wrong at a path, or at the nearest thing around it that is there."""
+        line = self._line(path)
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        place = f"{self.path}:{line}" + (f": {key}" if key else "")
+        return Finding(Problem(f"{rule} [{name}]", place=place, remedy=remedy), line)
+
+    def _at(self, path: Path_) -> Node | None:
+        node: Node | None = self.root
+        for part in path:
+            node = _step(node, part)
+        return node
+
+    def _line(self, path: Path_) -> int:
+        node = self.root
+        for part in path:
+            inner = _step(node, part)
+            if inner is None:
+                break
+            node = inner
+        return node.line
+
+
+def read(path: Path) -> Source:
+    """A file that is YAML and holds a mapping.
+
+    Raises:
+        UsageError: it is not, or cannot be read.
+    """
+    text = read_text(path)
+    root = parse(text, str(path))
+    if not isinstance(root.value, dict):
+        raise UsageError("a cluster file is a mapping of keys", place=f"{path}:{root.line}")
+    return Source(path, text, root)
+
+
+def _step(node: Node | None, part: str | int) -> Node | None:
+    """The value under one key or index. Keys may have dots here, so ``Node.find``, which splits at them, is no use."""
+    value = node.value if node is not None else None
+    if isinstance(value, dict):
+        return value.get(part) if isinstance(part, str) else None
+    if isinstance(value, list) and isinstance(part, int) and part < len(value):
+        return value[part] if isinstance(value[part], Node) else None
+    return None
+
+
+def _texts(node: Node, path: Path_) -> Iterator[tuple[Path_, str]]:
+    if isinstance(node.value, str):
+        yield path, node.value
+    elif isinstance(node.value, dict):
+        for key, inner in node.value.items():
+            yield from _texts(inner, (*path, key))
+    elif isinstance(node.value, list):
+        for index, inner in enumerate(node.value):
+            yield from _texts(inner, (*path, index))

@@ -1,0 +1,223 @@
+"""The shipped cluster files are fit to be used once filled in, and each thing that may go wrong with one is found."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from suite import cluster_file
+from suite.cluster_file import known
+
+REPO = Path(__file__).parent.parent
+FILES = ("cluster.yaml", "cluster-gcp.yaml", "cluster-local.yaml", "kuberay.yaml")
+
+
+def filled(name: str) -> str:
+    """A shipped file with something sensible in place of each REPLACE."""
+    text = (REPO / name).read_text()
+    text = text.replace("sg-REPLACE", "sg-0123456789abcdef0").replace("fs-REPLACE", "fs-0123456789abcdef0")
+    text = text.replace("head_ip: REPLACE", "head_ip: 10.9.0.2").replace("[REPLACE]", "[10.9.0.3, 10.9.0.4]")
+    return text.replace("REPLACE", "example")
+
+
+def examine(folder: Path, text: str, name: str = "cluster.yaml") -> list[str]:
+    file = folder / name
+    file.write_text(text)
+    return [str(problem).replace(f"{folder}/", "") for problem in cluster_file.examine(file)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_shipped_file_is_clean_once_it_is_filled_in(name: str, tmp_path: Path) -> None:
+    assert examine(tmp_path, filled(name)) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_replace_is_found_where_it_is_written(name: str) -> None:
+    lines = (REPO / name).read_text().splitlines()
+    expected = [
+        number
+        for number, line in enumerate(lines, start=1)
+        for _ in re.findall(r"\S*REPLACE\S*", line.partition(" #")[0] if not line.startswith("#") else "")
+    ]
+    found = [str(problem) for problem in cluster_file.examine(REPO / name)]
+    assert [int(text.split(":")[1]) for text in found] == expected
+    assert all("[replace]" in text for text in found)
+
+
+def without(pattern: str) -> Callable[[str], str]:
+    """Drop the lines that match."""
+    return lambda text: "".join(line for line in text.splitlines(True) if not re.search(pattern, line))
+
+
+def swap(old: str, new: str, nth: int = 1) -> Callable[[str], str]:
+    """Put ``new`` in place of the nth ``old``, which must be there."""
+
+    def change(text: str) -> str:
+        parts = text.split(old)
+        assert len(parts) > nth, f"{old!r} is not there {nth} times"
+        return old.join(parts[:nth]) + new + old.join(parts[nth:])
+
+    return change
+
+
+def added(line: str) -> Callable[[str], str]:
+    """Add a line at the end."""
+    return lambda text: text + line + "\n"
+
+
+AWS, GCP, LOCAL, K8S = FILES
+HEAD_START, WORKER_START = "RAY_AUTH_MODE=token ray start --head", "RAY_AUTH_MODE=token ray start --address"
+OPEN_GROUP = "security_group: {IpPermissions: [{CidrIp: 0.0.0.0/0}]}\n  cache_stopped"
+OWN_RULES = "security_group: {GroupName: mine}\n  cache_stopped"
+SPOT = "InstanceMarketOptions: {MarketType: spot}\n      MetadataOptions"
+GCP_SPOT = "n2-standard-4\n      scheduling: {provisioningModel: SPOT}"
+ACCESS_KEY = "AKIA" + "ABCDEFGHIJKLMNOP"  # in two parts, so that no scanner takes it for one
+CLAIM = "persistentVolumeClaim: {claimName: example}"
+HEAD_LIMITS, WORKER_LIMITS = 'limits: {cpu: "4", memory: 16Gi}', 'limits: {cpu: "8", memory: 32Gi, nvidia.com/gpu: "1"}'
+
+# name of the rule, file, what is changed, text on the line that is named, part of the message
+MUTATIONS: list[tuple[str, str, Callable[[str], str], str, str]] = [
+    ("ray", AWS, swap("max_workers: 4 ", "max_worker: 4 "), "", "max_worker"),
+    ("ray", AWS, swap("    min_workers: 0", "    min_worker: 0"), "  gpu:", "min_worker"),
+    ("ray", AWS, swap("head_run_options", "head_run_option"), "docker:", "head_run_option"),
+    ("ray", AWS, without("container_name"), "", "container & image name"),
+    ("ray", AWS, swap("upscaling_speed: 1.0", "upscaling_speed: fast"), "upscaling_speed", "'fast'"),
+    ("ray", AWS, swap("head_node_type: head", "head_node_type: haed"), "", "head_node_type"),
+    ("ray", AWS, swap("    min_workers: 0", "    min_workers: 9"), "", "`max_workers` is smaller"),
+    ("ray", AWS, added("head_node: {InstanceType: m5.large}"), "", "head_node"),
+    ("ray", LOCAL, without("worker_ips"), "", "worker_ips"),
+    ("provider", AWS, swap("type: aws", "type: amazon"), "type: amazon", "aws, gcp, local"),
+    ("provider-key", AWS, swap("region:", "regionn:"), "regionn", "Did you mean 'region'?"),
+    ("node-config-key", AWS, swap("InstanceType: g5", "InstanceTyp: g5"), "InstanceTyp:", "'InstanceType'?"),
+    ("node-config-key", AWS, swap("VolumeType", "VolumType", 2), "VolumType", "'VolumeType'?"),
+    ("node-config-key", AWS, swap("MarketType", "MarketTyp"), "MarketTyp", "'MarketType'?"),
+    ("node-config-key", GCP, swap("machineType: g2", "machinetype: g2"), "machinetype", "'machineType'?"),
+    ("resource-name", AWS, swap("GPU: 1", "gpu: 1"), "gpu: 1", "GPU in capitals"),
+    ("gpu-count", AWS, swap("CPU: 8, GPU: 1", "CPU: 8"), "resources: {CPU: 8}", "g5.2xlarge has GPUs"),
+    ("gpu-count", AWS, swap("g5.2xlarge", "m6i.2xlarge"), "GPU: 1", "m6i.2xlarge has no GPU"),
+    ("gpu-count", GCP, swap("CPU: 8, GPU: 1", "CPU: 8"), "resources: {CPU: 8}", "g2-standard-8 has GPUs"),
+    ("gpu-image", AWS, swap("py311-gpu", "py311"), "worker_image", "CUDA"),
+    ("image-moves", AWS, swap("ray:2.60.0-py311 ", "ray:latest "), "head_image", "rayproject/ray:latest"),
+    ("image-moves", AWS, swap("ray:2.60.0-py311-gpu", "ray"), "worker_image", "fixed version"),
+    ("image-ray", AWS, swap("2.60.0-py311-gpu", "2.59.1-py311-gpu"), "worker_image", "2.59.1"),
+    ("image-python", AWS, swap("2.60.0-py311-gpu", "2.60.0-py310-gpu"), "worker_image", "py310"),
+    ("image-missing", AWS, without("_image:|container_name|docker:|run_options|- --|- -v"), "", "must name an image"),
+    ("idle-timeout", AWS, without("^idle_timeout"), "", "got None"),
+    ("idle-timeout", AWS, swap("minutes: 10", "minutes: 100000"), "idle_timeout", "100000"),
+    ("max-workers", AWS, without("^max_workers"), "", "limits the bill"),
+    ("spot-head", AWS, swap("MetadataOptions", SPOT), "InstanceMarketOptions", "whole cluster goes"),
+    ("spot-head", GCP, swap("n2-standard-4", GCP_SPOT), "scheduling", "whole cluster goes"),
+    ("min-workers", AWS, swap("    min_workers: 0", "    min_workers: 2"), "min_workers", "got 2"),
+    ("head-cpu", AWS, swap("{CPU: 0}", "{}"), "resources", "whole cluster down"),
+    ("stopped-nodes", AWS, without("cache_stopped"), "provider:", "cost their disks"),
+    ("open-network", AWS, swap("cache_stopped", OPEN_GROUP), "0.0.0.0/0", "open to everybody"),
+    ("security-group", AWS, without(r"^      SecurityGroupIds.*your own"), "node_config", "opens ssh"),
+    ("security-group", AWS, swap("cache_stopped", OWN_RULES), "security_group", "only adds"),
+    ("instance-profile", AWS, without("IamInstanceProfile"), "node_config", "EC2 and S3"),
+    ("instance-profile", AWS, swap("{Name: example}", "{Name: ray-autoscaler-v1}"), "node_config", "EC2 and S3"),
+    ("imds", AWS, swap("HttpTokens: required", "HttpTokens: optional", 2), "MetadataOptions", "IMDSv2"),
+    ("disk-size", AWS, swap("VolumeSize: 150", "VolumeSize: 8", 2), "BlockDeviceMappings", "got 8"),
+    ("disk-size", GCP, without("diskSizeGb"), "disks:", "no size"),
+    ("network", GCP, swap("subnetwork: projects", "network: projects"), "networkInterfaces", "of your own"),
+    ("service-account", GCP, without("serviceAccounts|email:|scopes:"), "node_config", "of your own"),
+    ("token-file", AWS, without("auth_token: ~"), "file_mounts", "get-auth-token"),
+    ("token-mode", AWS, without("chmod 600 ~"), "auth_token", "chmod 600"),
+    ("auth-mode", AWS, swap(HEAD_START, "ray start --head"), "ray start --head", "RAY_AUTH_MODE=token"),
+    ("auth-mode", AWS, swap(WORKER_START, "ray start --address"), "ray start --address", "RAY_AUTH_MODE=token"),
+    ("start-commands", AWS, without(HEAD_START), "head_start_ray_commands", "must have a `ray start`"),
+    ("dashboard", AWS, swap("dashboard-host=127.0.0.1", "dashboard-host=0.0.0.0"), "ray start --head", "0.0.0.0"),
+    ("dashboard", AWS, swap("--dashboard-host=127.0.0.1 ", ""), "ray start --head", "Ray's default"),
+    ("mlflow-host", AWS, swap("--host 127.0.0.1", "--host 0.0.0.0"), "mlflow server", "0.0.0.0"),
+    ("rsync-exclude", AWS, swap('"**/.git", ', ""), "rsync_exclude", "lacks .git"),
+    ("shared-storage", AWS, without("mountpoint"), "initialization_commands", "mount the same folder"),
+    ("shared-storage", AWS, without("-v /mnt/suite"), "run_options", "Add `-v /mnt/suite:/mnt/suite`"),
+    ("shared-storage", AWS, swap("-v /mnt/suite:/mnt/suite", "-v /mnt/suite:/data"), "run_options", "same path"),
+    ("shared-storage", LOCAL, without("mountpoint"), "", "mount the same folder"),
+    ("pinned-packages", AWS, swap("boto3==1.44.8", "boto3"), "install --quiet boto3", "boto3 without"),
+    ("secret", AWS, swap("ssh_user: ubuntu", f"ssh_user: {ACCESS_KEY}"), "ssh_user", "no secret"),
+    ("address-twice", LOCAL, swap("10.9.0.4", "10.9.0.2"), "worker_ips", "10.9.0.2"),
+    ("ssh", LOCAL, without("ssh_private_key"), "auth:", "ssh_private_key"),
+    ("head-cpu", LOCAL, swap("--num-cpus=0 ", ""), "ray start --head", "--num-cpus=0"),
+    ("", AWS, added("max_workers: 3"), "max_workers: 3", "duplicate key"),
+    ("", AWS, swap("provider:", "provider: ["), "", "not YAML"),
+    ("", AWS, lambda text: "- a\n", "", "a cluster file is a mapping"),
+    ("kind", K8S, swap("kind: RayJob", "kind: RayCluster"), "kind:", "RayCluster"),
+    ("ray-job-key", K8S, swap("ttlSecondsAfterFinished", "ttlSecondAfterFinished"), "ttlSecondA", "Did you mean"),
+    ("ray-job-key", K8S, swap("groupName", "groupname"), "groupname", "'groupName'?"),
+    ("auth-mode", K8S, swap("mode: token", "mode: disabled"), "authOptions", "got disabled"),
+    ("shutdown", K8S, swap("Finishes: true", "Finishes: false"), "shutdownAfterJobFinishes", "costs money"),
+    ("image-moves", K8S, swap("suite:2.60.0-py311 ", "suite:latest "), "image:", "suite:latest"),
+    ("ray-version", K8S, swap('rayVersion: "2.60.0"', 'rayVersion: "2.59.0"'), "rayVersion", "2.59.0"),
+    ("gpu-on-head", K8S, swap(HEAD_LIMITS, HEAD_LIMITS[:-1] + ', nvidia.com/gpu: "1"}'), "limits", "no GPU"),
+    ("resource-name", K8S, swap(WORKER_LIMITS, WORKER_LIMITS.replace("nvidia.com/", "")), "limits", "nvidia.com/gpu"),
+    ("gpu-count", K8S, swap(WORKER_LIMITS, HEAD_LIMITS), "resources", "given by limits"),
+    ("limits", K8S, swap(HEAD_LIMITS, 'limits: {cpu: "4"}'), "resources", "memory"),
+    ("shared-storage", K8S, swap(CLAIM, "emptyDir: {}"), "volumes", "emptyDir"),
+    ("shared-storage", K8S, without(r"volumeMounts: \*mounts"), "volumes", "this one mounts none"),
+    ("storage-path", K8S, swap("-path /mnt/suite/runs", "-path /tmp/runs"), "entrypoint", "volume"),
+    ("storage-path", K8S, swap("--storage-path /mnt/suite/runs ", ""), "entrypoint", "--storage-path"),
+    (
+        "service-type",
+        K8S,
+        swap("rayStartParams:", "serviceType: NodePort\n      rayStartParams:"),
+        "NodePort",
+        "ClusterIP",
+    ),
+    ("head-cpu", K8S, swap('{num-cpus: "0"}', "{}"), "rayStartParams", "num-cpus"),
+    ("min-workers", K8S, swap("minReplicas: 0", "minReplicas: 2"), "minReplicas", "got 2"),
+    ("max-workers", K8S, without("maxReplicas"), "groupName", "limits the bill"),
+    ("autoscaling", K8S, without("enableInTreeAutoscaling"), "rayClusterSpec", "go when idle"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MUTATIONS)))
+def test_what_is_wrong_is_found_at_its_line(number: int, tmp_path: Path) -> None:
+    rule, name, change, place, message = MUTATIONS[number]
+    text = change(filled(name))
+    assert text != filled(name), "nothing was changed"
+    found = examine(tmp_path, text, name)
+    mine = [each for each in found if message in each and (not rule or f"[{rule}]" in each)]
+    assert mine, found
+    line = text.splitlines()[int(mine[0].split(":")[1]) - 1]
+    assert place in line, f"{mine[0]}\nnames: {line}"
+    assert len(found) <= 2, found  # a mistake may break two rules, but must not hide among others
+
+
+def test_all_is_said_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
+    text = filled(AWS).replace("GPU: 1", "gpu: 1").replace("HttpTokens: required", "HttpTokens: optional")
+    found = examine(tmp_path, text)
+    lines = [int(each.split(":")[1]) for each in found]
+    assert len(found) == 3 and lines == sorted(lines)
+
+
+def test_a_missing_file_is_a_finding_not_a_traceback(tmp_path: Path) -> None:
+    (found,) = cluster_file.examine(tmp_path / "none.yaml")
+    assert "no such file" in str(found)
+
+
+def test_every_rule_has_a_file_that_breaks_it() -> None:
+    sources = [path.read_text() for path in Path(cluster_file.__file__).parent.glob("*.py")]
+    calls = r"(?:source\.finding\(\s*|unknown\(.*, )\"([a-z-]+)\""
+    names = {name for text in sources for name in re.findall(calls, text)}
+    assert len(names) > 30
+    assert names - {rule for rule, *_ in MUTATIONS} == {"replace"}
+
+
+def test_ray_is_not_imported_for_kubernetes_files() -> None:
+    code = (
+        "import sys; from pathlib import Path; from suite.cluster_file import examine; "
+        f"examine(Path({str(REPO / 'kuberay.yaml')!r})); sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0
+
+
+def test_the_kept_list_of_ec2_keys_is_botocores() -> None:
+    pytest.importorskip("botocore")
+    live = known._from_botocore()
+    assert live is not None
+    assert set(known._EC2) <= set(live) and set(known._EC2["MetadataOptions"]) <= set(live["MetadataOptions"])
