@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from suite import tracking
+from suite.console import exit_codes
 from suite.errors import EnvironmentProblem, ProblemsError
-from suite.sweep import exit_codes, tracking_uri_of
+from suite.sweep import tracking_uri_of
 
 DEAD_KEY, DEAD_FILE = "dead_channels", "dead_channels.png"
 BATCH = 256

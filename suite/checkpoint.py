@@ -20,9 +20,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises
 from typing import Any
 
 import torch
+
+from suite.errors import TrialError
 
 MANIFEST = "MANIFEST.json"
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
@@ -37,8 +40,18 @@ class Checkpoint:
     step: int
 
     def read(self, name: str) -> dict[str, Any]:
-        """The content of one of its files, e.g. ``last.pt``, on the CPU."""
-        content: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        """The content of one of its files, e.g. ``last.pt``, on the CPU.
+
+        Raises:
+            TrialError: it holds more than tensors and plain values, although its manifest verifies: it is not ours.
+        """
+        try:
+            content: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise TrialError(
+                f"{self.folder / name} is refused: it holds more than tensors and plain values, and reading that could "
+                "run code"
+            ) from error
         return content
 
 
@@ -103,6 +116,11 @@ def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda messag
         then = "starting anew" if candidate is candidates[-1] else "going on from the one before it"
         warn(f"checkpoint {candidate} is damaged ({reason}); set aside as {aside.name}, {then}")
     return None
+
+
+def damaged(folder: Path, trial: str) -> list[Path]:
+    """Checkpoints in ``folder`` that do not verify, newest first; they stay where they are."""
+    return [candidate for candidate in _candidates(folder) if _damage(candidate, trial) is not None]
 
 
 def sweep_drafts(folder: Path) -> None:

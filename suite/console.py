@@ -6,16 +6,20 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from suite.errors import ProblemsError, SuiteError
 from suite.journal import History, TrialHistory
 from suite.records import Objective, Status
+from suite.redaction import redacted
 
 LINE_EVERY_S = 30.0  # between progress lines where there is no terminal
 ROWS = 12  # running trials shown
@@ -25,6 +29,25 @@ PLAIN_WIDTH = 200
 def standard() -> Console:
     """The terminal; wide where the output is none, so that a file or a pipe gets whole names."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn expected errors into a message and an exit code, never a traceback; a bug of ours into one, and 1."""
+    try:
+        yield
+    except ProblemsError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(error.exit_code)
+    except SuiteError as error:
+        click.echo(redacted(f"error: {error}"), err=True)
+        sys.exit(error.exit_code)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception:
+        click.echo(redacted(traceback.format_exc()), err=True)
+        sys.exit(1)
 
 
 class Board:
@@ -73,7 +96,13 @@ class Board:
 
     def warn(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+        self.console.print(Text(f"! {redacted(text)}", style="yellow"), soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        """How tracking stands: below the table as long as it is so, or a line where there is no terminal."""
+        self.note = redacted(text)
+        if not self.console.is_terminal:
+            self.warn(text)
 
     # ---- figures ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -12,8 +13,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from suite.errors import Problem, raise_problems
+
 PACKAGES = ("ray", "mlflow", "optuna", "torch", "torchvision", "numpy", "pandas", "scipy", "pydantic")
 LONGEST_DIFF = 200_000  # characters
+# Older ones have known holes on the suite's own ways: torch.load(weights_only=True) could be made to run code
+# (CVE-2025-32434, CVE-2026-24747); MLflow's server let files be read and overwritten and accounts be passed by
+# (CVE-2026-2614, -2651, -2652, -4137); Ray took jobs from any web page (CVE-2025-62593), and has a token by itself
+# only since 2.60.
+FLOORS = {"torch": (2, 10), "mlflow": (3, 11), "ray": (2, 60)}
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -30,6 +38,29 @@ def describe(folder: Path) -> dict[str, Any]:
         "command": command(),
         "git": _git(folder),
     }
+
+
+def check_floors() -> None:
+    """Refuse packages that are too old to be safe.
+
+    Raises:
+        EnvironmentProblem: naming each of them.
+    """
+    installed = {name: _version(name) for name in FLOORS}
+    raise_problems(
+        Problem(
+            f"{name} must be {'.'.join(map(str, floor))} or later, got {installed[name]}: older ones have known holes",
+            remedy="pip install -r requirements.txt",
+            environment=True,
+        )
+        for name, floor in FLOORS.items()
+        if installed[name] and _numbers(installed[name]) < floor
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``2.13.0+cpu`` -> (2, 13)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def suite_version() -> str:

@@ -11,13 +11,16 @@
         ├── DivergedError                   the loss or a metric became NaN or infinite
         └── OutOfMemoryError                the device or the machine has no memory left for this trial
 
-A message is the rule, the value, the place and the remedy, in this order of importance; never a traceback.
+A message is the rule, the value, the place and the remedy, in this order of importance; never a traceback, never a
+credential.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from suite.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.rule}" if self.place else self.rule
-        return f"{text}\n    {self.remedy}" if self.remedy else text
+        return redacted(f"{text}\n    {self.remedy}" if self.remedy else text)
 
     def at(self, place: str) -> Problem:
         """The same problem with its place filled in, where it has none yet."""

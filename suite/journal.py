@@ -37,12 +37,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from suite import disk
 from suite.errors import EnvironmentProblem, LockedError
 from suite.records import EpochRecord, Objective, Status, Trial
+from suite.redaction import redacted
 
 Entry = dict[str, Any]
 FILE_NAME = "journal.jsonl"
 RETRY_EVERY_S = 1.0  # while the disk takes no entry
+# By these fields entries find each other and their files: they stay as they are. Elsewhere credentials are struck out.
+_NAMES = frozenset(
+    {
+        "arm", "baseline", "choices", "confirmed", "digests", "files", "folder", "id", "ids", "key", "name", "path",
+        "status", "token",
+    }
+)  # fmt: skip
 
 
 def read(path: Path) -> list[Entry]:
@@ -101,6 +110,7 @@ class Journal:
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._order = threading.Lock()
         self.failure: OSError | None = None
+        self._closing = False
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
@@ -109,10 +119,13 @@ class Journal:
         self._listeners.append(listener)
 
     def append(self, kind: str, **fields: Any) -> Entry:
-        """Take an entry down; returns at once, the journal's thread makes it durable. NaN becomes null."""
+        """Take an entry down; returns at once, the journal's thread makes it durable.
+
+        NaN becomes null, credentials are struck out.
+        """
         with self._order:
             self._seq += 1
-            entry = {"seq": self._seq, "ts_ms": time.time_ns() // 1_000_000, "kind": kind, **_plain(fields)}
+            entry = {"seq": self._seq, "ts_ms": time.time_ns() // 1_000_000, "kind": kind, **_entry(fields)}
             self.entries.append(entry)
             self._queue.put(entry)
         return entry
@@ -124,7 +137,8 @@ class Journal:
         return done.wait(timeout_s)
 
     def close(self) -> None:
-        """Write what is left and let the file go."""
+        """Write what is left and let the file go. While the disk takes nothing, what is left is given up."""
+        self._closing = True
         self._queue.put(None)
         self._thread.join()
         self._file.close()
@@ -157,8 +171,10 @@ class Journal:
                 break
             except OSError as error:
                 if self.failure is None:
-                    self._tell(f"{self.path} cannot be written ({error.strerror}); the sweep goes on, and tries again")
+                    self._tell(f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again")
                 self.failure = error
+                if self._closing:  # its entries come again from the trials' checkpoints
+                    return
                 time.sleep(RETRY_EVERY_S)
         if self.failure is not None:
             self._tell(f"{self.path} can be written again; nothing is lost")
@@ -168,16 +184,22 @@ class Journal:
                 listener(entry)
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as JSON types; NaN and infinities, which JSON lacks, as null."""
+def _entry(fields: dict[str, Any]) -> Entry:
+    return {name: _plain(value, str if name in _NAMES else redacted) for name, value in fields.items()}
+
+
+def _plain(value: Any, text: Callable[[str], str]) -> Any:
+    """``value`` as JSON types; NaN and infinities, which JSON lacks, as null; texts as ``text`` gives them."""
+    if isinstance(value, str):
+        return text(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, text) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, text) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Path):
-        return str(value)
+        return text(str(value))
     return value
 
 

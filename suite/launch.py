@@ -23,15 +23,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite import environment
+from suite import disk, environment
 from suite.analysis import rank_arms
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
 from suite.packs import packs
-from suite.plan import Plan, data_key, weights_key
+from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
-from suite.spec import Arm, SweepSpec, TrialConfig
+from suite.spec import Arm, SweepSpec
 from suite.tracking import MlflowTracker, Sender, Tracker
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
+FLUSH_S = 20.0  # so long a full disk may keep the journal from being written before a launch is given up
 LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
 AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
@@ -110,7 +111,7 @@ class Launch:
         self.history.feed(self.journal.append(kind, **fields))
 
     def _tracking_changed(self, state: str) -> None:
-        self.board.note = state
+        self.board.tell(state)
 
     # ---- the whole way ---------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class Launch:
         from suite.tuner import Stop
 
         started = time.monotonic()
-        stop = Stop(self.folder)
+        stop = self.stop = Stop(self.folder)
         finished = False
         try:
             with stop.on_signals(lambda text: self.board.warn(text)):
@@ -140,6 +141,8 @@ class Launch:
         ended.run_ids = {
             item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
         }
+        if stop.problem and not stop.requested:  # only the journal's last entries did not fit
+            ended.message = f"{stop.problem}; make room and launch the same command again"
         if stop.requested:
             ended.message = f"stopped ({stop.reason}); launch the same command again to go on"
         return ended
@@ -197,10 +200,21 @@ class Launch:
 
     def _start_sending(self) -> None:
         """Send what tracking has not seen yet, then each entry as it becomes durable."""
-        self.journal.flush()
+        if not self.journal.flush(FLUSH_S):
+            raise EnvironmentProblem(f"the journal cannot be written: {self._no_room()}", remedy="Make room.")
         for entry in list(self.journal.entries):
             self.sender.put(entry)
         self.journal.subscribe(self.sender.put)
+
+    def _no_room(self) -> str:
+        return disk.said(self.journal.failure, self.folder) if self.journal.failure else "the disk takes it too slowly"
+
+    def _has_room(self, stop: Any) -> bool:
+        """Whether one more trial's checkpoints fit; where they do not, the launch stops as it would for a signal."""
+        lacking = disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
+        if lacking:
+            stop.give_up(lacking)
+        return not lacking
 
     def _forget(self, item: TrialHistory) -> None:
         self._record("forget", id=item.trial.id)
@@ -323,6 +337,8 @@ class Launch:
         """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
         item = self.history.trials[trial_id]
         if item.status is Status.INTERRUPTED:
+            if "halt" in item.end:
+                self.stop.give_up(item.end["halt"])
             return
         self.ran += 1
         if item.status is Status.FINISHED:
@@ -396,7 +412,8 @@ class Launch:
         failed = any(item.status is Status.FAILED for item in items)
         counts = {str(status): sum(item.status is status for item in items) for status in Status}
         self._record("close", status="finished" if finished else "interrupted", counts=counts)
-        self.journal.flush()
+        if not self.journal.flush(FLUSH_S):
+            stop.problem = stop.problem or f"the journal cannot be written: {self._no_room()}"
         synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
         if synced and finished and self.history.champion:
             self._register()
@@ -405,7 +422,7 @@ class Launch:
         if stop.signal is not None:
             return 128 + int(stop.signal)
         if stop.problem:
-            return 6
+            return EnvironmentProblem.exit_code
         if failed:
             return 3
         return 0 if synced else 4
@@ -488,7 +505,9 @@ class _Runner:
         coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
 
         def following() -> list[dict[str, Any]] | None:
-            return [self._payload(trial.id) for trial in coming.popleft()] if coming else None
+            if not coming or not launch._has_room(self.stop):
+                return None
+            return [self._payload(trial.id) for trial in coming.popleft()]
 
         if coming:
             self._run(following, scheduler, early)
@@ -523,6 +542,8 @@ class _Runner:
             return
 
         def following() -> list[dict[str, Any]] | None:
+            if not launch._has_room(self.stop):
+                return None
             if waiting:
                 return [self._payload(waiting.pop(0).id)]
             for _ in range(REPEATS):
@@ -581,8 +602,7 @@ class _Runner:
         from suite.tuner import payload
 
         item = self.launch.history.trials[trial_id]
-        resolved = TrialConfig.model_validate(item.trial.config)
-        return payload(item, data_key(resolved.data), weights_key(resolved.model))
+        return payload(item, *self.launch.plan.keys_of(item))
 
     def _run(
         self,

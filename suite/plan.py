@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from suite import augment, data, models, plugin
+from suite import augment, data, disk, models, plugin
 from suite.errors import Problem, ProblemsError, raise_problems
 from suite.journal import History, TrialHistory
 from suite.records import Trial
@@ -60,6 +60,17 @@ class Plan:
         examples = {arm.config.model.arch: arm.config for arm in reversed(arms)}
         return [(config, *self.shape(config)) for config in examples.values()]
 
+    @cached_property
+    def trial_bytes(self) -> int:
+        """Room on the disk that one trial of the largest network asks for while it runs."""
+        return disk.MARGIN + disk.AT_ONCE * max(self._checkpoint_bytes(config) for config, _, _ in self.networks())
+
+    def _checkpoint_bytes(self, config: TrialConfig) -> int:
+        """Weights, those of the best epoch, the optimizer's state and the averaged weights, in float32."""
+        network = models.build(config.model.model_copy(update={"weights": "none"}), self.shape(config)[0])
+        copies = 2 + (1 if config.train.optimizer == "sgd" else 2) + (config.train.ema is not None)
+        return 4 * copies * models.count_parameters(network)[0]
+
     def shape(self, config: TrialConfig) -> tuple[int, int]:
         """Classes, and the side of the images in pixels."""
         dataset = self.dataset(config)
@@ -76,6 +87,19 @@ class Plan:
             KeyError: no arm of this plan has those images.
         """
         return {dataset.digest: dataset for dataset in self.datasets.values()}[item.entry["digests"]["data"]]
+
+    def keys_of(self, item: TrialHistory) -> tuple[str, str | None]:
+        """Keys of the images and the weights of a journalled trial, by their digests: the journal's paths may be old.
+
+        Raises:
+            StopIteration: no arm of this plan has them.
+        """
+        digests, arch = item.entry["digests"], item.trial.config["model"]["arch"]
+        images = next(key for key, dataset in self.datasets.items() if dataset.digest == digests["data"])
+        if digests["weights"] is None:
+            return images, None
+        found = ((key, weights) for key, weights in self.weights.items() if key.endswith(f"|{arch}"))
+        return images, next(key for key, weights in found if weights.digest == digests["weights"])
 
     def arm_of(self, history: History, trial_id: str) -> Arm | None:
         """The arm of a journalled trial, or None where the file no longer has it."""

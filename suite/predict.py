@@ -10,8 +10,10 @@ from typing import IO, Any
 
 import click
 
+from suite.cells import inert
+from suite.console import exit_codes
 from suite.errors import UsageError
-from suite.sweep import exit_codes, tracking_uri_of
+from suite.sweep import tracking_uri_of
 
 BATCH = 256
 
@@ -60,14 +62,15 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
     paths, images = read_images(folder, trained.side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")
-    yield ["file", "class", *trained.classes]
+    classes = [inert(name) for name in trained.classes]
+    yield ["file", "class", *classes]
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
             batch = torch.from_numpy(images[start : start + BATCH]).float() / 255
             shares = trained.network(batch).softmax(1)
             for path, share in zip(paths[start : start + BATCH], shares.tolist(), strict=True):
                 top = max(range(len(share)), key=share.__getitem__)
-                yield [str(path), trained.classes[top], *(f"{value:.6f}" for value in share)]
+                yield [inert(str(path)), classes[top], *(f"{value:.6f}" for value in share)]
 
 
 def _write(file: IO[str], header: list[Any], rows: Iterator[list[Any]]) -> None:

@@ -12,11 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from suite import data, models, tracking
-from suite.environment import suite_version
+from suite.environment import check_floors, suite_version
 from suite.errors import EnvironmentProblem, UsageError
 from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
-from suite.spec import TrialConfig
+from suite.redaction import WORD
+from suite.spec import TrialConfig, loader
 from suite.train import Normalised, rebuild
 
 
@@ -38,12 +39,25 @@ class Recalled:
     objective: Objective
 
     def dataset(self) -> data.Dataset:
-        """The images, loaded from where the run had them."""
+        """The images, loaded from where the run had them.
+
+        Raises:
+            EnvironmentProblem: they are not there, or that place is not on record.
+        """
+        self._on_record("data.root", self.config.data.root)
         return data.load(self.config.data)
 
     def weights(self) -> models.Weights | None:
-        """What the run started from, None for a random start."""
+        """What the run started from, None for a random start; raises as ``dataset``."""
+        self._on_record("model.weights", self.config.model.weights)
         return fetch_weights(self.config.model, lambda address: tracking.resolve_weights(self.uri, address))
+
+    def _on_record(self, name: str, address: str | None) -> None:
+        if address and WORD in address:
+            raise EnvironmentProblem(
+                f"{name} of run {self.run.run_id} held a password, which is kept nowhere: {address}",
+                remedy="Put the files on this machine, name them in the sweep file and run that.",
+            )
 
     def best(self) -> Path:
         """The checkpoint of the best epoch."""
@@ -92,6 +106,7 @@ def recall(uri: str, reference: str) -> Recalled:
         EnvironmentProblem: the store or one of the run's files cannot be read, or another version of the suite wrote
             what this one does not understand.
     """
+    check_floors()
     run = tracking.find_run(uri, reference)
     if not run.trial:
         remedy = "Give a child run's id; a sweep's page in MLflow lists them."
@@ -111,11 +126,12 @@ Tagged = TypeVar("Tagged", Objective, Numerics)
 def _config(run: tracking.TrialRun, text: str) -> TrialConfig:
     """The run's ``config.yaml``. Nothing in it is passed over: without one of its settings it is another trial."""
     try:
+        loader.parse(text, "config.yaml")  # whoever can write to the store could send a bomb
         return TrialConfig.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})" for one in error.errors()]
         raise _foreign(run, f"{', '.join(wrong)}, in config.yaml") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UsageError) as error:
         raise _foreign(run, "config.yaml, which is no YAML") from error
 
 

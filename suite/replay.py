@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from suite.console import standard
+from suite.console import exit_codes, standard
 from suite.errors import EnvironmentProblem
 from suite.records import MACHINE_METRICS, EpochRecord
-from suite.sweep import exit_codes, tracking_uri_of
+from suite.sweep import tracking_uri_of
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,7 @@
 Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the file or the command
 line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights,
 folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6
-nothing was started and nothing written.
+nothing was started and nothing written, but for a disk that filled up meanwhile, which is 6 and resumable too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from suite import disk, environment
 from suite import spec as specs
-from suite.console import duration, standard
-from suite.errors import EnvironmentProblem, ProblemsError, SuiteError, UsageError
+from suite.console import duration, exit_codes, standard
+from suite.errors import EnvironmentProblem, SuiteError, UsageError
+from suite.redaction import redacted
 from suite.spec import SweepSpec
 
 if TYPE_CHECKING:  # heavy: only once the file is known to be right
@@ -58,7 +61,7 @@ class SweepResult:
     arms: pd.DataFrame
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
-    tracking_uri: str = ""
+    tracking_uri: str = field(default="", repr=False)  # a notebook keeps what it shows; there may be a password in it
     report: Path | None = None
     exit_code: int = 0
 
@@ -120,11 +123,13 @@ def _run(
             return tracking.MemoryTracker(spec.name, journal, folder)
         return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
 
+    environment.check_floors()
     if uri is not None:
         tracking.warm()
     plan = prepared(spec, uri, console)
     make_tracker("").check()
     _writable(storage)
+    _roomy(storage, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)
     with _cluster(spec, options, folder, console):
         ended = launch(plan, folder, make_tracker, options, board)
@@ -222,6 +227,14 @@ def _writable(storage: Path) -> None:
         ) from error
 
 
+def _roomy(storage: Path, plan: Plan, options: Options) -> None:
+    """Whether the checkpoints of as many trials as run at once fit beside what is there."""
+    slots = max(1, (os.cpu_count() or 1) // plan.spec.resources.cpu)
+    text = disk.lacking(storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints")
+    if text:
+        raise EnvironmentProblem(text, remedy="Make room there, or name another folder with --storage-path.")
+
+
 def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     """The user's overrides, with one epoch and one seed whatever they say."""
     small = {"train.epochs": 1, "train.warmup_epochs": 0, "seeds": f"[{spec.seeds[0]}]"}
@@ -261,7 +274,9 @@ def _last_words(
         for name in ("seeds", spec.objective.name, "test/acc"):
             table.add_column(name, justify="right")
         for row in arms.head(20).to_dict("records"):
-            table.add_row(str(row["arm"]), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc"))
+            table.add_row(
+                escape(str(row["arm"])), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc")
+            )
         console.print(table)
         if len(arms) > 20:
             console.print(f"and {len(arms) - 20} more arms", highlight=False)
@@ -281,11 +296,12 @@ def _last_words(
     if failed:
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
-        console.print("tracking is not fully synced; launching again sends what is missing", style="yellow")
+        text = "tracking is not fully synced; launching again, or `python -m suite.doctor --fix`, sends what is missing"
+        console.print(text, style="yellow", soft_wrap=True)
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
         where = f", as models:/{spec.name}@champion" if ended.registered else ", not registered"
-        console.print(f"champion: {name}{where if uri else ''}", highlight=False, soft_wrap=True)
+        console.print(f"champion: {name}{where if uri else ''}", markup=False, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:
@@ -295,8 +311,8 @@ def _last_words(
 def _browse(uri: str, page: str) -> str:
     """How to see the runs: the server's page, or the command that serves it."""
     if uri.startswith("http"):
-        return uri.rstrip("/") + page
-    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {uri}"
+        return redacted(uri).rstrip("/") + page
+    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {redacted(uri)}"
     return f"{command}   then http://127.0.0.1:5000{page}"
 
 
@@ -329,14 +345,14 @@ def show_plan(
 
     plan = prepared(spec, tracking_uri, console)
     found = estimate(plan, storage_of(storage or "runs") / spec.name, only)
-    console.print(f"[bold]{spec.name}[/bold]: {spec.description}", highlight=False)
+    console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in found.rows:
         mark = " (baseline)" if row.baseline else ""
         table.add_row(
-            row.arm + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
+            escape(row.arm) + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
             f"{row.epoch_s:.1f} s", duration(row.epoch_s * row.epochs), str(row.left),
         )  # fmt: skip
     console.print(table)
@@ -421,20 +437,6 @@ def main(
             report=not no_report, console=console,
         )  # fmt: skip
         sys.exit(result.exit_code)
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turn expected errors into a message and an exit code, never a traceback."""
-    try:
-        yield
-    except ProblemsError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(error.exit_code)
-    except SuiteError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, checkpoint, data, features, models, optim, records, sheets
+from suite import augment, checkpoint, data, disk, features, models, optim, records, sheets
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.spec import TrialConfig
@@ -50,6 +51,7 @@ class Training:
         warn: takes a line for the user.
         cache: folder where features of a frozen prefix are kept.
         others: features of augmented batches by what determines them, shared by the trainings of a process.
+        alive: called after each batch of images that is only looked at (``should_stop`` is asked before each step).
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class Training:
         warn: Callable[[str], None] = lambda message: None,
         cache: Path | None = None,
         others: dict[str, features.Lockstep] | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
+        self.alive = alive
         self.trial, self.objective, self.numerics = trial, objective, numerics
         self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
         self.config = TrialConfig.model_validate(trial.config)
@@ -200,7 +204,10 @@ class Training:
         # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
         as_fed = self._without_change if name == "train" else self._normalised
         with self._autocast():
-            found = [models.run_prefix(self.model, prefix.layers, as_fed(images)).cpu() for images, _ in part.batches()]
+            found = [
+                models.run_prefix(self.model, prefix.layers, as_fed(images)).cpu()
+                for images, _ in self._batches_of(part)
+            ]
         return features.join(found)
 
     def _without_change(self, images: Tensor) -> Tensor:
@@ -375,7 +382,7 @@ class Training:
         part = self.fed[name]
         prepared = (lambda features: features) if self.prefix.layers else self._normalised
         with torch.inference_mode():
-            pairs = [(self.forward(network, prepared(images)), labels) for images, labels in part.batches()]
+            pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
     def _refuse_nan(self, value: float, name: str) -> None:
@@ -408,7 +415,7 @@ class Training:
                 trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
             )  # fmt: skip
         except OSError as error:
-            self.warn(f"no checkpoint of epoch {self.epoch} could be written: {error.strerror or error}")
+            self.warn(f"no checkpoint of epoch {self.epoch} could be written: {disk.said(error, self.folder)}")
         self._saved_at = time.monotonic()
 
     def _take_up(self) -> None:
@@ -527,6 +534,11 @@ class Training:
         )
         files = sheets.save(self.folder / sheets.KEY, drawn, dead, image=about)
         return {"key": sheets.KEY, "files": files, "step": self.best["epoch"], "metrics": dead.shares}
+
+    def _batches_of(self, part: _Part) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in part.batches():
+            yield batch
+            self.alive()
 
     def _looked_at(self, part: _Part) -> Iterator[Tensor]:
         for images, _ in part.batches():
@@ -699,4 +711,6 @@ def _replace(path: Path, write: Callable[[Any], object]) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     with draft.open("wb") as file:
         write(file)
+        file.flush()
+        os.fsync(file.fileno())  # the journal is about to say that it is there
     draft.replace(path)

@@ -7,7 +7,6 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +18,15 @@ from typing import Any
 import ray
 from ray import tune
 
-from suite import nodes, plugin
+from suite import disk, nodes, plugin
 from suite.errors import TrialError
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
+from suite.redaction import redacted
+from suite.watchdog import STACK_FILE, Watchdog
 
 STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
 LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
 LOOK_EVERY_S = 0.2  # between looks at the two files
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
 Outcome = dict[str, Any]
 
@@ -44,6 +44,7 @@ class Shared:
         limit_batches: for ``--smoke``.
         activations: whether finished trials draw their activation sheets.
         search_path: where the user's modules are.
+        hang_after_s: seconds without a step until a trial counts as hung; 0 = never.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Shared:
     limit_batches: int | None
     activations: bool
     search_path: tuple[str, ...]
+    hang_after_s: float = 0.0
 
 
 class PackTrainable(tune.Trainable):
@@ -65,6 +67,7 @@ class PackTrainable(tune.Trainable):
         self.shared = shared
         for folder in shared.search_path:
             plugin.add_search_path(folder)
+        self.watchdog = Watchdog(shared.hang_after_s)
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,7 +80,8 @@ class PackTrainable(tune.Trainable):
         """One epoch of each trial that still runs."""
         running = [member for member in self.members if not member.done]
         if self.shared.numerics.fused and len(running) > 1:
-            outcomes = advance_together(running)
+            with self.watchdog.over(running[0].folder):
+                outcomes = advance_together(running)
         else:
             outcomes = [outcome for member in running for outcome in member.advance()]
         return {"outcomes": outcomes, "done": all(member.done for member in self.members)}
@@ -87,7 +91,9 @@ class PackTrainable(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
-        self.members = [Member(self.shared, others=others, **payload) for payload in config["pack"]]
+        self.members = [
+            Member(self.shared, others=others, watchdog=self.watchdog, **payload) for payload in config["pack"]
+        ]
 
     def _leave(self) -> None:
         """The scheduler may have ended a trial here: keep what it had, should it be confirmed later."""
@@ -107,8 +113,9 @@ class Member:
         weights: str | None,
         known: int,
         others: dict[str, Any] | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
-        self.others = others
+        self.others, self.watchdog = others, watchdog or Watchdog(0)
         self.shared, self.data_key, self.weights_key = shared, data, weights
         self.trial = Trial(**trial)
         self.reported = known  # the last epoch that the driver's journal holds
@@ -123,9 +130,12 @@ class Member:
     def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
         """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
         try:
-            outcomes = self._advance(epoch)
+            if self.training is None:
+                self._refuse_hung()
+            with self.watchdog.over(self.folder):
+                outcomes = self._advance(epoch)
         except TrialError as error:
-            outcomes = [self._end(Status.FAILED, reason=str(error))]
+            outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
             outcomes = self._again_or_fail(error)
         warnings = [self._outcome("warning", text=text) for text in self.warnings]
@@ -149,6 +159,22 @@ class Member:
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
+
+    def _refuse_hung(self) -> None:
+        """Say that an earlier worker of this launch hung over this trial.
+
+        Raises:
+            TrialError: it did so twice.
+        """
+        stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
+        if not (stack.exists() and stack.stat().st_size):
+            return
+        times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
+        kept = stack.rename(self.folder / f"{before}{times}.txt")
+        text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
+        if times > 1:
+            raise TrialError(f"{text} (and once before)")
+        self.warnings.append(f"{text}; trying once more from the last checkpoint")
 
     def ready(self) -> bool:
         """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""
@@ -184,6 +210,7 @@ class Member:
             limit_batches=shared.limit_batches,
             warn=self.warnings.append,
             others=self.others,
+            alive=self.watchdog.alive,
         )
 
     def suspend(self) -> None:
@@ -195,13 +222,16 @@ class Member:
     def _again_or_fail(self, error: Exception) -> list[Outcome]:
         """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end.
 
-        A full disk is not: it may get room again.
+        A full disk is not: it may get room again, and where it gets none the sweep is stopped, not the trial failed.
         """
         reason = _reason(error)
         self.training = None
-        if isinstance(error, OSError) and error.errno in DISK_FULL and self.waits:
+        if isinstance(error, OSError) and error.errno in disk.FULL:
+            said = f"disk full: {disk.said(error, self.folder)}"
+            if not self.waits:  # others will find it as full: the sweep stops, and goes on once there is room
+                return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
             self._wait(self.waits.pop(0))
-            return [self._outcome("warning", text=f"{reason}; trying again from the last checkpoint")]
+            return [self._outcome("warning", text=f"{said}; trying again from the last checkpoint")]
         if reason in self.errors or len(self.errors) >= 2:
             return [self._end(Status.FAILED, reason=reason)]
         self.errors.append(reason)
@@ -224,6 +254,7 @@ class Member:
         return {"id": self.trial.id, "kind": kind, **facts}
 
     def _should_stop(self) -> bool:
+        self.watchdog.alive()
         now = time.monotonic()
         if not self._stop and now - self._looked >= LOOK_EVERY_S:
             self._looked = now
@@ -267,5 +298,5 @@ def _reason(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
-    text = " ".join(str(error).split())[:300]
+    text = redacted(" ".join(str(error).split()))[:300]
     return f"{type(error).__name__}: {text}{place}"

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -27,6 +28,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private import ray_constants, services
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -129,13 +131,14 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     if ours:
         level = logging.INFO if verbose else logging.ERROR
         try:
-            ray.init(
-                address=address,
-                include_dashboard=False,
-                log_to_driver=verbose,
-                logging_level=level,
-                _system_config=None,
-            )
+            with _private() if _starts_here(where) else nullcontext():
+                ray.init(
+                    address=address,
+                    include_dashboard=False,
+                    log_to_driver=verbose,
+                    logging_level=level,
+                    _system_config=None,
+                )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise _no_cluster(where or "this machine", str(error)) from error
         if not verbose:
@@ -147,6 +150,58 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     finally:
         if ours:
             _shut_down()
+
+
+def _starts_here(where: str | None) -> bool:
+    """Whether Ray will start on this machine, and not meet one that is already there."""
+    return where in (None, "local") and services.canonicalize_bootstrap_address(where) is None
+
+
+@contextmanager
+def _private() -> Iterator[None]:
+    """Have a Ray that starts here listen on 127.0.0.1; by itself it listens on all addresses of the machine.
+
+    Ray has this for macOS and Windows and looks in the environment when it is imported, which is before anybody knows
+    whether there is a cluster to meet. Its argument ``_node_ip_address`` takes no 127.0.0.1: it puts an outer address
+    in its place.
+    """
+    _guard_token()
+    kept = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = kept
+
+
+def _guard_token() -> None:
+    """Keep others on this machine from reading Ray's token, which is all that one needs to run code in a cluster.
+
+    Ray writes the file with the rights that the umask leaves; so it is made here, before Ray looks for it.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(
+        os.environ
+    ):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # a home that cannot be written is for Ray to complain about
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_token(path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def _make_token(path: Path) -> None:
+    """A new token, whole or not at all: another sweep may be starting too, and the first one's counts."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(secrets.token_hex(32))
+    try:
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
 
 
 def _shut_down() -> None:
@@ -497,6 +552,7 @@ def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batche
         limit_batches=limit_batches,
         activations=plan.spec.activations,
         search_path=(str(plan.spec.folder),),
+        hang_after_s=plan.spec.resources.hang_after_s,
     )
 
 

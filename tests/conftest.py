@@ -15,6 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
+# pytest finds its hooks and fixtures in this module
+from fault_table import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    tally,
+)
+
 REPO = Path(__file__).parent.parent
 
 # A network whose steps take as long as the test needs: SLOW is seconds per training step.

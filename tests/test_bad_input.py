@@ -138,6 +138,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_say_how_to_give_a_file(
     says(command(code=6), "could not be downloaded", "model.imagenet_file=")
 
 
+@pytest.mark.fault(26)
 def test_weights_of_another_architecture(
     folder: Folder, command: Command, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -151,6 +152,7 @@ def test_weights_of_another_architecture(
     says(command(code=2), "other.pth", "resnet34_cifar")
 
 
+@pytest.mark.fault(26)
 def test_a_weight_file_with_code_in_it_is_refused_and_not_run(
     folder: Folder, command: Command, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_weight_file_with_code_in_it_is_refused_and_not_run(
     assert not (place / "ran").exists()
 
 
+@pytest.mark.fault(29)
 def test_an_unreachable_mlflow_server(folder: Folder, command: Command) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -177,6 +180,7 @@ def test_an_unreachable_mlflow_server(folder: Folder, command: Command) -> None:
     says(command("--tracking-uri", address, code=6), address, "cannot be reached", "--tracking-uri")
 
 
+@pytest.mark.fault(24)
 def test_a_folder_that_cannot_be_written(folder: Folder, command: Command) -> None:
     folder.write()
     says(command("--storage-path", "/proc/runs", code=6), "/proc/runs", "--storage-path")

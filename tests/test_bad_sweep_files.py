@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fault_table import FULL
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from suite import spec
 from suite.errors import Problem, UsageError
 
 SHIPPED = Path(__file__).parents[1] / "search_spaces"
+MUTATED = 1000 if FULL else 400  # files of each kind
 
 GOOD = """\
 name: good
@@ -457,6 +459,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.fault(44)
 def test_a_wrong_file_has_one_message_with_rule_place_and_remedy(case: str, tmp_path: Path) -> None:
     text, fragments = BAD[case]
     found = messages(tmp_path, text)
@@ -567,6 +570,7 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_SEARCH)
+@pytest.mark.fault(44)
 def test_a_wrong_search_has_one_message(case: str, tmp_path: Path) -> None:
     text, fragments = BAD_SEARCH[case]
     found = messages(tmp_path, text)
@@ -603,6 +607,7 @@ BAD_OVERRIDES: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_OVERRIDES)
+@pytest.mark.fault(44)
 def test_a_wrong_override_is_placed_on_the_command_line(case: str, tmp_path: Path) -> None:
     override, fragments = BAD_OVERRIDES[case]
     found = messages(tmp_path, GOOD, override)
@@ -686,6 +691,7 @@ def test_a_missing_file_lists_what_is_there(tmp_path: Path) -> None:
         spec.load(tmp_path / "a" / "b.yaml")
 
 
+@pytest.mark.fault(44)
 def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
     names = "abcdefghijkl"
     bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -769,7 +775,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=MUTATED, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(text=mutated())
 @example(text="name: a\nparameters: {train.lr: {values: {a: {train.lr: 1}}, when: {train.lr: [1]}}}")
@@ -777,6 +783,7 @@ def mutated(draw: st.DrawFn) -> str:
 @example(text="name: a\nparameters: {model.head: {values: {a: null, b: {model.head.hidden: [2]}}}}\n")
 @example(text="name: a\nmetric: []")
 @example(text="name: a\nparameters: {train.lr: {min: 1, max: 9999999999999999999999999999, distribution: int_uniform}}")
+@pytest.mark.fault(44)
 def test_a_mutated_file_gives_a_sweep_or_a_usage_error(text: str, tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, text)
     if isinstance(result, spec.SweepSpec):
@@ -803,9 +810,10 @@ VALUES = st.recursive(
 
 
 @settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=MUTATED, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(data=st.dictionaries(st.sampled_from(sorted(spec.read.FIELDS)), VALUES, max_size=5))
+@pytest.mark.fault(44)
 def test_any_values_give_a_sweep_or_a_usage_error(data: dict[str, object], tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, yaml.safe_dump({"name": "a", **data}, allow_unicode=True))
     assert isinstance(result, spec.SweepSpec) or all(problem.place and problem.rule for problem in result)

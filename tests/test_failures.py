@@ -114,6 +114,7 @@ def reasons(folder: Folder) -> dict[str, str]:
     return dict(rows)
 
 
+@pytest.mark.fault(8, 10, 11)
 def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     """Divergence, an exception, no memory, a process that ends itself; then launched again, then with a retry."""
     (folder.path / "tiny_net.py").write_text(TINY + MORE)
@@ -173,6 +174,7 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     folder.assert_tracked()
 
 
+@pytest.mark.fault(6)
 def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

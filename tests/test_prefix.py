@@ -194,6 +194,8 @@ class Odd(nn.Module):
             hidden = torch.dropout(hidden, 0.5, self.training)
         if self.kind == "looks at others":
             hidden = hidden - hidden.mean(0, keepdim=True)
+        if self.kind == "counts":
+            hidden = hidden + torch.arange(len(x)).reshape(-1, 1, 1, 1)
         hidden = self.conv2(hidden)
         if self.kind == "looks back":
             hidden = hidden + x.mean()
@@ -206,6 +208,7 @@ class Odd(nn.Module):
     [
         ("plain", ""), ("doubles", "does more between its layers"), ("drops", "is random while it trains"),
         ("looks at others", "come out differently in batches of"), ("looks back", "does more between its layers"),
+        ("counts", "depend on an image's place in its batch"),
     ],
 )  # fmt: skip
 def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:

@@ -29,6 +29,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return folder.curves()
 
 
+@pytest.mark.fault(1, 3, 4)
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=["INT", "TERM", "KILL"]
 )
@@ -71,6 +72,7 @@ def test_ctrl_c_keeps_the_step_and_not_only_the_epoch(folder: Folder) -> None:
     assert any(not name.endswith("s000000") for name in names), f"no checkpoint within an epoch: {names}"
 
 
+@pytest.mark.fault(38)
 def test_a_finished_sweep_launched_again_runs_nothing(folder: Folder) -> None:
     folder.write(seeds=[0])
     folder.sweep()
@@ -80,6 +82,7 @@ def test_a_finished_sweep_launched_again_runs_nothing(folder: Folder) -> None:
     assert folder.metric_rows() == before
 
 
+@pytest.mark.fault(39)
 def test_a_second_seed_then_a_second_arm_run_only_what_is_new(folder: Folder) -> None:
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05]}})
     folder.sweep()
@@ -111,6 +114,7 @@ def test_force_runs_finished_trials_again_in_fresh_runs(folder: Folder) -> None:
     assert all(len(values) == 1 for values in folder.metric_rows().values())
 
 
+@pytest.mark.fault(36)
 def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> None:
     folder.write(seeds=[0])
     process = folder.start(SLOW="0.2")

@@ -502,10 +502,12 @@ def test_weights_count_by_their_digest_not_by_their_place() -> None:
         {"augment": "flip", "augmentations": {"flip": {"type": "flip", "p": 0.4}}},
     ],
 )  # fmt: skip
+@pytest.mark.fault(39)
 def test_what_can_change_the_result_changes_the_id(change: dict[str, Any]) -> None:
     assert identity(change) != identity({})
 
 
+@pytest.mark.fault(40)
 def test_seed_data_modules_and_the_watched_metric_change_the_id() -> None:
     ids = {identity({}), identity({}, 1), identity({}, data_digest="e"), identity({}, module_digests=["m"])}
     assert len(ids) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import json
@@ -24,7 +25,7 @@ from training import ACC, LAST_LOSS, differing, everything, finish, images, plai
 from suite import checkpoint, data, models, optim, probe, train
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import Numerics, stream
-from suite.spec import TrialConfig
+from suite.spec import ModelConfig, TrialConfig
 
 FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
 
@@ -375,6 +376,63 @@ def test_bf16_trains_like_fp32(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert curves[0] != curves[1], "bf16 was not used"
     assert curves[0] == pytest.approx(curves[1], rel=0.03)
+
+
+@pytest.mark.parametrize("arch", ["resnet18_cifar", "resnet18", "resnet20"])
+def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch: str) -> None:
+    """Of every shape that the network has at 32 pixels: values and both gradients, relative to their length.
+
+    bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the inputs that is
+    wrong would be off by 0.3.
+    """
+    net = models.build(ModelConfig(arch=arch), 10)
+    shapes: dict[tuple[Any, ...], tuple[nn.Conv2d, tuple[int, ...]]] = {}
+
+    def note(layer: nn.Module, given: tuple[torch.Tensor, ...], _: object) -> None:
+        assert isinstance(layer, nn.Conv2d)
+        shapes[layer.weight.shape, layer.stride, given[0].shape[1:]] = layer, tuple(given[0].shape[1:])
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(note)
+    with torch.no_grad():
+        net(torch.rand(2, 3, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    for layer, shape in list(shapes.values()):
+        found = []
+        inputs = torch.randn(4, *shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        for kind in (torch.float32, torch.bfloat16):
+            twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+            twin._forward_hooks.clear()
+            fed = inputs.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind is torch.bfloat16):
+                out = twin(fed)
+            assert out.dtype is kind
+            out.float().backward(torch.randn(out.shape, generator=generator.manual_seed(1)))
+            assert fed.grad is not None and twin.weight.grad is not None
+            found.append((out.detach().float(), fed.grad, twin.weight.grad))
+        for name, exact, rounded in zip(("values", "inputs", "weights"), *found, strict=True):
+            distance = float((exact - rounded).norm() / exact.norm())
+            assert 0 < distance < 0.01, f"{name} of {tuple(layer.weight.shape)} on {shape}: {distance:.2%}"
+
+
+def test_a_hundred_steps_in_bf16_go_the_way_of_fp32(tmp_path: Path) -> None:
+    """Loss and accuracy of each of 20 epochs of 5 steps; the control is another seed."""
+    curves = {
+        (precision, seed): [
+            record.metrics["train/loss"]
+            for record in finish(
+                training(
+                    trial("resnet20", seed, epochs=20, batch_size=10, lr=0.01), tmp_path / f"{precision}{seed}",
+                    numerics=Numerics(precision, channels_last=True, sliced=True),
+                )
+            ).records
+        ]
+        for precision, seed in (("fp32", 0), ("bf16", 0), ("fp32", 1))
+    }  # fmt: skip
+    fp32, bf16, other = (np.array(curve) for curve in curves.values())
+    assert np.abs(bf16 - fp32).max() < 0.12, "an epoch went another way"
+    assert np.abs(bf16 - fp32).mean() < 0.5 * np.abs(other - fp32).mean(), "as far apart as two seeds"
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:

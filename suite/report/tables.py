@@ -7,21 +7,15 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from suite.cells import inert
 from suite.report.content import Content
 from suite.report.parts import Section, Table
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv(frame: pd.DataFrame) -> str:
     """A table that a spreadsheet opens without running anything: text that would be a formula gets an apostrophe."""
     safe = frame.map(inert).rename(columns=inert)
     return str(safe.to_csv(index=False, lineterminator="\n"))
-
-
-def inert(value: object) -> object:
-    """``value``, with an apostrophe before text that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def markdown(content: Content) -> str:

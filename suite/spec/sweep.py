@@ -99,6 +99,9 @@ class ResourcesConfig(Frozen):
     """Trials that one Ray Tune trial runs together: a number (of the same shapes; above 1 only without
     `early_terminate`), or `auto` = up to eight that see the same augmented images through the same frozen layers
     (`model.freeze_batchnorm: true`), so that one computes their features for all; every other trial alone."""
+    hang_after_s: Annotated[FiniteFloat, Field(ge=0)] = 1800.0
+    """Seconds without a training step after which a trial counts as hung: its stacks are kept as `hung-*.txt` in its
+    folder, its worker is ended, and it is tried once more. 0 = never."""
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> ResourcesConfig:

@@ -17,7 +17,7 @@ from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.sender import Sender
 from suite.tracking.store import MlflowTracker
-from suite.tracking.uri import default_artifacts, default_uri, redacted, warm
+from suite.tracking.uri import default_artifacts, default_uri, warm
 
 __all__ = [
     "EntryRejected",
@@ -37,7 +37,6 @@ __all__ = [
     "publish_report",
     "read",
     "read_images",
-    "redacted",
     "resolve_weights",
     "warm",
 ]

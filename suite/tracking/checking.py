@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import EnvironmentProblem, SuiteError
+from suite.redaction import redacted
 from suite.tracking.failures import brief
 from suite.tracking.projection import HOME, JOURNAL, KIND
-from suite.tracking.uri import mlflow_client, redacted, sqlite_file, warm
+from suite.tracking.uri import mlflow_client, sqlite_file, warm
 
 _DEADLINE_S = 6.0
 _SERVER_REMEDY = (

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing, TrackingUnavailable
 from suite.tracking.projection import Run
-from suite.tracking.uri import redacted
 
 _NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
 _NEVER_ERRNO = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)

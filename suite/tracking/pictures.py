@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import EnvironmentProblem
+from suite.redaction import redacted
 from suite.tracking.failures import brief
 from suite.tracking.projection import IMAGES, images_digest, safe_key
 from suite.tracking.reading import download
-from suite.tracking.uri import mlflow_client, redacted
+from suite.tracking.uri import mlflow_client
 
 
 def log_images(

@@ -43,8 +43,8 @@ import yaml
 
 from suite.journal import Entry
 from suite.records import Status
+from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing
-from suite.tracking.uri import redacted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,6 +66,7 @@ RUN_STATUS = {
     Status.INTERRUPTED: "KILLED",
 }
 _LONGEST_PARAM, _LONGEST_TAG, _LONGEST_KEY = 500, 5000, 250  # MLflow: 6000, 8000, 250
+_LONGEST_NAME = 250  # of a run; sqlite takes more, PostgreSQL does not
 
 Metric = tuple[str, float, int, int]  # name, value, milliseconds, step
 
@@ -363,6 +364,7 @@ class Projection(ABC):
 
     def _make(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
         try:
+            name = cut(storable(name), _LONGEST_NAME)
             run = self._create(trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms)
         except Exception:
             self._known = None  # it may have been made all the same: look before trying again
@@ -379,8 +381,10 @@ class Projection(ABC):
         seq: int | None = None,
     ) -> None:
         """Write what is new. The mark of progress goes last, so that an interrupted entry is done again."""
-        fresh_params = {name: value for name, value in (params or {}).items() if name not in run.params}
-        wanted = {name: cut(redacted(str(value)), _LONGEST_TAG) for name, value in (tags or {}).items()}
+        fresh_params = {
+            name: storable(redacted(value)) for name, value in (params or {}).items() if name not in run.params
+        }
+        wanted = {name: cut(storable(redacted(str(value))), _LONGEST_TAG) for name, value in (tags or {}).items()}
         fresh_tags = {name: value for name, value in wanted.items() if run.tags.get(name, "") != value}
         if seq is not None and seq > run.mark(SEQ):
             fresh_tags[SEQ] = str(seq)
@@ -408,7 +412,7 @@ class Projection(ABC):
     def _text(self, run: Run, text: str, name: str) -> None:
         with tempfile.TemporaryDirectory(prefix="suite-tracking-") as folder:
             path = Path(folder) / safe_file(name)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redacted(text), encoding="utf-8", errors="backslashreplace")
             self._upload(run, path, "")
 
     @contextmanager
@@ -529,6 +533,11 @@ def safe_key(name: str) -> str:
 def safe_file(name: str) -> str:
     """A name that can stand for one file in any store of artifacts."""
     return re.sub(r"[^\w.\- ]", "_", name).strip(". ") or "file"
+
+
+def storable(text: str) -> str:
+    """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def cut(text: str, length: int, mark: str = "...") -> str:

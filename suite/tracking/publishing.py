@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import EnvironmentProblem
+from suite.redaction import redacted
 from suite.tracking.failures import brief
-from suite.tracking.uri import mlflow_client, redacted
+from suite.tracking.uri import mlflow_client
 
 log = logging.getLogger(__name__)
 REPORT = "report"

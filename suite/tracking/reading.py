@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
+from suite.redaction import redacted
 from suite.tracking.failures import brief
 from suite.tracking.port import SweepRuns, TrialRun
 from suite.tracking.projection import ARM, KIND, ORDER, PARENT, SEED, STATUS, TRIAL, Run, chunks
-from suite.tracking.uri import mlflow_client, redacted, sqlite_file
+from suite.tracking.uri import mlflow_client, sqlite_file
 
 WEIGHTS_FILE = "weights.pt"  # beside the exported network in a registered model: its state dict
 _PAGE, _RUNS_AT_ONCE, _POINTS_AT_ONCE = 1000, 100, 25_000
@@ -77,6 +78,7 @@ def download(uri: str, run_id: str, artifact_path: str, dst: Path | None = None)
         if dst is not None:
             dst.mkdir(parents=True, exist_ok=True)
         try:
+            _refuse_ways_out(client, run_id, artifact_path)
             return Path(client.download_artifacts(run_id, artifact_path, str(dst) if dst else None))
         except Exception as error:
             raise EnvironmentProblem(
@@ -84,6 +86,22 @@ def download(uri: str, run_id: str, artifact_path: str, dst: Path | None = None)
                 remedy="See the run's artifacts in MLflow; a checkpoint that the budget removed comes back with "
                 f"python -m suite.replay {run_id}.",
             ) from error
+
+
+def _refuse_ways_out(client: Any, run_id: str, artifact_path: str) -> None:
+    """Where runs' files are on this machine, neither ``..`` nor a link in them leads to what is no file of the run.
+
+    Raises:
+        ValueError: one does. (MLflow itself looks at names, also at those that a server sends, but follows links.)
+    """
+    place = getattr(client._tracking_client._get_artifact_repo(run_id), "artifact_dir", None)
+    if place is None:
+        return
+    root = Path(place).resolve()
+    wanted = root / artifact_path
+    for path in (wanted, *wanted.rglob("*")):
+        if not path.resolve().is_relative_to(root):
+            raise ValueError(f"{path} leads out of the run's folder")
 
 
 def resolve_weights(uri: str, reference: str) -> Path:

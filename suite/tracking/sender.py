@@ -7,13 +7,14 @@ import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 from suite.journal import Entry
+from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing, Tracker, TrackingUnavailable
-from suite.tracking.uri import redacted
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Sender:
             raise
         except Exception as error:  # EntryRejected; RunMissing, if nothing is known of the trial; or a bug of ours
             if not isinstance(error, (EntryRejected, RunMissing)):
-                log.exception("tracking failed in a way that nobody foresaw")
+                log.error(redacted(f"tracking failed in a way that nobody foresaw: {traceback.format_exc()}"))
             text = f"tracking passed over {entries[0]['kind']} entry {entries[0]['seq']}: {redacted(str(error))}"
             if text not in self._told:  # entries are tried again after a rebuild; saying it once is enough
                 self._told.add(text)

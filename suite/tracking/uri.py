@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,6 @@ def default_artifacts(uri: str) -> Path | None:
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a sqlite address, else None."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-
-
-def redacted(text: str) -> str:
-    """``text`` with the credentials of addresses (``://user:password@``) struck out."""
-    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
 
 
 def mlflow_client(uri: str) -> Any:

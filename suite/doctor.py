@@ -1,0 +1,303 @@
+"""``python -m suite.doctor [--fix]``: what of the sweeps here, this machine, a cluster file is not as it should be.
+
+Looks at versions, disks and GPUs, at the tracking store, and at every sweep below ``--storage-path``: its lock, its
+journal, trials left running by a process that is gone, checkpoints, and how far tracking has it. ``--fix`` closes,
+sends and tidies what it can, of sweeps that no process runs; it never touches results. Exit codes: 0 all well, or
+mended; 2 a cluster file is wrong; 6 something else is.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from suite import disk, tracking
+from suite.console import exit_codes, standard
+from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, raise_problems
+from suite.journal import FILE_NAME, History, Journal, Lock, read
+from suite.records import Status
+from suite.redaction import redacted
+from suite.sweep import tracking_uri_of
+
+LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
+SEND_S = 120.0  # for a sweep's journal to reach the store
+CURSOR = "tracking.json"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        about: what, in a word or two.
+        text: what was found.
+        remedy: what to do about it; "" where all is well.
+        fixed: whether ``--fix`` mended it.
+    """
+
+    about: str
+    text: str
+    remedy: str = ""
+    fixed: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.fixed or not self.remedy
+
+
+def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
+    """Everything but cluster files, each finding as soon as it is made.
+
+    Args:
+        storage: folder of the sweeps' folders.
+        uri: the tracking store, absolute.
+        fix: whether to mend.
+    """
+    yield _versions()
+    yield _gpus()
+    yield from _disks(storage)
+    store = _store(uri)
+    yield store
+    for journal in sorted(storage.glob(f"*/{FILE_NAME}")):
+        yield from _sweep(journal.parent, uri, fix, store.well)
+
+
+# ---- the machine -----------------------------------------------------------------------------------------------------
+
+
+def _versions() -> Finding:
+    packages = ("ray", "mlflow", "torch", "torchvision", "optuna")
+    text = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return Finding("versions", f"Python {platform.python_version()}, {text}")
+
+
+def _gpus() -> Finding:
+    """What torch can use, against what the driver sees."""
+    import torch
+
+    there = 0
+    if shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=20)
+        there = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there > usable:
+        return Finding("GPUs", f"the driver sees {there}, torch {torch.__version__} can use {usable}",
+                       "Install the torch that fits the driver; look at CUDA_VISIBLE_DEVICES.")  # fmt: skip
+    names = ", ".join(torch.cuda.get_device_name(number) for number in range(usable))
+    return Finding("GPUs", names or "none: sweeps run on the CPU")
+
+
+def _disks(storage: Path) -> Iterator[Finding]:
+    from suite import data
+
+    for about, place in (("results", storage), ("cache", data.cache_folder()), ("Ray's files", Path("/tmp/ray"))):
+        there = disk.free(place)
+        low = "Make room there: checkpoints, decoded images and Ray's files need some." if there < LEAST_FREE else ""
+        yield Finding(f"disk, {about}", f"{disk.size(there)} free at {place}", low)
+
+
+def _store(uri: str) -> Finding:
+    """The tracking store: there, and of the schema that the installed MLflow has."""
+    about = f"tracking in {redacted(uri)}"
+    try:
+        tracking.MlflowTracker("doctor", uri, tracking.default_artifacts(uri), "").check()
+    except EnvironmentProblem as error:
+        problem = error.problems[0]
+        return Finding(about, problem.rule, problem.remedy)
+    return Finding(about, "can be used")
+
+
+# ---- a sweep ---------------------------------------------------------------------------------------------------------
+
+
+def _sweep(folder: Path, uri: str, fix: bool, reachable: bool) -> Iterator[Finding]:
+    """A sweep's folder. One that a process runs is left alone."""
+    name = folder.name
+    try:
+        entries = read(folder / FILE_NAME)
+        lock = Lock(folder)
+    except LockedError as error:
+        yield Finding(name, str(error).splitlines()[0].removeprefix("this sweep is already "))
+        return
+    except ProblemsError as error:
+        yield Finding(name, str(error.problems[0]), error.problems[0].remedy)
+        return
+    try:
+        if not entries:
+            yield Finding(name, "nothing was run yet")
+            return
+        yield _stale(folder, entries, fix)
+        yield from _checkpoints(folder, History(entries), fix)
+        if reachable:
+            yield _tracked(folder, uri, fix)
+    finally:
+        lock.release()
+
+
+def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding:
+    """Trials that the journal has as running, though nobody holds the lock."""
+    history = History(entries)
+    stale = [item for item in history.trials.values() if item.status is Status.RUNNING]
+    ended = sum(item.ended for item in history.in_plan())
+    state = f"{ended} of {len(history.plan)} trials ended"
+    if not stale and entries[-1]["kind"] == "close":
+        return Finding(folder.name, state)
+    text = f"{state}; its process ended without a word, {len(stale)} trials were running"
+    if not fix:
+        return Finding(folder.name, text, "Launch it again, which goes on; or close its runs with --fix.")
+    journal = Journal(folder / FILE_NAME)
+    try:
+        for item in stale:
+            reason = "the process that ran it ended without a word"
+            journal.append("end", id=item.trial.id, status="interrupted", reason=reason, epochs=len(item.records))
+        left = {**{item.trial.id: item.status for item in history.in_plan()},
+                **{item.trial.id: Status.INTERRUPTED for item in stale}}  # fmt: skip
+        counts = {str(status): sum(each is status for each in left.values()) for status in Status}
+        journal.append("close", status="interrupted", counts=counts)
+        written = journal.flush(10.0)
+    finally:
+        journal.close()
+    return Finding(folder.name, f"{text}: closed", "" if written else "The disk is full: make room.", fixed=written)
+
+
+def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]:
+    """Checkpoints whose manifest does not verify, and drafts that a killed worker left."""
+    from suite import checkpoint
+
+    damaged, drafts, whole = [], [], 0
+    for trial in sorted((folder / "trials").glob("*")):
+        found = checkpoint.damaged(trial / "checkpoints", trial.name)
+        damaged += found
+        whole += len(list((trial / "checkpoints").glob("e*s*"))) - len(found)
+        drafts += list((trial / "checkpoints").glob(".tmp-*"))
+        if fix and found:
+            checkpoint.newest(trial / "checkpoints", trial.name)
+    if damaged:
+        text = f"{len(damaged)} damaged checkpoints: {', '.join(str(path) for path in damaged[:3])}"
+        remedy = "A launch passes them over and goes on from the one before; --fix sets them aside as *.corrupt."
+        yield Finding(folder.name, text + (": set aside" if fix else ""), remedy, fixed=fix)
+    if drafts:
+        if fix:
+            for draft in drafts:
+                shutil.rmtree(draft, ignore_errors=True)
+        text = f"{len(drafts)} half-written checkpoints of killed workers"
+        yield Finding(folder.name, text + (": removed" if fix else ""), "--fix removes them.", fixed=fix)
+    missing = [
+        item.trial.name
+        for item in history.in_plan()
+        if item.status is Status.FINISHED and item.kept and not (folder / "trials" / item.trial.id / "best.pt").exists()
+    ]
+    if missing:
+        remedy = "suite.replay RUN makes it again; its figures are all there."
+        yield Finding(folder.name, f"no best.pt of {', '.join(missing[:3])} ({len(missing)} in all)", remedy)
+
+
+def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
+    """How far the store has the journal; with ``fix`` the rest is sent."""
+    entries = read(folder / FILE_NAME)
+    sent, run = _cursor(folder)
+    tracker = tracking.MlflowTracker(
+        folder.name, uri, tracking.default_artifacts(uri), str(entries[0].get("id", "")), folder
+    )
+    about, behind = f"{folder.name} in MLflow", sum(entry["seq"] > sent for entry in entries)
+    try:
+        tracker.check()
+        known = tracker.run_id(None)
+    except (SuiteError, tracking.TrackingUnavailable) as error:
+        return Finding(about, str(error).splitlines()[0], "See the tracking store above.")
+    if run and known != run:
+        remedy = "Name its store with --tracking-uri; without the store, launching it again makes its runs anew."
+        return Finding(about, "it was tracked in another store, or its runs were deleted", remedy)
+    if not behind:
+        return Finding(about, f"all {len(entries)} entries are there")
+    if not fix:
+        return Finding(about, f"{behind} of {len(entries)} entries are not there yet", "Send them with --fix.")
+    lines: list[str] = []
+    sender = tracking.Sender(tracker, folder / CURSOR, lines.append)
+    try:
+        for entry in entries:
+            sender.put(entry)
+        sent_all = sender.drain(SEND_S)
+    finally:
+        sender.close()
+    if sent_all:
+        return Finding(about, f"{behind} entries sent: all {len(entries)} are there", fixed=True)
+    return Finding(about, f"not all could be sent: {lines[-1] if lines else 'it takes too long'}", "Try again later.")
+
+
+def _cursor(folder: Path) -> tuple[int, str]:
+    """The last entry that the store has, and the parent run; 0 and "" where nothing was sent."""
+    try:
+        cursor = json.loads((folder / CURSOR).read_text())
+        return int(cursor["seq"]), str(cursor["run"] or "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--fix", is_flag=True, help="Close stale runs, send what tracking lacks, set damaged checkpoints aside.")
+@click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Folder of the sweeps' folders.")  # fmt: skip
+@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: str | None) -> None:
+    """Say what is not as it should be, and with --fix mend it. With FILES, look at these cluster files instead.
+
+    \b
+      python -m suite.doctor                  # this machine, and the sweeps below runs/
+      python -m suite.doctor --fix            # after a crash or an outage: close and send what was left
+      python -m suite.doctor cluster.yaml     # before `ray up cluster.yaml`
+    """
+    console = standard()
+    with exit_codes():
+        if files:
+            _cluster_files(console, files)
+            return
+        well = True
+        for finding in examine(storage_path.absolute(), tracking_uri_of(tracking_uri), fix):
+            _show(console, finding)
+            well &= finding.well
+        console.print(f"{socket.gethostname()}: {'all well' if well else 'not all is well'}", highlight=False)
+        sys.exit(0 if well else EnvironmentProblem.exit_code)
+
+
+def _cluster_files(console: Console, files: Sequence[Path]) -> None:
+    """Look at cluster files.
+
+    Raises:
+        UsageError: all that is wrong with them.
+    """
+    from suite import cluster_file
+
+    raise_problems(problem for file in files for problem in cluster_file.examine(file))
+    for file in files:
+        console.print(f"{file}: nothing is wrong with it", highlight=False)
+
+
+def _show(console: Console, finding: Finding) -> None:
+    mark, style = (
+        ("ok   ", "green") if not finding.remedy else ("fixed", "green") if finding.fixed else ("!    ", "red")
+    )
+    console.print(mark, style=style, end=" ")
+    console.print(f"{finding.about}: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+    if finding.remedy and not finding.fixed:
+        console.print(f"          {finding.remedy}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

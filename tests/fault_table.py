@@ -1,0 +1,150 @@
+"""What became of each fault: tests marked ``fault(row)`` say so, and ``make faults`` writes the table of all rows.
+
+Rows are numbered as in the design's table of faults. A test reports how many faults it injected, and figures, with the
+fixture ``tally``; a test marked ``control=True`` shows that a stock or broken build fails the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FULL = os.environ.get("SUITE_FAULTS") == "full"
+ROWS = {
+    1: "SIGINT to the driver", 2: "SIGINT twice", 3: "SIGTERM to the driver", 4: "SIGKILL of the driver",
+    5: "SIGKILL of the driver, workers live on", 6: "SIGKILL of a worker", 7: "SIGKILL of Ray's raylet or GCS",
+    8: "no memory", 9: "a hung trial", 10: "an exception in the user's code", 11: "NaN or infinite loss",
+    12: "a node dies", 13: "a node is powered off", 14: "a network cut, healed", 15: "a slow, lossy network",
+    16: "the head dies", 17: "preemption notice", 18: "storage that a node cannot see",
+    19: "disk full in a checkpoint", 20: "disk full in journal or database", 21: "truncated checkpoint",
+    22: "flipped bit in a checkpoint", 23: "crash between two syncs or renames", 24: "folder not writable",
+    25: "folder moved", 26: "checkpoint of another network", 27: "object store errors",
+    28: "tracking server down 0, 20, 60 s", 29: "tracking server gone for good", 30: "errors, answers lost",
+    31: "database locked", 32: "many writers on one database", 33: "database of another schema",
+    34: "huge params, long names", 35: "strange characters in names", 36: "the same sweep twice at once",
+    37: "two sweeps at once", 38: "a finished sweep again", 39: "the config changed", 40: "the code changed",
+    41: "the clock steps", 42: "ports in use", 43: "a GPU asked for, none there", 44: "bad sweep files",
+}  # fmt: skip
+
+
+@dataclass
+class Tally:
+    """What a test did.
+
+    Attributes:
+        faults: injected.
+        kills: of them, signals to real processes of a real sweep.
+        figures: name -> value, for the table.
+    """
+
+    faults: int = 0
+    kills: int = 0
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, faults: int = 1, kills: int = 0) -> None:
+        """Count faults that were survived."""
+        self.faults += faults
+        self.kills += kills
+
+
+@pytest.fixture
+def tally(record_property: Any) -> Any:
+    """Counts what the test injects."""
+    mine = Tally()
+    yield mine
+    record_property("tally", [mine.faults, mine.kills, mine.figures])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long ones run only in ``make faults``; the mark goes into the report that xdist sends to the writer."""
+    for item in items:
+        mark = item.get_closest_marker("fault")
+        if mark is None:
+            continue
+        item.user_properties.append(("fault", [list(mark.args), bool(mark.kwargs.get("control"))]))
+        if mark.kwargs.get("full") and not FULL:
+            item.add_marker(pytest.mark.skip(reason="part of the full matrix: make faults"))
+
+
+_results: list[tuple[list[int], bool, str, str, list[Any], float]] = []
+_started = time.time()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what became of a marked test."""
+    found = dict(report.user_properties)
+    if "fault" not in found or not (report.when == "call" or report.skipped or report.failed):
+        return
+    if report.when == "teardown" and not report.failed:
+        return
+    rows, control = found["fault"]
+    _results.append((rows, control, report.nodeid, report.outcome, found.get("tally", [0, 0, {}]), report.duration))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table, in the one process that has all results."""
+    if FULL and _results and not hasattr(session.config, "workerinput"):
+        write(session.config.rootpath / "reports" / "faults")
+
+
+def write(folder: Path) -> None:
+    """``index.md`` with a line for each row, and ``tests.csv`` with one for each test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "tests.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rows", "control", "test", "outcome", "faults", "kills", "seconds"])
+        for rows, control, test, outcome, (faults, kills, _), seconds in sorted(_results, key=lambda one: one[2]):
+            writer.writerow([" ".join(map(str, rows)), control, test, outcome, faults, kills, f"{seconds:.1f}"])
+    lines = ["# Faults", "", *_summary(), "", "| row | fault | tests | faults | outcome | control | figures |",
+             "|--:|---|--:|--:|---|---|---|", *map(_line, ROWS), "", *_facts(), ""]  # fmt: skip
+    (folder / "index.md").write_text("\n".join(lines))
+
+
+def _line(row: int) -> str:
+    mine = [one for one in _results if row in one[0] and not one[1]]
+    controls = [one for one in _results if row in one[0] and one[1]]
+    ran = [one for one in mine if one[3] != "skipped"]
+    faults = sum(one[4][0] or 1 for one in ran if one[3] == "passed")
+    figures = "; ".join(f"{name} {value}" for one in ran for name, value in one[4][2].items())
+    outcome, control = _outcome(mine, "survived", "**not tested**"), _outcome(controls, "failed as it should", "none")
+    return f"| {row} | {ROWS[row]} | {len(ran)} | {faults} | {outcome} | {control} | {figures} |"
+
+
+def _outcome(found: list[Any], well: str, none: str) -> str:
+    outcomes = {one[3] for one in found}
+    if "failed" in outcomes:
+        return "**FAILED**"
+    if not found:
+        return none
+    return "skipped here" if outcomes == {"skipped"} else well
+
+
+def _summary() -> list[str]:
+    counted: dict[str, tuple[int, int]] = {one[2]: (one[4][0] or 1, one[4][1]) for one in _results
+                                           if one[3] == "passed" and not one[1]}  # fmt: skip
+    outcomes: dict[str, int] = defaultdict(int)
+    for one in _results:
+        outcomes[one[3]] += 1
+    faults, kills = (sum(pair[place] for pair in counted.values()) for place in (0, 1))
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    return [f"{faults:,} faults injected and survived, {kills} of them kills of processes of a real sweep. "
+            f"Tests: {said}, in {(time.time() - _started) / 60:.1f} min."]  # fmt: skip
+
+
+def _facts() -> list[str]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "mlflow", "torch"))
+    return [f"`make faults`, commit {commit.stdout.strip() or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}, "
+            f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are fixed in the tests; "
+            "each test with its outcome and time is in tests.csv."]  # fmt: skip

@@ -1,0 +1,116 @@
+"""``python -m suite.doctor``: what it finds after a crash and an outage, and what it mends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Folder
+
+from suite import doctor
+from suite.journal import Lock
+
+pytestmark = pytest.mark.slow
+
+OFTEN = TINY.replace("import os, time\n", "import os, time\nimport suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n")
+
+
+def look(folder: Folder, *arguments: str, code: int) -> str:
+    done = subprocess.run(
+        folder.command(*arguments, module="suite.doctor"), cwd=folder.path, env=folder.environment(),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def epochs_done(count: int) -> Any:
+    return lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= count
+
+
+def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
+    """SIGKILL with two trials running, then a flipped bit and a half-written checkpoint."""
+    (folder.path / "tiny_net.py").write_text(OFTEN)
+    folder.write(seeds=[0])
+    process = folder.start(SLOW="0.1")
+    folder.wait_for(process, epochs_done(3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    newest = sorted((folder.path / "runs").rglob("last.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    (newest.parent.parent / ".tmp-abc").mkdir()
+
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    said = look(folder, code=6)
+    assert "its process ended without a word, 2 trials were running" in said
+    assert "1 damaged checkpoints" in said and str(newest.parent) in said and "1 half-written checkpoints" in said
+    assert "not all is well" in said
+    after = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    after.pop(folder.path / "runs" / "tiny" / "lock"), before.pop(folder.path / "runs" / "tiny" / "lock")
+    assert after == before, "looking changes nothing"
+    assert "RUNNING" in folder.runs().values()
+
+    said = look(folder, "--fix", code=0)
+    assert "closed" in said and "set aside" in said and "removed" in said and "all well" in said
+    assert set(folder.runs().values()) == {"KILLED"} and folder.parents() == ["KILLED"]
+    assert "all well" in look(folder, code=0)
+    folder.sweep()
+    assert set(folder.runs().values()) == {"FINISHED"} and folder.parents() == ["FINISHED"]
+    folder.assert_tracked()
+
+
+def test_what_an_outage_left_is_sent(folder: Folder) -> None:
+    """The cursor is behind: as after a sweep that ended with exit code 4."""
+    folder.write(parameters=None, seeds=[0])
+    folder.sweep("--no-report")
+    rows = folder.metric_rows()
+    run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
+    import sqlite3
+
+    with sqlite3.connect(folder.path / "mlflow.db") as connection:
+        connection.execute("delete from metrics where run_uuid = ? and step > 2", (run,))
+    cursor = folder.path / "runs" / "tiny" / "tracking.json"
+    cursor.write_text(cursor.read_text().replace('"seq": ', '"seq": 1, "was": '))
+    said = look(folder, code=6)
+    assert "entries are not there yet" in said and "Send them with --fix." in said
+    assert "entries sent: all" in look(folder, "--fix", code=0)
+    assert folder.metric_rows() == rows
+    folder.assert_tracked()
+
+    # another store than the one that it was tracked in must not get a second copy
+    said = look(folder, "--fix", "--tracking-uri", "sqlite:///other.db", code=6)
+    assert "it was tracked in another store" in said and not (folder.path / "other.db").exists()
+
+
+def test_a_sweep_that_runs_is_left_alone(folder: Folder) -> None:
+    folder.write(parameters=None, seeds=[0])
+    folder.sweep("--no-report")
+    lock = Lock(folder.path / "runs" / "tiny")
+    try:
+        said = look(folder, "--fix", code=0)
+    finally:
+        lock.release()
+    assert "running: process" in said
+
+
+def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder.path / "runs" / "bad"
+    place.mkdir(parents=True)
+    (place / "journal.jsonl").write_text('{"seq": 1}\nnonsense\n{"seq": 3}\n')
+    monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
+    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
+    bad = {finding.about: finding for finding in found if not finding.well}
+    assert "journal.jsonl:2: the journal is damaged" in bad["bad"].text and "backup" in bad["bad"].remedy
+    assert {"disk, results", "disk, cache", "disk, Ray's files"} <= bad.keys()
+    assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
+
+
+def test_an_empty_folder_is_well(folder: Folder) -> None:
+    said = look(folder, code=0)
+    assert "versions: Python" in said and "all well" in said and not (folder.path / "runs").exists()
