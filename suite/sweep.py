@@ -426,6 +426,7 @@ def main(
     """
     console = standard()
     with exit_codes():
+        storage_path = storage_of(storage_path)
         if dry_run:
             show_plan(specs.load(file, overrides), console, tracking_uri, storage_path, only)
             return

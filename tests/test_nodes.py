@@ -1,0 +1,86 @@
+"""What is asked of the nodes of a cluster, as far as one machine can show it; several hosts are in tests/cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Folder
+
+from suite import nodes
+from suite.errors import UsageError
+from suite.records import Numerics, Objective
+from suite.sweep import storage_of
+from suite.trainable import Member, Shared
+
+# Ray with a head that runs no trial, and nobody who would add a worker.
+ALONE = """
+import ray
+from suite import nodes
+from suite.errors import EnvironmentProblem
+
+nodes.WORKER_WITHIN_S = 1.0
+ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+try:
+    nodes.wait_for_workers(2, "auto", print)
+except EnvironmentProblem as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/runs", "gs://bucket", "hdfs://host/runs", "s3:/bucket/runs"])
+def test_addresses_of_object_stores_are_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"--storage-path must be a folder, got the address"):
+        storage_of(address)
+    assert storage_of("runs/a:/b") == Path.cwd() / "runs/a:/b"
+
+
+def test_the_command_refuses_an_object_store_and_makes_no_folder_of_that_name(folder: Folder) -> None:
+    folder.write()
+    done = folder.sweep("--storage-path", "s3://bucket/runs", "--dry-run", code=2)
+    assert "--storage-path must be a folder" in done.stderr and "Mount a file system" in done.stderr
+    assert not (folder.path / "s3:").exists()
+
+
+def look(place: Path, token: str = "abc", node: str = "node") -> str:
+    return str(nodes._look(str(place), token, node)["trouble"])
+
+
+def test_a_node_answers_in_the_folder_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "SEEN_WITHIN_S", 0.0)
+    place = tmp_path / "sweep" / ".nodes-1"
+    assert "does not see" in look(place) and str(place.parent) in look(place)
+    place.mkdir(parents=True)
+    (place / nodes.QUESTION).write_text("abc")
+    assert look(place) == "" and (place / "node").read_text() == "abc"
+    assert "another" in look(place, token="xyz")
+    (place / "taken").mkdir()
+    assert "cannot use" in look(place, node="taken")
+
+
+def test_all_that_was_made_to_ask_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "sweep"
+    with pytest.raises(RuntimeError, match="whatever"), nodes._place(folder, "1"):
+        raise RuntimeError("whatever")
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir(parents=True)
+    with nodes._place(folder, "1"):
+        pass
+    assert list(folder.iterdir()) == [] and folder.exists()
+
+
+def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: Path) -> None:
+    shared = Shared(tmp_path / "unseen", "token", {}, {}, Objective("val/acc"), Numerics(), None, False, ())
+    trial = {"id": "t", "arm": "a", "seed": 0, "name": "a seed=0", "settings": {}, "config": {}}
+    outcomes = Member(shared, trial, "", None, 0).advance()
+    assert [outcome["kind"] for outcome in outcomes] == ["unseen", "end"] and outcomes[1]["status"] == "interrupted"
+    assert nodes.here() == outcomes[0]["node"] and outcomes[0]["folder"] == str(tmp_path / "unseen")
+
+
+@pytest.mark.slow
+def test_a_head_to_which_no_worker_comes_is_an_error_with_its_reason() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
+    assert "no workers yet" in done.stdout
+    assert "no worker with 2 CPUs and 1 GPUs joined the cluster" in done.stdout and "ray status" in done.stdout
