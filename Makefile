@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check format docs bench clean
+.PHONY: help demo test cluster faults check format docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ demo: $(READY)  ## set up, and run the quick start to its end: tracked runs in m
 
 test: $(READY)  ## set up, and pass the tests (SUITE_CIFAR10, SUITE_TINYIMAGENET_WEIGHTS add those on real images)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+cluster: $(READY)  ## as root: a cluster over ssh on hosts in namespaces, from ray up to ray down, with what gets lost (5 min)
+	SUITE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 faults: $(READY)  ## inject every fault of the matrix, some as root, and write reports/faults/ (25 min)
 	SUITE_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m fault
