@@ -24,7 +24,6 @@ class JournalCallback(tune.Callback):
         journal, history: the sweep's record, and its state, which is kept up to date here.
         on_end: called with a trial's id after its end is taken down.
         warn: takes a line for the user.
-        unseen: told in a sentence when a node turns out not to see the sweep's folder.
     """
 
     def __init__(
@@ -34,11 +33,9 @@ class JournalCallback(tune.Callback):
         *,
         on_end: Callable[[str], None] = lambda trial_id: None,
         warn: Callable[[str], None] = lambda text: None,
-        unseen: Callable[[str], None] = lambda text: None,
         early: str = "",
     ) -> None:
         self.journal, self.history, self.on_end, self.warn, self.early = journal, history, on_end, warn, early
-        self.unseen = unseen
         self._lost_nodes: Counter[str] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,8 +99,6 @@ class JournalCallback(tune.Callback):
             self.end(trial_id, Status(outcome.pop("status")), **outcome)
         elif kind == "images":
             self.record("images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome)
-        elif kind == "unseen":
-            self.unseen(f"node {outcome['node']} does not see {outcome['folder']}")
         elif kind == "warning":
             self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
 

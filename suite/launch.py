@@ -621,7 +621,6 @@ class _Runner:
             launch.history,
             on_end=launch.on_end,
             warn=launch.board.warn,
-            unseen=self.stop.give_up,
             early=early.type if early else "",
         )
         tuner.run_packs(

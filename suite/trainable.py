@@ -144,7 +144,7 @@ class Member:
 
     def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
         if self._should_stop() and self.training is None:
-            return [*self._unseen(), self._end(Status.INTERRUPTED)]
+            return [self._end(Status.INTERRUPTED, **self._unseen())]
         if self.training is None:
             self.training = self._prepare()
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
@@ -261,11 +261,12 @@ class Member:
             self._stop = (self.shared.folder / STOP_FILE).exists() or not self._allowed()
         return self._stop
 
-    def _unseen(self) -> list[Outcome]:
-        """Says so where the sweep's folder is not seen: a node that joined while the sweep ran was not asked for it."""
+    def _unseen(self) -> dict[str, str]:
+        """Stops the sweep where its folder is not seen: a node that joined while it ran was not asked for it."""
         if (self.shared.folder / LAUNCH_FILE).exists():
-            return []
-        return [self._outcome("unseen", node=nodes.here(), folder=str(self.shared.folder))]
+            return {}
+        said = f"node {nodes.here()} does not see {self.shared.folder}"
+        return {"reason": said, "halt": said}
 
     def _allowed(self) -> bool:
         """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
