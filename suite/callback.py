@@ -5,10 +5,12 @@ Runs in Tune's event loop, so it only folds and queues; the journal's thread wri
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray import tune
 
 from suite.journal import History, Journal
@@ -129,9 +131,14 @@ def members(trial: Any) -> list[str]:
 
 
 def node_lost(trial: Any) -> bool:
-    """Whether a worker was lost because its whole node was."""
-    text = str(getattr(trial, "get_pickled_error", lambda: None)() or "")
-    return "node" in text and ("has died" in text or "was terminated" in text)
+    """Whether a worker was lost because its node was, or cannot be reached: then nobody knows what became of it."""
+    text = _error_text(trial)
+    unreachable = "is unavailable" in text and len(ray.nodes()) > 1
+    return unreachable or "node has died" in text or "node was terminated" in text
+
+
+def _error_text(trial: Any) -> str:
+    return str(getattr(trial, "get_pickled_error", lambda: None)() or "")
 
 
 def worker_reason(trial: Any, often: str = "") -> str:
@@ -141,6 +148,9 @@ def worker_reason(trial: Any, often: str = "") -> str:
     if "OutOfMemory" in f"{type(error).__name__} {text}" or "low on memory" in text:
         line = next((line.strip() for line in text.splitlines() if line.strip()), "")
         return f"out of memory: Ray ended the worker ({line[:200]})"
+    if node_lost(trial):
+        address = re.search(r"(?:\bip: |ipv4:)(\d+\.\d+\.\d+\.\d+)", text)
+        return f"its node {address[1] if address else ''} was lost, or cannot be reached".replace("  ", " ")
     if "actor died" in text or not text:  # Ray's own text is a page about its logs
         return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

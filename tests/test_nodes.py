@@ -84,3 +84,47 @@ def test_a_head_to_which_no_worker_comes_is_an_error_with_its_reason() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
     assert "no workers yet" in done.stdout
     assert "no worker with 2 CPUs and 1 GPUs joined the cluster" in done.stdout and "ray status" in done.stdout
+
+
+GONE = """The actor died unexpectedly before finishing this task.
+\tclass_name: PackTrainable
+\tactor_id: 5f
+\tip: 10.0.0.4
+The actor died because its node has died. Node Id: 7c
+\tthe actor's node was terminated unexpectedly: health check failed"""
+CRASHED = """The actor died unexpectedly before finishing this task.
+\tip: 10.0.0.4
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"""
+UNREACHED = "The actor 5f is unavailable: RpcError: failed to connect to all addresses; ipv4:10.0.0.4:10013: refused."
+
+
+def lost(error: str, failures: int = 1) -> Any:
+    """What Tune has of a pack whose worker was lost so often."""
+    return SimpleNamespace(
+        trial_id="1", config={"pack": []}, run_metadata=SimpleNamespace(num_failures=failures),
+        get_pickled_error=lambda: error,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "nodes", "node_is"),
+    [(GONE, 3, True), (UNREACHED, 3, True), (UNREACHED, 1, False), (CRASHED, 3, False), ("", 3, False)],
+)
+def test_a_lost_node_is_told_from_a_crashed_worker_and_not_charged(
+    error: str, nodes: int, node_is: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callback.ray, "nodes", lambda: [{}] * nodes)
+    trial = lost(error)
+    JournalCallback(Any, Any).on_trial_recover(0, [], trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == (0 if node_is else 1)
+    reason = callback.worker_reason(trial)
+    assert ("its node 10.0.0.4 was lost" in reason) == node_is, reason
+
+
+def test_lost_nodes_are_not_forgiven_for_ever() -> None:
+    takes_down = JournalCallback(Any, Any)  # type: ignore[arg-type]
+    trial = lost(GONE, failures=0)
+    for _ in range(callback.LOST_NODES + 2):
+        trial.run_metadata.num_failures += 1
+        takes_down.on_trial_recover(0, [], trial)
+    assert trial.run_metadata.num_failures == 2

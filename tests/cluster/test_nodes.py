@@ -27,7 +27,10 @@ class Cluster:
     """A head that trains nothing; workers with one processor each are added and lost."""
 
     def __init__(self, folder: Path) -> None:
-        environment = {"PYTHONPATH": str(REPO), "RAY_AUTH_MODE": "disabled", "SLOW": STEP_S, "COLUMNS": "200"}
+        environment = {
+            "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "SLOW": STEP_S,
+            "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000",
+        }  # fmt: skip
         self.network = Network(folder, environment | {"SUITE_CACHE": str(folder / "cache")})
         self.head = self.network.host("head")
         self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
