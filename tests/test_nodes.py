@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Folder
 
-from suite import nodes
+from suite import callback, nodes
+from suite.callback import JournalCallback
 from suite.errors import UsageError
 from suite.records import Numerics, Objective
 from suite.sweep import storage_of
