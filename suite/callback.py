@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -138,20 +139,22 @@ def node_lost(trial: Any) -> bool:
 
 
 def _error_text(trial: Any) -> str:
-    return str(getattr(trial, "get_pickled_error", lambda: None)() or "")
+    """What Ray said when it last lost a pack's worker: Tune keeps it beside its own state, each after a heading."""
+    try:
+        return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+    except (OSError, TypeError):
+        return ""
 
 
 def worker_reason(trial: Any, often: str = "") -> str:
     """Why a worker was lost, and how ``often``, in one line, from what Ray says about it."""
-    error = getattr(trial, "get_pickled_error", lambda: None)()
-    text = str(error or "")
-    if "OutOfMemory" in f"{type(error).__name__} {text}" or "low on memory" in text:
-        line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-        return f"out of memory: Ray ended the worker ({line[:200]})"
+    text = _error_text(trial)
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    if "OutOfMemory" in text or "low on memory" in text:
+        return f"out of memory: Ray ended the worker ({lines[0][:200] if lines else ''})"
     if node_lost(trial):
-        address = re.search(r"(?:\bip: |ipv4:)(\d+\.\d+\.\d+\.\d+)", text)
-        return f"its node {address[1] if address else ''} was lost, or cannot be reached".replace("  ", " ")
-    if "actor died" in text or not text:  # Ray's own text is a page about its logs
+        address = (trial.last_result or {}).get("node_ip", "")  # of its last epoch; before the first there is none
+        return f"its node {address} was lost, or cannot be reached".replace("  ", " ")
+    if "actor died" in text or "is unavailable" in text or not lines:  # Ray's own text is a page about its logs
         return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"the worker was lost{often}: {lines[-1][:250]}"

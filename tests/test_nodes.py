@@ -98,15 +98,16 @@ The actor died because its node has died. Node Id: 7c
 CRASHED = """The actor died unexpectedly before finishing this task.
 \tip: 10.0.0.4
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"""
-UNREACHED = "The actor 5f is unavailable: RpcError: failed to connect to all addresses; ipv4:10.0.0.4:10013: refused."
+UNREACHED = "The actor 5f is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
 
 
-def lost(error: str, failures: int = 1) -> Any:
-    """What Tune has of a pack whose worker was lost so often."""
-    return SimpleNamespace(
-        trial_id="1", config={"pack": []}, run_metadata=SimpleNamespace(num_failures=failures),
-        get_pickled_error=lambda: error,
-    )  # fmt: skip
+def lost(folder: Path, error: str, failures: int = 1) -> Any:
+    """What Tune has of a pack whose worker was lost so often, another one before it out of memory."""
+    file = folder / "error.txt"
+    file.write_text(f"Failure # 1 (occurred at noon)\nlow on memory\nFailure # 2 (occurred at one)\n{error}\n")
+    run = SimpleNamespace(num_failures=failures)
+    last = {"node_ip": "10.0.0.4"}
+    return SimpleNamespace(trial_id="1", config={"pack": []}, run_metadata=run, error_file=str(file), last_result=last)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +115,19 @@ def lost(error: str, failures: int = 1) -> Any:
     [(GONE, 3, True), (UNREACHED, 3, True), (UNREACHED, 1, False), (CRASHED, 3, False), ("", 3, False)],
 )
 def test_a_lost_node_is_told_from_a_crashed_worker_and_not_charged(
-    error: str, nodes: int, node_is: bool, monkeypatch: pytest.MonkeyPatch
+    error: str, nodes: int, node_is: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callback.ray, "nodes", lambda: [{}] * nodes)
-    trial = lost(error)
+    trial = lost(tmp_path, error)
     JournalCallback(Any, Any).on_trial_recover(0, [], trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == (0 if node_is else 1)
     reason = callback.worker_reason(trial)
     assert ("its node 10.0.0.4 was lost" in reason) == node_is, reason
 
 
-def test_lost_nodes_are_not_forgiven_for_ever() -> None:
+def test_lost_nodes_are_not_forgiven_for_ever(tmp_path: Path) -> None:
     takes_down = JournalCallback(Any, Any)  # type: ignore[arg-type]
-    trial = lost(GONE, failures=0)
+    trial = lost(tmp_path, GONE, failures=0)
     for _ in range(callback.LOST_NODES + 2):
         trial.run_metadata.num_failures += 1
         takes_down.on_trial_recover(0, [], trial)
