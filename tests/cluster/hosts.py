@@ -97,10 +97,7 @@ class Host:
     def start(self) -> None:
         """Switch it on; its home is what it was."""
         network, folder = self.network, self.network.folder
-        passwd = folder / f"passwd-{self.name}"
-        own = [f"root:x:0:0:root:{self.home}:/bin/bash", "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"]
-        others = [line for line in Path("/etc/passwd").read_text().splitlines() if line[:5] not in ("root:", "sshd:")]
-        passwd.write_text("\n".join([*own, *others]) + "\n")
+        passwd = network.passwd(self.name, self.home)
         config = folder / f"sshd-{self.name}"
         environment = " ".join(f"{name}={value}" for name, value in network.session_environment(self).items())
         config.write_text(
@@ -214,7 +211,7 @@ class Network:
             subprocess.run(["ip", "netns", "del", host.namespace], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
 
-    def run(self, *command: str, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the one who starts clusters: a home, and Ray's notes about clusters, of their own."""
         process = self.start(*command, **more)
         try:
@@ -225,7 +222,9 @@ class Network:
 
     def start(self, *command: str, **more: str) -> subprocess.Popen[str]:
         """The same in the background."""
-        mounts = f'mount --make-rprivate / && mount --bind {self.folder / "ray"} /tmp/ray && exec "$@"'
+        passwd = self.passwd("client", self.client)  # ssh takes ~ from there, whatever HOME says
+        binds = f"mount --bind {self.folder / 'ray'} /tmp/ray && mount --bind {passwd} /etc/passwd"
+        mounts = f'mount --make-rprivate / && {binds} && exec "$@"'
         environment = os.environ | self.library_path | {
             "HOME": str(self.client), "PATH": f"{self.tools}/usr/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPO),
             "RAY_UP_enable_autoscaler_v2": "0",
@@ -236,7 +235,7 @@ class Network:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def ray(self, *arguments: str, timeout: float = 120) -> str:
+    def ray(self, *arguments: str, timeout: float = 240) -> str:
         """Run a Ray command of the client's to its end; it must succeed."""
         done = self.run(sys.executable, "-m", "ray.scripts.scripts", *arguments, timeout=timeout)
         assert done.returncode == 0, done.stdout
@@ -246,6 +245,14 @@ class Network:
         """The command that runs ``command`` on a host."""
         options = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5")
         return ["ssh", *options, "-i", str(self.folder / "key"), f"root@{host.address}", command]
+
+    def passwd(self, name: str, home: Path) -> Path:
+        """A file for /etc/passwd in which root lives in ``home``."""
+        own = [f"root:x:0:0:root:{home}:/bin/bash", "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"]
+        others = [line for line in Path("/etc/passwd").read_text().splitlines() if line[:5] not in ("root:", "sshd:")]
+        file = self.folder / f"passwd-{name}"
+        file.write_text("\n".join([*own, *others]) + "\n")
+        return file
 
     def session_environment(self, host: Host) -> dict[str, str]:
         """What an ssh session on a host finds in its environment."""
