@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,6 +21,7 @@ Findings = Iterator[Finding]
 Rule = Callable[[Source], Findings]
 PROVIDERS = ("aws", "gcp", "local")
 EXCLUDED = (".git", ".venv", "mlruns", "mlartifacts", "data", "runs")
+CODE = {each.name for each in Path(__file__).parent.parent.iterdir()}
 TOKEN = "~/.ray/auth_token"
 COMMANDS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
@@ -127,11 +129,18 @@ def _servers(source: Source) -> Findings:
 
 
 def _excludes(source: Source) -> Findings:
-    patterns = {str(each).rstrip("/").removeprefix("**/") for each in source.items("rsync_exclude")}
-    if missing := [name for name in EXCLUDED if name not in patterns]:
+    """What rsync leaves out: enough, and none of our own folders, which a pattern without a leading / would meet."""
+    patterns = [str(each).rstrip("/") for each in source.items("rsync_exclude")]
+    names = {pattern.removeprefix("**/").removeprefix("/") for pattern in patterns}
+    if missing := [name for name in EXCLUDED if name not in names]:
         rule = f"rsync_exclude must leave out what nodes do not need, it lacks {', '.join(missing)}"
-        remedy = "Add " + ", ".join(f'"**/{name}"' for name in missing) + "."
+        remedy = "Add " + ", ".join(f"/{name}" for name in missing) + "."
         yield source.finding("rsync-exclude", ("rsync_exclude",), rule, remedy)
+    for index, pattern in enumerate(patterns):
+        if not pattern.startswith("/") and pattern.removeprefix("**/") in CODE:
+            rule = f"{pattern} leaves out suite/{pattern.removeprefix('**/')} too, which nodes need"
+            remedy = f"Write /{pattern.removeprefix('**/')}: only what lies in the copied folder itself."
+            yield source.finding("rsync-code", ("rsync_exclude", index), rule, remedy)
 
 
 def _shared_storage(source: Source) -> Findings:
