@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
-IMAGES = {"train": 60, "test": 20}  # of each class
+IMAGES = {"train": 40, "test": 10}  # of each class
 
 
 class Shared(Folder):
@@ -79,7 +79,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         with capsys.disabled():
             print(f"  {time.monotonic() - began:6.1f} s  {what}", flush=True)
 
-    network = Network(tmp_path, {"SLOW": "0.15", "COLUMNS": "200", "SUITE_CACHE": str(tmp_path / "cache")})
+    network = Network(tmp_path, {"SLOW": "0.2", "COLUMNS": "200", "SUITE_CACHE": str(tmp_path / "cache")})
     try:
         head, first, second = (network.host(name) for name in ("head", "first", "second"))
         text = (REPO / "cluster-local.yaml").read_text()
@@ -94,7 +94,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             trial={
                 "data": {"name": "folder", "root": str(SHARED / "data"), "image_size": 32},
                 "model": {"arch": "tiny_net:build"},
-                "train": {"epochs": 16, "batch_size": 60, "lr": 0.05, "precision": "fp32"},
+                "train": {"epochs": 12, "batch_size": 60, "lr": 0.05, "precision": "fp32"},
             },
             resources={"cpu": 2},
         )
