@@ -122,8 +122,9 @@ class Host:
     def pull_the_plug(self) -> None:
         """Everything that runs there ends at once; the home stays, as a disk does."""
         assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)  # `ip netns exec` became unshare, whose end kills the namespace
-        self.process.wait()
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)  # `ip netns exec` became unshare, whose end kills the namespace
+            self.process.wait()
 
     def cut(self) -> None:
         """Pull the network cable."""
@@ -205,8 +206,7 @@ class Network:
     def close(self) -> None:
         """Switch everything off and take it down."""
         for host in self.hosts:
-            if host.process is not None and host.process.poll() is None:
-                host.pull_the_plug()
+            host.pull_the_plug()
             subprocess.run(["ip", "link", "del", host.link], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", host.namespace], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)

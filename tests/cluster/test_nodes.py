@@ -75,8 +75,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def work(cluster: Cluster, request: pytest.FixtureRequest) -> Work:
-    return Work(cluster, request.node.name)
+def work(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Work]:
+    """A folder; the workers that a test adds go with it."""
+    yield Work(cluster, request.node.name)
+    for host in cluster.network.hosts[1:]:
+        host.pull_the_plug()
 
 
 def epochs(entries: list[dict[str, Any]]) -> dict[str, int]:
@@ -100,10 +103,9 @@ def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
     assert any("no workers yet" in line for line in lines)
-    worker = cluster.worker("first")
+    cluster.worker("first")
     work.end(process)
     assert set(work.runs().values()) == {"FINISHED"}
-    worker.pull_the_plug()
 
 
 def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, work: Work) -> None:
@@ -114,8 +116,6 @@ def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, 
     assert f"node {lonely.address} (blind" in done.stderr and f"does not see {work.there}/runs/tiny" in done.stderr
     assert worker.address not in done.stderr and "--storage-path" in done.stderr
     assert files(cluster.network.shared) == before, "something was left behind"
-    lonely.pull_the_plug()
-    worker.pull_the_plug()
 
 
 def test_a_lost_node_costs_a_line_and_nothing_else(
@@ -135,6 +135,7 @@ def test_a_lost_node_costs_a_line_and_nothing_else(
 
 
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
+    cluster.worker("early")
     work.write(seeds=list(range(6)))
     process = work.start()
     work.wait_for(process, lambda entries: bool(epochs(entries)))
