@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import TINY, Folder
 
@@ -38,8 +40,10 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     folder.write(seeds=[0])
     process = folder.start(SLOW="0.1")
     folder.wait_for(process, epochs_done(3))
+    below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    psutil.wait_procs(below, timeout=30)  # until then its workers may write
     newest = sorted((folder.path / "runs").rglob("last.pt"))[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -73,8 +77,6 @@ def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     folder.sweep("--no-report")
     rows = folder.metric_rows()
     run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
-    import sqlite3
-
     with sqlite3.connect(folder.path / "mlflow.db") as connection:
         connection.execute("delete from metrics where run_uuid = ? and step > 2", (run,))
     cursor = folder.path / "runs" / "tiny" / "tracking.json"
