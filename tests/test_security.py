@@ -330,7 +330,7 @@ PAYLOADS = [
     f"<script>{HIT}</script>",
     f'"><img src=x onerror={HIT}>',
     f"'><svg onload={HIT}>",
-    f"</title><script>{HIT}</script>",
+    f"`</title><script>{HIT}</script>`",
     f"</style><script>{HIT}</script>",
     f"<a href=javascript:{HIT}>x</a>",
     f"{{{{7*7}}}}{{% include 'x' %}}<b onclick={HIT}>",
@@ -346,11 +346,12 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def poisoned(store: Store, texts: list[str]) -> Any:
     """A report with each text as arm, setting, value, class, reason, description, command, commit, and as its name."""
-    trials = [
-        replace(run(arm, seed, settings=json.dumps({text: text})), name=f"{text} seed={seed}")
-        for arm, text in zip(["base", *texts], [*texts, texts[0]], strict=True)
-        for seed in range(2)
-    ]
+    trials = []
+    for number, (arm, text) in enumerate(zip(["base", *texts], [*texts, texts[0]], strict=True)):
+        for seed in range(2):  # the figures depend on the name that a run is made with
+            one = run("m" * (number + 1), seed, settings=json.dumps({text: text}))
+            tags = one.tags | {"suite.arm": arm, "suite.baseline": str(arm == "base").lower()}
+            trials.append(replace(one, arm=arm, trial=f"{arm}{seed}", name=f"{text} seed={seed}", tags=tags))
     trials += [run(text, 2, status="failed", epochs=0, reason=text) for text in texts]
     every = " ".join(texts)
     found = runs(
@@ -431,7 +432,7 @@ def test_the_page_allows_no_script_and_no_address(reports: tuple[Path, Path]) ->
     assert text.index("Content-Security-Policy") < text.index("<title>")
     assert not re.search(r"<script|<iframe|<link|<base|<object|<embed|<form|javascript:[^&]*\"", text)
     for file in reports[0].parent.rglob("*.svg"):
-        assert not re.search(rb"<script|\son\w+=|<foreignObject|<a\b", file.read_bytes()), file.name
+        assert not re.search(rb"<script|<[a-z][^>]*\son\w+=|<foreignObject|<a\b", file.read_bytes()), file.name
 
 
 def test_no_text_becomes_markdown_or_latex(reports: tuple[Path, Path]) -> None:
