@@ -697,7 +697,7 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
         ([f"no_such_key=https://ann:{OVERRIDE_CANARY}@host/"], 2),
         ([f"data.name=https://ann:{OVERRIDE_CANARY}@host/"], 2),
         (["--tracking-uri", f"http://ann:{URL_CANARY}@127.0.0.1:9"], 6),
-        (["--tracking-uri", f"postgresql://ann:{URL_CANARY}@127.0.0.1:9/x"], 6),
+        (["--tracking-uri", f"postgresql+psycopg2://ann:{URL_CANARY}@127.0.0.1:9/x"], 6),
     ],
 )
 def test_a_refusal_tells_no_secret(

@@ -50,8 +50,8 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="module")
 def running(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamServer]:
     server = TeamServer(tmp_path_factory.mktemp("team"), postgres)
-    server.start()
     try:
+        server.start()
         server.add_users()
         yield server
     finally:
@@ -260,7 +260,7 @@ class TestSending:
         postgres.query("create table alembic_version (version_num varchar(32))", database="old")
         postgres.query("create table experiments (experiment_id integer)", database="old")
         postgres.query("insert into alembic_version values ('451aebb31d03')", database="old")
-        uri = f"postgresql://mlflow:{postgres.password}@127.0.0.1:{postgres.port}/old"
+        uri = f"postgresql+psycopg2://mlflow:{postgres.password}@127.0.0.1:{postgres.port}/old"
         with pytest.raises(EnvironmentProblem, match=r"schema(.|\n)*Back it up(.|\n)*mlflow db upgrade") as told:
             MlflowTracker("x", uri, None, "j1").check()
         assert postgres.password not in str(told.value) and told.value.exit_code == 6
@@ -441,7 +441,7 @@ class TestCompose:
         }
         assert len(found) == 4 and all(re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value) for value in found.values()), found
         text = (REPO / "docker-compose.yml").read_text() + (REPO / "deploy" / "basic_auth.ini").read_text()
-        assert "://" not in re.sub(r"http://(localhost|127\.0\.0\.1):5000|postgresql:///mlflow", "", text)
+        assert "://" not in re.sub(r"http://(localhost|127\.0\.0\.1):5000|postgresql\+psycopg2:///mlflow", "", text)
         assert not re.search(r"^admin_password", text, re.MULTILINE)
 
     def test_every_port_is_this_machines_only(self, compose: dict[str, Any]) -> None:
