@@ -92,7 +92,7 @@ def assert_holds(postgres: Postgres, sweep: str, entries: list[Entry]) -> None:
     """One run for each trial, one row for each figure of the journal, and no other; all ended."""
     own = "from runs join experiments using (experiment_id) {} where experiments.name = %s"
     trials = {entry["id"] for entry in entries if entry["kind"] == "start"}
-    runs = postgres.query(f"select status, lifecycle_stage {own.format('')}", sweep)
+    runs = postgres.query(f"select status, runs.lifecycle_stage {own.format('')}", sweep)
     assert sorted(runs) == [("FINISHED", "active")] * (len(trials) + 1)
     kept = postgres.query(
         "select tags.value, key_, step, metrics_value, metrics_time from (select run_uuid, metrics.key as key_, step, "
@@ -185,7 +185,7 @@ class TestSending:
         from suite.journal import Journal
 
         journal = Journal(tmp_path / "journal.jsonl")
-        for entry in story(epochs=12):
+        for entry in story(epochs=6):
             journal.append(entry["kind"], **{k: v for k, v in entry.items() if k not in ("seq", "ts_ms", "kind")})
         journal.close()
         names = [f"at-once-{number}" for number in range(8)]
