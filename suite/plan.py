@@ -149,7 +149,7 @@ def weights_key(config: ModelConfig) -> str | None:
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def references(config: TrialConfig) -> list[str]:

@@ -123,7 +123,8 @@ class TeamServer(Server):
     def command(self) -> list[str]:
         return [
             *super().command(), "--host", "127.0.0.1", "--app-name", "basic-auth",
-            "--backend-store-uri", "postgresql+psycopg2:///mlflow", "--artifacts-destination", str(self.folder / "artifacts"),
+            "--backend-store-uri", "postgresql+psycopg2:///mlflow",
+            "--artifacts-destination", str(self.folder / "artifacts"),
             "--allowed-hosts", f"127.0.0.1:{self.port},{self.own_name}",
             "--cors-allowed-origins", "https://tracking.example",
         ]  # fmt: skip

@@ -361,7 +361,7 @@ def test_an_outage_does_not_slow_training(outage_s: int, server: TeamServer, tmp
     """Epochs a second while the server is away, against those before: at least 95 %."""
     folder = Served(tmp_path, server)
     before_s = max(20, outage_s)
-    write(folder, f"outage-{outage_s}", epochs=2 * before_s + 120, parameters=None, seeds=[0, 1])
+    write(folder, f"outage-{outage_s}", epochs=before_s + outage_s + 35, parameters=None, seeds=[0, 1])
     process = folder.start("--no-report", "--max-concurrent", "1", SLOW="0.06")
     folder.wait_for(process, lambda journal: len(epochs_of(journal)) >= 5)
     began = epochs_of(folder.journal)[-1]["ts_ms"]
