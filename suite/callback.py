@@ -5,10 +5,13 @@ Runs in Tune's event loop, so it only folds and queues; the journal's thread wri
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from suite.journal import History, Journal
@@ -129,19 +132,29 @@ def members(trial: Any) -> list[str]:
 
 
 def node_lost(trial: Any) -> bool:
-    """Whether a worker was lost because its whole node was."""
-    text = str(getattr(trial, "get_pickled_error", lambda: None)() or "")
-    return "node" in text and ("has died" in text or "was terminated" in text)
+    """Whether a worker was lost because its node was, or cannot be reached: then nobody knows what became of it."""
+    text = _error_text(trial)
+    unreachable = "is unavailable" in text and len(ray.nodes()) > 1
+    return unreachable or "node has died" in text or "node was terminated" in text
+
+
+def _error_text(trial: Any) -> str:
+    """What Ray said when it last lost a pack's worker: Tune keeps it beside its own state, each after a heading."""
+    try:
+        return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+    except (OSError, TypeError):
+        return ""
 
 
 def worker_reason(trial: Any, often: str = "") -> str:
     """Why a worker was lost, and how ``often``, in one line, from what Ray says about it."""
-    error = getattr(trial, "get_pickled_error", lambda: None)()
-    text = str(error or "")
-    if "OutOfMemory" in f"{type(error).__name__} {text}" or "low on memory" in text:
-        line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-        return f"out of memory: Ray ended the worker ({line[:200]})"
-    if "actor died" in text or not text:  # Ray's own text is a page about its logs
+    text = _error_text(trial)
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+    if "OutOfMemory" in text or "low on memory" in text:
+        return f"out of memory: Ray ended the worker ({lines[0][:200] if lines else ''})"
+    if node_lost(trial):
+        address = (trial.last_result or {}).get("node_ip", "")  # of its last epoch; before the first there is none
+        return f"its node {address} was lost, or cannot be reached".replace("  ", " ")
+    if "actor died" in text or "is unavailable" in text or not lines:  # Ray's own text is a page about its logs
         return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"the worker was lost{often}: {lines[-1][:250]}"

@@ -245,14 +245,14 @@ def _no_cluster(where: str, why: str) -> EnvironmentProblem:
 
 
 def _silence_raylet() -> None:
-    """Keep Ray's page about each lost worker off the terminal: the trial's reason says it in a line.
+    """Keep Ray's page about each lost worker or node off the terminal: the trial's reason says it in a line.
 
     ``log_to_driver=False`` does not cover it, and the environment variable that does is read when ray is imported.
     """
     with suppress(ImportError, AttributeError):  # a private place: where it is gone, Ray talks
         from ray._private import worker
 
-        worker.stdout_deduplicator.skip_re = re.compile("worker died or was killed|low on memory|killed")
+        worker.stdout_deduplicator.skip_re = re.compile("worker died or was killed|low on memory|killed|marked dead")
 
 
 class Queue(Searcher):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Folder
 
-from suite import nodes
+from suite import callback, nodes
+from suite.callback import JournalCallback
 from suite.errors import UsageError
 from suite.records import Numerics, Objective
 from suite.sweep import storage_of
@@ -84,3 +87,48 @@ def test_a_head_to_which_no_worker_comes_is_an_error_with_its_reason() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
     assert "no workers yet" in done.stdout
     assert "no worker with 2 CPUs and 1 GPUs joined the cluster" in done.stdout and "ray status" in done.stdout
+
+
+GONE = """The actor died unexpectedly before finishing this task.
+\tclass_name: PackTrainable
+\tactor_id: 5f
+\tip: 10.0.0.4
+The actor died because its node has died. Node Id: 7c
+\tthe actor's node was terminated unexpectedly: health check failed"""
+CRASHED = """The actor died unexpectedly before finishing this task.
+\tip: 10.0.0.4
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"""
+UNREACHED = "The actor 5f is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
+
+
+def lost(folder: Path, error: str, failures: int = 1) -> Any:
+    """What Tune has of a pack whose worker was lost so often, another one before it out of memory."""
+    file = folder / "error.txt"
+    file.write_text(f"Failure # 1 (occurred at noon)\nlow on memory\nFailure # 2 (occurred at one)\n{error}\n")
+    run = SimpleNamespace(num_failures=failures)
+    last = {"node_ip": "10.0.0.4"}
+    return SimpleNamespace(trial_id="1", config={"pack": []}, run_metadata=run, error_file=str(file), last_result=last)
+
+
+@pytest.mark.parametrize(
+    ("error", "nodes", "node_is"),
+    [(GONE, 3, True), (UNREACHED, 3, True), (UNREACHED, 1, False), (CRASHED, 3, False), ("", 3, False)],
+)
+def test_a_lost_node_is_told_from_a_crashed_worker_and_not_charged(
+    error: str, nodes: int, node_is: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callback.ray, "nodes", lambda: [{}] * nodes)
+    trial = lost(tmp_path, error)
+    JournalCallback(Any, Any).on_trial_recover(0, [], trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == (0 if node_is else 1)
+    reason = callback.worker_reason(trial)
+    assert ("its node 10.0.0.4 was lost" in reason) == node_is, reason
+
+
+def test_lost_nodes_are_not_forgiven_for_ever(tmp_path: Path) -> None:
+    takes_down = JournalCallback(Any, Any)  # type: ignore[arg-type]
+    trial = lost(tmp_path, GONE, failures=0)
+    for _ in range(callback.LOST_NODES + 2):
+        trial.run_metadata.num_failures += 1
+        takes_down.on_trial_recover(0, [], trial)
+    assert trial.run_metadata.num_failures == 2

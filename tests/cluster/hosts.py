@@ -84,6 +84,7 @@ class Host:
             ("addr", "add", f"{self.address}/24", "dev", "eth0"),
             ("link", "set", "eth0", "up"),
             ("link", "set", "lo", "up"),
+            ("route", "add", "default", "via", f"{network.subnet}.1"),  # by its way out Ray finds a host's address
         ):
             network.ip("-n", self.namespace, *command)
         self._make_home()
@@ -163,6 +164,7 @@ class Host:
             code = f"#!{venv}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
             file.write_text(code)
             file.chmod(0o755)
+        (self.home / ".bashrc").write_text(f"export PATH={self.network.tools}/usr/bin:$PATH\n")
         wanted = (REPO / "requirements.txt").read_text() + (REPO / "requirements-cluster.txt").read_text()
         (venv / "installed").write_text(wanted)
 

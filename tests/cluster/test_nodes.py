@@ -27,7 +27,10 @@ class Cluster:
     """A head that trains nothing; workers with one processor each are added and lost."""
 
     def __init__(self, folder: Path) -> None:
-        environment = {"PYTHONPATH": str(REPO), "RAY_AUTH_MODE": "disabled", "SLOW": STEP_S, "COLUMNS": "200"}
+        environment = {
+            "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "SLOW": STEP_S,
+            "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000",
+        }  # fmt: skip
         self.network = Network(folder, environment | {"SUITE_CACHE": str(folder / "cache")})
         self.head = self.network.host("head")
         self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
@@ -86,6 +89,11 @@ def epochs(entries: list[dict[str, Any]]) -> dict[str, int]:
     return found
 
 
+def files(folder: Path) -> list[Path]:
+    """All below a folder, but for what Python itself keeps of the user's module."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None:
     """As on a cluster that starts workers when they are asked for."""
     work.write(parameters={"train.lr": {"values": [0.05]}}, seeds=[0])
@@ -102,11 +110,11 @@ def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None
 def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, work: Work) -> None:
     worker, lonely = cluster.worker("sees"), cluster.worker("blind", shared=False)
     work.write()
-    before = sorted(cluster.network.shared.rglob("*"))
+    before = files(cluster.network.shared)
     done = work.sweep(code=6)
     assert f"node {lonely.address} (blind" in done.stderr and f"does not see {work.there}/runs/tiny" in done.stderr
     assert worker.address not in done.stderr and "--storage-path" in done.stderr
-    assert sorted(cluster.network.shared.rglob("*")) == before, "something was left behind"
+    assert files(cluster.network.shared) == before, "something was left behind"
     lonely.pull_the_plug()
     worker.pull_the_plug()
 
