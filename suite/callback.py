@@ -5,7 +5,6 @@ Runs in Tune's event loop, so it only folds and queues; the journal's thread wri
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
