@@ -6,5 +6,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def inert(value: object) -> object:
-    """``value``, with an apostrophe before text that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """``value``, with an apostrophe before text that a spreadsheet would take for a formula.
+
+    A lone carriage return becomes a line break: nobody puts it in quotes, and what follows would be a cell of its own.
+    """
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(_FORMULA) else "") + value.replace("\r\n", "\n").replace("\r", "\n")

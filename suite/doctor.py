@@ -214,7 +214,7 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     about, behind = f"{folder.name} in MLflow", sum(entry["seq"] > sent for entry in entries)
     try:
         tracker.check()
-        known = tracker.run_id(None)
+        known = tracker.run_id(None) if tracking.exists(uri) else None
     except (SuiteError, tracking.TrackingUnavailable) as error:
         return Finding(about, str(error).splitlines()[0], "See the tracking store above.")
     if run and known != run:

@@ -63,6 +63,15 @@ def read(path: Path) -> list[Entry]:
     return _parse(path)[0]
 
 
+def identity(path: Path) -> str:
+    """What tells a journal from another one of that name, wherever its folder is moved to; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            return str(json.loads(file.readline())["id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
 def _parse(path: Path) -> tuple[list[Entry], int]:
     """The entries and how many bytes of the file are whole lines."""
     if not path.exists():

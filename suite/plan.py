@@ -5,6 +5,7 @@ The second stage of validation. It lists all problems at once, each with its pla
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -146,17 +147,20 @@ def prepare(spec: SweepSpec, fetch: Fetch | None = None, report: data.Report | N
 
 
 def data_key(config: DataConfig) -> str:
-    """Names the arrays of a data set: sizes and seeds of the split only choose among them."""
-    return f"{config.name}|{config.root or ''}|{config.image_size or ''}"
+    """Names the arrays of a data set: sizes and seeds of the split only choose among them. Tells no address."""
+    return _short(f"{config.name}|{config.root or ''}|{config.image_size or ''}")
 
 
 def weights_key(config: ModelConfig) -> str | None:
-    """Names a set of weights; None for a random start."""
+    """Names a set of weights; None for a random start. Ends in the architecture; tells no address."""
     if config.weights == "none":
         return None
-    if config.weights == "imagenet":
-        return f"imagenet|{config.imagenet_file or config.arch}|{config.arch}"
-    return f"{config.weights}|{config.arch}"
+    where = f"imagenet|{config.imagenet_file or config.arch}" if config.weights == "imagenet" else config.weights
+    return f"{_short(where)}|{config.arch}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def references(config: TrialConfig) -> list[str]:

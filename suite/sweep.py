@@ -113,7 +113,7 @@ def _run(
     """``uri`` None: tracked in memory only."""
     from suite import analysis, tracking
     from suite.console import Board
-    from suite.journal import History
+    from suite.journal import FILE_NAME, History, identity
     from suite.launch import launch
 
     folder = storage / spec.name
@@ -127,7 +127,7 @@ def _run(
     if uri is not None:
         tracking.warm()
     plan = prepared(spec, uri, console)
-    make_tracker("").check()
+    make_tracker(identity(folder / FILE_NAME)).check()
     _writable(storage)
     _roomy(storage, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)

@@ -29,6 +29,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray._private import ray_constants, services
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -47,6 +48,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
 Next = Callable[[], list[dict[str, Any]] | None]
 
+# Tune gives each worker a copy of these, and Ray writes it to a log below /tmp/ray that everybody may read. The suite's
+# workers need none of them, and have those of their machine.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the same in workers
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: silent
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # no CSV, JSON and TensorBoard files of figures

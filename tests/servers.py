@@ -123,7 +123,8 @@ class TeamServer(Server):
     def command(self) -> list[str]:
         return [
             *super().command(), "--host", "127.0.0.1", "--app-name", "basic-auth",
-            "--backend-store-uri", "postgresql:///mlflow", "--artifacts-destination", str(self.folder / "artifacts"),
+            "--backend-store-uri", "postgresql+psycopg2:///mlflow",
+            "--artifacts-destination", str(self.folder / "artifacts"),
             "--allowed-hosts", f"127.0.0.1:{self.port},{self.own_name}",
             "--cors-allowed-origins", "https://tracking.example",
         ]  # fmt: skip
@@ -138,6 +139,7 @@ class TeamServer(Server):
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             super().kill()
+        self.log.close()
 
     def call(self, path: str, body: Any = None, user: str | None = "ann", **headers: str) -> tuple[int, bytes]:
         """Status and answer of a request; ``user`` None = nobody."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import TINY, Folder
 
@@ -38,22 +40,26 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     folder.write(seeds=[0])
     process = folder.start(SLOW="0.1")
     folder.wait_for(process, epochs_done(3))
+    below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    psutil.wait_procs(below, timeout=30)  # until then its workers may write
     newest = sorted((folder.path / "runs").rglob("last.pt"))[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     (newest.parent.parent / ".tmp-abc").mkdir()
 
-    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    def seen() -> dict[Path, int]:
+        places = (folder.path / "runs").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in places if path.is_file() and path.name != "lock"}
+
+    before, running = seen(), folder.runs()
     said = look(folder, code=6)
     assert "its process ended without a word, 2 trials were running" in said
     assert "1 damaged checkpoints" in said and str(newest.parent) in said and "1 half-written checkpoints" in said
     assert "not all is well" in said
-    after = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
-    after.pop(folder.path / "runs" / "tiny" / "lock"), before.pop(folder.path / "runs" / "tiny" / "lock")
-    assert after == before, "looking changes nothing"
+    assert seen() == before and folder.runs() == running, "looking changes nothing"
     assert "RUNNING" in folder.runs().values()
 
     said = look(folder, "--fix", code=0)
@@ -71,8 +77,6 @@ def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     folder.sweep("--no-report")
     rows = folder.metric_rows()
     run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
-    import sqlite3
-
     with sqlite3.connect(folder.path / "mlflow.db") as connection:
         connection.execute("delete from metrics where run_uuid = ? and step > 2", (run,))
     cursor = folder.path / "runs" / "tiny" / "tracking.json"

@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
-from suite import data, models
+from suite import data, models, vision
 from suite.records import Numerics, Objective, Trial
 from suite.spec import ModelConfig, TrialConfig
 from suite.train import Training, fit
@@ -65,6 +64,7 @@ def usual(digits: Any, seed: int) -> float:
     labels = torch.from_numpy(np.array(digits.train_labels))[torch.from_numpy(split.train)]
     mean = (images.float() / 255).mean((0, 2, 3))
     std = (images.float() / 255).std((0, 2, 3)).clamp_min(1e-3)
+    v2 = vision.torchvision.transforms.v2
     augmented = v2.Compose(
         [v2.RandomCrop(SIDE, padding=PADDING), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     )

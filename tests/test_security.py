@@ -330,7 +330,7 @@ PAYLOADS = [
     f"<script>{HIT}</script>",
     f'"><img src=x onerror={HIT}>',
     f"'><svg onload={HIT}>",
-    f"</title><script>{HIT}</script>",
+    f"`</title><script>{HIT}</script>`",
     f"</style><script>{HIT}</script>",
     f"<a href=javascript:{HIT}>x</a>",
     f"{{{{7*7}}}}{{% include 'x' %}}<b onclick={HIT}>",
@@ -346,11 +346,12 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def poisoned(store: Store, texts: list[str]) -> Any:
     """A report with each text as arm, setting, value, class, reason, description, command, commit, and as its name."""
-    trials = [
-        replace(run(arm, seed, settings=json.dumps({text: text})), name=f"{text} seed={seed}")
-        for arm, text in zip(["base", *texts], [*texts, texts[0]], strict=True)
-        for seed in range(2)
-    ]
+    trials = []
+    for number, (arm, text) in enumerate(zip(["base", *texts], [*texts, texts[0]], strict=True)):
+        for seed in range(2):  # the figures depend on the name that a run is made with
+            one = run("m" * (number + 1), seed, settings=json.dumps({text: text}))
+            tags = one.tags | {"suite.arm": arm, "suite.baseline": str(arm == "base").lower()}
+            trials.append(replace(one, arm=arm, trial=f"{arm}{seed}", name=f"{text} seed={seed}", tags=tags))
     trials += [run(text, 2, status="failed", epochs=0, reason=text) for text in texts]
     every = " ".join(texts)
     found = runs(
@@ -431,7 +432,7 @@ def test_the_page_allows_no_script_and_no_address(reports: tuple[Path, Path]) ->
     assert text.index("Content-Security-Policy") < text.index("<title>")
     assert not re.search(r"<script|<iframe|<link|<base|<object|<embed|<form|javascript:[^&]*\"", text)
     for file in reports[0].parent.rglob("*.svg"):
-        assert not re.search(rb"<script|\son\w+=|<foreignObject|<a\b", file.read_bytes()), file.name
+        assert not re.search(rb"<script|<[a-z][^>]*\son\w+=|<foreignObject|<a\b", file.read_bytes()), file.name
 
 
 def test_no_text_becomes_markdown_or_latex(reports: tuple[Path, Path]) -> None:
@@ -455,7 +456,9 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
             for cell in row:
                 assert not cell.startswith(("=", "+", "@", "\t", "\r")), (name, cell)
                 assert not cell.startswith("-") or float(cell) <= 0, (name, cell)
-    assert [inert(text) for text in FORMULAS] == [f"'{text}" for text in FORMULAS] and inert(-1.5) == -1.5
+    assert [inert(text) for text in FORMULAS] == ["'" + text.replace("\r", "\n") for text in FORMULAS] and inert(
+        -1.5
+    ) == -1.5
 
 
 def test_file_names_are_no_formulas_in_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,6 +628,9 @@ def found_in(folder: Path, inputs: set[str]) -> dict[str, list[bytes]]:
     return found
 
 
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def listening(process: psutil.Process) -> list[tuple[str, str, int]]:
     """(program, address, port) that a process or one of its children listens on."""
     heard = []
@@ -675,13 +681,14 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
         assert WORD in output, "the exception of the user's network is told, without its secrets"
         inputs = {"sweep.yaml", "tiny_net.py", ".git", "home", "__pycache__"}
         assert found_in(path, inputs) == {}
+        assert found_in(ray, set()) == {}, "Ray's logs, which everybody may read"
         assert secret_of_ray not in b"".join(file.read_bytes() for file in (path / "runs").rglob("*") if file.is_file())
         assert {"mlflow.db", "mlartifacts", "runs", "reports"} <= {each.name for each in path.iterdir()}
         text = next(entry["text"] for entry in folder.journal if entry["kind"] == "launch")
         assert text.count(WORD) == 4, "description, root, note, comment"
         (path / "replayed.yaml").write_text(text)
         assert len(load(path / "replayed.yaml").arms_list) == 2, "it is still a sweep file"
-        assert {(ip, name) for name, ip, _ in heard if ip not in ("127.0.0.1", "::1")} == set(), heard
+        assert {(ip, name) for name, ip, _ in heard if ip not in LOOPBACK} == set(), heard
         assert {"raylet", "gcs_server"} <= {name for name, _, _ in heard}
         assert mode == 0o600
     finally:
@@ -693,10 +700,10 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
     ("arguments", "code"),
     [
         (["model.arch=resnet18", f"model.weights=https://ann:{WEIGHTS_CANARY}@host/w.pth"], 6),
-        ([f"no_such_key=https://ann:{OVERRIDE_CANARY}@host/"], 2),
+        ([f"train.lr=https://ann:{OVERRIDE_CANARY}@host/"], 2),
         ([f"data.name=https://ann:{OVERRIDE_CANARY}@host/"], 2),
         (["--tracking-uri", f"http://ann:{URL_CANARY}@127.0.0.1:9"], 6),
-        (["--tracking-uri", f"postgresql://ann:{URL_CANARY}@127.0.0.1:9/x"], 6),
+        (["--tracking-uri", f"postgresql+psycopg2://ann:{URL_CANARY}@127.0.0.1:9/x"], 6),
     ],
 )
 def test_a_refusal_tells_no_secret(

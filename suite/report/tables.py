@@ -40,7 +40,8 @@ def markdown(content: Content) -> str:
     parts += ["## How to read it", _bullets(content.method)] if content.method else []
     parts += ["## Where it comes from", _table(("What", "Value"), content.facts)] if content.facts else []
     parts += [
-        f"Made by `python -m suite.report {content.arguments}`; all figures: results.csv, arms.csv; LaTeX: table.tex."
+        f"Made by {code(f'python -m suite.report {content.arguments}')}; all figures: results.csv, arms.csv; LaTeX: "
+        "table.tex."
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -109,6 +110,13 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _marked(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
+
+
+def code(text: str) -> str:
+    """``text`` as Markdown that shows it as code: one line, within more backticks than there are in it."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
 
 
 def plain(text: str) -> str:

@@ -17,7 +17,7 @@ from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.sender import Sender
 from suite.tracking.store import MlflowTracker
-from suite.tracking.uri import default_artifacts, default_uri, warm
+from suite.tracking.uri import default_artifacts, default_uri, exists, warm
 
 __all__ = [
     "EntryRejected",
@@ -32,6 +32,7 @@ __all__ = [
     "default_artifacts",
     "default_uri",
     "download",
+    "exists",
     "find_run",
     "log_images",
     "publish_report",

@@ -86,6 +86,9 @@ class Tracker(Protocol):
             EntryRejected: never going to work.
         """
 
+    def learn(self, entry: Entry) -> None:
+        """Take note of an entry that the store has already, as far as later ones need it; asks the store nothing."""
+
     def epochs(self, entries: Sequence[Entry]) -> None:
         """Project several ``epoch`` entries of one trial at once; raises as ``apply`` does."""
 

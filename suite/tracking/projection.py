@@ -170,6 +170,14 @@ class Projection(ABC):
             with self._noting(entry):
                 handler(entry)
 
+    def learn(self, entry: Entry) -> None:
+        """See ``Tracker.learn``."""
+        if entry["kind"] == "launch":
+            self._stamp = self._stamped(entry)
+            self._environment = entry.get("environment") or {}
+        elif entry["kind"] == "plan":
+            self._plan = entry
+
     def epochs(self, entries: Sequence[Entry]) -> None:
         """Project ``epoch`` entries of one trial in one call to the store."""
         run = self._run(entries[0])
@@ -191,8 +199,7 @@ class Projection(ABC):
     # ---- entries ---------------------------------------------------------------------------------------------------
 
     def _on_launch(self, entry: Entry) -> None:
-        self._stamp = self._stamped(entry)
-        self._environment = entry.get("environment") or {}
+        self.learn(entry)
         parent = self._runs().get(None)
         self._replace_foreign()
         if parent is None:
@@ -217,7 +224,7 @@ class Projection(ABC):
         self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
 
     def _on_plan(self, entry: Entry) -> None:
-        self._plan = entry
+        self.learn(entry)
         parent = self._parent()
         if entry["seq"] <= parent.mark(SEQ):
             return

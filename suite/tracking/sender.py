@@ -140,6 +140,9 @@ class Sender:
     def _send(self, batch: list[Entry]) -> None:
         if self._sent is None:
             self._sent = self._read_cursor()
+        for entry in batch:
+            if entry["seq"] <= self._sent:
+                self._tracker.learn(entry)
         wanted = [entry for entry in batch if entry["seq"] > self._sent and self._counts(entry)]
         by_trial = groupby(sorted(wanted, key=lambda entry: entry.get("id") or ""), lambda entry: entry.get("id"))
         for _, entries in by_trial:  # sorted() is stable: the order within a trial stays

@@ -42,6 +42,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
+def exists(uri: str) -> bool:
+    """False for a sqlite store that nobody has written yet; MLflow's client would create it by looking."""
+    file = sqlite_file(uri)
+    return file is None or file.exists()
+
+
 def mlflow_client(uri: str) -> Any:
     """An ``MlflowClient``; the first call imports mlflow. A sqlite store that is not there is created."""
     _prepare()

@@ -67,18 +67,6 @@ def runs_by_memory() -> None:
     MlflowTracker._experiment_of = experiment_of  # type: ignore[attr-defined]
 
 
-@broken
-def manifests_ignored() -> None:
-    """A checkpoint is believed, as ``torch.load`` believes it."""
-    from suite import checkpoint
-
-    checkpoint.digest = lambda path: ""
-    kept = checkpoint._damage
-    checkpoint._damage = lambda candidate, trial: (
-        None if "sha256" in str(kept(candidate, trial)) else kept(candidate, trial)
-    )
-
-
 # ---- in the process --------------------------------------------------------------------------------------------------
 
 

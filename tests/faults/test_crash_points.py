@@ -24,6 +24,15 @@ from fault_table import FULL, Tally
 sys.path.insert(0, str(Path(__file__).parent))
 from inline import Processes, cut_power, points
 
+# third parties' own, in the process that makes the store
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning:(mlflow|pydantic|torch|alembic|sqlalchemy|google|copyreg).*"
+    ),
+    pytest.mark.filterwarnings("ignore::FutureWarning:(mlflow|torch).*"),
+    pytest.mark.timeout(900),
+]
+
 EPOCHS, ARMS = 3, 2
 KILLED = -signal.SIGKILL
 

@@ -25,6 +25,7 @@ from suite.journal import Entry
 from suite.tracking import MemoryTracker, MlflowTracker, Sender, TrackingUnavailable, default_artifacts, default_uri
 from suite.tracking import sender as sending
 
+VARYING = ("mlflow.parentRunId", "suite.champion_run", "suite.made")  # ids of runs, and when they were made
 SEEDS = 200 if FULL else 40
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -94,7 +95,7 @@ def content(tracker: MemoryTracker) -> Any:
     """All that counts of a store: living runs with their metric rows, params, tags and status."""
     return sorted(
         (item.name, sorted(item.metrics), sorted(item.run.params.items()), item.run.status, item.end_ms,
-         sorted((key, value) for key, value in item.run.tags.items() if key not in ("mlflow.parentRunId",)))
+         sorted((key, value) for key, value in item.run.tags.items() if key not in VARYING))
         for item in tracker.stored.values() if not item.deleted
     )  # fmt: skip
 
