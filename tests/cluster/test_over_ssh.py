@@ -28,12 +28,11 @@ from hosts import SHARED, Network, takes_jobs, why_not
 
 from suite import cluster_file
 
-WHY_NOT = why_not() or ("" if os.environ.get("SUITE_CLUSTER") else "takes minutes: run by `make cluster`")
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
 IMAGES = {"train": 40, "test": 10}  # of each class
