@@ -7,7 +7,6 @@ pulling the plug. A folder of this machine, mounted in each host, stands for NFS
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -276,11 +275,6 @@ class Network:
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-
-
-def takes_jobs() -> bool:
-    """Whether ``ray[default]``, whose dashboard takes jobs, is installed here."""
-    return importlib.util.find_spec("aiohttp_cors") is not None
 
 
 def _children(pid: int) -> list[int]:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from alone import alone
 from conftest import REPO, Folder
-from hosts import SHARED, Network, takes_jobs, why_not
+from hosts import SHARED, Network, why_not
 
 from suite import cluster_file
 
@@ -105,8 +105,6 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             )
             path = "RAY_AUTH_MODE=token RAY_ADDRESS=auto"
             ray = (sys.executable, "-m", "ray.scripts.scripts")
-            if takes_jobs():
-                command = f"ray job submit --address http://127.0.0.1:8265 -- {command}"
             return network.start(*ray, "exec", str(file), f"cd ~/suite && {path} {command}")
 
         def up() -> None:
