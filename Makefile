@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster faults check format docs bench clean
+.PHONY: help demo test test-full cluster faults check format docs bench clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ demo: $(READY)  ## set up, and run the quick start to its end: tracked runs in m
 
 test: $(READY)  ## set up, and pass the tests (SUITE_CIFAR10, SUITE_TINYIMAGENET_WEIGHTS add those on real images)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-full: $(READY)  ## the tests with those that are too long for each commit
+	SUITE_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal
 
 cluster: $(READY)  ## as root: a cluster over ssh on hosts in namespaces, from ray up to ray down, with what gets lost (5 min)
 	SUITE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster

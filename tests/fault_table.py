@@ -70,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Long ones run only in ``make faults``; the mark goes into the report that xdist sends to the writer."""
     for item in items:
         mark = item.get_closest_marker("fault")
+        if item.get_closest_marker("full") and not FULL:
+            item.add_marker(pytest.mark.skip(reason="part of the full run: make test-full"))
         if mark is None:
             continue
         item.user_properties.append(("fault", [list(mark.args), bool(mark.kwargs.get("control"))]))

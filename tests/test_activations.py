@@ -495,6 +495,7 @@ def test_the_command_replaces_the_images_of_a_run_and_doubles_nothing(done: Fold
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_an_image_and_layers_of_ones_own(done: Folder) -> None:
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(done.path / "mine.png")
     run = str(done.query("select run_uuid from tags where key = 'suite.champion' and value = 'true'")[0][0])
@@ -528,6 +529,7 @@ def test_bad_input_is_told_without_a_traceback(done: Folder, arguments: tuple[st
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_sweep_without_activations_draws_none(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write(activations=False, seeds=[0], parameters=None)

@@ -6,6 +6,7 @@ What the text of a sweep file alone can get wrong has its own page: ``test_bad_s
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def command(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(*arguments: str, code: int, file: str = "sweep.yaml") -> Result:
         before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if "__pycache__" not in path.parts}
         done = CliRunner().invoke(main, [file, *arguments])
+        for thread in threading.enumerate():  # what it imports warns, and these tests' filters end with the test
+            if thread.name == "warm-mlflow":
+                thread.join()
         assert isinstance(done.exception, SystemExit), done.exception
         assert done.exit_code == code, done.output
         assert "Traceback" not in done.output

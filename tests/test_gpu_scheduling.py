@@ -37,7 +37,7 @@ def concurrency(folder: Folder) -> int:
     return most
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [("0.5", 2), ("1", 1)])
+@pytest.mark.parametrize(("fraction", "expected"), [("0.5", 2), pytest.param("1", 1, marks=pytest.mark.full)])
 def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fraction: str, expected: int) -> None:
     folder.write()
     done = subprocess.run(
@@ -49,7 +49,7 @@ def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fracti
     assert next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]["device"] == "cpu"
 
 
-@pytest.mark.parametrize("wanted", [0.25, "auto"])
+@pytest.mark.parametrize("wanted", [pytest.param(0.25, marks=pytest.mark.full), "auto"])
 @pytest.mark.fault(43)
 def test_without_a_gpu_the_sweep_runs_on_the_cpu_and_says_so_in_one_line(folder: Folder, wanted: object) -> None:
     folder.write(resources={"cpu": 1, "gpu": wanted}, seeds=[0], parameters=None)

@@ -64,6 +64,7 @@ def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
     assert curves == alone(folder.path, tmp_path, monkeypatch)
 
 
+@pytest.mark.full
 def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
     reused: tuple[Folder, set[str]], folder: Folder
 ) -> None:

@@ -34,7 +34,9 @@ def entries(cache: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "numerics", [FP32, Numerics("bf16", channels_last=True), Numerics()], ids=["cl", "bf16", "nchw"]
+    "numerics",
+    [FP32, pytest.param(Numerics("bf16", channels_last=True), marks=pytest.mark.full), Numerics()],
+    ids=["cl", "bf16", "nchw"],
 )
 @pytest.mark.parametrize(("arch", "depth"), [("resnet18", 7), ("resnet18", 8), ("resnet18_cifar", 1), ("resnet20", 4)])
 def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(

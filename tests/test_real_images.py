@@ -69,6 +69,7 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
 
 
 @pretrained
+@pytest.mark.full
 def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Path) -> None:
     folder = Shipped(
         tmp_path, "transfer", "seeds=[0]", "train.epochs=3", "train.batch_size=32",
@@ -81,6 +82,7 @@ def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Pa
 
 
 @pretrained
+@pytest.mark.full
 def test_the_joint_search_killed_in_the_middle_is_finished(tmp_path: Path) -> None:
     folder = Shipped(
         tmp_path, "joint", "run_cap=4", "confirm.top=1", "seeds=[0,1]", "train.epochs=3", "train.batch_size=32",

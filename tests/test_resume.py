@@ -128,6 +128,7 @@ def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> Non
     assert set(folder.runs().values()) == {"FINISHED"}
 
 
+@pytest.mark.full
 def test_a_torn_last_line_of_the_journal_is_dropped(folder: Folder, unbroken: dict[str, Any]) -> None:
     folder.write()
     process = folder.start(SLOW="0.05")
@@ -142,6 +143,7 @@ def test_a_torn_last_line_of_the_journal_is_dropped(folder: Folder, unbroken: di
     folder.assert_tracked()
 
 
+@pytest.mark.full
 def test_the_budget_stops_cleanly_and_the_next_launch_goes_on(folder: Folder, unbroken: dict[str, Any]) -> None:
     folder.write()
     done = folder.sweep("--budget", "14s", SLOW="0.3")
@@ -168,6 +170,7 @@ def alias(folder: Folder) -> list[str]:
     return [run for (run,) in rows]
 
 
+@pytest.mark.full
 def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_its_trials(folder: Folder) -> None:
     folder.write(seeds=[0], checkpoints={"keep": 1})
     folder.sweep("--no-report")
@@ -189,6 +192,7 @@ def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_
     assert len(after) == len(ids) == 5 and len(ids & after) == 4, "the other plan's runs stay"
 
 
+@pytest.mark.full
 def test_another_precision_is_said_and_numerics_of_a_first_launch_stay(folder: Folder) -> None:
     auto = {**SWEEP["trial"], "train": {**SWEEP["trial"]["train"], "precision": "auto"}}
     folder.write(trial=auto, seeds=[0], parameters={"train.lr": {"values": [0.05]}})

@@ -66,6 +66,7 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_random_search_with_median_stopping(folder: Folder) -> None:
     early = {"type": "median", "grace_epochs": 1, "min_trials": 2}
     folder.write(**(SEARCH | {"method": "random", "run_cap": 5, "early_terminate": early, "baseline": None}))
@@ -76,6 +77,7 @@ def test_a_random_search_with_median_stopping(folder: Folder) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
     folder.write(
         **(SEARCH | {"run_cap": 3, "early_terminate": None, "baseline": None, "confirm": None, "seeds": [0]}),

@@ -206,7 +206,7 @@ def test_a_hung_trial_is_ended_tried_once_more_and_says_where(folder: Folder, ta
     tally.add(2)
 
 
-@pytest.mark.fault(9, control=True)
+@pytest.mark.fault(9, control=True, full=True)
 def test_without_the_watchdog_it_hangs(folder: Folder) -> None:
     """What Ray Tune does: nothing."""
     often(folder, trial={**SWEEP["trial"], "model": {"arch": "tiny_net:sleeps"}}, parameters=None, seeds=[0],
