@@ -33,6 +33,7 @@ except EnvironmentProblem as error:
 """
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("address", ["s3://bucket/runs", "gs://bucket", "hdfs://host/runs", "s3:/bucket/runs"])
 def test_addresses_of_object_stores_are_refused(address: str) -> None:
     with pytest.raises(UsageError, match=r"--storage-path must be a folder, got the address"):

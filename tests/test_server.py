@@ -181,6 +181,7 @@ class TestAccess:
 @pytest.mark.slow
 @needs_postgres
 class TestSending:
+    @pytest.mark.fault(32, 37)
     def test_eight_sweeps_at_once_do_not_mix(self, server: TeamServer, postgres: Postgres, tmp_path: Path) -> None:
         from suite.journal import Journal
 
@@ -197,6 +198,7 @@ class TestSending:
         for name in names:
             assert_holds(postgres, name, journal.entries)
 
+    @pytest.mark.fault(28)
     def test_a_database_that_restarts_loses_nothing(
         self, server: TeamServer, postgres: Postgres, tmp_path: Path
     ) -> None:
@@ -213,6 +215,7 @@ class TestSending:
         sender.close()
         assert_holds(postgres, "restarted", entries)
 
+    @pytest.mark.fault(30)
     def test_answers_that_get_lost_and_gateways_that_refuse_double_nothing(
         self, server: TeamServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -236,6 +239,7 @@ class TestSending:
         assert not any("passed over" in text for text in told)
         assert_holds(postgres, "lossy", entries)
 
+    @pytest.mark.fault(30, control=True)
     def test_the_stock_client_makes_two_runs_of_a_lost_answer(
         self, server: TeamServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -252,9 +256,11 @@ class TestSending:
         finally:
             proxy.close()
 
+    @pytest.mark.fault(34, 35)
     def test_large_many_and_odd_texts(self, server: TeamServer, tmp_path: Path) -> None:
         assert_takes_odd_texts(MlflowTracker("odd", server.uri, None, "j1", tmp_path), tmp_path)
 
+    @pytest.mark.fault(33)
     def test_a_database_of_another_mlflow_is_left_alone(self, server: TeamServer, postgres: Postgres) -> None:
         postgres.query("create database old", database="postgres")
         postgres.query("create table alembic_version (version_num varchar(32))", database="old")
@@ -302,6 +308,7 @@ def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.slow
 @needs_postgres
+@pytest.mark.fault(28)
 def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServer, tmp_path: Path) -> None:
     folder = Served(tmp_path, server)
     write(folder, "killed", epochs=10)
@@ -320,6 +327,7 @@ def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServ
 
 @pytest.mark.slow
 @needs_postgres
+@pytest.mark.fault(29)
 def test_a_server_that_dies_for_good_costs_the_exit_code_only(server: TeamServer, tmp_path: Path) -> None:
     folder = Served(tmp_path, server)
     write(folder, "left", epochs=2, parameters=None, seeds=[0])
@@ -344,6 +352,7 @@ def _kill_at_first_epoch(folder: Served, server: TeamServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(29)
 def test_a_server_that_was_never_up_is_told_at_the_start(folder: Folder) -> None:
     folder.write()
     done = folder.run("sweep.yaml", "--tracking-uri", f"http://ann:canary-pw@127.0.0.1:{free_port()}")
@@ -357,6 +366,7 @@ def test_a_server_that_was_never_up_is_told_at_the_start(folder: Folder) -> None
 @full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("outage_s", [0, 20, 60])
+@pytest.mark.fault(28)
 def test_an_outage_does_not_slow_training(outage_s: int, server: TeamServer, tmp_path: Path) -> None:
     """Epochs a second while the server is away, against those before: at least 95 %."""
     folder = Served(tmp_path, server)
@@ -388,6 +398,7 @@ def _rate(folder: Folder, start_ms: int, end_ms: int) -> float:
 @needs_postgres
 @full
 @pytest.mark.timeout(900)
+@pytest.mark.fault(28, 37)
 def test_two_sweeps_at_once_while_the_database_restarts(server: TeamServer, postgres: Postgres, tmp_path: Path) -> None:
     folders = []
     for name in ("one", "two"):

@@ -814,6 +814,7 @@ def server(place: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(28)
 def test_a_server_that_is_killed_in_the_middle_has_everything_once(server: Server, place: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

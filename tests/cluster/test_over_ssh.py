@@ -69,6 +69,7 @@ def images(folder: Path) -> None:
                 Image.fromarray(pixels).save(folder / part / f"kind{number}" / f"{index}.png")
 
 
+@pytest.mark.fault(12, 13, 14, 16)
 def test_up_sweep_lost_worker_lost_head_cut_network_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None
     assert set(work.runs().values()) == {"FINISHED"}
 
 
+@pytest.mark.fault(18)
 def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, work: Work) -> None:
     worker, lonely = cluster.worker("sees"), cluster.worker("blind", shared=False)
     work.write()
@@ -118,6 +119,7 @@ def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, 
     assert files(cluster.network.shared) == before, "something was left behind"
 
 
+@pytest.mark.fault(12)
 def test_a_lost_node_costs_a_line_and_nothing_else(
     cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_lost_node_costs_a_line_and_nothing_else(
     assert work.curves() == alone(work.path, tmp_path, monkeypatch)
 
 
+@pytest.mark.fault(18)
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
     cluster.worker("early")
     long = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 25}}  # until the late node has a worker
