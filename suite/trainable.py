@@ -131,6 +131,8 @@ class Member:
         """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
         try:
             if self.training is None:
+                if unseen := self._unseen():  # before anything is written there
+                    return [self._end(Status.INTERRUPTED, **unseen)]
                 self._refuse_hung()
             with self.watchdog.over(self.folder):
                 outcomes = self._advance(epoch)
@@ -144,7 +146,7 @@ class Member:
 
     def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
         if self._should_stop() and self.training is None:
-            return [self._end(Status.INTERRUPTED, **self._unseen())]
+            return [self._end(Status.INTERRUPTED)]
         if self.training is None:
             self.training = self._prepare()
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]

@@ -76,11 +76,14 @@ def test_all_that_was_made_to_ask_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: Path) -> None:
-    shared = Shared(tmp_path / "unseen", "token", {}, {}, Objective("val/acc"), Numerics(), None, False, ())
+    shared = Shared(
+        tmp_path / "unseen", "token", {}, {}, Objective("val/acc"), Numerics(), None, False, (), hang_after_s=60.0
+    )
     trial = {"id": "t", "arm": "a", "seed": 0, "name": "a seed=0", "settings": {}, "config": {}}
     (outcome,) = Member(shared, trial, "", None, 0).advance()
     assert outcome["kind"] == "end" and outcome["status"] == "interrupted"
     assert outcome["halt"] == f"node {nodes.here()} does not see {tmp_path / 'unseen'}"
+    assert not (tmp_path / "unseen").exists(), "nothing is written where the folder is not"
 
 
 @pytest.mark.slow

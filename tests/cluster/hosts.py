@@ -29,7 +29,7 @@ hostname {name}
 for folder in /run /dev/shm /tmp/ray; do mount -t tmpfs tmpfs $folder; done
 mkdir /run/sshd
 mount --bind {passwd} /etc/passwd
-[ -z "{shared}" ] || mount --bind {shared} {mounted}
+if [ -n "{shared}" ]; then mount --bind {shared} {mounted}; else mount -t tmpfs tmpfs {mounted}; fi
 exec {sshd} -D -e -f {config}
 """
 
