@@ -67,6 +67,8 @@ class PackTrainable(tune.Trainable):
         self.shared = shared
         for folder in shared.search_path:
             plugin.add_search_path(folder)
+        import suite.train  # noqa: F401 - torch takes seconds, which are no trial's
+
         self.watchdog = Watchdog(shared.hang_after_s)
         self._take(config)
 

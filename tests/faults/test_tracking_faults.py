@@ -196,7 +196,7 @@ def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tall
     put_s = time.monotonic() - began
     assert sender.drain(120), sender.lost
     sender.close()
-    holder.wait()
+    holder.communicate()
     assert put_s < 0.5, "whoever trains must not wait for the database"
     calm = MemoryTracker(folder=tmp_path)
     run(calm, entries, tmp_path / "calm")
