@@ -3,9 +3,9 @@
 Ours: batched augmentation, channels behind pixels, small maps as matrix products. The usual loop: NCHW, a
 DataLoader over single images with torchvision v2's transforms. Both train the same network with the same settings.
 
-Margin and number of seeds were fixed beforehand: a pilot of 8 seeds of the usual loop had a standard deviation of SD
-points of test accuracy; two one-sided t-tests (Schuirmann 1987) at 5 % with 80 % power at no difference need
-2 (SD / MARGIN)^2 (1.645 + 1.282)^2 seeds of each.
+Margin and number of seeds were fixed beforehand: in pilots on other seeds (8, 6 and 6) the deviation was 0.5 to 1.07
+points of test accuracy, of which the largest is taken (SD); two one-sided t-tests (Schuirmann 1987) at 5 % with 80 %
+power at no difference need 2 (SD / MARGIN)^2 (1.645 + 1.282)^2 seeds of each.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from suite.train import Training, fit
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS, BATCH, LR, SIDE, PADDING = 6, 64, 0.05, 8, 1
-MARGIN, SD, SEEDS = 2.0, 1.0, 8
+MARGIN, SD, SEEDS = 2.0, 1.07, range(200, 206)
 CONFIG = {
     "data": {"name": "digits", "image_size": SIDE, "val_size": 0, "train_size": 1000},
     "model": {"arch": "resnet20"},
     "augment": "crop",
-    "augmentations": {"crop": {"padding": PADDING}},
+    "augmentations": {"crop": {"type": "crop", "padding": PADDING}},
     "train": {"epochs": EPOCHS, "batch_size": BATCH, "lr": LR, "schedule": "cosine", "precision": "fp32"},
 }
 
@@ -64,7 +64,9 @@ def usual(digits: Any, seed: int) -> float:
     labels = torch.from_numpy(np.array(digits.train_labels))[torch.from_numpy(split.train)]
     mean = (images.float() / 255).mean((0, 2, 3))
     std = (images.float() / 255).std((0, 2, 3)).clamp_min(1e-3)
-    v2 = vision.torchvision.transforms.v2
+    assert vision.torchvision  # imported in the one way that works everywhere
+    from torchvision.transforms import v2
+
     augmented = v2.Compose(
         [v2.RandomCrop(SIDE, padding=PADDING), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     )
@@ -101,17 +103,17 @@ def p_of_equivalence(a: list[float], b: list[float], margin: float) -> float:
 
 def test_the_number_of_seeds_has_the_power() -> None:
     needed = 2 * (SD / MARGIN) ** 2 * (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) ** 2
-    assert needed <= SEEDS
+    assert needed <= len(SEEDS)
 
 
 def test_the_fast_path_learns_what_the_usual_loop_learns(digits: Any, tmp_path: Path) -> None:
-    theirs = [usual(digits, seed) for seed in range(SEEDS)]
-    found = [ours(digits, seed, tmp_path / f"{seed}") for seed in range(SEEDS)]
+    theirs = [usual(digits, seed) for seed in SEEDS]
+    found = [ours(digits, seed, tmp_path / f"{seed}") for seed in SEEDS]
     difference = np.mean(found) - np.mean(theirs)
     assert p_of_equivalence(found, theirs, MARGIN) < 0.05, (
         f"ours {np.mean(found):.2f} (SD {np.std(found, ddof=1):.2f}), theirs {np.mean(theirs):.2f} "
         f"(SD {np.std(theirs, ddof=1):.2f}), difference {difference:+.2f} points"
     )
     # the control: what learns a little less well is not called equivalent
-    worse = [ours(digits, seed, tmp_path / f"worse{seed}", lr=LR / 20) for seed in range(3)]
+    worse = [ours(digits, seed, tmp_path / f"worse{seed}", lr=LR / 20) for seed in SEEDS[:3]]
     assert p_of_equivalence(worse, theirs, MARGIN) > 0.05
