@@ -164,21 +164,22 @@ class Member:
             outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
 
-    def _refuse_hung(self) -> None:
-        """Say that an earlier worker of this launch hung over this trial.
+    def _hung(self) -> bool:
+        """Whether an earlier worker of this launch hung over this trial and nobody was told yet; tells it.
 
         Raises:
             TrialError: it did so twice.
         """
         stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
         if not (stack.exists() and stack.stat().st_size):
-            return
+            return False
         times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
         kept = stack.rename(self.folder / f"{before}{times}.txt")
         text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
         if times > 1:
             raise TrialError(f"{text} (and once before)")
         self.warnings.append(f"{text}; trying once more from the last checkpoint")
+        return True
 
     def ready(self) -> bool:
         """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""

@@ -40,13 +40,13 @@ def wide(num_classes):
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 60 MB."""
+    """A disk of 120 MB."""
     place = tmp_path / "small"
     place.mkdir()
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(place)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(place)], capture_output=True, check=False
         ).returncode
     ):
         pytest.skip("no small disk can be mounted here: that needs root")
