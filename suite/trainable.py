@@ -135,7 +135,8 @@ class Member:
             if self.training is None:
                 if unseen := self._unseen():  # before anything is written there
                     return [self._end(Status.INTERRUPTED, **unseen)]
-                self._refuse_hung()
+                if hung := self._hung():  # said now: should it hang again, nothing would be
+                    return hung
             with self.watchdog.over(self.folder):
                 outcomes = self._advance(epoch)
         except TrialError as error:
@@ -164,22 +165,21 @@ class Member:
             outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
 
-    def _hung(self) -> bool:
-        """Whether an earlier worker of this launch hung over this trial and nobody was told yet; tells it.
+    def _hung(self) -> list[Outcome]:
+        """A line, where an earlier worker of this launch hung over this trial and nobody was told yet.
 
         Raises:
             TrialError: it did so twice.
         """
         stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
         if not (stack.exists() and stack.stat().st_size):
-            return False
+            return []
         times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
         kept = stack.rename(self.folder / f"{before}{times}.txt")
         text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
         if times > 1:
             raise TrialError(f"{text} (and once before)")
-        self.warnings.append(f"{text}; trying once more from the last checkpoint")
-        return True
+        return [self._outcome("warning", text=f"{text}; trying once more from the last checkpoint")]
 
     def ready(self) -> bool:
         """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""
