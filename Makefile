@@ -25,10 +25,10 @@ test: $(READY)  ## set up, and pass the tests (SUITE_CIFAR10, SUITE_TINYIMAGENET
 test-full: $(READY)  ## the tests with those that are too long for each commit
 	SUITE_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal
 
-cluster: $(READY)  ## as root: a cluster over ssh on hosts in namespaces, from ray up to ray down, with what gets lost (5 min)
+cluster: $(READY)  ## as root: a cluster over ssh on hosts in namespaces, from ray up to ray down, with what gets lost (long)
 	SUITE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
-faults: $(READY)  ## inject every fault of the matrix, some as root, and write reports/faults/ (25 min)
+faults: $(READY)  ## inject every fault of the matrix, some as root, and write reports/faults/ (long)
 	SUITE_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal -m fault
 
 check: $(READY)  ## lint, format, types, import directions, generated documents

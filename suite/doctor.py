@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from suite import disk, tracking
+from suite import disk, environment, tracking
 from suite.console import exit_codes, standard
 from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, raise_problems
 from suite.journal import FILE_NAME, History, Journal, Lock, read
@@ -80,6 +80,10 @@ def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
 def _versions() -> Finding:
     packages = ("ray", "mlflow", "torch", "torchvision", "optuna")
     text = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    try:
+        environment.check_floors()
+    except EnvironmentProblem as error:
+        return Finding("versions", "; ".join(problem.rule for problem in error.problems), error.problems[0].remedy)
     return Finding("versions", f"Python {platform.python_version()}, {text}")
 
 
@@ -176,11 +180,10 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
     """Checkpoints whose manifest does not verify, and drafts that a killed worker left."""
     from suite import checkpoint
 
-    damaged, drafts, whole = [], [], 0
+    damaged, drafts = [], []
     for trial in sorted((folder / "trials").glob("*")):
         found = checkpoint.damaged(trial / "checkpoints", trial.name)
         damaged += found
-        whole += len(list((trial / "checkpoints").glob("e*s*"))) - len(found)
         drafts += list((trial / "checkpoints").glob(".tmp-*"))
         if fix and found:
             checkpoint.newest(trial / "checkpoints", trial.name)
