@@ -25,7 +25,7 @@ from rich.console import Console
 from suite import disk, environment, tracking
 from suite.console import exit_codes, standard
 from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, raise_problems
-from suite.journal import FILE_NAME, History, Journal, Lock, read
+from suite.journal import FILE_NAME, History, Journal, Lock, close_stale, read
 from suite.records import Status
 from suite.redaction import redacted
 from suite.sweep import tracking_uri_of
@@ -153,23 +153,18 @@ def _sweep(folder: Path, uri: str, fix: bool, reachable: bool) -> Iterator[Findi
 def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding:
     """Trials that the journal has as running, though nobody holds the lock."""
     history = History(entries)
-    stale = [item for item in history.trials.values() if item.status is Status.RUNNING]
+    stale = sum(item.status is Status.RUNNING for item in history.trials.values())
     ended = sum(item.ended for item in history.in_plan())
     state = f"{ended} of {len(history.plan)} trials ended"
     if not stale and entries[-1]["kind"] == "close":
         return Finding(folder.name, state)
-    text = f"{state}; its process ended without a word, {len(stale)} trials were running"
+    text = f"{state}; its process ended without a word, {stale} trials were running"
     if not fix:
         return Finding(folder.name, text, "Launch it again, which goes on; or close its runs with --fix.")
     journal = Journal(folder / FILE_NAME)
     try:
-        for item in stale:
-            reason = "the process that ran it ended without a word"
-            journal.append("end", id=item.trial.id, status="interrupted", reason=reason, epochs=len(item.records))
-        left = {**{item.trial.id: item.status for item in history.in_plan()},
-                **{item.trial.id: Status.INTERRUPTED for item in stale}}  # fmt: skip
-        counts = {str(status): sum(each is status for each in left.values()) for status in Status}
-        journal.append("close", status="interrupted", counts=counts)
+        close_stale(history, lambda kind, **fields: history.feed(journal.append(kind, **fields)))
+        journal.append("close", status="interrupted", counts=history.counts())
         written = journal.flush(10.0)
     finally:
         journal.close()

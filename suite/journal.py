@@ -45,6 +45,7 @@ from suite.redaction import redacted
 Entry = dict[str, Any]
 FILE_NAME = "journal.jsonl"
 RETRY_EVERY_S = 1.0  # while the disk takes no entry
+DIED = "the process that ran it ended without a word"  # why a trial was interrupted that a dead launch left running
 # By these fields entries find each other and their files: they stay as they are. Elsewhere credentials are struck out.
 _NAMES = frozenset(
     {
@@ -283,6 +284,10 @@ class History:
         """The trials of the sweep as it now stands, in the plan's order."""
         return (self.trials[trial_id] for trial_id in self.plan)
 
+    def counts(self) -> dict[str, int]:
+        """How many trials of the plan stand where, by status."""
+        return {str(status): sum(item.status is status for item in self.in_plan()) for status in Status}
+
     def _on_launch(self, entry: Entry) -> None:
         self.launch = entry
 
@@ -318,6 +323,19 @@ class History:
 
     def _on_champion(self, entry: Entry) -> None:
         self.champion = entry["id"]
+
+
+def close_stale(history: History, record: Callable[..., None]) -> int:
+    """Put on record that the trials which a dead owner left running were interrupted; returns how many they were.
+
+    Args:
+        history: fed with what ``record`` writes.
+        record: takes an entry's kind and fields.
+    """
+    stale = [item for item in history.trials.values() if item.status is Status.RUNNING]
+    for item in stale:
+        record("end", id=item.trial.id, status="interrupted", reason=DIED, epochs=len(item.records))
+    return len(stale)
 
 
 class Lock:

@@ -27,7 +27,7 @@ from suite import disk, environment
 from suite.analysis import rank_arms
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
-from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory
+from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory, close_stale
 from suite.packs import packs
 from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
@@ -151,12 +151,13 @@ class Launch:
         """Make this process the folder's owner: token, stale states, the launch and the plan on record."""
         _write(self.folder / "launch", self.token)
         (self.folder / "stop").unlink(missing_ok=True)
-        stale = [item for item in self.history.trials.values() if item.status is Status.RUNNING]
-        for item in stale:
-            reason = "the process that ran it ended without a word"
-            self._record("end", id=item.trial.id, status="interrupted", reason=reason, epochs=len(item.records))
-        if stale:
-            self.board.warn(f"found an unfinished launch: {len(stale)} trials go on from their checkpoints")
+        if stale := close_stale(self.history, self._record):
+            self.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
+        for item in self.history.trials.values():  # what a launch that died had on record as gone, and still lies there
+            if item.status is Status.FINISHED:
+                self._remove(item.trial.id, "checkpoints")
+            if item.ended and not item.kept:
+                self._remove(item.trial.id, "best.pt")
 
     def _announce(self) -> None:
         spec = self.spec
@@ -410,8 +411,7 @@ class Launch:
             if item.status is Status.RUNNING:  # its worker was ended by force
                 self._record("end", id=item.trial.id, status="interrupted", epochs=len(item.records))
         failed = any(item.status is Status.FAILED for item in items)
-        counts = {str(status): sum(item.status is status for item in items) for status in Status}
-        self._record("close", status="finished" if finished else "interrupted", counts=counts)
+        self._record("close", status="finished" if finished else "interrupted", counts=self.history.counts())
         if not self.journal.flush(FLUSH_S):
             stop.problem = stop.problem or f"the journal cannot be written: {self._no_room()}"
         synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)

@@ -41,7 +41,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from suite.journal import Entry
+from suite.journal import DIED, Entry
 from suite.records import Status
 from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing
@@ -211,7 +211,7 @@ class Projection(ABC):
             self._put(run, tags={PARENT: parent.id})  # if somebody deleted their parent, this is a new one
         for run in self._children():  # whoever ran them is gone: this process holds the sweep's lock now
             if run.status == "RUNNING" and self._is_new(run, entry):
-                self._end(run, Status.INTERRUPTED, entry, {REASON: "the process that ran it ended without a word"})
+                self._end(run, Status.INTERRUPTED, entry, {REASON: DIED})
         self._status(parent, "RUNNING")
         if entry.get("text"):
             self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
