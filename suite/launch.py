@@ -32,7 +32,7 @@ from suite.packs import packs
 from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
 from suite.spec import Arm, SweepSpec
-from suite.tracking import MlflowTracker, Sender, Tracker
+from suite.tracking import MlflowTracker, Sender, Tracker, warm_export
 
 if TYPE_CHECKING:
     from suite.tuner import EarlyStop
@@ -100,6 +100,7 @@ class Launch:
         self.ran = 0
         self.confirmed: list[str] = []
         self.registered = False
+        self._warmed = False  # for the champion's registration
         self.numerics: Numerics | None = None
         self._removals = ThreadPoolExecutor(1, "removals")
         if not self.journal.entries:
@@ -342,6 +343,10 @@ class Launch:
                 self.stop.give_up(item.end["halt"])
             return
         self.ran += 1
+        if not self._warmed and not any(one.status is Status.PENDING for one in self.history.in_plan()):
+            self._warmed = True
+            if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto:
+                warm_export()
         if item.status is Status.FINISHED:
             self._remove(trial_id, "checkpoints")
             if item.kept:

@@ -7,13 +7,19 @@ they are there (torchvision 0.28.0, ``_meta_registrations.py``). Declaring just 
 They have no implementation: calling ``torchvision.ops.nms`` still fails, but classification, transforms and data sets
 never do. Where torchvision imports by itself, nothing is declared.
 
+And torchvision imports torch's compiler, for a function that says whether an operator of boxes could be compiled. That
+took 1.7 s of each process, and nothing here compiles: the function is looked up when it is called.
+
 Importing this module takes about a second: modules that may not need torchvision import it inside a function.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +33,23 @@ def _declare_operators() -> None:
     for name in ("nms", "qnms"):
         library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)
+
+
+@contextlib.contextmanager
+def _compiler_left_out() -> Iterator[None]:
+    """A stand-in for the one module of torch's compiler that torchvision asks for."""
+    name = "torch._dynamo.utils"
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(name)
+    stand_in.is_compile_supported = lambda kind: importlib.import_module(name).is_compile_supported(kind)  # type: ignore[attr-defined]
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 def _load() -> Any:
@@ -43,4 +66,5 @@ def _load() -> Any:
     return importlib.import_module("torchvision")
 
 
-torchvision: Any = _load()
+with _compiler_left_out():
+    torchvision: Any = _load()

@@ -9,6 +9,8 @@ import json
 import math
 import random
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from training import ACC, LAST_LOSS, differing, everything, finish, images, plai
 from suite import checkpoint, data, models, optim, probe, train
 from suite.errors import DivergedError, OutOfMemoryError, TrialError
 from suite.records import Numerics, stream
-from suite.spec import ModelConfig, TrialConfig
+from suite.spec import ModelConfig, TrainConfig, TrialConfig
 
 FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
 
@@ -771,3 +773,62 @@ def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
     )
     finish(running)
     assert len(states) == len(set(states)) >= 4
+
+
+# ---- torch's compiler stays out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stock"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any) -> None:
+    config = TrainConfig(optimizer=name, lr=0.1, weight_decay=0.01)
+    found = []
+    for own in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+        optimizer = optim.build([*net[:2].parameters()], [*net[3].parameters()], config)
+        if not own:
+            options = {
+                key: value
+                for key, value in optimizer.defaults.items()
+                if key in ("lr", "momentum", "nesterov", "betas")
+            }
+            optimizer = stock(optimizer.param_groups, **options, fused=True)
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.randn(8, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+        saved = optimizer.state_dict()
+        optimizer.load_state_dict(saved)
+        assert all(parameter.requires_grad for parameter in net.parameters())
+        found.append(
+            [
+                *net.state_dict().values(),
+                *(value for one in saved["state"].values() for value in one.values() if value is not None),
+            ]
+        )
+    assert len(found[0]) == len(found[1]) > 7
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+
+
+def test_a_worker_never_imports_torch_s_compiler() -> None:
+    """It takes half of the seconds that a worker needs to start."""
+    code = """
+import sys
+import torch
+from suite import models, optim, train, vision
+from suite.spec import ModelConfig, TrainConfig
+for arch in ("resnet20", "resnet18"):
+    net = models.build(ModelConfig(arch=arch), 10)
+    optimizer = optim.build([], net.parameters(), TrainConfig(lr=0.1))
+    net(torch.randn(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+assert "torch._dynamo" not in sys.modules
+import torchvision.ops  # works, and so does the compiler, for whoever wants it
+import torch._dynamo.utils
+assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(2)).tolist() == [1, 1]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

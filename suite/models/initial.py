@@ -113,6 +113,11 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parts: dict[int, int] = {}  # place in `registered` -> draws so far
         self.shape: torch.Size | None = None  # of the last seeded draw, until something else is registered
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler (1.7 s) only to keep it away from here."""
+        return False
+
     def register(self, tensor: Tensor) -> None:
         self.numbers[_address(tensor)] = len(self.registered)
         self.registered.append(tensor)
@@ -122,7 +127,10 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         # A constructor that brings a generator of its own has its reasons.
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
-            self._before_draw(args[0] if args and isinstance(args[0], Tensor) else None)
+            target = args[0] if args and isinstance(args[0], Tensor) else None
+            self._before_draw(target)
+            if target is not None and target.is_meta and func.overloadpacket.__name__.endswith("_"):
+                return target  # nothing to fill; torch would reach for its compiler here too
         return func(*args, **kwargs)
 
     def _before_draw(self, target: Tensor | None) -> None:

@@ -15,6 +15,7 @@ from suite.tracking.pictures import log_images, read_images
 from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
 from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
+from suite.tracking.registry import warm_export
 from suite.tracking.sender import Sender
 from suite.tracking.store import MlflowTracker
 from suite.tracking.uri import default_artifacts, default_uri, exists, warm
@@ -40,4 +41,5 @@ __all__ = [
     "read_images",
     "resolve_weights",
     "warm",
+    "warm_export",
 ]

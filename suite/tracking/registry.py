@@ -6,9 +6,12 @@ state dict lies beside it, for ``model.weights: models:/NAME@champion``.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import logging
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ALIAS, FOLDER = "champion", "model"
+
+
+def warm_export() -> threading.Thread:
+    """Import what an export needs on a thread: 3 s that pass while the last trials train and Ray goes down."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # then the registration says so
+            importlib.import_module("mlflow.pytorch")
+            importlib.import_module("torch.export._trace")  # torch.export.export imports it, and torch's compiler
+
+    thread = threading.Thread(target=load, name="warm-export", daemon=True)
+    thread.start()
+    return thread
 
 
 def register(client: Any, name: str, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
