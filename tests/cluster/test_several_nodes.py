@@ -136,6 +136,24 @@ def test_a_lost_node_costs_a_line_and_nothing_else(
     assert work.curves() == alone(work.path, tmp_path, monkeypatch)
 
 
+@pytest.mark.fault(17)
+def test_a_node_that_is_told_to_go_costs_a_line_and_nothing_else(
+    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spot machine's notice: its Ray gets SIGTERM, drains, and ends."""
+    cluster.worker("stays")
+    goes = cluster.worker("spot")
+    work.write()
+    process = work.start()
+    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
+    cluster.on(goes, "pkill -TERM -x raylet")
+    said = work.end(process)
+    assert said.count("was lost") == 1 and goes.address in said, said
+    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    work.assert_tracked()
+    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+
+
 @pytest.mark.fault(18)
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
     cluster.worker("early")

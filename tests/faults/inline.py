@@ -196,7 +196,8 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             ["suite.train", "suite.launch", "suite.tuner", "suite.sweep", "mlflow.tracking", "suite.gallery",
-             "mlflow.store.tracking.sqlalchemy_store", "inline"]
+             "mlflow.store.tracking.sqlalchemy_store", "mlflow.pytorch", "torch.export._trace", "sklearn.datasets",
+             "suite.vision", "inline"]
         )  # fmt: skip
 
     def launch(self, folder: Path, at: int = 0, build: str = "", **options: Any) -> int:

@@ -107,6 +107,21 @@ def test_what_is_missing_or_strange_is_noticed(saved: Path, tmp_path: Path, tall
     tally.add()
 
 
+@pytest.mark.fault(21, control=True)
+def test_without_its_manifest_a_cut_checkpoint_is_taken(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken build: the newest is believed, and the trial ends there."""
+    folder, newest = damaged(saved, tmp_path / "it")
+    file = newest / "last.pt"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    monkeypatch.setattr(checkpoint, "_damage", lambda candidate, trial: None)
+    found = checkpoint.newest(folder, TRIAL)
+    assert found is not None and found.epoch == 4
+    with pytest.raises(RuntimeError, match="central directory"):
+        found.read("last.pt")
+
+
 @pytest.mark.fault(21)
 def test_without_a_good_one_the_trial_starts_anew(saved: Path, tmp_path: Path, tally: Tally) -> None:
     folder, _ = damaged(saved, tmp_path / "it")

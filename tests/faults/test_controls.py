@@ -1,0 +1,255 @@
+"""What the same faults do to a sweep of stock parts (``stock.py``): each must fail there what the suite survives.
+
+A fault that the stock stack survives too would show nothing; these tests fail when that happens, with an update of Ray
+or MLflow for one, and the row's claim should then be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from test_disk_full import fill, small  # noqa: F401
+from test_tracking import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SCRIPT = Path(__file__).parent / "stock.py"
+
+
+class Stock:
+    """A folder with a stock sweep in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
+        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(self.folder), *options], cwd=self.folder, env=kept | variables,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def finish(self, *options: str, **variables: str) -> tuple[int, str]:
+        """Its exit code and output."""
+        process = self.start(*options, **variables)
+        output = process.communicate(timeout=240)[0]
+        return process.returncode, output
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        if not (self.folder / "mlflow.db").exists():
+            return []
+        with sqlite3.connect(self.folder / "mlflow.db", timeout=30) as connection:
+            try:
+                return connection.execute(sql).fetchall()
+            except sqlite3.OperationalError:  # its tables are being made
+                return []
+
+    def runs(self) -> list[str]:
+        return sorted(status for (status,) in self.query("select status from runs"))
+
+    def rows(self) -> int:
+        return len(self.query("select 1 from metrics where key = 'loss'"))
+
+    def wait_for_rows(self, process: subprocess.Popen[str], count: int) -> None:
+        wait_for(process, lambda: self.rows() >= count)
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """The driver and all that it started."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for one in below:
+        if one.is_running():
+            one.kill()
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Stock:
+    return Stock(tmp_path)
+
+
+@pytest.mark.fault(1, 3, 4, 16, control=True, full=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+def test_a_stopped_sweep_leaves_runs_running_and_goes_on_in_others(stock: Stock, number: signal.Signals) -> None:
+    process = stock.start()
+    stock.wait_for_rows(process, 5)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 128 + number, "a stop that a shell can tell"
+    assert "RUNNING" in stock.runs()
+    code, output = stock.finish("--restore")
+    assert code == 0, output
+    assert "RUNNING" in stock.runs() and len(stock.runs()) > 2, "one run for each of two trials"
+
+
+@pytest.mark.fault(6, control=True, full=True)
+def test_a_trial_does_not_outlive_its_worker(stock: Stock) -> None:
+    process = stock.start()
+    stock.wait_for_rows(process, 3)
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "train" in one.name()]
+    assert workers, "no worker is named after the trainable"
+    workers[0].kill()
+    process.communicate(timeout=120)
+    assert "FAILED" in stock.runs()
+
+
+@pytest.mark.fault(10, control=True, full=True)
+def test_a_sweep_with_a_failed_trial_ends_as_if_it_had_none(stock: Stock) -> None:
+    code, _ = stock.finish("--values", "0.1,200", "--epochs", "2")
+    assert code == 0 and "FAILED" in stock.runs()
+
+
+@pytest.mark.fault(11, control=True, full=True)
+def test_a_diverged_trial_goes_on_to_its_end_and_counts_as_finished(stock: Stock) -> None:
+    code, output = stock.finish("--values", "0.1,nan", "--epochs", "4")
+    assert code == 0, output
+    assert stock.runs() == ["FINISHED", "FINISHED"]
+    assert stock.query("select count(*) from metrics where key = 'loss' and is_nan = 1") == [(4,)]
+
+
+@pytest.mark.fault(19, 20, control=True, full=True)
+def test_a_full_disk_ends_it_with_no_word_for_what_to_do(stock: Stock, small: Path) -> None:  # noqa: F811
+    """The suite waits, and goes on when there is room. This one has failed before there is any."""
+    process = stock.start("--storage", str(small), "--bytes", "2000000", "--epochs", "30")
+    stock.wait_for_rows(process, 3)
+    ballast = fill(small, 0)
+    end_of_wait = time.monotonic() + 60
+    while process.poll() is None and "FAILED" not in stock.runs() and time.monotonic() < end_of_wait:
+        time.sleep(0.2)
+    ballast.unlink()
+    process.communicate(timeout=120)
+    assert process.returncode != 0 or "FAILED" in stock.runs()
+
+
+@pytest.mark.fault(28, 29, control=True, full=True)
+def test_a_server_that_goes_takes_the_sweep_along(stock: Stock) -> None:
+    """Training stands still while the callback waits: 4, 8, 16, 32 ... s between tries."""
+    server = Server(stock.folder)
+    server.start()
+    process = stock.start("--uri", server.uri, "--epochs", "400")
+    try:
+        stock.wait_for_rows(process, 5)
+        server.kill()
+        time.sleep(3)
+        before = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
+        time.sleep(8)
+        after = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
+        assert process.poll() is not None or after - before <= 10, "it trained on: 100 epochs of 0.15 s fit"
+    finally:
+        end(process)
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.mark.fault(31, control=True, full=True)
+def test_a_locked_database_makes_stray_runs(tmp_path: Path) -> None:
+    """MLflow's own wait is 20 s; then Ray's callback logs into a run that it makes up, and says nothing."""
+    from mlflow.tracking import MlflowClient
+    from ray.air._internal.mlflow import _MLflowLoggerUtil
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    util = _MLflowLoggerUtil()
+    util.setup_mlflow(tracking_uri=uri, experiment_name="stock")
+    client = MlflowClient(uri)
+    run = util.start_run(run_name="mine", set_active=False).info.run_id
+    holder = subprocess.Popen(
+        [sys.executable, "-c",
+         "import sqlite3, sys, time\n"
+         "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+         "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(23); c.execute('ROLLBACK')",
+         str(tmp_path / "mlflow.db")],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    util.log_metrics(step=1, metrics_to_log={"loss": 0.5}, run_id=run)
+    holder.communicate()
+    util._mlflow.end_run()
+    assert client.get_run(run).data.metrics == {}, "the value came where it belongs"
+    strays = client.search_runs([client.get_experiment_by_name("stock").experiment_id])
+    assert len(strays) == 2
+
+
+@pytest.mark.fault(34, 35, control=True)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_mlflow_alone_cuts_what_is_long_and_refuses_a_name(tmp_path: Path) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.create_run("0").info.run_id
+    client.log_param(run, "long", "x" * 20_000)
+    assert len(client.get_run(run).data.params["long"]) == 6000
+    with pytest.raises(MlflowException, match="Invalid value"):
+        client.log_metric(run, 'said "it"', 1.0)
+
+
+@pytest.mark.fault(36, 37, 38, control=True, full=True)
+def test_started_twice_it_runs_twice_and_once_more_when_it_is_complete(stock: Stock) -> None:
+    both = [stock.start("--epochs", "4"), stock.start("--epochs", "4")]
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert len(stock.runs()) == 4, "two trials"
+    stock.finish("--epochs", "1")
+    assert len(stock.runs()) == 6
+
+
+@pytest.mark.fault(39, control=True, full=True)
+def test_other_values_are_passed_over_when_it_is_restored(stock: Stock) -> None:
+    process = stock.start()
+    stock.wait_for_rows(process, 3)
+    process.kill()
+    process.communicate()
+    code, output = stock.finish("--restore", "--values", "0.7,0.8")
+    assert code == 0, output
+    found = {value for (value,) in stock.query("select value from params where key = 'lr'")}
+    assert found == {"0.1", "0.2"}, "the values that the user asks for now"
+
+
+@pytest.mark.fault(41, control=True)
+def test_the_newest_state_is_the_one_with_the_largest_name(tmp_path: Path) -> None:
+    """Names carry the wall clock, so after it stepped back the older file is taken."""
+    from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
+
+    older, newer = (tmp_path / f"experiment_state-2026-11-28_{hour}-00-00.json" for hour in (12, 11))
+    older.write_text("{}")
+    newer.write_text("{}")
+    os.utime(older, (1, 1))
+    assert str(_find_newest_experiment_checkpoint(str(tmp_path))).endswith(older.name)
+
+
+@pytest.mark.fault(43, control=True, full=True)
+def test_for_a_gpu_that_is_not_there_it_waits(stock: Stock) -> None:
+    process = stock.start("--gpu", "0.5")
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=40)
+    finally:
+        end(process)
+
+
+@pytest.mark.fault(44, control=True)
+def test_yaml_alone_takes_what_cannot_be_meant() -> None:
+    read: Any = yaml.safe_load("lr: 1e-3\nbatch_size: 12:30\nlr: 2e-3\non: yes\nepochs: .nan\n")
+    assert read["lr"] == "2e-3", "a number, and given twice"
+    assert read["batch_size"] == 750 and read[True] is True and math.isnan(read["epochs"])
