@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["SUITE_CACHE"]
 
 
+_making = threading.Lock()  # some tests run two sweeps at once
+
+
 @functools.cache
 def _empty_store() -> Path:
     """MLflow's database without a run, as MLflow makes it."""
@@ -158,7 +162,8 @@ class Folder:
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
         """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""
         if not {"--tracking-uri", "--dry-run", "--smoke"} & {*arguments} and not (self.path / "mlflow.db").exists():
-            shutil.copy(_empty_store(), self.path / "mlflow.db")
+            with _making:
+                shutil.copy(_empty_store(), self.path / "mlflow.db")
 
     # ---- what is left behind
 

@@ -242,8 +242,14 @@ def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, store: 
 
 @pytest.mark.browser
 @needed
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1440, "dark"),
+        *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((390, "dark"), (1440, "light"))),
+    ],
+)
 def test_the_page_passes_axe_cores_rules(width: int, scheme: str, store: Store, tmp_path: Path) -> None:
     import axe_playwright_python
 

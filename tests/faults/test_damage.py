@@ -118,7 +118,7 @@ def test_without_its_manifest_a_cut_checkpoint_is_taken(
     monkeypatch.setattr(checkpoint, "_damage", lambda candidate, trial: None)
     found = checkpoint.newest(folder, TRIAL)
     assert found is not None and found.epoch == 4
-    with pytest.raises(RuntimeError, match="central directory"):
+    with pytest.raises((RuntimeError, OSError)):
         found.read("last.pt")
 
 
