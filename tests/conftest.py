@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,14 +97,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["SUITE_CACHE"]
 
 
-_making = threading.Lock()  # some tests run two sweeps at once
-
-
 @functools.cache
 def _empty_store() -> Path:
     """MLflow's database without a run, as MLflow makes it."""
     file = Path(os.environ["SUITE_CACHE"]) / f"empty-{os.getpid()}" / "mlflow.db"
-    file.parent.mkdir(parents=True)
+    if file.exists():  # pytest has this module twice
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
     code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
     uri, artifacts = f"sqlite:///{file}", str(file.parent / "mlartifacts")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, uri, artifacts], check=True, capture_output=True)
@@ -162,8 +160,7 @@ class Folder:
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
         """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""
         if not {"--tracking-uri", "--dry-run", "--smoke"} & {*arguments} and not (self.path / "mlflow.db").exists():
-            with _making:
-                shutil.copy(_empty_store(), self.path / "mlflow.db")
+            shutil.copy(_empty_store(), self.path / "mlflow.db")
 
     # ---- what is left behind
 
