@@ -26,13 +26,18 @@ PACKAGES = (
 )
 
 
+FLAGS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
+
 def hardware() -> str:
-    """The processor in a word or two, with its number of logical cores."""
+    """The processor in a word or two, with its number of logical cores and its widest arithmetic: a name hides that."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         cores = sum(line.startswith("processor") for line in lines)
+        flags = set(next(line for line in lines if line.startswith("flags")).split())
+        name += next((f" {said}" for flag, said in FLAGS.items() if flag in flags), "")
     except (OSError, StopIteration):
         cores = 0
     return f"{cores}x {name}" if cores else name
