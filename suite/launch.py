@@ -343,7 +343,10 @@ class Launch:
                 self.stop.give_up(item.end["halt"])
             return
         self.ran += 1
-        if not self._warmed and not any(one.status is Status.PENDING for one in self.history.in_plan()):
+        waiting = (
+            one for one in self.history.in_plan() if one.status is Status.PENDING and self._chosen(one.trial.arm)
+        )
+        if not self._warmed and not any(waiting):
             self._warmed = True
             if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto:
                 warm_export()
@@ -366,12 +369,17 @@ class Launch:
                 spared.add(best.trial.id)
         for item in self.history.trials.values():
             if item.kept and item.trial.id not in spared:
-                self._remove(item.trial.id, "best.pt")
                 self._record("drop", id=item.trial.id)
+                self._remove(item.trial.id, "best.pt")
 
     def _remove(self, trial_id: str, name: str) -> None:
         """Remove what nobody needs any more, in the background: Tune's loop, which calls this, waits for no disk."""
-        self._removals.submit(_delete, self.folder / "trials" / trial_id / name)
+        self._removals.submit(self._remove_recorded, self.folder / "trials" / trial_id / name)
+
+    def _remove_recorded(self, path: Path) -> None:
+        """Remove it once the entry that makes it superfluous is durable; if that cannot be, the next launch does."""
+        if self.journal.failure is None and self.journal.flush(FLUSH_S):
+            _delete(path)
 
     def _crown(self) -> None:
         """Name the winner: the arm with the best mean over its seeds, and its best trial."""

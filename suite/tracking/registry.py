@@ -36,7 +36,7 @@ def warm_export() -> threading.Thread:
             importlib.import_module("mlflow.pytorch")
             importlib.import_module("torch.export._trace")  # torch.export.export imports it, and torch's compiler
 
-    thread = threading.Thread(target=load, name="warm-export", daemon=True)
+    thread = threading.Thread(target=load, name="warm-export")  # no daemon: no process should end in mid-import
     thread.start()
     return thread
 
