@@ -103,10 +103,12 @@ def _empty_store() -> Path:
     file = Path(os.environ["SUITE_CACHE"]) / f"empty-{os.getpid()}" / "mlflow.db"
     if file.exists():  # pytest has this module twice
         return file
-    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.parent.with_suffix(".draft")
+    draft.mkdir(parents=True, exist_ok=True)
     code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
-    uri, artifacts = f"sqlite:///{file}", str(file.parent / "mlartifacts")
+    uri, artifacts = f"sqlite:///{draft / 'mlflow.db'}", str(draft / "mlartifacts")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, uri, artifacts], check=True, capture_output=True)
+    draft.rename(file.parent)
     return file
 
 
@@ -117,6 +119,7 @@ class Folder:
         self.path = path
         (path / "tiny_net.py").write_text(TINY)
         self.name = "tiny"
+        self.first = False  # whether MLflow's store is not there yet, and the sweep makes it
 
     def write(self, **changes: Any) -> Path:
         """The sweep file: SWEEP with top-level keys replaced, or dropped where None."""
@@ -159,7 +162,8 @@ class Folder:
 
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
         """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""
-        if not {"--tracking-uri", "--dry-run", "--smoke"} & {*arguments} and not (self.path / "mlflow.db").exists():
+        elsewhere = self.first or {"--tracking-uri", "--dry-run", "--smoke"} & {*arguments}
+        if not elsewhere and not (self.path / "mlflow.db").exists():
             shutil.copy(_empty_store(), self.path / "mlflow.db")
 
     # ---- what is left behind

@@ -799,8 +799,10 @@ def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any) -> Non
             optimizer.zero_grad()
             net(torch.randn(8, 3, 8, 8)).square().mean().backward()
             optimizer.step()
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        net(torch.randn(8, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
         saved = optimizer.state_dict()
-        optimizer.load_state_dict(saved)
         assert all(parameter.requires_grad for parameter in net.parameters())
         found.append(
             [
@@ -808,7 +810,7 @@ def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any) -> Non
                 *(value for one in saved["state"].values() for value in one.values() if value is not None),
             ]
         )
-    assert len(found[0]) == len(found[1]) > 7
+    assert len(found[0]) == len(found[1]) > 9
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
 
 
@@ -819,11 +821,13 @@ import sys
 import torch
 from suite import models, optim, train, vision
 from suite.spec import ModelConfig, TrainConfig
-for arch in ("resnet20", "resnet18"):
+for arch, name in (("resnet20", "sgd"), ("resnet18", "adam"), ("resnet18", "adamw")):
     net = models.build(ModelConfig(arch=arch), 10)
-    optimizer = optim.build([], net.parameters(), TrainConfig(lr=0.1))
+    optimizer = optim.build([], net.parameters(), TrainConfig(lr=0.1, optimizer=name))
     net(torch.randn(2, 3, 32, 32)).sum().backward()
     optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
 assert "torch._dynamo" not in sys.modules
 import torchvision.ops  # works, and so does the compiler, for whoever wants it
 import torch._dynamo.utils

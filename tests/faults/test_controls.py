@@ -88,26 +88,26 @@ def stock(tmp_path: Path) -> Stock:
     return Stock(tmp_path)
 
 
-@pytest.mark.fault(1, 3, 4, 16, control=True, full=True)
+@pytest.mark.fault(1, 3, 4, control=True, full=True)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 def test_a_stopped_sweep_leaves_runs_running_and_goes_on_in_others(stock: Stock, number: signal.Signals) -> None:
-    process = stock.start()
+    process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 5)
     process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode != 128 + number, "a stop that a shell can tell"
     assert "RUNNING" in stock.runs()
-    code, output = stock.finish("--restore")
+    code, output = stock.finish("--restore", "--epochs", "40")
     assert code == 0, output
     assert "RUNNING" in stock.runs() and len(stock.runs()) > 2, "one run for each of two trials"
 
 
 @pytest.mark.fault(6, control=True, full=True)
-def test_a_trial_does_not_outlive_its_worker(stock: Stock) -> None:
-    process = stock.start()
+def test_with_tunes_default_a_trial_does_not_outlive_its_worker(stock: Stock) -> None:
+    """FailureConfig(max_failures=0). With retries the stock stack survives this one too (tried with 3)."""
+    process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 3)
-    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "train" in one.name()]
-    assert workers, "no worker is named after the trainable"
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in one.name()]
+    assert workers, "no worker is named as Ray 2.60 names those of a function"
     workers[0].kill()
     process.communicate(timeout=120)
     assert "FAILED" in stock.runs()
@@ -127,22 +127,23 @@ def test_a_diverged_trial_goes_on_to_its_end_and_counts_as_finished(stock: Stock
     assert stock.query("select count(*) from metrics where key = 'loss' and is_nan = 1") == [(4,)]
 
 
-@pytest.mark.fault(19, 20, control=True, full=True)
-def test_a_full_disk_ends_it_with_no_word_for_what_to_do(stock: Stock, small: Path) -> None:  # noqa: F811
+@pytest.mark.fault(19, control=True, full=True)
+def test_a_trial_does_not_outlive_a_full_disk(stock: Stock, small: Path) -> None:  # noqa: F811
     """The suite waits, and goes on when there is room. This one has failed before there is any."""
-    process = stock.start("--storage", str(small), "--bytes", "2000000", "--epochs", "30")
+    process = stock.start("--storage", str(small), "--bytes", "200000", "--epochs", "300")
     stock.wait_for_rows(process, 3)
-    ballast = fill(small, 0)
-    end_of_wait = time.monotonic() + 60
+    fill(small, 0)
+    end_of_wait = time.monotonic() + 90
     while process.poll() is None and "FAILED" not in stock.runs() and time.monotonic() < end_of_wait:
         time.sleep(0.2)
-    ballast.unlink()
-    process.communicate(timeout=120)
-    assert process.returncode != 0 or "FAILED" in stock.runs()
+    ended, runs = process.poll(), stock.runs()
+    if ended is None:
+        end(process)
+    assert "FAILED" in runs or ended not in (None, 0), f"{ended} {runs}"
 
 
-@pytest.mark.fault(28, 29, control=True, full=True)
-def test_a_server_that_goes_takes_the_sweep_along(stock: Stock) -> None:
+@pytest.mark.fault(28, control=True, full=True)
+def test_while_a_server_is_away_nothing_is_trained(stock: Stock) -> None:
     """Training stands still while the callback waits: 4, 8, 16, 32 ... s between tries."""
     server = Server(stock.folder)
     server.start()
@@ -152,6 +153,7 @@ def test_a_server_that_goes_takes_the_sweep_along(stock: Stock) -> None:
         server.kill()
         time.sleep(3)
         before = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
+        assert before
         time.sleep(8)
         after = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
         assert process.poll() is not None or after - before <= 10, "it trained on: 100 epochs of 0.15 s fit"
@@ -161,33 +163,34 @@ def test_a_server_that_goes_takes_the_sweep_along(stock: Stock) -> None:
             server.kill()
 
 
-@pytest.mark.fault(31, control=True, full=True)
-@pytest.mark.filterwarnings("ignore")
-def test_a_locked_database_makes_stray_runs(tmp_path: Path) -> None:
-    """MLflow's own wait is 20 s; then Ray's callback logs into a run that it makes up, and says nothing."""
-    from mlflow.tracking import MlflowClient
-    from ray.air._internal.mlflow import _MLflowLoggerUtil
+# In a process of its own: Ray's part names MLflow's store in the environment.
+LOCKED = """
+import subprocess, sys
+from mlflow.tracking import MlflowClient
+from ray.air._internal.mlflow import _MLflowLoggerUtil
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    util = _MLflowLoggerUtil()
-    util.setup_mlflow(tracking_uri=uri, experiment_name="stock")
-    client = MlflowClient(uri)
-    run = util.start_run(run_name="mine", set_active=False).info.run_id
-    holder = subprocess.Popen(
-        [sys.executable, "-c",
-         "import sqlite3, sys, time\n"
-         "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-         "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(23); c.execute('ROLLBACK')",
-         str(tmp_path / "mlflow.db")],
-        stdout=subprocess.PIPE, text=True,
+util = _MLflowLoggerUtil()
+util.setup_mlflow(tracking_uri="sqlite:///mlflow.db", experiment_name="stock")
+run = util.start_run(run_name="mine", set_active=False).info.run_id
+lock = "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(23); c.execute('ROLLBACK')"
+code = "import sqlite3, time; c = sqlite3.connect('mlflow.db', isolation_level=None); " + lock
+holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+assert holder.stdout.readline().strip() == "held"
+util.log_metrics(step=1, metrics_to_log={"loss": 0.5}, run_id=run)
+holder.communicate()
+util._mlflow.end_run()
+assert MlflowClient("sqlite:///mlflow.db").get_run(run).data.metrics == {}, "the value came where it belongs"
+"""
+
+
+@pytest.mark.fault(31, control=True, full=True)
+def test_a_locked_database_costs_a_value_and_nobody_is_told(tmp_path: Path) -> None:
+    """MLflow's own wait is 20 s; then Ray's callback logs elsewhere, into a run that it makes up, or nowhere."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOCKED], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=False,
     )  # fmt: skip
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    util.log_metrics(step=1, metrics_to_log={"loss": 0.5}, run_id=run)
-    holder.communicate()
-    util._mlflow.end_run()
-    assert client.get_run(run).data.metrics == {}, "the value came where it belongs"
-    strays = client.search_runs([client.get_experiment_by_name("stock").experiment_id])
-    assert len(strays) == 2
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.fault(34, 35, control=True)
@@ -204,24 +207,23 @@ def test_mlflow_alone_cuts_what_is_long_and_refuses_a_name(tmp_path: Path) -> No
         client.log_metric(run, 'said "it"', 1.0)
 
 
-@pytest.mark.fault(36, 37, 38, control=True, full=True)
-def test_started_twice_it_runs_twice_and_once_more_when_it_is_complete(stock: Stock) -> None:
+@pytest.mark.fault(36, 38, control=True, full=True)
+def test_complete_it_runs_again_and_twice_where_it_is_started_twice(stock: Stock) -> None:
+    stock.finish("--epochs", "1")  # two at once that make MLflow's tables end with an error
+    assert len(stock.runs()) == 2
     both = [stock.start("--epochs", "4"), stock.start("--epochs", "4")]
     outputs = [process.communicate(timeout=200)[0] for process in both]
-    ended_well = [process.returncode for process in both] == [0, 0]
     runs = len(stock.runs())
-    assert not ended_well or runs == 4, f"of two trials {runs} runs; {outputs}"
-    stock.finish("--epochs", "1")
-    assert len(stock.runs()) == runs + 2, "complete, and trained again"
+    assert runs == 6, f"complete, and trained again twice would be 6: {runs}; {outputs}"
 
 
 @pytest.mark.fault(39, control=True, full=True)
 def test_other_values_are_passed_over_when_it_is_restored(stock: Stock) -> None:
-    process = stock.start()
+    process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 3)
     process.kill()
     process.communicate()
-    code, output = stock.finish("--restore", "--values", "0.7,0.8")
+    code, output = stock.finish("--restore", "--values", "0.7,0.8", "--epochs", "40")
     assert code == 0, output
     found = {value for (value,) in stock.query("select value from params where key = 'lr'")}
     assert found == {"0.1", "0.2"}, "the values that the user asks for now"
@@ -241,10 +243,11 @@ def test_the_newest_state_is_the_one_with_the_largest_name(tmp_path: Path) -> No
 
 @pytest.mark.fault(43, control=True, full=True)
 def test_for_a_gpu_that_is_not_there_it_waits(stock: Stock) -> None:
-    process = stock.start("--gpu", "0.5")
+    process = stock.start("--gpu", "64")
     try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=40)
+        wait_for(process, lambda: any(stock.folder.glob("ray/stock/experiment_state*")))
+        time.sleep(20)
+        assert process.poll() is None and "FAILED" not in stock.runs() and stock.rows() == 0
     finally:
         end(process)
 
