@@ -38,6 +38,8 @@ class Stock:
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), str(self.folder), *options], cwd=self.folder, env=kept | variables,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            # a shell's background job, as these tests may be, ignores it, and Python leaves that as it is
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def finish(self, *options: str, **variables: str) -> tuple[int, str]:
