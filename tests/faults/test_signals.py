@@ -58,17 +58,21 @@ def ours(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def left_of(processes: list[psutil.Process], seconds: float) -> list[str]:
-    """Names of those that still live after so long; Ray's agents, which go a minute after their raylet, apart."""
-    agents = [one for one in processes if _name(one).endswith("Agent")]
-    _, alive = psutil.wait_procs([one for one in processes if one not in agents], timeout=seconds)
-    return [_name(one) for one in alive]
+    """Command lines of those that still live after so long: workers, raylet, head.
+
+    Ray's agents, monitors and dashboard, which write only below /tmp/ray, go within two minutes of a killed driver.
+    """
+    writers = [one for one in processes if not any(word in _line(one) for word in ("Agent", "monitor.py", "dashboard"))]
+    _, alive = psutil.wait_procs(writers, timeout=seconds)
+    return [line for one in alive if (line := _line(one))]
 
 
-def _name(process: psutil.Process) -> str:
+def _line(process: psutil.Process) -> str:
+    """The command line; "" of one that has ended."""
     try:
-        return process.name()
+        return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
-        return "ended meanwhile"
+        return ""
 
 
 @pytest.mark.fault(1, 3, 4, full=True)
