@@ -80,18 +80,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 _results: list[tuple[list[int], bool, str, str, list[Any], float]] = []
+_tallies: dict[str, list[Any]] = {}  # test -> what it did: said when its fixture ends, after its outcome
 _started = time.time()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep what became of a marked test."""
     found = dict(report.user_properties)
-    if "fault" not in found or not (report.when == "call" or report.skipped or report.failed):
+    if "fault" not in found:
         return
-    if report.when == "teardown" and not report.failed:
+    if "tally" in found:
+        _tallies.setdefault(report.nodeid, [0, 0, {}])[:] = found["tally"]
+    if not (report.when == "call" or report.skipped or report.failed):
         return
     rows, control = found["fault"]
-    _results.append((rows, control, report.nodeid, report.outcome, found.get("tally", [0, 0, {}]), report.duration))
+    tally = _tallies.setdefault(report.nodeid, [0, 0, {}])
+    _results.append((rows, control, report.nodeid, report.outcome, tally, report.duration))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -60,11 +60,17 @@ def ours(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def left_of(processes: list[psutil.Process], seconds: float) -> list[str]:
     """Command lines of those that still live after so long: workers, raylet, head.
 
-    Ray's agents, monitors and dashboard, which write only below /tmp/ray, go within two minutes of a killed driver.
+    What else Ray started, and a worker that was starting and had not joined, goes within two minutes of a killed driver.
     """
-    writers = [one for one in processes if not any(word in _line(one) for word in ("Agent", "monitor.py", "dashboard"))]
+    writers = [one for one in processes if _writes(_line(one))]
     _, alive = psutil.wait_procs(writers, timeout=seconds)
     return [line for one in alive if (line := _line(one))]
+
+
+def _writes(line: str) -> bool:
+    program = line.partition(" ")[0]
+    worker = program.startswith("ray::") and not program.endswith("Agent")
+    return worker or program.endswith(("/raylet", "/gcs_server"))
 
 
 def _line(process: psutil.Process) -> str:
