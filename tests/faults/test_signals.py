@@ -60,7 +60,7 @@ def ours(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def left_of(processes: list[psutil.Process], seconds: float) -> list[str]:
     """Command lines of those that still live after so long: workers, raylet, head.
 
-    What else Ray started, and a worker that was starting and had not joined, goes within two minutes of a killed driver.
+    What else Ray started, and a worker that had not joined yet, goes within two minutes of a killed driver.
     """
     writers = [one for one in processes if _writes(_line(one))]
     _, alive = psutil.wait_procs(writers, timeout=seconds)
