@@ -24,8 +24,7 @@ PACKAGES = (
     "albumentations",
     "kornia",
 )
-
-
+# of /proc/cpuinfo, widest first
 FLAGS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,21 +119,28 @@ def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, 
     assert files(cluster.network.shared) == before, "something was left behind"
 
 
-@pytest.mark.fault(12)
-def test_a_lost_node_costs_a_line_and_nothing_else(
-    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_a_lost_node_costs_a_line(
+    cluster: Cluster, work: Work, scratch: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Host], object]
 ) -> None:
+    """Of two workers one goes in the middle: one line, and the figures of one machine."""
     cluster.worker("stays")
     goes = cluster.worker("goes")
     work.write()
     process = work.start()
     work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
-    goes.pull_the_plug()
+    lose(goes)
     said = work.end(process)
     assert said.count("was lost") == 1 and goes.address in said, said
     assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
     work.assert_tracked()
-    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+    assert work.curves() == alone(work.path, scratch, monkeypatch)
+
+
+@pytest.mark.fault(12)
+def test_a_lost_node_costs_a_line_and_nothing_else(
+    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_a_lost_node_costs_a_line(cluster, work, tmp_path, monkeypatch, Host.pull_the_plug)
 
 
 @pytest.mark.fault(17)
@@ -141,17 +148,9 @@ def test_a_node_that_is_told_to_go_costs_a_line_and_nothing_else(
     cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A spot machine's notice: its Ray gets SIGTERM, drains, and ends."""
-    cluster.worker("stays")
-    goes = cluster.worker("spot")
-    work.write()
-    process = work.start()
-    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
-    cluster.on(goes, "pkill -TERM -x raylet")
-    said = work.end(process)
-    assert said.count("was lost") == 1 and goes.address in said, said
-    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
-    work.assert_tracked()
-    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+    assert_a_lost_node_costs_a_line(
+        cluster, work, tmp_path, monkeypatch, lambda goes: cluster.on(goes, "pkill -TERM -x raylet")
+    )
 
 
 @pytest.mark.fault(18)

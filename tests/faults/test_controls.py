@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from test_disk_full import fill, small  # noqa: F401
+from test_disk_full import fill, small  # noqa: F401 - a fixture
 from test_tracking import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
