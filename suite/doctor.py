@@ -23,8 +23,9 @@ import click
 from rich.console import Console
 
 from suite import disk, environment, tracking
+from suite.bucket import is_bucket
 from suite.console import exit_codes, standard
-from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, raise_problems
+from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, UsageError, raise_problems
 from suite.journal import FILE_NAME, History, Journal, Lock, close_stale, read
 from suite.records import Status
 from suite.redaction import redacted
@@ -266,6 +267,11 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
         if files:
             _cluster_files(console, files)
             return
+        if is_bucket(storage_path):
+            raise UsageError(
+                f"--storage-path must be a folder here, got {redacted(str(storage_path))}",
+                remedy="Launch the sweep again: that closes what was left in an object store, and sends it.",
+            )
         well = True
         for finding in examine(storage_path.absolute(), tracking_uri_of(tracking_uri), fix):
             _show(console, finding)

@@ -44,6 +44,8 @@ from suite.redaction import redacted
 
 Entry = dict[str, Any]
 FILE_NAME = "journal.jsonl"
+STOP_FILE = "stop"  # beside it: workers save what they have and return
+LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
 RETRY_EVERY_S = 1.0  # while the disk takes no entry
 DIED = "the process that ran it ended without a word"  # why a trial was interrupted that a dead launch left running
 # By these fields entries find each other and their files: they stay as they are. Elsewhere credentials are struck out.
@@ -105,10 +107,17 @@ class Journal:
 
     Args:
         tell: told in a sentence, on the journal's thread, when the disk takes nothing and when it does again.
+        elsewhere: takes the number of the first entry of each write, and its lines: a copy that counts as much as the
+            file. An OSError of its is like one of the disk's.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], None] = lambda text: None) -> None:
-        self.path, self._tell = path, tell
+    def __init__(
+        self,
+        path: Path,
+        tell: Callable[[str], None] = lambda text: None,
+        elsewhere: Callable[[int, bytes], None] = lambda seq, lines: None,
+    ) -> None:
+        self.path, self._tell, self._elsewhere = path, tell, elsewhere
         entries, whole = _parse(path)
         self.entries: list[Entry] = entries
         self._seq = entries[-1]["seq"] if entries else 0
@@ -178,6 +187,7 @@ class Journal:
                 while rest:
                     rest = rest[self._file.write(rest) :]
                 os.fsync(self._file.fileno())
+                self._elsewhere(entries[0]["seq"], lines)
                 break
             except OSError as error:
                 if self.failure is None:

@@ -18,24 +18,36 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite import disk, environment
+from suite import data, disk, environment
 from suite.analysis import rank_arms
+from suite.bucket import AnotherOwner, Bucket, BucketUnavailable
+from suite.checkpoint import MANIFEST
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
-from suite.journal import FILE_NAME, History, Journal, Lock, TrialHistory, close_stale
+from suite.journal import (
+    FILE_NAME,
+    LAUNCH_FILE,
+    STOP_FILE,
+    Entry,
+    History,
+    Journal,
+    Lock,
+    TrialHistory,
+    close_stale,
+)
 from suite.packs import packs
 from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
 from suite.spec import Arm, SweepSpec
-from suite.tracking import MlflowTracker, Sender, Tracker, warm_export
+from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
 
 if TYPE_CHECKING:
-    from suite.tuner import EarlyStop
+    from suite.tuner import EarlyStop, Stop
 
 DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
@@ -89,10 +101,15 @@ class Launch:
     """
 
     def __init__(
-        self, plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board
-    ) -> None:
+        self, plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board,
+        bucket: Bucket | None = None,
+    ) -> None:  # fmt: skip
         self.plan, self.spec, self.folder, self.options, self.board = plan, plan.spec, folder, options, board
-        self.journal = Journal(folder / FILE_NAME, board.warn)
+        self.bucket = bucket
+        self.stop: Stop | None = None
+        if bucket is not None:
+            bucket.take_journal(folder / FILE_NAME)
+        self.journal = Journal(folder / FILE_NAME, board.warn, self._elsewhere)
         self.history = board.history
         for entry in self.journal.entries:
             self.history.feed(entry)
@@ -106,10 +123,46 @@ class Launch:
         if not self.journal.entries:
             self._record("journal", id=uuid.uuid4().hex)
         self.tracker = make_tracker(self.journal.entries[0]["id"])
-        self.sender = Sender(self.tracker, folder / "tracking.json", self._tracking_changed)
+        self.sender = Sender(self.tracker, folder / "tracking.json", self._tracking_changed, self._bring)
 
     def _record(self, kind: str, **fields: Any) -> None:
         self.history.feed(self.journal.append(kind, **fields))
+
+    # ---- with a bucket ---------------------------------------------------------------------------------------------
+
+    def _elsewhere(self, seq: int, lines: bytes) -> None:
+        """A copy of what the journal gets, which is the record. Another process that writes there ends this launch."""
+        if self.bucket is None:
+            return
+        try:
+            self.bucket.append_journal(seq, lines)
+        except AnotherOwner as error:
+            if self.stop is not None:
+                self.stop.give_up(str(error.strerror))
+            raise
+
+    def _bring(self, entry: Entry) -> None:
+        """Have the files of an entry here, before tracking uploads them.
+
+        Raises:
+            TrackingUnavailable: the bucket does not answer.
+        """
+        names: list[str] = []
+        if entry["kind"] == "file" and entry.get("id"):
+            names = [entry["path"]]
+        if entry["kind"] == "images":
+            names = [f"{entry['folder']}/{name}" for name in (*entry["files"], f"{entry['key']}.json")]
+        try:
+            self._fetch(*names)
+        except BucketUnavailable as error:
+            raise TrackingUnavailable(str(error.strerror)) from error
+
+    def _fetch(self, *names: str) -> None:
+        """Have files of trials here that a worker put into the bucket; what is gone there is gone here."""
+        if self.bucket is not None:
+            for name in names:
+                if not (self.folder / name).exists():
+                    self.bucket.fetch(name, self.folder / name)
 
     def _tracking_changed(self, state: str) -> None:
         self.board.tell(state)
@@ -121,7 +174,7 @@ class Launch:
         from suite.tuner import Stop
 
         started = time.monotonic()
-        stop = self.stop = Stop(self.folder)
+        stop = self.stop = Stop(self.folder, self._post_stop)
         finished = False
         try:
             with stop.on_signals(lambda text: self.board.warn(text)):
@@ -148,10 +201,19 @@ class Launch:
             ended.message = f"stopped ({stop.reason}); launch the same command again to go on"
         return ended
 
+    def _post_stop(self) -> None:
+        """Tell workers that look into a bucket. A signal may ask for it in the middle of another call there."""
+        if self.bucket is not None:
+            threading.Thread(target=self.bucket.put, args=(STOP_FILE, b""), name="stop", daemon=True).start()
+
     def _take_over(self) -> None:
         """Make this process the folder's owner: token, stale states, the launch and the plan on record."""
-        _write(self.folder / "launch", self.token)
-        (self.folder / "stop").unlink(missing_ok=True)
+        _write(self.folder / LAUNCH_FILE, self.token)
+        (self.folder / STOP_FILE).unlink(missing_ok=True)
+        if self.bucket is not None:
+            self.bucket.put(LAUNCH_FILE, self.token.encode())
+            self.bucket.remove(STOP_FILE)
+            _delete(self.bucket.working_folder(data.cache_folder()) / "workers")  # of launches that are over
         if stale := close_stale(self.history, self._record):
             self.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
         for item in self.history.trials.values():  # what a launch that died had on record as gone, and still lies there
@@ -220,7 +282,9 @@ class Launch:
 
     def _forget(self, item: TrialHistory) -> None:
         self._record("forget", id=item.trial.id)
-        shutil.rmtree(self.folder / "trials" / item.trial.id, ignore_errors=True)
+        _delete(self.folder / "trials" / item.trial.id)
+        if self.bucket is not None:
+            self.bucket.remove_below(f"trials/{item.trial.id}")
 
     def _chosen(self, arm: str) -> bool:
         return not self.options.only or arm in self.options.only
@@ -339,7 +403,7 @@ class Launch:
         """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
         item = self.history.trials[trial_id]
         if item.status is Status.INTERRUPTED:
-            if "halt" in item.end:
+            if "halt" in item.end and self.stop is not None:
                 self.stop.give_up(item.end["halt"])
             return
         self.ran += 1
@@ -374,12 +438,17 @@ class Launch:
 
     def _remove(self, trial_id: str, name: str) -> None:
         """Remove what nobody needs any more, in the background: Tune's loop, which calls this, waits for no disk."""
-        self._removals.submit(self._remove_recorded, self.folder / "trials" / trial_id / name)
+        self._removals.submit(self._remove_recorded, f"trials/{trial_id}/{name}")
 
-    def _remove_recorded(self, path: Path) -> None:
+    def _remove_recorded(self, name: str) -> None:
         """Remove it once the entry that makes it superfluous is durable; if that cannot be, the next launch does."""
-        if self.journal.failure is None and self.journal.flush(FLUSH_S):
-            _delete(path)
+        if self.journal.failure is not None or not self.journal.flush(FLUSH_S):
+            return
+        _delete(self.folder / name)
+        if self.bucket is not None:
+            with suppress(BucketUnavailable):
+                self.bucket.remove_below(name, MANIFEST)
+                self.bucket.remove(name)
 
     def _crown(self) -> None:
         """Name the winner: the arm with the best mean over its seeds, and its best trial."""
@@ -408,6 +477,7 @@ class Launch:
         from suite import gallery
 
         try:
+            self._fetch(*(f"trials/{item.trial.id}/predictions.npz" for item in self.history.in_plan()))
             for name, content in gallery.illustrations(
                 list(self.history.in_plan()), self.plan.images_of, self.folder
             ).items():
@@ -448,6 +518,7 @@ class Launch:
             return
         item, best = self.history.trials[champion], self.folder / "trials" / champion / "best.pt"
         try:
+            self._fetch(f"trials/{champion}/best.pt")
             if not best.exists():  # another plan's champion took its place meanwhile
                 self.registered = self.tracker.restore_champion(run) is not None
                 if not self.registered:
@@ -638,7 +709,9 @@ class _Runner:
         )
         tuner.run_packs(
             following,
-            shared=tuner.share(launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches),
+            shared=tuner.share(
+                launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches, launch.bucket
+            ),
             cpu=spec.resources.cpu,
             gpu=self.gpu,
             callback=callback,
@@ -736,8 +809,18 @@ def check_only(spec: SweepSpec, only: Sequence[str]) -> None:
         )
 
 
-def launch(plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board) -> Ended:
+def launch(
+    plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], options: Options, board: Board,
+    bucket: Bucket | None = None,
+) -> Ended:  # fmt: skip
     """Run what is left of a sweep.
+
+    Args:
+        plan: the prepared sweep.
+        folder: its folder; with a bucket a working copy of this machine's.
+        make_tracker: journal id -> tracker.
+        options, board: what the command line adds, where progress is shown.
+        bucket: the sweep's place in an object store.
 
     Raises:
         LockedError: another process runs it.
@@ -748,6 +831,7 @@ def launch(plan: Plan, folder: Path, make_tracker: Callable[[str], Tracker], opt
         raise UsageError(f"--resume: there is nothing to resume in {folder}", remedy="Leave --resume out to start.")
     lock = Lock(folder)
     try:
-        return Launch(plan, folder, make_tracker, options, board).run()
+        with bucket.owned(uuid.uuid4().hex) if bucket is not None else nullcontext():
+            return Launch(plan, folder, make_tracker, options, board, bucket).run()
     finally:
         lock.release()

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from suite import disk, environment
 from suite import spec as specs
+from suite.bucket import Bucket, is_bucket
 from suite.console import duration, exit_codes, standard
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.redaction import redacted
@@ -72,7 +73,7 @@ def run(
     *,
     options: Options | None = None,
     tracking_uri: str | None = None,
-    storage_path: str | Path = "runs",
+    storage_path: str | Path | Bucket = "runs",
     smoke: bool = False,
     report: bool = True,
     console: Console | None = None,
@@ -84,7 +85,7 @@ def run(
         overrides: ``key=value`` texts with dotted keys.
         options: force, only, budget and the like.
         tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder.
-        storage_path: folder of the sweeps' folders.
+        storage_path: folder of the sweeps' folders, or ``s3://bucket/prefix``.
         smoke: one epoch and a few batches of each trial, tracked nowhere.
         report: write ``reports/<sweep>/`` in the working folder when all trials have ended.
         console: where progress is shown; ``Console(quiet=True)`` for none.
@@ -101,14 +102,16 @@ def run(
     options = options or Options()
     storage = storage_of(storage_path)
     if smoke:
-        place = _existing(storage) if _on_cluster(options) else None  # nodes of a cluster see no folder of this one's
+        place = None
+        if _on_cluster(options):  # its nodes see no folder of this machine's
+            place = _existing(storage if isinstance(storage, Path) else Path.cwd())
         with tempfile.TemporaryDirectory(prefix="suite-smoke-", dir=place) as folder:
             return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), False, console)
     return _run(spec, options, tracking_uri_of(tracking_uri), storage, report, console)
 
 
 def _run(
-    spec: SweepSpec, options: Options, uri: str | None, storage: Path, report: bool, console: Console
+    spec: SweepSpec, options: Options, uri: str | None, storage: Path | Bucket, report: bool, console: Console
 ) -> SweepResult:
     """``uri`` None: tracked in memory only."""
     from suite import analysis, tracking
@@ -116,7 +119,7 @@ def _run(
     from suite.journal import FILE_NAME, History, identity
     from suite.launch import launch
 
-    folder = storage / spec.name
+    folder, bucket = _place(storage, spec.name)
 
     def make_tracker(journal: str) -> Any:
         if uri is None:
@@ -127,12 +130,15 @@ def _run(
     if uri is not None:
         tracking.warm()
     plan = prepared(spec, uri, console)
+    if bucket is not None:
+        bucket.check()
+        bucket.take_journal(folder / FILE_NAME)
     make_tracker(identity(folder / FILE_NAME)).check()
-    _writable(storage)
-    _roomy(storage, plan, options)
+    _writable(folder.parent)
+    _roomy(folder.parent, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)
-    with _cluster(spec, options, folder, console):
-        ended = launch(plan, folder, make_tracker, options, board)
+    with _cluster(spec, options, folder, bucket, console):
+        ended = launch(plan, folder, make_tracker, options, board, bucket)
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
     page = _report(spec, uri, console) if uri and report and ended.exit_code in (0, 3) and not ended.message else None
@@ -167,18 +173,33 @@ def tracking_uri_of(tracking_uri: str | None) -> str:
     return tracking.default_uri(tracking_uri, Path.cwd())
 
 
-def storage_of(storage_path: str | Path) -> Path:
-    """The folder of the sweeps' folders, absolute.
+def storage_of(storage_path: str | Path | Bucket) -> Path | Bucket:
+    """Where the sweeps' folders are: a folder, absolute, or a place in an object store.
 
     Raises:
-        UsageError: for the address of an object store: checkpoints are renamed into place, which those cannot.
+        UsageError: for an address of another kind.
     """
+    if isinstance(storage_path, Bucket):
+        return storage_path
+    if is_bucket(storage_path):
+        return Bucket(str(storage_path))
     if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/", str(storage_path)):
         raise UsageError(
-            f"--storage-path must be a folder, got the address {storage_path}",
-            remedy="Mount a file system that all nodes share (NFS, EFS, Filestore), and name a folder in it.",
+            f"--storage-path must be a folder or s3://bucket/prefix, got the address {redacted(str(storage_path))}",
+            remedy="Mount a file system that all nodes share (NFS, EFS, Filestore), and name a folder in it; or use "
+            "the S3 interface of the store, with AWS_ENDPOINT_URL_S3.",
         )
     return Path(storage_path).absolute()
+
+
+def _place(storage: Path | Bucket, name: str) -> tuple[Path, Bucket | None]:
+    """A sweep's folder; with an object store its place there, and the folder of its working copy here."""
+    if isinstance(storage, Path):
+        return storage / name, None
+    from suite import data
+
+    place = storage / name
+    return place.working_folder(data.cache_folder()) / name, place
 
 
 def _existing(folder: Path) -> Path:
@@ -193,7 +214,9 @@ def _on_cluster(options: Options) -> bool:
 
 
 @contextmanager
-def _cluster(spec: SweepSpec, options: Options, folder: Path, console: Console) -> Iterator[None]:
+def _cluster(
+    spec: SweepSpec, options: Options, folder: Path, bucket: Bucket | None, console: Console
+) -> Iterator[None]:
     """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
     only the cores are counted.
     """
@@ -202,7 +225,7 @@ def _cluster(spec: SweepSpec, options: Options, folder: Path, console: Console) 
 
         with tuner.cluster(options.address, options.verbose):
             nodes.wait_for_workers(spec.resources.cpu, spec.resources.gpu, partial(console.print, highlight=False))
-            nodes.check_storage(folder)
+            nodes.check_storage(folder, bucket)
             yield
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -332,19 +355,23 @@ def show_plan(
     spec: SweepSpec,
     console: Console,
     tracking_uri: str | None = None,
-    storage: Path | None = None,
+    storage: Path | Bucket | None = None,
     only: Sequence[str] = (),
 ) -> None:
     """Show every trial, and what the sweep will cost here; start nothing."""
     from rich.table import Table
 
     from suite.estimate import estimate
+    from suite.journal import FILE_NAME
     from suite.launch import check_only
 
     check_only(spec, only)
 
     plan = prepared(spec, tracking_uri, console)
-    found = estimate(plan, storage_of(storage or "runs") / spec.name, only)
+    folder, bucket = _place(storage_of(storage or "runs"), spec.name)
+    if bucket is not None:
+        bucket.take_journal(folder / FILE_NAME)
+    found = estimate(plan, folder, only)
     console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
@@ -391,8 +418,8 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.option("--budget", callback=_seconds, metavar="TIME", help="Stop cleanly after e.g. 90s, 30m, 2h.")
 @click.option("--address", metavar="ADDRESS", help="A running Ray cluster. Default: RAY_ADDRESS, else this machine.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
-@click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="Folder of checkpoints and journals; shared by all nodes of a cluster.")  # fmt: skip
+@click.option("--storage-path", metavar="FOLDER|s3://BUCKET/PREFIX", default="runs", show_default=True,
+              help="Where checkpoints and journals go; a cluster's nodes must share it.")  # fmt: skip
 @click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="At most so many trials at once.")
 @click.option("--no-report", is_flag=True, help="Do not write reports/<sweep>/ at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what Ray and MLflow say, too.")
@@ -408,7 +435,7 @@ def main(
     budget: float | None,
     address: str | None,
     tracking_uri: str | None,
-    storage_path: Path,
+    storage_path: str,
     max_concurrent: int | None,
     no_report: bool,
     verbose: bool,
@@ -426,15 +453,15 @@ def main(
     """
     console = standard()
     with exit_codes():
-        storage_path = storage_of(storage_path)
+        storage = storage_of(storage_path)
         if dry_run:
-            show_plan(specs.load(file, overrides), console, tracking_uri, storage_path, only)
+            show_plan(specs.load(file, overrides), console, tracking_uri, storage, only)
             return
         from suite.launch import Options
 
         options = Options(resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose)
         result = run(
-            file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage_path, smoke=smoke,
+            file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage, smoke=smoke,
             report=not no_report, console=console,
         )  # fmt: skip
         sys.exit(result.exit_code)

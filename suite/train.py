@@ -47,6 +47,7 @@ class Training:
         folder: where checkpoints and results go.
         should_stop: asked before each step; True ends ``advance`` early, at the step reached.
         allowed: asked before a checkpoint is put in place.
+        kept: told of each checkpoint's folder once it is in place; an OSError of its is a line to the user.
         limit_batches: train and evaluate on only so many batches (``--smoke``).
         warn: takes a line for the user.
         cache: folder where features of a frozen prefix are kept.
@@ -65,6 +66,7 @@ class Training:
         folder: Path,
         should_stop: Callable[[], bool] = lambda: False,
         allowed: Callable[[], bool] = lambda: True,
+        kept: Callable[[Path], None] = lambda folder: None,
         limit_batches: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
         cache: Path | None = None,
@@ -74,6 +76,7 @@ class Training:
         self.alive = alive
         self.trial, self.objective, self.numerics = trial, objective, numerics
         self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
+        self.kept = kept
         self.config = TrialConfig.model_validate(trial.config)
         self.device = torch.device(numerics.device)
         self._prepare_images(dataset, weights, limit_batches)
@@ -410,10 +413,12 @@ class Training:
         if self.best:
             files["best.pt"] = self.best
         try:
-            checkpoint.save(
+            saved = checkpoint.save(
                 self.folder / "checkpoints", files,
                 trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
             )  # fmt: skip
+            if saved is not None:
+                self.kept(saved)
         except OSError as error:
             self.warn(f"no checkpoint of epoch {self.epoch} could be written: {disk.said(error, self.folder)}")
         self._saved_at = time.monotonic()

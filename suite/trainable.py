@@ -7,9 +7,11 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,14 +21,15 @@ import ray
 from ray import tune
 
 from suite import disk, nodes, plugin
+from suite.bucket import Bucket, BucketUnavailable
 from suite.errors import TrialError
+from suite.journal import LAUNCH_FILE, STOP_FILE
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
 from suite.redaction import redacted
 from suite.watchdog import STACK_FILE, Watchdog
 
-STOP_FILE = "stop"  # in the sweep's folder: workers save what they have and return
-LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
 LOOK_EVERY_S = 0.2  # between looks at the two files
+ASK_EVERY_S = 2.0  # where they are objects
 DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
 Outcome = dict[str, Any]
 
@@ -36,7 +39,7 @@ class Shared:
     """What all packs of a sweep have in common; sent to each node once.
 
     Attributes:
-        folder: the sweep's folder, seen by every node.
+        folder: the sweep's folder, seen by every node; with a bucket, the driver's working copy.
         token: this launch's token.
         datasets: key -> reference to a ``data.Dataset`` in Ray's object store.
         weights: key -> reference to ``models.Weights``.
@@ -45,6 +48,7 @@ class Shared:
         activations: whether finished trials draw their activation sheets.
         search_path: where the user's modules are.
         hang_after_s: seconds without a step until a trial counts as hung; 0 = never.
+        bucket: where what the sweep keeps goes instead of a shared folder.
     """
 
     folder: Path
@@ -57,6 +61,7 @@ class Shared:
     activations: bool
     search_path: tuple[str, ...]
     hang_after_s: float = 0.0
+    bucket: Bucket | None = None
 
 
 class PackTrainable(tune.Trainable):
@@ -121,7 +126,13 @@ class Member:
         self.shared, self.data_key, self.weights_key = shared, data, weights
         self.trial = Trial(**trial)
         self.reported = known  # the last epoch that the driver's journal holds
-        self.folder = shared.folder / "trials" / self.trial.id
+        self.home = f"trials/{self.trial.id}"
+        self.folder = shared.folder / self.home
+        if shared.bucket is not None:
+            from suite.data import cache_folder  # this machine's
+
+            # of this launch alone: what an older one left here may be older than what is in the bucket
+            self.folder = shared.bucket.working_folder(cache_folder()) / "workers" / shared.token / self.trial.id
         self.training: Any = None
         self.done = False
         self.errors: list[str] = []
@@ -161,6 +172,7 @@ class Member:
         self.reported = self.training.epoch
         if self.training.complete:
             facts = self.training.finish()
+            self._publish(*facts["files"])
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
         return outcomes
@@ -195,7 +207,9 @@ class Member:
         if not self.shared.activations or self.shared.limit_batches or "best.pt" not in facts["files"]:
             return []
         try:
-            return [self._outcome("images", **self.training.draw())]
+            pictures = self.training.draw()
+            self._publish(*(f"{pictures['key']}/{file.name}" for file in (self.folder / pictures["key"]).iterdir()))
+            return [self._outcome("images", **pictures)]
         except Exception as error:
             return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
 
@@ -203,6 +217,7 @@ class Member:
         from suite.train import Training  # torch: only in workers, only when there is work
 
         shared = self.shared
+        self._bring()
         return Training(
             self.trial,
             ray.get(shared.datasets[self.data_key]),
@@ -212,6 +227,7 @@ class Member:
             folder=self.folder,
             should_stop=self._should_stop,
             allowed=self._allowed,
+            kept=self._keep,
             limit_batches=shared.limit_batches,
             warn=self.warnings.append,
             others=self.others,
@@ -223,16 +239,65 @@ class Member:
         if self.training is not None and not self.done:
             self.training.save()
         self.training = None
+        self._tidy()
+
+    # ---- with a bucket ---------------------------------------------------------------------------------------------
+
+    def _bring(self) -> None:
+        """Copy the newest good checkpoint here."""
+        from suite import checkpoint  # torch
+
+        if (bucket := self.shared.bucket) is None:
+            return
+        place = f"{self.home}/checkpoints"
+        for name in self._kept_there(bucket):
+            if not (self.folder / "checkpoints" / name).exists():
+                bucket.fetch_folder(f"{place}/{name}", self.folder / "checkpoints" / name, checkpoint.MANIFEST)
+            if checkpoint.newest(self.folder / "checkpoints", self.trial.id, self.warnings.append):
+                return
+
+    def _keep(self, folder: Path) -> None:
+        """Put a checkpoint where the next worker finds it, wherever that runs, and let older ones go."""
+        from suite import checkpoint
+
+        if (bucket := self.shared.bucket) is None or not self._allowed():
+            return
+        place = f"{self.home}/checkpoints"
+        bucket.push_folder(folder, f"{place}/{folder.name}", checkpoint.MANIFEST)
+        for name in self._kept_there(bucket)[checkpoint.KEPT :]:
+            bucket.remove_below(f"{place}/{name}", checkpoint.MANIFEST)
+
+    def _kept_there(self, bucket: Bucket) -> list[str]:
+        """Names of the bucket's checkpoints of this trial that are whole, newest first."""
+        from suite.checkpoint import MANIFEST
+
+        names = bucket.names(f"{self.home}/checkpoints/")
+        return sorted({name.split("/")[-2] for name in names if name.endswith(f"/{MANIFEST}")}, reverse=True)
+
+    def _publish(self, *names: str) -> None:
+        """Put files of a finished trial where the driver finds them."""
+        if self.shared.bucket is not None:
+            for name in names:
+                self.shared.bucket.put(f"{self.home}/{name}", self.folder / name)
+
+    def _tidy(self) -> None:
+        """Remove the working copy; what counts is in the bucket."""
+        if self.shared.bucket is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
 
     def _again_or_fail(self, error: Exception) -> list[Outcome]:
         """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end.
 
-        A full disk is not: it may get room again, and where it gets none the sweep is stopped, not the trial failed.
+        A full disk is not, nor is a store that is away: that may change, and where it does not the sweep is stopped,
+        not the trial failed.
         """
         reason = _reason(error)
         self.training = None
-        if isinstance(error, OSError) and error.errno in disk.FULL:
-            said = f"disk full: {disk.said(error, self.folder)}"
+        if isinstance(error, OSError) and (error.errno in disk.FULL or isinstance(error, BucketUnavailable)):
+            what = "the bucket" if isinstance(error, BucketUnavailable) else "disk full"
+            said = f"{what}: {disk.said(error, self.folder)}"
             if not self.waits:  # others will find it as full: the sweep stops, and goes on once there is room
                 return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
             self._wait(self.waits.pop(0))
@@ -250,6 +315,7 @@ class Member:
     def _end(self, status: Status, **facts: Any) -> Outcome:
         self.done = True
         self.training = None
+        self._tidy()
         return self._outcome("end", status=str(status), **facts)
 
     def _epoch(self, record: EpochRecord) -> Outcome:
@@ -261,24 +327,33 @@ class Member:
     def _should_stop(self) -> bool:
         self.watchdog.alive()
         now = time.monotonic()
-        if not self._stop and now - self._looked >= LOOK_EVERY_S:
+        if not self._stop and now - self._looked >= (LOOK_EVERY_S if self.shared.bucket is None else ASK_EVERY_S):
             self._looked = now
-            self._stop = (self.shared.folder / STOP_FILE).exists() or not self._allowed()
+            with suppress(BucketUnavailable):  # no reason to stop: it may be back when a checkpoint is due
+                self._stop = self._said(STOP_FILE) is not None or not self._allowed()
         return self._stop
+
+    def _said(self, name: str) -> str | None:
+        """What the driver has written there, None where there is nothing."""
+        if self.shared.bucket is not None:
+            content = self.shared.bucket.get(name)
+            return None if content is None else content.decode()
+        try:
+            return (self.shared.folder / name).read_text()
+        except OSError:
+            return None
 
     def _unseen(self) -> dict[str, str]:
         """Stops the sweep where its folder is not seen: a node that joined while it ran was not asked for it."""
-        if (self.shared.folder / LAUNCH_FILE).exists():
+        if self._said(LAUNCH_FILE) is not None:
             return {}
-        said = f"node {nodes.here()} does not see {self.shared.folder}"
+        place = self.shared.bucket.address if self.shared.bucket else self.shared.folder
+        said = f"node {nodes.here()} does not see {place}"
         return {"reason": said, "halt": said}
 
     def _allowed(self) -> bool:
         """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
-        try:
-            return (self.shared.folder / LAUNCH_FILE).read_text() == self.shared.token
-        except OSError:
-            return False
+        return self._said(LAUNCH_FILE) == self.shared.token
 
 
 def advance_together(members: Sequence[Member]) -> list[Outcome]:

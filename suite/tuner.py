@@ -34,13 +34,14 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 
 from suite import plugin
+from suite.bucket import Bucket
 from suite.callback import JournalCallback
 from suite.errors import EnvironmentProblem
-from suite.journal import Entry, TrialHistory
+from suite.journal import STOP_FILE, Entry, TrialHistory
 from suite.plan import Plan
 from suite.records import Numerics, Objective
 from suite.spec import TrialConfig
-from suite.trainable import STOP_FILE, PackTrainable, Shared
+from suite.trainable import PackTrainable, Shared
 
 LOST_WORKERS = 3  # times a pack starts again after its worker died
 SWITCH_S = 0.0005  # Python's is 0.005: so long Tune's loop would wait for tracking's thread, several times a report
@@ -62,10 +63,15 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # trials witho
 
 
 class Stop:
-    """A request to stop cleanly: by signal, by budget, or by the caller."""
+    """A request to stop cleanly: by signal, by budget, or by the caller.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: where workers look for it.
+        post: called at the request, should they look elsewhere, too.
+    """
+
+    def __init__(self, folder: Path, post: Callable[[], None] = lambda: None) -> None:
+        self.folder, self._post = folder, post
         self.signal: int | None = None
         self.reason = ""
         self.problem = ""
@@ -87,6 +93,7 @@ class Stop:
         if self.since is None:
             self.since, self.reason = time.monotonic(), reason
             (self.folder / STOP_FILE).touch()
+            self._post()
 
     def give_up(self, problem: str) -> None:
         """Stop because the environment does not allow to go on."""
@@ -546,7 +553,9 @@ def _measure(
     return replace(numerics, fused=pack > 1), fraction, pack, lines
 
 
-def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batches: int | None) -> Shared:
+def share(
+    plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batches: int | None, bucket: Bucket | None = None
+) -> Shared:
     """What all packs have in common: images and weights go into Ray's object store, once."""
     return Shared(
         folder=folder,
@@ -559,6 +568,7 @@ def share(plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batche
         activations=plan.spec.activations,
         search_path=(str(plan.spec.folder),),
         hang_after_s=plan.spec.resources.hang_after_s,
+        bucket=bucket,
     )
 
 

@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +26,8 @@ from typing import Any
 import pytest
 from conftest import REPO, Folder
 from test_tracking import Server, free_port
+
+from suite.bucket import Bucket
 
 PASSWORDS = {"admin": "admin-of-the-tests-1", "ann": "ann-of-the-tests-1", "ben": "ben-of-the-tests-1"}
 
@@ -162,6 +165,67 @@ class TeamServer(Server):
             assert told[0] == 200, told
 
 
+class ObjectStore:
+    """An object store that speaks S3 on this machine: moto's server. What it holds ends with it."""
+
+    bucket = "results"
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.port = free_port()
+        self.uri = f"http://{host}:{self.port}"
+        with (folder / "store.log").open("ab") as log:
+            command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(self.port)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        end = time.monotonic() + 60
+        while not self._answers():
+            assert time.monotonic() < end and self.process.poll() is None, (folder / "store.log").read_text()
+            time.sleep(0.1)
+        request = urllib.request.Request(f"{self.uri}/{self.bucket}", method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/moto-api/", timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def variables(self, uri: str = "") -> dict[str, str]:
+        """By which boto3 finds it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": uri or self.uri, "AWS_ACCESS_KEY_ID": "nobody-in-particular",
+            "AWS_SECRET_ACCESS_KEY": "nothing-in-particular", "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }  # fmt: skip
+
+    def close(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Stored(Folder):
+    """A working folder whose sweeps keep their results in an object store."""
+
+    def __init__(self, path: Path, store: ObjectStore, uri: str = "") -> None:
+        super().__init__(path)
+        self.variables = store.variables(uri)
+        self.address = f"s3://{store.bucket}/{path.name}"
+        self.there = Bucket(self.address)
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        # a cache of its own stands for a machine's disk
+        return super().environment(SUITE_CACHE=str(self.path / "cache"), **self.variables, **extra)
+
+    def command(self, *arguments: str, module: str = "suite.sweep") -> list[str]:
+        stored = ["--storage-path", self.address] if module == "suite.sweep" else []
+        return super().command(*arguments, *stored, module=module)
+
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """Of the store, not of the working copy."""
+        return [json.loads(line) for line in (self.there / self.name).read_journal().splitlines()]
+
+
 class Served(Folder):
     """A working folder whose sweeps are tracked by a team's server; the database itself is asked what it has."""
 
@@ -188,7 +252,8 @@ Fault = Callable[[str, str, int], int]
 class Proxy:
     """Between the suite and the server, a network that loses answers and a gateway that says 503."""
 
-    def __init__(self, server: Server, fault: Fault) -> None:
+    def __init__(self, server: Any, fault: Fault) -> None:
+        """``server``: has a ``port`` on this machine."""
         self.server, self.fault = server, fault
         self.seen: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[int] = Counter()
@@ -201,7 +266,7 @@ class Proxy:
             def answer(self) -> None:
                 proxy.handle(self)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -234,7 +299,8 @@ class Proxy:
         if fault < 0:
             request.close_connection = True
             return
-        kept = {name: value for name, value in answer.getheaders() if name.lower() == "content-type"}
+        ours = ("content-length", "connection", "transfer-encoding", "date", "server")
+        kept = {name: value for name, value in answer.getheaders() if name.lower() not in ours}
         self._reply(request, answer.status, kept, content)
 
     def _reply(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:

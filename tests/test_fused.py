@@ -14,10 +14,11 @@ from torch import Generator, Tensor, nn
 
 from suite import fused, models, probe
 from suite.errors import DivergedError
+from suite.journal import LAUNCH_FILE
 from suite.records import EpochRecord, Numerics, Trial
 from suite.spec.config import HeadConfig, ModelConfig, TrialConfig
 from suite.train import Training
-from suite.trainable import LAUNCH_FILE, Member, advance_together
+from suite.trainable import Member, advance_together
 from tests.training import plain, training, trial
 
 
@@ -185,7 +186,7 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: Path) -> None:
     """One diverges, two finish: outcomes, files and reasons as if each had run alone."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None)
+    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
     settings = [{"batch_size": 2, "epochs": 1} | ARMS[0], {"batch_size": 2, "epochs": 1, "lr": 1e30}]
     settings.append({"batch_size": 2, "epochs": 1, "lr": 0.001, "seed": 3})
     members = []

@@ -33,23 +33,22 @@ except EnvironmentProblem as error:
 """
 
 
-@pytest.mark.fault(27)
-@pytest.mark.parametrize("address", ["s3://bucket/runs", "gs://bucket", "hdfs://host/runs", "s3:/bucket/runs"])
-def test_addresses_of_object_stores_are_refused(address: str) -> None:
-    with pytest.raises(UsageError, match=r"--storage-path must be a folder, got the address"):
+@pytest.mark.parametrize("address", ["gs://bucket", "hdfs://host/runs", "abfs:/bucket/runs"])
+def test_addresses_of_other_stores_are_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"--storage-path must be a folder or s3://.*, got the address"):
         storage_of(address)
     assert storage_of("runs/a:/b") == Path.cwd() / "runs/a:/b"
 
 
-def test_the_command_refuses_an_object_store_and_makes_no_folder_of_that_name(folder: Folder) -> None:
+def test_the_command_refuses_another_store_and_makes_no_folder_of_that_name(folder: Folder) -> None:
     folder.write()
-    done = folder.sweep("--storage-path", "s3://bucket/runs", "--dry-run", code=2)
+    done = folder.sweep("--storage-path", "gs://bucket/runs", "--dry-run", code=2)
     assert "--storage-path must be a folder" in done.stderr and "Mount a file system" in done.stderr
-    assert not (folder.path / "s3:").exists()
+    assert not (folder.path / "gs:").exists()
 
 
 def look(place: Path, token: str = "abc", node: str = "node") -> str:
-    return str(nodes._look(str(place), token, node)["trouble"])
+    return str(nodes._look(place, token, node)["trouble"])
 
 
 def test_a_node_answers_in_the_folder_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,14 +41,19 @@ class Sender:
         lost: why nothing gets through just now, else None.
     """
 
-    def __init__(self, tracker: Tracker, cursor: Path, on_state_change: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, tracker: Tracker, cursor: Path, on_state_change: Callable[[str], None] | None = None,
+        bring: Callable[[Entry], None] = lambda entry: None,
+    ) -> None:  # fmt: skip
         """
         Args:
             tracker: where to.
             cursor: the file that remembers how far this came, for the next process.
             on_state_change: told in a sentence, on the sender's thread, when the store is lost, is back, or refuses an
                 entry.
+            bring: called before an entry is applied, to have its files where it says; may raise TrackingUnavailable.
         """
+        self._bring = bring
         self.lost: Exception | None = None
         self._told: set[str] = set()
         self._tracker = tracker
@@ -180,6 +185,7 @@ class Sender:
             self._tracker.epochs(entries)
         else:
             for entry in entries:
+                self._bring(entry)
                 self._tracker.apply(entry)
 
     def _rebuild(self, trial: str, before: int) -> None:

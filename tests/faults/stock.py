@@ -2,8 +2,10 @@
 checkpoint of each epoch. What the faults do to it is the control for what they do not do to the suite's.
 
     python stock.py FOLDER [--epochs 8] [--pause 0.15] [--failures 0] [--gpu 0] [--restore] [--values 0.1,0.2]
+                    [--storage FOLDER] [--bytes 10] [--uri URI]
 
-Each trial's curve is a known one, so nothing is trained: what is looked at is the record.
+Each trial's curve is a known one, so nothing is trained: what is looked at is the record. A rate over 100 is the user's
+own mistake, one over 1000 asks for more memory than there is; FACTOR in the environment stands for other code.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ def train(config: dict[str, Any]) -> None:
     """Report ``epochs`` times; go on from the checkpoint that Tune hands over."""
     from ray import tune
 
-    first = 1
+    first, factor = 1, float(os.environ.get("FACTOR", "1"))
     if (kept := tune.get_checkpoint()) is not None:
         with kept.as_directory() as place:
             first = json.loads(Path(place, "state.json").read_text())["epoch"] + 1
     for epoch in range(first, config["epochs"] + 1):
         time.sleep(config["pause"])
+        if config["lr"] > 1000:
+            raise MemoryError
         if config["lr"] > 100:
             raise ValueError("the user's own mistake")
         with tempfile.TemporaryDirectory() as draft:
             Path(draft, "state.json").write_text(json.dumps({"epoch": epoch}))
             Path(draft, "weights.bin").write_bytes(os.urandom(config["bytes"]))
             tune.report(
-                {"loss": config["lr"] / epoch, "epoch": epoch}, checkpoint=tune.Checkpoint.from_directory(draft)
+                {"loss": factor * config["lr"] / epoch, "epoch": epoch},
+                checkpoint=tune.Checkpoint.from_directory(draft),
             )
 
 

@@ -6,6 +6,7 @@ or MLflow for one, and the row's claim should then be looked at.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -14,11 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 from test_disk_full import fill, small  # noqa: F401 - a fixture
 from test_tracking import Server
@@ -103,6 +107,31 @@ def test_a_stopped_sweep_leaves_runs_running_and_goes_on_in_others(stock: Stock,
     assert "RUNNING" in stock.runs() and len(stock.runs()) > 2, "one run for each of two trials"
 
 
+@pytest.mark.fault(2, control=True, full=True)
+def test_after_a_second_signal_too(stock: Stock) -> None:
+    process = stock.start("--epochs", "40")
+    stock.wait_for_rows(process, 5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "RUNNING" in stock.runs()
+
+
+@pytest.mark.fault(7, control=True, full=True)
+def test_without_its_raylet_a_sweep_leaves_runs_running(stock: Stock) -> None:
+    process = stock.start("--epochs", "40")
+    stock.wait_for_rows(process, 5)
+    below = psutil.Process(process.pid).children(recursive=True)
+    (raylet,) = [one for one in below if one.name() == "raylet"]
+    raylet.kill()
+    try:
+        process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:  # it may wait for ever, which is no better
+        end(process)
+    assert "RUNNING" in stock.runs()
+
+
 @pytest.mark.fault(6, control=True, full=True)
 def test_with_tunes_default_a_trial_does_not_outlive_its_worker(stock: Stock) -> None:
     """FailureConfig(max_failures=0). With retries the stock stack survives this one too (tried with 3)."""
@@ -115,10 +144,11 @@ def test_with_tunes_default_a_trial_does_not_outlive_its_worker(stock: Stock) ->
     assert "FAILED" in stock.runs()
 
 
-@pytest.mark.fault(10, control=True, full=True)
-def test_a_sweep_with_a_failed_trial_ends_as_if_it_had_none(stock: Stock) -> None:
-    code, _ = stock.finish("--values", "0.1,200", "--epochs", "2")
-    assert code == 0 and "FAILED" in stock.runs()
+@pytest.mark.fault(8, 10, control=True, full=True)
+def test_a_sweep_with_failed_trials_ends_as_if_it_had_none(stock: Stock) -> None:
+    """One trial with a mistake in it, one without memory."""
+    code, _ = stock.finish("--values", "0.1,200,2000", "--epochs", "2")
+    assert code == 0 and stock.runs() == ["FAILED", "FAILED", "FINISHED"]
 
 
 @pytest.mark.fault(11, control=True, full=True)
@@ -144,6 +174,57 @@ def test_a_trial_does_not_outlive_a_full_disk(stock: Stock, small: Path) -> None
     assert "FAILED" in runs or ended not in (None, 0), f"{ended} {runs}"
 
 
+@pytest.mark.fault(20, control=True)
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_alone_loses_what_a_full_disk_does_not_take(small: Path) -> None:  # noqa: F811
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{small}/mlflow.db")
+    run = client.create_run("0").info.run_id
+    ballast = fill(small, 0)
+
+    def log() -> None:
+        for step in range(200):
+            client.log_param(run, f"p{step}", "x" * 5000)
+
+    with pytest.raises(MlflowException, match="full"):
+        log()
+    ballast.unlink()
+    assert len(client.get_run(run).data.params) < 200
+
+
+@pytest.mark.fault(24, control=True, full=True)
+def test_a_folder_that_cannot_be_written_ends_in_a_traceback(stock: Stock, small: Path) -> None:  # noqa: F811
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    code, output = stock.finish("--storage", str(small))
+    assert code == 1 and "Traceback" in output, output
+
+
+@pytest.mark.fault(25, control=True, full=True)
+def test_a_folder_that_was_moved_goes_on_in_other_runs(stock: Stock, tmp_path: Path) -> None:
+    stock.folder = tmp_path / "here"
+    stock.folder.mkdir()
+    process = stock.start("--epochs", "40")
+    stock.wait_for_rows(process, 5)
+    end(process)
+    stock.folder = stock.folder.rename(tmp_path / "there")
+    code, output = stock.finish("--restore", "--epochs", "40")
+    assert code != 0 or "RUNNING" in stock.runs(), output
+
+
+@pytest.mark.fault(26, control=True)
+def test_torch_takes_weights_of_another_network_without_a_word(tmp_path: Path) -> None:
+    """As tutorials load them, with ``strict=False``."""
+    from suite import models
+    from suite.spec import ModelConfig
+
+    torch.save(models.build(ModelConfig(arch="resnet34_cifar"), 10).state_dict(), tmp_path / "other.pth")
+    network = models.build(ModelConfig(arch="resnet18_cifar"), 10)
+    left = network.load_state_dict(torch.load(tmp_path / "other.pth", weights_only=True), strict=False)
+    assert left.unexpected_keys, "layers of the other network that were passed over"
+
+
 @pytest.mark.fault(28, control=True, full=True)
 def test_while_a_server_is_away_nothing_is_trained(stock: Stock) -> None:
     """Training stands still while the callback waits: 4, 8, 16, 32 ... s between tries."""
@@ -161,6 +242,24 @@ def test_while_a_server_is_away_nothing_is_trained(stock: Stock) -> None:
         assert process.poll() is not None or after - before <= 10, "it trained on: 100 epochs of 0.15 s fit"
     finally:
         end(process)
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.mark.fault(29, control=True, full=True)
+def test_without_its_server_the_sweep_ends_before_its_trials_do(stock: Stock) -> None:
+    server = Server(stock.folder)
+    server.start()
+    process = stock.start("--uri", server.uri, "--epochs", "30", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    try:
+        stock.wait_for_rows(process, 5)
+        server.kill()
+        output = process.communicate(timeout=240)[0]
+        trained = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
+        assert process.returncode != 0 or trained < 60, output
+    finally:
+        if process.poll() is None:
+            end(process)
         if server.process.poll() is None:
             server.kill()
 
@@ -193,6 +292,30 @@ def test_a_locked_database_costs_a_value_and_nobody_is_told(tmp_path: Path) -> N
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fault(32, control=True)
+def test_eight_writers_that_do_not_wait_for_each_other_lose_rows(tmp_path: Path) -> None:
+    """sqlite3 without its wait."""
+    path = tmp_path / "it.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table rows (value)")
+
+    def write(number: int) -> int:
+        lost = 0
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as mine:
+            for step in range(100):
+                try:
+                    mine.execute("insert into rows values (?)", (number * 100 + step,))
+                except sqlite3.OperationalError:
+                    lost += 1
+        return lost
+
+    with ThreadPoolExecutor(8) as pool:
+        lost = sum(pool.map(write, range(8)))
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("select count(*) from rows").fetchone() == (800 - lost,)
+    assert lost > 0
 
 
 @pytest.mark.fault(34, 35, control=True)
@@ -229,6 +352,21 @@ def test_other_values_are_passed_over_when_it_is_restored(stock: Stock) -> None:
     assert code == 0, output
     found = {value for (value,) in stock.query("select value from params where key = 'lr'")}
     assert found == {"0.1", "0.2"}, "the values that the user asks for now"
+
+
+@pytest.mark.fault(40, control=True, full=True)
+def test_a_restored_sweep_mixes_two_codes_in_one_curve(stock: Stock) -> None:
+    process = stock.start("--epochs", "40", FACTOR="1")
+    stock.wait_for_rows(process, 20)
+    end(process)
+    code, output = stock.finish("--restore", "--epochs", "40", FACTOR="100")
+    assert code == 0, output
+    found = json.loads(next(stock.folder.glob("ray/stock/*/result.json")).read_text().splitlines()[-1])
+    curves = [
+        [json.loads(line)["loss"] * json.loads(line)["epoch"] for line in file.read_text().splitlines()]
+        for file in stock.folder.glob("ray/stock/*/result.json")
+    ]
+    assert found["epoch"] == 40 and all(max(curve) > 50 * min(curve) for curve in curves)
 
 
 @pytest.mark.fault(41, control=True)

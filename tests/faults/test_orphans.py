@@ -10,14 +10,15 @@ import pytest
 from fault_table import Tally
 from training import training, trial
 
+from suite.journal import LAUNCH_FILE
 from suite.records import Trial
-from suite.trainable import LAUNCH_FILE, Member
+from suite.trainable import Member
 
 
 def written_after_a_takeover(folder: Path) -> set[str]:
     """Train a trial whose folder another launch takes over after the first of three epochs; the files it wrote then."""
     (folder / LAUNCH_FILE).write_text("mine")
-    shared = SimpleNamespace(folder=folder, token="mine", activations=False, limit_batches=None)
+    shared = SimpleNamespace(folder=folder, token="mine", activations=False, limit_batches=None, bucket=None)
     given = asdict(trial(epochs=3))
     member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(

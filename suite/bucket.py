@@ -1,0 +1,334 @@
+"""A sweep's place in an object store that speaks S3: ``--storage-path s3://bucket/prefix``.
+
+Such a store has no rename, no append and no lock, so what a shared folder gives is made here of what it has: an object
+is there whole or not at all, and one can be put on condition that there is none of that name::
+
+    journal/0000000001     entries from seq 1 on, one object for each write: the journal is their concatenation.
+                           Put only where there is none: of two drivers the second one fails at its first entry.
+    owner                  who runs the sweep, renewed while it does: a second one is refused at its start
+    launch, stop           what the driver tells the workers
+    trials/<id>/...        checkpoints, whose manifest is put last and removed first: without one there is none
+
+Driver and workers keep working copies in folders of their own, on any disk: the store is what counts. Every call is
+tried again, with growing waits, by botocore; then it is ``BucketUnavailable``. Addresses, keys and other kinds of S3
+(MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from suite.errors import EnvironmentProblem, LockedError, UsageError
+from suite.redaction import redacted
+
+JOURNAL, OWNER = "journal/", "owner"
+RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # of the owner's word; a driver that is gone for longer may be replaced
+SEGMENTS = 200  # pieces of a journal beyond which a launch makes one of them
+AT_ONCE = 8  # objects that are read at once
+TRIES = 6  # of a call; with botocore's waits about 30 s in all
+
+
+class BucketUnavailable(OSError):
+    """The store does not answer, after all tries."""
+
+
+class AnotherOwner(OSError):
+    """Another process writes this sweep's journal now."""
+
+
+def is_bucket(address: str | Path) -> bool:
+    """Whether results are to go into an object store; pathlib makes one slash of two."""
+    return re.match(r"s3:/", str(address)) is not None
+
+
+class Bucket:
+    """Objects below an address. Can be pickled: each process has a client of its own.
+
+    Args:
+        address: ``s3://bucket`` or ``s3://bucket/prefix``.
+
+    Raises:
+        UsageError: the address names no bucket.
+    """
+
+    def __init__(self, address: str) -> None:
+        found = re.fullmatch(r"s3:/{1,2}([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.=+-]+)*)/*", address)
+        if found is None or any(part in (".", "..") for part in found[2].split("/")):
+            raise UsageError(
+                f"an address in an object store must be s3://bucket/prefix, got {redacted(address)}",
+                remedy="Bucket: 3 to 63 lower-case letters, digits, dots, hyphens. Prefix: letters, digits, _ . = + -.",
+            )
+        self.bucket, self.prefix = found[1], found[2].strip("/")
+        self._client: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}
+
+    def __truediv__(self, name: str) -> Bucket:
+        return Bucket(f"{self.address}/{name}")
+
+    @property
+    def address(self) -> str:
+        """As the user would write it."""
+        return "/".join(part for part in (f"s3://{self.bucket}", self.prefix) if part)
+
+    def working_folder(self, cache: Path) -> Path:
+        """Where the driver, or a worker, of this address keeps its working copy on its machine."""
+        return cache / "buckets" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
+
+    # ---- objects ---------------------------------------------------------------------------------------------------
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Put an object, in place of an older one.
+
+        Raises:
+            BucketUnavailable: as every method.
+        """
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                self._call("put_object", Key=self._key(name), Body=file)
+        else:
+            self._call("put_object", Key=self._key(name), Body=content)
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Put an object where there is none of that name; whether there was none, or one with this very content."""
+        try:
+            self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
+        except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
+            return self.get(name) == content
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        """An object's content, None where there is none."""
+        try:
+            return bytes(self._call("get_object", read=True, Key=self._key(name)))
+        except FileNotFoundError:
+            return None
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of the objects whose name begins so, in order."""
+        found: list[str] = []
+        token: dict[str, Any] = {}
+        while True:
+            page = self._call("list_objects_v2", Prefix=self._key(below), **token)
+            found += [one["Key"][len(self._key("")) :] for one in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return sorted(found)
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def remove(self, *names: str) -> None:
+        """Remove objects, in this order."""
+        for name in names:
+            self._call("delete_object", Key=self._key(name))
+
+    def remove_below(self, name: str, first: str = "") -> None:
+        """Remove a folder's objects; first those whose name ends so."""
+        names = self.names(f"{name}/")
+        self.remove(*sorted(names, key=lambda one: not (first and one.endswith(first))))
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy an object into a file, which is there whole or not at all; whether there is such an object."""
+        content = self.get(name)
+        if content is None:
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            draft.write_bytes(content)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def push_folder(self, folder: Path, name: str, last: str) -> None:
+        """Put a folder's files, the one named ``last`` at the end: it makes the rest valid."""
+        self.remove(f"{name}/{last}")  # of an earlier try: its files are about to change
+        for file in sorted(folder.iterdir(), key=lambda one: (one.name == last, one.name)):
+            self.put(f"{name}/{file.name}", file)
+
+    def fetch_folder(self, name: str, target: Path, last: str) -> None:
+        """Copy a folder's objects, the one named ``last`` at the end."""
+        for one in sorted(self.names(f"{name}/"), key=lambda one: (one.endswith(f"/{last}"), one)):
+            self.fetch(one, target / one.rpartition("/")[2])
+
+    # ---- the journal -----------------------------------------------------------------------------------------------
+
+    def append_journal(self, seq: int, lines: bytes) -> None:
+        """Put further lines of the journal, whose first entry has this number.
+
+        Raises:
+            AnotherOwner: somebody else put theirs there.
+        """
+        if not self.put_new(_segment(seq), lines):
+            raise AnotherOwner(errno.EBUSY, f"another process writes the journal in {self.address} now")
+
+    def read_journal(self) -> bytes:
+        """All lines of the journal; pieces that a larger one holds already are left out."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            pieces = list(pool.map(self.get, self.names(JOURNAL)))
+        whole, last = [], 0
+        for piece in pieces:
+            for line in (piece or b"").splitlines(keepends=True):
+                if (seq := int(json.loads(line)["seq"])) > last:
+                    whole.append(line)
+                    last = seq
+        return b"".join(whole)
+
+    def take_journal(self, file: Path) -> None:
+        """Make a local journal what the store's is. Of many pieces there, one is made."""
+        names = self.names(JOURNAL)
+        lines = self.read_journal()
+        if len(names) > SEGMENTS:
+            self.put(names[0], lines)
+            self.remove(*names[1:])
+        if lines or file.exists():  # what only the working copy has was never said to anybody
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".{file.name}.tmp")
+            draft.write_bytes(lines)
+            draft.replace(file)
+
+    # ---- its owner -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def owned(self, token: str) -> Iterator[None]:
+        """Hold the sweep, and let others see that it is held.
+
+        Raises:
+            LockedError: another process holds it.
+        """
+        mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname()}).encode()
+        if not self.put_new(OWNER, mine):
+            self._refuse_if_alive()
+            self.put(OWNER, mine)
+        done = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(mine, done), name="owner", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewing.join(timeout=60)
+            if not renewing.is_alive() and self._quietly(lambda: self.get(OWNER)) == mine:
+                self._quietly(lambda: self.remove(OWNER))
+
+    def _refuse_if_alive(self) -> None:
+        try:
+            found = self._call("head_object", Key=self._key(OWNER))
+        except FileNotFoundError:
+            return
+        owner = json.loads(self.get(OWNER) or b'{"host": "", "pid": 0}')
+        age_s = _clock(found).timestamp() - found["LastModified"].timestamp()
+        if owner["host"] == socket.gethostname() and not psutil.pid_exists(owner["pid"]):
+            return
+        if age_s < STALE_AFTER_S:
+            raise LockedError(
+                f"this sweep is already running: process {owner['pid']} on {owner['host']} holds {self.address}\n"
+                "    Wait for it or stop it; then launch again, which goes on where it stopped. If it died, that is "
+                f"possible in {STALE_AFTER_S - age_s:.0f} s."
+            )
+
+    def _renew(self, mine: bytes, done: threading.Event) -> None:
+        while not done.wait(RENEW_EVERY_S):
+            if self._quietly(lambda: self.get(OWNER)) in (mine, None):
+                self._quietly(lambda: self.put(OWNER, mine))
+
+    @staticmethod
+    def _quietly(call: Callable[[], Any]) -> Any:
+        """What it gives, None where the store does not answer: the next time it may."""
+        try:
+            return call()
+        except BucketUnavailable:
+            return None
+
+    # ---- calls -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Write, read and remove an object.
+
+        Raises:
+            EnvironmentProblem: the store cannot be used; says why.
+        """
+        name = f".check-{os.getpid()}-{time.time_ns()}"
+        remedy = (
+            "Make the bucket, and let this machine read, write, list and delete below it: AWS_PROFILE, "
+            "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is not Amazon's."
+        )
+        try:
+            same = self.put_new(name, b"it") and not self.put_new(name, b"another") and self.get(name) == b"it"
+            self.remove(name)
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.address} cannot be used: {error.strerror}", remedy=remedy) from error
+        if not same:
+            raise EnvironmentProblem(
+                f"{self.address} cannot be used: it puts an object although there is one of that name",
+                remedy="The store must know conditional writes (If-None-Match: *), as Amazon's, MinIO and R2 do.",
+            )
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _call(self, what: str, read: bool = False, **arguments: Any) -> Any:
+        """A call of boto3's client; with ``read`` the object's content, for which the connection must hold, too.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            FileExistsError: there is one, and there should be none.
+            BucketUnavailable: everything else.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            found = getattr(self._connected(), what)(Bucket=self.bucket, **arguments)
+            if not read:
+                return found
+            with found["Body"] as body:
+                return body.read()
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ("NoSuchKey", "404"):
+                raise FileNotFoundError(errno.ENOENT, arguments["Key"]) from error
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
+            raise BucketUnavailable(errno.EIO, redacted(str(error))) from error
+        except (BotoCoreError, OSError) as error:
+            raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+
+    def _connected(self) -> Any:
+        """The client, made at the first call: boto3 is needed only here, and takes half a second to import."""
+        if self._client is None:
+            import boto3  # type: ignore[import-untyped]
+            from botocore.config import Config
+
+            config = Config(
+                retries={"mode": "standard", "total_max_attempts": TRIES}, connect_timeout=5, read_timeout=60,
+                max_pool_connections=2 * AT_ONCE,
+            )  # fmt: skip
+            session = boto3.session.Session()
+            region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
+            self._client = session.client("s3", region_name=region, config=config)
+        return self._client
+
+
+def _segment(seq: int) -> str:
+    return f"{JOURNAL}{seq:010d}"
+
+
+def _clock(answer: Any) -> Any:
+    """The store's own time when it gave the answer: clocks of machines differ."""
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

@@ -1,0 +1,427 @@
+"""Results in an object store: a real server that speaks S3 (moto's), a bad network before it, sweeps with real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alone import alone
+from conftest import Folder
+from fault_table import Tally
+from servers import ObjectStore, Proxy, Stored
+from training import training, trial
+
+from suite import bucket as buckets
+from suite import checkpoint
+from suite.bucket import AnotherOwner, Bucket, BucketUnavailable, is_bucket
+from suite.errors import EnvironmentProblem, LockedError, UsageError
+from suite.journal import LAUNCH_FILE, Journal
+from suite.records import Numerics, Objective, Trial
+from suite.trainable import Member, Shared
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(boto|moto).*")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def there(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A place of this test's in the store."""
+    for name, value in store.variables().items():
+        monkeypatch.setenv(name, value)
+    return Bucket(f"s3://{store.bucket}/{tmp_path.name}")
+
+
+# ---- addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["s3://b/runs", "s3://bucket/a b", "s3://bucket/../x", "s3://", "s3://Bucket/x"])
+def test_an_address_that_names_no_bucket(address: str) -> None:
+    with pytest.raises(UsageError, match="s3://bucket/prefix"):
+        Bucket(address)
+
+
+def test_an_address_is_told_from_a_folder() -> None:
+    assert is_bucket("s3://bucket/runs") and is_bucket(Path("s3://bucket/runs"))
+    assert not is_bucket("runs") and not is_bucket("/s3:/x")
+    assert Bucket("s3:/bucket/runs/").address == "s3://bucket/runs" == (Bucket("s3://bucket") / "runs").address
+    one, other = (Bucket(f"s3://bucket/{name}").working_folder(Path("cache")) for name in ("a", "b"))
+    assert one != other
+
+
+def test_without_a_store_the_sweep_is_refused(folder: Folder) -> None:
+    folder.write(seeds=[0])
+    elsewhere = ObjectStore.variables(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
+    done = folder.sweep("--storage-path", "s3://bucket/runs", code=6, **elsewhere)
+    assert (
+        "s3://bucket/runs/tiny cannot be used: Could not connect" in done.stderr
+        and "AWS_ENDPOINT_URL_S3" in done.stderr
+    )
+    assert not (folder.path / "s3:").exists() and not (folder.path / "runs").exists()
+
+
+def test_the_doctor_says_what_to_do_instead(folder: Folder) -> None:
+    done = folder.run("--storage-path", "s3://bucket/runs", module="suite.doctor")
+    assert done.returncode == 2 and "Launch the sweep again" in done.stderr and not (folder.path / "s3:").exists()
+
+
+# ---- objects ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_put_is_there(there: Bucket, tmp_path: Path) -> None:
+    there.check()
+    assert there.names() == [] and there.get("a") is None and not there.fetch("a", tmp_path / "a")
+    there.put("a", b"1")
+    (tmp_path / "file").write_bytes(b"2" * 100_000)
+    pickle.loads(pickle.dumps(there)).put("deep/er", tmp_path / "file")
+    assert there.names() == ["a", "deep/er"] and there.names("deep/") == ["deep/er"]
+    assert there.fetch("deep/er", tmp_path / "x" / "copy")
+    assert (tmp_path / "x" / "copy").read_bytes() == b"2" * 100_000
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["copy"]
+    assert not there.put_new("a", b"other") and there.get("a") == b"1"
+    assert there.put_new("a", b"1"), "an answer that got lost: it is ours"
+    there.remove("a", "not there")
+    there.remove_below("deep")
+    assert there.names() == []
+
+
+def test_more_objects_than_a_page(there: Bucket) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    names = [f"n{number:04d}" for number in range(1010)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: there.put(name, b""), names))
+    assert there.names() == names
+
+
+def test_a_bucket_that_is_not_there(there: Bucket) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"cannot be used.*(.|\n)*Make the bucket"):
+        Bucket("s3://nobodys-bucket/x").check()
+
+
+def test_a_store_without_conditions_is_refused(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two drivers could write one journal there."""
+    monkeypatch.setattr(Bucket, "put_new", lambda self, name, content: self.put(name, content) or True)
+    with pytest.raises(EnvironmentProblem, match="If-None-Match"):
+        there.check()
+
+
+@pytest.mark.fault(27)
+def test_busy_answers_and_lost_ones_are_tried_again(
+    store: ObjectStore, there: Bucket, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    drawn = random.Random(3)
+    proxy = Proxy(store, lambda method, path, number: drawn.choice([0, 0, 0, 0, 0, 503, 500, -1]))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.uri)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    mine = Bucket(there.address)
+    monkeypatch.setattr(buckets, "TRIES", 12)
+    for number in range(60):
+        assert mine.put_new(f"n{number}", str(number).encode())
+    assert [mine.get(f"n{number}") for number in range(60)] == [str(number).encode() for number in range(60)]
+    tally.add(sum(count for fault, count in proxy.faults.items() if fault))
+    assert tally.faults > 20
+    proxy.close()
+
+
+def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setattr(buckets, "TRIES", 2)
+    with pytest.raises(BucketUnavailable):
+        Bucket(there.address).put("a", b"")
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any) -> Member:
+    """A worker's view of a trial, on a machine whose disk is ``place``."""
+    objective = Objective("val/acc", "maximize", "best")
+    shared = Shared(place, token, {}, {}, objective, Numerics(), None, False, (), bucket=there)
+    made = Member(shared, asdict(given), "data", None, 0)
+    made.folder = place / given.id
+    made.training = training(given, made.folder, should_stop=made._should_stop, allowed=made._allowed, kept=made._keep)
+    return made
+
+
+@pytest.mark.fault(27)
+def test_the_manifest_is_put_last_and_removed_first(
+    there: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    """Cut after each call in turn: what is called a checkpoint then is whole."""
+    there.put(LAUNCH_FILE, b"mine")
+    given = trial(epochs=1)
+    mine = member(there, tmp_path / "a", given)
+    mine.training.save()
+    (kept,) = (mine.folder / "checkpoints").iterdir()
+    whole = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert checkpoint.MANIFEST in whole and len(whole) >= 2
+    place = f"{mine.home}/checkpoints/{kept.name}"
+
+    class Cut(Exception):
+        pass
+
+    call = Bucket._call
+    for build in ("push", "remove"):
+        for cut in range(1, 20):
+            left = [cut]
+
+            def limited(self: Bucket, what: str, read: bool = False, left: list[int] = left, **more: Any) -> Any:
+                if what in ("put_object", "delete_object"):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise Cut
+                return call(self, what, read, **more)
+
+            monkeypatch.setattr(Bucket, "_call", limited)
+            try:
+                if build == "push":
+                    there.push_folder(kept, place, checkpoint.MANIFEST)
+                else:
+                    there.remove_below(place, checkpoint.MANIFEST)
+                ended = True
+            except Cut:
+                ended = False
+            monkeypatch.setattr(Bucket, "_call", call)
+            if mine._kept_there(there):
+                found = {name.rpartition("/")[2]: there.get(name) for name in there.names(f"{place}/")}
+                assert found == whole, f"{build}, cut after {cut} calls"
+            tally.add()
+            if build == "remove" and not ended:
+                there.push_folder(kept, place, checkpoint.MANIFEST)
+            if ended:
+                break
+        assert ended
+        there.push_folder(kept, place, checkpoint.MANIFEST)
+
+
+def test_another_machine_goes_on_from_the_newest_whole_checkpoint(there: Bucket, tmp_path: Path) -> None:
+    there.put(LAUNCH_FILE, b"mine")
+    given = trial(epochs=4)
+    mine = member(there, tmp_path / "a", given)
+    for _ in range(3):
+        mine.training.advance()
+        mine.training.save()
+    names = mine._kept_there(there)
+    assert len(names) == checkpoint.KEPT and names[0].startswith("e00003")
+    there.remove(f"{mine.home}/checkpoints/{names[0]}/{checkpoint.MANIFEST}")
+    there.put(f"{mine.home}/checkpoints/{names[0]}/last.pt", b"half of it")
+    other = member(there, tmp_path / "b", given)
+    other._bring()
+    assert [path.name for path in (other.folder / "checkpoints").iterdir()] == [names[1]]
+    assert training(given, other.folder).epoch == 2
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_fetched(there: Bucket, tmp_path: Path) -> None:
+    there.put(LAUNCH_FILE, b"mine")
+    given = trial(epochs=4)
+    mine = member(there, tmp_path / "a", given)
+    for _ in range(2):
+        mine.training.advance()
+        mine.training.save()
+    there.put(f"{mine.home}/checkpoints/{mine._kept_there(there)[0]}/last.pt", b"flipped")
+    other = member(there, tmp_path / "b", given)
+    other._bring()
+    assert training(given, other.folder).epoch == 1
+    assert any("is damaged" in text for text in other.warnings)
+
+
+def test_a_worker_of_a_launch_that_is_over_puts_nothing(there: Bucket, tmp_path: Path) -> None:
+    there.put(LAUNCH_FILE, b"another's")
+    mine = member(there, tmp_path / "a", trial(epochs=2))
+    mine.training.save()
+    assert there.names("trials/") == [] and not list((mine.folder / "checkpoints").glob("e*"))
+
+
+# ---- the journal and its owner ---------------------------------------------------------------------------------------
+
+
+def test_the_journal_is_what_the_store_has(there: Bucket, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "journal.jsonl"
+    journal = Journal(path, elsewhere=there.append_journal)
+    for epoch in range(1, 30):
+        journal.append("epoch", id="t", epoch=epoch, metrics={})
+        assert epoch % 5 or journal.flush(10)
+    journal.close()
+    assert there.read_journal() == path.read_bytes() and len(there.names("journal/")) > 3
+    with path.open("ab") as file:
+        file.write(b'{"seq": 30, "kind": "epoch", "of": "a process that died before it had put that"}\n')
+    there.take_journal(path)
+    assert path.read_bytes() == there.read_journal()
+    other = tmp_path / "b" / "journal.jsonl"
+    there.take_journal(other)
+    assert other.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.fault(27)
+def test_many_pieces_become_one_wherever_that_is_cut(
+    there: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    monkeypatch.setattr(buckets, "SEGMENTS", 5)
+    for seq in range(1, 9):
+        there.append_journal(seq, json.dumps({"seq": seq}).encode() + b"\n")
+    whole = there.read_journal()
+    there.put("journal/0000000001", whole)  # cut after this
+    there.remove("journal/0000000003")  # and after this
+    assert there.read_journal() == whole
+    there.take_journal(tmp_path / "journal.jsonl")
+    assert there.names("journal/") == ["journal/0000000001"] and there.read_journal() == whole
+    there.append_journal(9, b'{"seq": 9}\n')
+    assert there.read_journal() == whole + b'{"seq": 9}\n'
+    tally.add(2)
+
+
+@pytest.mark.fault(14, 27)
+def test_of_two_drivers_the_second_one_writes_nothing(there: Bucket, tmp_path: Path, tally: Tally) -> None:
+    told: list[str] = []
+    first = Journal(tmp_path / "a" / "j", elsewhere=there.append_journal)
+    second = Journal(tmp_path / "b" / "j", told.append, elsewhere=there.append_journal)
+    first.append("journal", id="first")
+    assert first.flush(10)
+    second.append("journal", id="second")
+    assert not second.flush(2) and isinstance(second.failure, AnotherOwner) and "another process writes" in told[0]
+    first.append("plan", ids=[])
+    assert first.flush(10)
+    second.close()
+    first.close()
+    assert [json.loads(line).get("id") for line in there.read_journal().splitlines()] == ["first", None]
+    tally.add()
+
+
+def test_a_sweep_that_is_held_is_refused_until_its_owner_is_silent(
+    there: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with there.owned("one"):
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on .* holds {there.address}"), there.owned("two"):
+            pass
+        monkeypatch.setattr(buckets, "STALE_AFTER_S", 0.0)
+        with there.owned("three"):
+            assert json.loads(there.get("owner") or b"")["token"] == "three"
+    assert there.get("owner") is None, "the last one that held it let it go"
+    monkeypatch.setattr(buckets, "STALE_AFTER_S", 75.0)
+    there.put("owner", json.dumps({"token": "x", "pid": 2**30, "host": os.uname().nodename}).encode())
+    with there.owned("of a machine whose process died"):
+        pass
+    there.put("owner", json.dumps({"token": "x", "pid": 1, "host": "another-machine"}).encode())
+    with pytest.raises(LockedError, match=r"another-machine(.|\n)*possible in 7\d s"), there.owned("five"):
+        pass
+
+
+def test_an_owner_renews_its_word(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "RENEW_EVERY_S", 0.1)
+    with there.owned("one"):
+        there.remove("owner")
+        end = time.monotonic() + 10
+        while there.get("owner") is None:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+# ---- whole sweeps ----------------------------------------------------------------------------------------------------
+
+
+def epochs_done(count: int) -> Any:
+    return lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= count
+
+
+@pytest.mark.slow
+@pytest.mark.fault(4, 16, 27)
+def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    """SIGKILL, and the disk is gone: MLflow and the bucket are all that is left. The curves are those of no fault."""
+    folder = Stored(tmp_path, store)
+    for name, value in folder.variables.items():
+        monkeypatch.setenv(name, value)
+    (folder.path / "tiny_net.py").write_text("import suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+                                             + (folder.path / "tiny_net.py").read_text())  # fmt: skip
+    folder.write()
+    process = folder.start(SLOW="0.1")
+    folder.wait_for(process, epochs_done(3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = folder.journal
+    shutil.rmtree(folder.path / "cache")
+    assert not (folder.path / "runs").exists()
+    done = folder.sweep()
+    assert "trials go on from their checkpoints" in done.stdout
+    again = [entry["epoch"] for entry in folder.journal[len(before) :] if entry["kind"] == "start"]
+    assert max(again) >= 1, "no trial went on from what it had"
+    assert folder.journal[: len(before)] == before
+    assert folder.runs() == dict.fromkeys(folder.curves(), "FINISHED") and len(folder.curves()) == 4
+    assert folder.parents() == ["FINISHED"]
+    folder.assert_tracked()
+    local = tmp_path / "runs" / "tiny"
+    local.mkdir(parents=True)
+    (local / "journal.jsonl").write_bytes((folder.there / "tiny").read_journal())
+    assert folder.curves() == alone(folder.path, tmp_path / "alone", monkeypatch)
+    artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
+    assert {"predictions.npz", "best.pt"} <= artifacts and any(name.endswith(".png") for name in artifacts)
+    kept = (folder.there / "tiny").names("trials/")
+    assert not any("/checkpoints/" in name for name in kept), "checkpoints of finished trials were left"
+    assert not list((tmp_path / "cache").rglob("workers/*/*")), "a worker left its working copy"
+    shutil.rmtree(folder.path / "cache")  # and from yet another machine there is nothing left to do
+    assert "already complete (4/4" in folder.sweep("--resume").stdout
+    tally.add(kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, 27)
+def test_a_signal_reaches_workers_through_a_bad_network(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    drawn = random.Random(5)
+    proxy = Proxy(store, lambda method, path, number: drawn.choice([0] * 18 + [503, -1]))
+    folder = Stored(tmp_path, store, proxy.uri)
+    for name, value in store.variables().items():  # here without the bad network
+        monkeypatch.setenv(name, value)
+    folder.write(seeds=[0], parameters=None)
+    process = folder.start(SLOW="0.2")
+    folder.wait_for(process, epochs_done(1))
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert set(folder.runs().values()) == {"KILLED"}
+    assert any("/checkpoints/" in name for name in (folder.there / "tiny").names("trials/"))
+    folder.sweep()
+    assert set(folder.runs().values()) == {"FINISHED"}
+    folder.assert_tracked()
+    assert proxy.faults[503] + proxy.faults[-1] > 0
+    tally.add(proxy.faults[503] + proxy.faults[-1], kills=1)
+    proxy.close()
+
+
+@pytest.mark.slow
+def test_a_second_driver_is_refused_while_the_first_one_runs(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Stored(tmp_path, store)
+    for name, value in folder.variables.items():
+        monkeypatch.setenv(name, value)
+    folder.write(seeds=[0], parameters=None)
+    process = folder.start(SLOW="0.2")
+    folder.wait_for(process, epochs_done(1))
+    other = tmp_path / "another machine"
+    done = subprocess.run(
+        folder.command("sweep.yaml"), cwd=folder.path, env=folder.environment() | {"SUITE_CACHE": str(other)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5 and "already running" in done.stderr, done.stdout + done.stderr
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
