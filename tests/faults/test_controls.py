@@ -119,17 +119,14 @@ def test_after_a_second_signal_too(stock: Stock) -> None:
 
 
 @pytest.mark.fault(7, control=True, full=True)
-def test_without_its_raylet_a_sweep_leaves_runs_running(stock: Stock) -> None:
-    process = stock.start("--epochs", "40")
+def test_without_its_raylet_its_trials_fail_and_it_ends_with_zero(stock: Stock) -> None:
+    process = stock.start("--epochs", "400")
     stock.wait_for_rows(process, 5)
     below = psutil.Process(process.pid).children(recursive=True)
     (raylet,) = [one for one in below if one.name() == "raylet"]
     raylet.kill()
-    try:
-        process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:  # it may wait for ever, which is no better
-        end(process)
-    assert "RUNNING" in stock.runs()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and stock.runs() == ["FAILED", "FAILED"], output
 
 
 @pytest.mark.fault(6, control=True, full=True)
@@ -356,17 +353,16 @@ def test_other_values_are_passed_over_when_it_is_restored(stock: Stock) -> None:
 
 @pytest.mark.fault(40, control=True, full=True)
 def test_a_restored_sweep_mixes_two_codes_in_one_curve(stock: Stock) -> None:
-    process = stock.start("--epochs", "40", FACTOR="1")
-    stock.wait_for_rows(process, 20)
+    long = ("--epochs", "150")
+    process = stock.start(*long, FACTOR="1")
+    stock.wait_for_rows(process, 200)  # its state is written every ten seconds at most
     end(process)
-    code, output = stock.finish("--restore", "--epochs", "40", FACTOR="100")
+    code, output = stock.finish("--restore", *long, FACTOR="100")
     assert code == 0, output
-    found = json.loads(next(stock.folder.glob("ray/stock/*/result.json")).read_text().splitlines()[-1])
-    curves = [
-        [json.loads(line)["loss"] * json.loads(line)["epoch"] for line in file.read_text().splitlines()]
-        for file in stock.folder.glob("ray/stock/*/result.json")
-    ]
-    assert found["epoch"] == 40 and all(max(curve) > 50 * min(curve) for curve in curves)
+    for file in stock.folder.glob("ray/stock/*/result.json"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        curve = [row["loss"] * row["epoch"] for row in rows]  # of one code it is a constant
+        assert max(curve) > 50 * min(curve)
 
 
 @pytest.mark.fault(41, control=True)
