@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from suite.spec import TrainConfig
@@ -22,7 +23,7 @@ STEP_AT = (
 )  # where `step` multiplies the rate by 0.1, as shares of the steps (He et al. 2015: 32k, 48k of 64k)
 
 
-def _eager(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+def _eager(kind: type[Optimizer]) -> type[Optimizer]:
     """The optimizer with the same arithmetic, but without torch's compiler.
 
     torch imports its compiler into every process that makes an optimizer, only to tell it to leave these methods alone:
@@ -33,7 +34,63 @@ def _eager(kind: type[Optimizer]) -> Callable[..., Optimizer]:
     return type(kind.__name__, (kind,), own | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
-_SGD, _Adam, _AdamW = map(_eager, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """``tensor`` in the parameter's layout. torch 2.13's fused kernels pair values by their place in memory, whatever
+    the strides say: of another layout a gradient would go to other weights, without a word.
+    """
+    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter).copy_(tensor)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The same values in the order of memory. Of kernels with channels behind pixels torch's fused kernels make copies
+    first: 10.7 ms instead of 4.0 for four of 512 x 512 x 3 x 3 (one thread, AMD EPYC with AVX-512).
+    """
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 and not tensor.is_contiguous() else tensor
+
+
+class _SGD(_eager(torch.optim.SGD)):  # type: ignore[misc]
+    """torch's, bit for bit."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            first = bool(group["momentum"]) and not any("momentum_buffer" in self.state[one] for one in parameters)
+            averages = []
+            for parameter in parameters if group["momentum"] else ():
+                known = torch.empty_like(parameter) if first else self.state[parameter]["momentum_buffer"]
+                averages.append(_laid_out(known, parameter))
+                self.state[parameter]["momentum_buffer"] = averages[-1]
+            torch._fused_sgd_(
+                [_flat(parameter) for parameter in parameters],
+                [_flat(_laid_out(parameter.grad, parameter)) for parameter in parameters],
+                [_flat(average) for average in averages],
+                **{name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")},
+                maximize=False,
+                is_first_step=first,
+            )
+
+
+def _adam(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    """torch's, bit for bit."""
+    stock: Any = _eager(kind)
+
+    class Flat(stock):  # type: ignore[misc]
+        def _init_group(self, group: dict[str, Any], parameters: list[Tensor], *lists: list[Tensor]) -> bool:
+            is_complex: bool = super()._init_group(group, parameters, *lists)
+            grads, firsts, seconds = lists[:3]
+            for place, parameter in enumerate(parameters):
+                grads[place] = _flat(_laid_out(grads[place], parameter))
+                for found, name in ((firsts, "exp_avg"), (seconds, "exp_avg_sq")):
+                    self.state[parameter][name] = _laid_out(found[place], parameter)
+                    found[place] = _flat(self.state[parameter][name])
+                parameters[place] = _flat(parameter)
+            return is_complex
+
+    return Flat
+
+
+_Adam, _AdamW = _adam(torch.optim.Adam), _adam(torch.optim.AdamW)
 
 
 def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:

@@ -781,12 +781,14 @@ def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "stock"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
 )
-def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any, layout: torch.memory_format) -> None:
     config = TrainConfig(optimizer=name, lr=0.1, weight_decay=0.01)
     found = []
     for own in (True, False):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+        net.to(memory_format=layout)
         optimizer = optim.build([*net[:2].parameters()], [*net[3].parameters()], config)
         if not own:
             options = {
@@ -812,6 +814,25 @@ def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any) -> Non
         )
     assert len(found[0]) == len(found[1]) > 9
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_what_is_laid_out_otherwise_goes_to_the_same_weights(name: str) -> None:
+    """Gradients and averages with channels behind pixels, kernels without: torch's fused kernels alone mix them up."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
+        optimizer = optim.build([], [kernel], TrainConfig(optimizer=name, lr=0.1))
+        for _ in range(3):
+            kernel.grad = torch.randn(4, 3, 3, 3).contiguous(memory_format=layout)
+            optimizer.step()
+            for state in optimizer.state.values():
+                for key, value in state.items():
+                    if torch.is_tensor(value) and value.ndim == 4:
+                        state[key] = value.contiguous(memory_format=layout)
+        found.append(kernel.detach())
+    assert torch.equal(*found)
 
 
 def test_a_worker_never_imports_torch_s_compiler() -> None:

@@ -47,25 +47,29 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int]) -> Tensor:
+        kind = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             kind = torch.get_autocast_dtype(rows.device.type)
-            rows, weight = rows.to(kind), weight.to(kind)
-        ctx.save_for_backward(rows, weight)
-        ctx.side, ctx.corners = side, corners
-        return torch.stack([rows @ _block(weight, side, *at).T for at in _places(corners)], 1)
+        ctx.seen = slice(min(corners), max(corners) + side)  # taps that see a pixel at all: of a 1 x 1 map one of nine
+        taps = weight.permute(0, 2, 3, 1)[:, ctx.seen, ctx.seen].to(kind)
+        rows = rows.to(kind)
+        ctx.save_for_backward(rows, taps, weight)
+        ctx.side, ctx.corners = side, [corner - ctx.seen.start for corner in corners]
+        return torch.stack([rows @ _block(taps, side, *at).T for at in _places(ctx.corners)], 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
+        rows, taps, weight = ctx.saved_tensors
         by_pixel = gradients[0].to(rows.dtype).unbind(1)
         of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # float32 at once, as it is used
+        of_taps = of_weight.permute(0, 2, 3, 1)[:, ctx.seen, ctx.seen] if of_weight is not None else None
         for gradient, (top, left) in zip(by_pixel, _places(ctx.corners), strict=True):
             if of_rows is not None:
-                of_rows.addmm_(gradient, _block(weight, ctx.side, top, left))
-            if of_weight is not None:
-                taps = of_weight.permute(0, 2, 3, 1)[:, top : top + ctx.side, left : left + ctx.side]
-                taps.add_((gradient.T @ rows).view(taps.shape))
+                of_rows.addmm_(gradient, _block(taps, ctx.side, top, left))
+            if of_taps is not None:
+                block = of_taps[:, top : top + ctx.side, left : left + ctx.side]
+                block.add_((gradient.T @ rows).view(block.shape))
         return of_rows, of_weight, None, None
 
 
@@ -73,10 +77,9 @@ def _places(corners: list[int]) -> list[tuple[int, int]]:
     return [(top, left) for top in corners for left in corners]
 
 
-def _block(weight: Tensor, side: int, top: int, left: int) -> Tensor:
-    """The taps of an output pixel that see the map, (O, H W C)."""
-    taps = weight.permute(0, 2, 3, 1)[:, top : top + side, left : left + side]
-    return taps.reshape(len(weight), -1)
+def _block(taps: Tensor, side: int, top: int, left: int) -> Tensor:
+    """(O, k, k, C) -> the taps of an output pixel that see the map, (O, H W C)."""
+    return taps[:, top : top + side, left : left + side].reshape(len(taps), -1)
 
 
 def slice_kernels(net: nn.Module) -> None:
