@@ -557,18 +557,22 @@ class _Runner:
         launch, spec = self.launch, self.launch.spec
         if self.started and launch.numerics is not None:
             return launch.numerics
+        wanted = spec.resources.gpu
+
+        def measure() -> tuple[Numerics, float, int, list[str]]:
+            where = [str(spec.folder)]
+            return tuner.measure(launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, where)
+
+        found = measure() if not wanted and tuner.starts_here(launch.options.address) else None
         resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
         self.stop.listen()
         self.started = True
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         _within("cpu", spec.resources.cpu, cpus, spec)
-        wanted = spec.resources.gpu
         if wanted and not gpus:
             launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
             wanted = 0.0
-        numerics, self.gpu, self.pack, lines = tuner.measure(
-            launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, [str(spec.folder)]
-        )
+        numerics, self.gpu, self.pack, lines = found or measure()
         for line in lines:
             launch.board.console.print(line, highlight=False)
         _within("gpu", self.gpu, gpus, spec)

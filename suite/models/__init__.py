@@ -9,6 +9,8 @@ wrong with a ``ModelConfig`` before anything is started.
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -49,6 +51,7 @@ __all__ = [
     "slice_kernels",
 ]
 
+TRIED_SIDE, TRIED_PARAMETERS = 64, 30_000_000  # up to which a network is tried on images with memory for its weights
 # Whose weights a file is compared with when it does not fit: the scratch nets and the most used of the others.
 _COMMON = [
     "resnet18",
@@ -142,7 +145,7 @@ def _sketch(config: ModelConfig, num_classes: int) -> nn.Module:
     with initial.own_randomness(seed=0):
         if not plugin.is_reference(config.arch):
             # As in initial: RegNet's constructor needs real tensors.
-            with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+            with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"), initial.Undrawn():
                 return _assemble(config, num_classes)
         return _assemble(config, num_classes)
 
@@ -173,6 +176,8 @@ def _look_alikes(state: Mapping[str, Tensor], num_classes: int) -> list[str]:
 
 def _size_problems(net: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> list[Problem]:
     """A problem if the network does not turn two images of that size into two rows of logits."""
+    if image_size <= TRIED_SIDE and sum(parameter.numel() for parameter in net.parameters()) <= TRIED_PARAMETERS:
+        net = _with_memory(net)
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
     images = torch.zeros(2, 3, image_size, image_size, device=device)
     training = net.training
@@ -191,6 +196,18 @@ def _size_problems(net: nn.Module, config: ModelConfig, num_classes: int, image_
             )
         ]
     return []
+
+
+def _with_memory(net: nn.Module) -> nn.Module:
+    """A copy of a network on the meta device with weights, whatever their values, on the CPU.
+
+    On the meta device torch reaches for its compiler to know the shape of what BatchNorm gives: 1.5 s.
+    """
+    if all(not tensor.is_meta for tensor in itertools.chain(net.parameters(), net.buffers())):
+        return net
+    net = copy.deepcopy(net)
+    net._apply(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))  # type: ignore[no-untyped-call]
+    return net
 
 
 def _refuses(config: ModelConfig, image_size: int, why: str) -> Problem:

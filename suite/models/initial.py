@@ -96,7 +96,32 @@ def _registrations(tell: Callable[[Tensor], None]) -> Iterator[None]:
             handle.remove()
 
 
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves undone what fills tensors on torch's meta device with random values, of which there are none.
+
+    torch would reach for its compiler to do nothing: 1.6 s of a sweep's start.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler here too, only to keep it away."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if _fills_nothing(func, args) else func(*args, **kwargs or {})
+
+
+def _fills_nothing(func: Any, args: Any) -> bool:
+    """Whether it fills a tensor without memory at random."""
+    target = args[0] if args and isinstance(args[0], Tensor) else None
+    at_random = torch.Tag.nondeterministic_seeded in func.tags
+    return at_random and target is not None and target.is_meta and func.overloadpacket.__name__.endswith("_")
+
+
+class _Draws(Undrawn):  # type: ignore[no-untyped-call]
     """Seeds torch's generator whenever a constructor begins to draw another parameter.
 
     Args:
@@ -105,18 +130,13 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, seed: int, names: Sequence[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seed = seed
         self.names = names
         self.registered: list[Tensor] = []  # held, so that no memory is freed and its address used again
         self.numbers: dict[int, int] = {}  # address -> place in `registered`
         self.parts: dict[int, int] = {}  # place in `registered` -> draws so far
         self.shape: torch.Size | None = None  # of the last seeded draw, until something else is registered
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """torch would import its compiler (1.7 s) only to keep it away from here."""
-        return False
 
     def register(self, tensor: Tensor) -> None:
         self.numbers[_address(tensor)] = len(self.registered)
@@ -129,8 +149,8 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
             target = args[0] if args and isinstance(args[0], Tensor) else None
             self._before_draw(target)
-            if target is not None and target.is_meta and func.overloadpacket.__name__.endswith("_"):
-                return target  # nothing to fill; torch would reach for its compiler here too
+            if _fills_nothing(func, args):
+                return target
         return func(*args, **kwargs)
 
     def _before_draw(self, target: Tensor | None) -> None:
