@@ -177,9 +177,11 @@ class Folder:
         lines = file.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines if line]
 
-    def wait_for(self, process: subprocess.Popen[str], condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+    def wait_for(
+        self, process: subprocess.Popen[str], condition: Callable[[list[dict[str, Any]]], bool], seconds: float = 120
+    ) -> None:
         """Wait until the journal fulfils a condition while the process lives."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + seconds
         while not condition(self.journal):
             if process.poll() is not None:
                 raise AssertionError(f"ended too early with {process.returncode}:\n{process.communicate()[0]}")
