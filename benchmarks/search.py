@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.record import RESULTS, keep_table
 from suite.journal import FILE_NAME, History, read
-from suite.launch import REPEATS
+from suite.launch.runner import REPEATS
 from suite.records import VAL_ACC, Objective
 from suite.search import OptunaSearch
 from suite.space import Choice, Choices, Point, Range, Space

@@ -1,16 +1,18 @@
 """A sweep's place in an object store that speaks S3: ``--storage-path s3://bucket/prefix``.
 
 Such a store has no rename, no append and no lock, so what a shared folder gives is made here of what it has: an object
-is there whole or not at all, and one can be put on condition that there is none of that name::
+is there whole or not at all, and one can be put on condition that there is none of that name.
+
+::
 
     journal/0000000001     entries from seq 1 on, one object for each write: the journal is their concatenation.
                            Put only where there is none: of two drivers the second one fails at its first entry.
     owner                  who runs the sweep, renewed while it does: a second one is refused at its start
-    launch, stop           what the driver tells the workers
+    launch, stop           the token of the launch that owns the sweep; of one whose workers should stop
     trials/<id>/...        checkpoints, whose manifest is put last and removed first: without one there is none
 
 Driver and workers keep working copies in folders of their own, on any disk: the store is what counts. Every call is
-tried again, with growing waits, by botocore; then it is ``BucketUnavailable``. Addresses, keys and other kinds of S3
+tried again, with growing waits; then it is ``BucketUnavailable``. Addresses, keys and other kinds of S3
 (MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
 """
 
@@ -21,25 +23,29 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from urllib3.exceptions import HTTPError
 
 from suite.errors import EnvironmentProblem, LockedError, UsageError
 from suite.redaction import redacted
 
 JOURNAL, OWNER = "journal/", "owner"
 RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # of the owner's word; a driver that is gone for longer may be replaced
-SEGMENTS = 200  # pieces of a journal beyond which a launch makes one of them
-AT_ONCE = 8  # objects that are read at once
-TRIES = 6  # of a call; with botocore's waits about 30 s in all
+AT_ONCE = 32  # objects that are read at once: a journal of 10,000 pieces takes seconds
+TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. With botocore's waits about 30 s in all
+BRISK_TRIES, BRISK_TIMEOUTS_S = 2, (2.0, 15.0)  # where somebody waits, and it is tried again anyway
+BODY_TRIES = 3  # of an answer whose content is cut, which botocore does not try again
 
 
 class BucketUnavailable(OSError):
@@ -73,6 +79,7 @@ class Bucket:
                 remedy="Bucket: 3 to 63 lower-case letters, digits, dots, hyphens. Prefix: letters, digits, _ . = + -.",
             )
         self.bucket, self.prefix = found[1], found[2].strip("/")
+        self.patient = True
         self._client: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,6 +87,12 @@ class Bucket:
 
     def __truediv__(self, name: str) -> Bucket:
         return Bucket(f"{self.address}/{name}")
+
+    def brisk(self) -> Bucket:
+        """The same place, given up sooner."""
+        other = Bucket(self.address)
+        other.patient = False
+        return other
 
     @property
     def address(self) -> str:
@@ -109,7 +122,9 @@ class Bucket:
         try:
             self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
         except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
-            return self.get(name) == content
+            if (there := self.get(name)) is None:
+                raise BucketUnavailable(errno.EIO, f"{name} is there and is not") from None
+            return there == content
         return True
 
     def get(self, name: str) -> bytes | None:
@@ -160,10 +175,15 @@ class Bucket:
         for file in sorted(folder.iterdir(), key=lambda one: (one.name == last, one.name)):
             self.put(f"{name}/{file.name}", file)
 
-    def fetch_folder(self, name: str, target: Path, last: str) -> None:
-        """Copy a folder's objects, the one named ``last`` at the end."""
-        for one in sorted(self.names(f"{name}/"), key=lambda one: (one.endswith(f"/{last}"), one)):
-            self.fetch(one, target / one.rpartition("/")[2])
+    def fetch_folder(self, name: str, target: Path) -> None:
+        """Copy a folder's objects into a folder that is there whole or not at all."""
+        draft = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            for one in self.names(f"{name}/"):
+                self.fetch(one, draft / one.rpartition("/")[2])
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     # ---- the journal -----------------------------------------------------------------------------------------------
 
@@ -177,25 +197,29 @@ class Bucket:
             raise AnotherOwner(errno.EBUSY, f"another process writes the journal in {self.address} now")
 
     def read_journal(self) -> bytes:
-        """All lines of the journal; pieces that a larger one holds already are left out."""
+        """All lines of the journal.
+
+        Raises:
+            EnvironmentProblem: a piece of it is gone, or is none of a journal.
+        """
         with ThreadPoolExecutor(AT_ONCE) as pool:
             pieces = list(pool.map(self.get, self.names(JOURNAL)))
-        whole, last = [], 0
-        for piece in pieces:
-            for line in (piece or b"").splitlines(keepends=True):
-                if (seq := int(json.loads(line)["seq"])) > last:
-                    whole.append(line)
-                    last = seq
-        return b"".join(whole)
+        lines = [line for piece in pieces for line in (piece or b"").splitlines(keepends=True)]
+        try:
+            whole = [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+        except (ValueError, LookupError, TypeError):
+            whole = False
+        if not whole or None in pieces:
+            raise EnvironmentProblem(
+                f"the journal in {self.address}/{JOURNAL} has a hole, or something else in it",
+                remedy="Restore its objects, where the bucket keeps versions, or start anew at another --storage-path.",
+            )
+        return b"".join(lines)
 
     def take_journal(self, file: Path) -> None:
-        """Make a local journal what the store's is. Of many pieces there, one is made."""
-        names = self.names(JOURNAL)
+        """Make a local journal what the store's is: what only the working copy has was never said to anybody."""
         lines = self.read_journal()
-        if len(names) > SEGMENTS:
-            self.put(names[0], lines)
-            self.remove(*names[1:])
-        if lines or file.exists():  # what only the working copy has was never said to anybody
+        if lines or file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_name(f".{file.name}.tmp")
             draft.write_bytes(lines)
@@ -210,29 +234,31 @@ class Bucket:
         Raises:
             LockedError: another process holds it.
         """
-        mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname()}).encode()
+        mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname(), "at": _place()}).encode()
         if not self.put_new(OWNER, mine):
             self._refuse_if_alive()
             self.put(OWNER, mine)
         done = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(mine, done), name="owner", daemon=True)
+        renewing = threading.Thread(target=self.brisk()._renew, args=(mine, done), name="owner", daemon=True)
         renewing.start()
         try:
             yield
         finally:
             done.set()
             renewing.join(timeout=60)
-            if not renewing.is_alive() and self._quietly(lambda: self.get(OWNER)) == mine:
-                self._quietly(lambda: self.remove(OWNER))
+            brisk = self.brisk()
+            with suppress(BucketUnavailable):
+                if brisk.get(OWNER) == mine:
+                    brisk.remove(OWNER)
 
     def _refuse_if_alive(self) -> None:
         try:
             found = self._call("head_object", Key=self._key(OWNER))
         except FileNotFoundError:
             return
-        owner = json.loads(self.get(OWNER) or b'{"host": "", "pid": 0}')
+        owner = json.loads(self.get(OWNER) or b'{"host": "", "pid": 0, "at": ""}')
         age_s = _clock(found).timestamp() - found["LastModified"].timestamp()
-        if owner["host"] == socket.gethostname() and not psutil.pid_exists(owner["pid"]):
+        if owner["at"] == _place() and not psutil.pid_exists(owner["pid"]):
             return
         if age_s < STALE_AFTER_S:
             raise LockedError(
@@ -243,16 +269,9 @@ class Bucket:
 
     def _renew(self, mine: bytes, done: threading.Event) -> None:
         while not done.wait(RENEW_EVERY_S):
-            if self._quietly(lambda: self.get(OWNER)) in (mine, None):
-                self._quietly(lambda: self.put(OWNER, mine))
-
-    @staticmethod
-    def _quietly(call: Callable[[], Any]) -> Any:
-        """What it gives, None where the store does not answer: the next time it may."""
-        try:
-            return call()
-        except BucketUnavailable:
-            return None
+            with suppress(BucketUnavailable):  # another's word stays: its journal will say who owns the sweep
+                if self.get(OWNER) in (mine, None):
+                    self.put(OWNER, mine)
 
     # ---- calls -----------------------------------------------------------------------------------------------------
 
@@ -269,6 +288,7 @@ class Bucket:
         )
         try:
             same = self.put_new(name, b"it") and not self.put_new(name, b"another") and self.get(name) == b"it"
+            self.names(name)
             self.remove(name)
         except OSError as error:
             raise EnvironmentProblem(f"{self.address} cannot be used: {error.strerror}", remedy=remedy) from error
@@ -291,21 +311,27 @@ class Bucket:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            found = getattr(self._connected(), what)(Bucket=self.bucket, **arguments)
+        for number in range(BODY_TRIES):
+            try:
+                found = getattr(self._connected(), what)(Bucket=self.bucket, **arguments)
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in ("NoSuchKey", "404"):
+                    raise FileNotFoundError(errno.ENOENT, arguments["Key"]) from error
+                if code in ("PreconditionFailed", "412"):
+                    raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
+                raise BucketUnavailable(errno.EIO, redacted(str(error))) from error
+            except (BotoCoreError, OSError, ValueError) as error:  # ValueError: an address that is none
+                raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
             if not read:
                 return found
-            with found["Body"] as body:
-                return body.read()
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in ("NoSuchKey", "404"):
-                raise FileNotFoundError(errno.ENOENT, arguments["Key"]) from error
-            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-                raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
-            raise BucketUnavailable(errno.EIO, redacted(str(error))) from error
-        except (BotoCoreError, OSError) as error:
-            raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+            try:
+                with found["Body"] as body:
+                    return body.read()
+            except (BotoCoreError, HTTPError, OSError) as error:
+                if number == BODY_TRIES - 1:
+                    raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+        raise AssertionError
 
     def _connected(self) -> Any:
         """The client, made at the first call: boto3 is needed only here, and takes half a second to import."""
@@ -313,9 +339,10 @@ class Bucket:
             import boto3  # type: ignore[import-untyped]
             from botocore.config import Config
 
+            tries, (connect_s, read_s) = (TRIES, TIMEOUTS_S) if self.patient else (BRISK_TRIES, BRISK_TIMEOUTS_S)
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": TRIES}, connect_timeout=5, read_timeout=60,
-                max_pool_connections=2 * AT_ONCE,
+                retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=connect_s,
+                read_timeout=read_s, max_pool_connections=2 * AT_ONCE,
             )  # fmt: skip
             session = boto3.session.Session()
             region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
@@ -323,8 +350,35 @@ class Bucket:
         return self._client
 
 
+@contextmanager
+def reached(address: str) -> Iterator[None]:
+    """Says what the store lacks in words.
+
+    Raises:
+        EnvironmentProblem: it did not answer in the block.
+        LockedError: another process writes the journal there.
+    """
+    try:
+        yield
+    except AnotherOwner as error:
+        raise LockedError(f"{error.strerror}\n    Wait for it or stop it; then launch again.") from error
+    except BucketUnavailable as error:
+        raise EnvironmentProblem(
+            f"{address} cannot be used: {error.strerror}", remedy="Launch the same command again once it answers."
+        ) from error
+
+
 def _segment(seq: int) -> str:
     return f"{JOURNAL}{seq:010d}"
+
+
+def _place() -> str:
+    """Where process numbers mean the same: this start of this machine, and of a container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _clock(answer: Any) -> Any:

@@ -7,6 +7,7 @@ never waits for a disk. A torn last line, the trace of a crash while writing, is
 Entries, all with ``seq`` (from 1, the order of things), ``ts_ms`` (wall clock, milliseconds) and ``kind``:
 
 ========  =====================================================================================================
+take      a process is about to take the sweep in a bucket: token. Who cannot write it must not touch anything there
 launch    a process took the sweep: token, pid, host, command, file, text, overrides, environment, numerics, data
 plan      the trials of the sweep as it now stands: ids, in order; ids of dropped arms; whether each arm is a baseline
 trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests, numerics
@@ -33,6 +34,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +131,7 @@ class Journal:
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._order = threading.Lock()
         self.failure: OSError | None = None
-        self._closing = False
+        self._closing = self._given_up = False
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
@@ -177,6 +179,8 @@ class Journal:
                 return
 
     def _commit(self, entries: list[Entry]) -> None:
+        if self._given_up:  # what comes after a hole must not be there either
+            return
         lines = b"".join(json.dumps(entry, allow_nan=False).encode() + b"\n" for entry in entries)
         whole = os.fstat(self._file.fileno()).st_size
         while True:  # a full disk may get room again; the record must not have a hole
@@ -194,6 +198,9 @@ class Journal:
                     self._tell(f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again")
                 self.failure = error
                 if self._closing:  # its entries come again from the trials' checkpoints
+                    self._given_up = True
+                    with suppress(OSError):
+                        self._file.truncate(whole)
                     return
                 time.sleep(RETRY_EVERY_S)
         if self.failure is not None:

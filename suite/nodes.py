@@ -168,6 +168,8 @@ def _look(place: Path | Bucket, token: str, node: str) -> dict[str, Any]:
         if found != token:
             return {"trouble": f"sees another {where} than the driver", "versions": known}
         _write(place, node, token)
+        if isinstance(place, Bucket):
+            place.names()
     except (OSError, ImportError) as error:
         said = getattr(error, "strerror", None) or str(error)
         return {"trouble": f"cannot use {where}: {said}", "versions": known}

@@ -55,20 +55,28 @@ class _SGD(_eager(torch.optim.SGD)):  # type: ignore[misc]
     def step(self) -> None:
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            first = bool(group["momentum"]) and not any("momentum_buffer" in self.state[one] for one in parameters)
-            averages = []
-            for parameter in parameters if group["momentum"] else ():
-                known = torch.empty_like(parameter) if first else self.state[parameter]["momentum_buffer"]
-                averages.append(_laid_out(known, parameter))
-                self.state[parameter]["momentum_buffer"] = averages[-1]
-            torch._fused_sgd_(
-                [_flat(parameter) for parameter in parameters],
-                [_flat(_laid_out(parameter.grad, parameter)) for parameter in parameters],
-                [_flat(average) for average in averages],
-                **{name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")},
-                maximize=False,
-                is_first_step=first,
-            )
+            new = [one for one in parameters if group["momentum"] and "momentum_buffer" not in self.state[one]]
+            known = [one for one in parameters if not any(one is other for other in new)] if new else parameters
+            for some in (new, known):
+                if some:
+                    self._pass_over(some, group, first=some is new)
+
+    def _pass_over(self, parameters: list[Tensor], group: dict[str, Any], first: bool) -> None:
+        """One step of parameters of a group; ``first``: they have no average yet."""
+        averages: list[Tensor] = []
+        grads = [_laid_out(grad, one) for one in parameters if (grad := one.grad) is not None]
+        for parameter in parameters if group["momentum"] else ():
+            average = torch.empty_like(parameter) if first else self.state[parameter]["momentum_buffer"]
+            averages.append(_laid_out(average, parameter))
+            self.state[parameter]["momentum_buffer"] = averages[-1]
+        torch._fused_sgd_(
+            [_flat(parameter) for parameter in parameters],
+            [_flat(grad) for grad in grads],
+            [_flat(average) for average in averages],
+            **{name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")},
+            maximize=False,
+            is_first_step=first,
+        )
 
 
 def _adam(kind: type[Optimizer]) -> Callable[..., Optimizer]:

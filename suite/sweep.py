@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from suite import disk, environment
 from suite import spec as specs
-from suite.bucket import Bucket, is_bucket
+from suite.bucket import Bucket, is_bucket, reached
 from suite.console import duration, exit_codes, standard
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.redaction import redacted
@@ -132,7 +132,8 @@ def _run(
     plan = prepared(spec, uri, console)
     if bucket is not None:
         bucket.check()
-        bucket.take_journal(folder / FILE_NAME)
+        with reached(bucket.address):
+            bucket.take_journal(folder / FILE_NAME)
     make_tracker(identity(folder / FILE_NAME)).check()
     _writable(folder.parent)
     _roomy(folder.parent, plan, options)
@@ -225,7 +226,8 @@ def _cluster(
 
         with tuner.cluster(options.address, options.verbose):
             nodes.wait_for_workers(spec.resources.cpu, spec.resources.gpu, partial(console.print, highlight=False))
-            nodes.check_storage(folder, bucket)
+            with reached(bucket.address) if bucket is not None else nullcontext():
+                nodes.check_storage(folder, bucket)
             yield
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -370,7 +372,9 @@ def show_plan(
     plan = prepared(spec, tracking_uri, console)
     folder, bucket = _place(storage_of(storage or "runs"), spec.name)
     if bucket is not None:
-        bucket.take_journal(folder / FILE_NAME)
+        bucket.check()
+        with reached(bucket.address):
+            bucket.take_journal(folder / FILE_NAME)
     found = estimate(plan, folder, only)
     console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -8,6 +8,7 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,7 @@ class PackTrainable(tune.Trainable):
         import suite.train  # noqa: F401 - torch takes seconds, which are no trial's
 
         self.watchdog = Watchdog(shared.hang_after_s)
+        _tidy_up_after_others(shared)
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -128,11 +130,12 @@ class Member:
         self.reported = known  # the last epoch that the driver's journal holds
         self.home = f"trials/{self.trial.id}"
         self.folder = shared.folder / self.home
+        self.bucket: Bucket | None = None
+        self.word: Word | None = None
         if shared.bucket is not None:
-            from suite.data import cache_folder  # this machine's
-
+            self.bucket, self.word = shared.bucket.brisk(), word_of(shared.bucket, shared.token)
             # of this launch alone: what an older one left here may be older than what is in the bucket
-            self.folder = shared.bucket.working_folder(cache_folder()) / "workers" / shared.token / self.trial.id
+            self.folder = working_folder(shared.bucket) / shared.token / self.trial.id
         self.training: Any = None
         self.done = False
         self.errors: list[str] = []
@@ -183,11 +186,15 @@ class Member:
         Raises:
             TrialError: it did so twice.
         """
+        kept: Path | str
         stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
         if not (stack.exists() and stack.stat().st_size):
             return []
         times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
         kept = stack.rename(self.folder / f"{before}{times}.txt")
+        if self.bucket is not None:
+            self._publish(kept.name)
+            kept = f"{self.bucket.address}/{self.home}/{kept.name}"
         text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
         if times > 1:
             raise TrialError(f"{text} (and once before)")
@@ -252,7 +259,7 @@ class Member:
         place = f"{self.home}/checkpoints"
         for name in self._kept_there(bucket):
             if not (self.folder / "checkpoints" / name).exists():
-                bucket.fetch_folder(f"{place}/{name}", self.folder / "checkpoints" / name, checkpoint.MANIFEST)
+                bucket.fetch_folder(f"{place}/{name}", self.folder / "checkpoints" / name)
             if checkpoint.newest(self.folder / "checkpoints", self.trial.id, self.warnings.append):
                 return
 
@@ -260,7 +267,7 @@ class Member:
         """Put a checkpoint where the next worker finds it, wherever that runs, and let older ones go."""
         from suite import checkpoint
 
-        if (bucket := self.shared.bucket) is None or not self._allowed():
+        if (bucket := self.bucket) is None or not self._allowed():
             return
         place = f"{self.home}/checkpoints"
         bucket.push_folder(folder, f"{place}/{folder.name}", checkpoint.MANIFEST)
@@ -327,16 +334,17 @@ class Member:
     def _should_stop(self) -> bool:
         self.watchdog.alive()
         now = time.monotonic()
-        if not self._stop and now - self._looked >= (LOOK_EVERY_S if self.shared.bucket is None else ASK_EVERY_S):
+        if self.word is not None:
+            return self.word.stop
+        if not self._stop and now - self._looked >= LOOK_EVERY_S:
             self._looked = now
-            with suppress(BucketUnavailable):  # no reason to stop: it may be back when a checkpoint is due
-                self._stop = self._said(STOP_FILE) is not None or not self._allowed()
+            self._stop = self._said(STOP_FILE) is not None or not self._allowed()
         return self._stop
 
     def _said(self, name: str) -> str | None:
         """What the driver has written there, None where there is nothing."""
-        if self.shared.bucket is not None:
-            content = self.shared.bucket.get(name)
+        if self.bucket is not None:
+            content = self.bucket.get(name)
             return None if content is None else content.decode()
         try:
             return (self.shared.folder / name).read_text()
@@ -354,6 +362,53 @@ class Member:
     def _allowed(self) -> bool:
         """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
         return self._said(LAUNCH_FILE) == self.shared.token
+
+
+class Word:
+    """What the driver says in a bucket, asked for on a thread: training waits for no network.
+
+    Attributes:
+        stop: whether this launch's workers should stop, or are no longer the owner's. A store that does not answer is
+            no reason: it may be back when a checkpoint is due.
+    """
+
+    def __init__(self, bucket: Bucket, token: str) -> None:
+        self.stop = False
+        self._bucket, self._token = bucket.brisk(), token.encode()
+        threading.Thread(target=self._ask, name="word", daemon=True).start()
+
+    def _ask(self) -> None:
+        while not self.stop:
+            with suppress(BucketUnavailable):
+                owner = self._bucket.get(LAUNCH_FILE)
+                self.stop = owner != self._token or self._bucket.get(STOP_FILE) == self._token
+            time.sleep(ASK_EVERY_S)
+
+
+_words: dict[tuple[str, str], Word] = {}
+
+
+def word_of(bucket: Bucket, token: str) -> Word:
+    """One for a process."""
+    return _words.get((bucket.address, token)) or _words.setdefault((bucket.address, token), Word(bucket, token))
+
+
+def working_folder(bucket: Bucket) -> Path:
+    """Where workers on this machine keep their working copies, by launch."""
+    from suite.data import cache_folder
+
+    return bucket.working_folder(cache_folder()) / ".workers"
+
+
+def _tidy_up_after_others(shared: Shared) -> None:
+    """Remove working copies of launches that are over: their workers were killed."""
+    if shared.bucket is None:
+        return
+    with suppress(BucketUnavailable):
+        if shared.bucket.brisk().get(LAUNCH_FILE) == shared.token.encode():
+            for other in working_folder(shared.bucket).glob("*"):
+                if other.name != shared.token:
+                    shutil.rmtree(other, ignore_errors=True)
 
 
 def advance_together(members: Sequence[Member]) -> list[Outcome]:

@@ -246,7 +246,8 @@ class Served(Folder):
 
 
 Fault = Callable[[str, str, int], int]
-"""(method, path, how often it was asked before) -> 0 to forward, -1 to forward and drop the answer, or a status."""
+"""(method, path, how often it was asked before) -> 0 to forward, -1 to forward and drop the answer, -2 to cut it, or a
+status."""
 
 
 class Proxy:
@@ -296,19 +297,22 @@ class Proxy:
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        if fault < 0:
+        if fault == -1:
             request.close_connection = True
             return
         ours = ("content-length", "connection", "transfer-encoding", "date", "server")
         kept = {name: value for name, value in answer.getheaders() if name.lower() not in ours}
-        self._reply(request, answer.status, kept, content)
+        self._reply(request, answer.status, kept, content, cut=fault == -2)
 
-    def _reply(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:
+    def _reply(
+        self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, cut: bool = False
+    ) -> None:
         request.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():
             request.send_header(name, value)
         request.end_headers()
-        request.wfile.write(content)
+        request.wfile.write(content[: len(content) // 2] if cut else content)
+        request.close_connection |= cut
 
     def close(self) -> None:
         self.http.shutdown()

@@ -107,7 +107,7 @@ def violations(text: str) -> list[str]:
 
 
 def test_no_code_of_a_file_is_ever_run() -> None:
-    """The CIFAR batches, which torchvision unpickles after their checksum, are the only pickles (see test_data)."""
+    """The CIFAR batches, which torchvision unpickles after their checksum, are the only pickles: test_named_data."""
     files = sorted((REPO / "suite").rglob("*.py"))
     assert len(files) > 100
     assert {str(file): found for file in files if (found := violations(file.read_text()))} == {}

@@ -299,7 +299,7 @@ def write(folder: Served, name: str, epochs: int, **changes: Any) -> None:
 
 def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The sweep with three seconds for tracking to catch up at the end, instead of a minute."""
-    code = "import suite.launch; suite.launch.DRAIN_S = 3.0; from suite.sweep import main; main()"
+    code = "from suite.launch import launching; launching.DRAIN_S = 3.0; from suite.sweep import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "sweep.yaml", *arguments], cwd=folder.path, env=folder.environment(),
         capture_output=True, text=True, timeout=200, check=False,

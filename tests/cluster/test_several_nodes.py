@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from alone import alone
 from conftest import REPO, SWEEP, Folder
 from hosts import SHARED, Host, Network, why_not
+from servers import ObjectStore
+
+from suite.bucket import Bucket
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
@@ -30,7 +35,9 @@ class Cluster:
             "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "SLOW": STEP_S,
             "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000",
         }  # fmt: skip
-        self.network = Network(folder, environment | {"SUITE_CACHE": str(folder / "cache")})
+        self.network = Network(folder, environment | {"SUITE_CACHE": "~/suite-cache"})  # a disk for each host
+        self.store = ObjectStore(folder, f"{self.network.subnet}.1")
+        self.network.environment |= self.store.variables()
         self.head = self.network.host("head")
         self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
 
@@ -72,6 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("hosts"))
     yield made
     made.network.close()
+    made.store.close()
 
 
 @pytest.fixture
@@ -153,6 +161,36 @@ def test_a_node_that_is_told_to_go_costs_a_line_and_nothing_else(
     )
 
 
+@pytest.mark.fault(12, 27)
+def test_nodes_that_share_no_folder_share_an_object_store(
+    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two is lost in the middle; the figures are those of one machine."""
+    for name, value in cluster.store.variables().items():
+        monkeypatch.setenv(name, value)
+    address = f"s3://{cluster.store.bucket}/runs"
+    there = Bucket(address) / "tiny"
+    monkeypatch.setattr(
+        Work, "journal", property(lambda _: [json.loads(line) for line in there.read_journal().splitlines()])
+    )
+    cluster.worker("stays", shared=False)
+    goes = cluster.worker("goes", shared=False)
+    settings = SWEEP["trial"] | {"model": {"arch": "resnet20"}}  # built in: these nodes do not see the user's modules
+    work.write(trial=settings | {"train": settings["train"] | {"epochs": 12}})
+    process = work.start("--storage-path", address)
+    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
+    goes.pull_the_plug()
+    said = work.end(process)
+    assert said.count("was lost") == 1 and goes.address in said, said
+    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    work.assert_tracked()
+    assert not (work.path / "runs").exists()
+    local = work.path / "runs" / "tiny"
+    local.mkdir(parents=True)
+    (local / "journal.jsonl").write_bytes(there.read_journal())
+    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+
+
 @pytest.mark.fault(18)
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
     cluster.worker("early")
@@ -168,3 +206,53 @@ def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, 
     work.sweep()  # without the node it goes on
     assert list(work.runs().values()) == ["FINISHED"] * 2
     work.assert_tracked()
+
+
+# ---- what stock parts do ---------------------------------------------------------------------------------------------
+
+
+class StockWork(Work):
+    """``tests/faults/stock.py`` on the head, in a folder on the shared file system."""
+
+    def command(self, *arguments: str, module: str = "") -> list[str]:
+        script = REPO / "tests" / "faults" / "stock.py"
+        words = " ".join([f"python {script} {self.there} --values 0.1,0.2 --pause 0.3 --epochs 60", *arguments])
+        where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
+        return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
+
+    def statuses(self) -> list[str]:
+        """Of all runs."""
+        return [status for (status,) in self.query("select status from runs")]
+
+    def rows(self) -> int:
+        return len(self.query("select 1 from metrics where key = 'loss'")) if (self.path / "mlflow.db").exists() else 0
+
+
+@pytest.mark.fault(12, 13, control=True)
+def test_with_tunes_default_a_lost_node_costs_a_trial(cluster: Cluster, work: Work) -> None:
+    stock = StockWork(cluster, f"{work.path.name}-stock")
+    cluster.worker("stays")
+    goes = cluster.worker("goes")
+    process = stock.start()
+    wait_for(process, lambda: stock.rows() >= 8)
+    goes.pull_the_plug()
+    process.communicate(timeout=150)
+    assert {"FAILED", "RUNNING"} & {*stock.statuses()}, stock.statuses()
+
+
+@pytest.mark.fault(18, control=True)
+def test_a_node_without_the_folder_is_noticed_once_it_trains(cluster: Cluster, work: Work) -> None:
+    stock = StockWork(cluster, f"{work.path.name}-stock")
+    cluster.worker("sees")
+    cluster.worker("blind", shared=False)
+    process = stock.start("--epochs", "3")
+    process.communicate(timeout=150)
+    assert "FINISHED" in stock.statuses() and {"FAILED", "RUNNING"} & {*stock.statuses()}, stock.statuses()
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -8,24 +8,23 @@
 
 from __future__ import annotations
 
-import math
+import errno
 import os
 import shlex
 import shutil
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite import data, disk, environment
+from suite import disk, environment
 from suite.analysis import rank_arms
-from suite.bucket import AnotherOwner, Bucket, BucketUnavailable
+from suite.bucket import AnotherOwner, Bucket, BucketUnavailable, reached
 from suite.checkpoint import MANIFEST
 from suite.console import Board, duration
 from suite.errors import EnvironmentProblem, UsageError
@@ -40,22 +39,21 @@ from suite.journal import (
     TrialHistory,
     close_stale,
 )
-from suite.packs import packs
+from suite.launch.runner import COMPLETE, Runner
 from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
 from suite.spec import Arm, SweepSpec
 from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
 
 if TYPE_CHECKING:
-    from suite.tuner import EarlyStop, Stop
+    from suite.tuner import Stop
 
 DRAIN_S = 60.0  # at the end, wait so long for tracking to catch up
 FAST_DRAIN_S = 5.0  # after a signal
+TAKE_S = 60.0  # so long a bucket may take for the first entry
+STOP_TRIES = 10  # of telling workers through a bucket, a second between them
 FLUSH_S = 20.0  # so long a full disk may keep the journal from being written before a launch is given up
 LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint is kept while the ranking may still change
-AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
-REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
-COMPLETE = (Status.FINISHED, Status.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,11 @@ class Launch:
         self.numerics: Numerics | None = None
         self._removals = ThreadPoolExecutor(1, "removals")
         if not self.journal.entries:
-            self._record("journal", id=uuid.uuid4().hex)
+            self.record("journal", id=uuid.uuid4().hex)
         self.tracker = make_tracker(self.journal.entries[0]["id"])
         self.sender = Sender(self.tracker, folder / "tracking.json", self._tracking_changed, self._bring)
 
-    def _record(self, kind: str, **fields: Any) -> None:
+    def record(self, kind: str, **fields: Any) -> None:
         self.history.feed(self.journal.append(kind, **fields))
 
     # ---- with a bucket ---------------------------------------------------------------------------------------------
@@ -204,29 +202,56 @@ class Launch:
     def _post_stop(self) -> None:
         """Tell workers that look into a bucket. A signal may ask for it in the middle of another call there."""
         if self.bucket is not None:
-            threading.Thread(target=self.bucket.put, args=(STOP_FILE, b""), name="stop", daemon=True).start()
+            threading.Thread(target=self._put_stop, args=(self.bucket.brisk(),), name="stop", daemon=True).start()
+
+    def _put_stop(self, bucket: Bucket) -> None:
+        for _ in range(STOP_TRIES):
+            try:
+                bucket.put(STOP_FILE, self.token.encode())  # to this launch's workers: others may own the sweep now
+                return
+            except BucketUnavailable:
+                time.sleep(1.0)
 
     def _take_over(self) -> None:
         """Make this process the folder's owner: token, stale states, the launch and the plan on record."""
+        kept: Iterable[str] = ()
+        if self.bucket is not None:
+            self._take_bucket()
+            kept = self.bucket.names("trials/")
         _write(self.folder / LAUNCH_FILE, self.token)
         (self.folder / STOP_FILE).unlink(missing_ok=True)
-        if self.bucket is not None:
-            self.bucket.put(LAUNCH_FILE, self.token.encode())
-            self.bucket.remove(STOP_FILE)
-            _delete(self.bucket.working_folder(data.cache_folder()) / "workers")  # of launches that are over
-        if stale := close_stale(self.history, self._record):
+        if stale := close_stale(self.history, self.record):
             self.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
         for item in self.history.trials.values():  # what a launch that died had on record as gone, and still lies there
-            if item.status is Status.FINISHED:
-                self._remove(item.trial.id, "checkpoints")
-            if item.ended and not item.kept:
-                self._remove(item.trial.id, "best.pt")
+            for name, gone in (
+                ("checkpoints", item.status is Status.FINISHED),
+                ("best.pt", item.ended and not item.kept),
+            ):
+                there = self.bucket is None or any(one.startswith(f"trials/{item.trial.id}/{name}") for one in kept)
+                if gone and there:
+                    self._remove(item.trial.id, name)
+
+    def _take_bucket(self) -> None:
+        """Pass the fence before anything there is touched: of two launches one cannot write this entry.
+
+        Raises:
+            AnotherOwner, BucketUnavailable: the launch ends here.
+        """
+        assert self.bucket is not None
+        self.record("take", token=self.token)
+        end = time.monotonic() + TAKE_S
+        while not self.journal.flush(1.0):
+            if isinstance(self.journal.failure, AnotherOwner) or time.monotonic() > end:
+                raise self.journal.failure or BucketUnavailable(errno.EIO, "it does not take the journal")
+        self.bucket.put(LAUNCH_FILE, self.token.encode())
+        self.bucket.remove(STOP_FILE)
+        _delete(self.folder / "trials")  # of this working copy: another machine may have trained some anew
 
     def _announce(self) -> None:
         spec = self.spec
         dataset = next(iter(self.plan.datasets.values()))
         assert self.numerics is not None
-        self._record(
+        self.record(
             "launch",
             token=self.token,
             pid=os.getpid(),
@@ -250,9 +275,9 @@ class Launch:
             margin=spec.metrics[0].margin,
             reference={arm: dict(figures) for arm, figures in spec.reference.items()},
         )
-        for item in [self.history.trials[trial] for trial in self._planned_before()]:
-            if self.options.force and self._chosen(item.trial.arm):
-                self._forget(item)
+        if self.options.force:
+            before = [self.history.trials[trial] for trial in self._planned_before()]
+            self._forget([item for item in before if self._chosen(item.trial.arm)])
         self._start_sending()
 
     def _planned_before(self) -> list[str]:
@@ -264,8 +289,7 @@ class Launch:
 
     def _start_sending(self) -> None:
         """Send what tracking has not seen yet, then each entry as it becomes durable."""
-        if not self.journal.flush(FLUSH_S):
-            raise EnvironmentProblem(f"the journal cannot be written: {self._no_room()}", remedy="Make room.")
+        self._flush()
         for entry in list(self.journal.entries):
             self.sender.put(entry)
         self.journal.subscribe(self.sender.put)
@@ -273,18 +297,26 @@ class Launch:
     def _no_room(self) -> str:
         return disk.said(self.journal.failure, self.folder) if self.journal.failure else "the disk takes it too slowly"
 
-    def _has_room(self, stop: Any) -> bool:
+    def has_room(self, stop: Any) -> bool:
         """Whether one more trial's checkpoints fit; where they do not, the launch stops as it would for a signal."""
         lacking = disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
         if lacking:
             stop.give_up(lacking)
         return not lacking
 
-    def _forget(self, item: TrialHistory) -> None:
-        self._record("forget", id=item.trial.id)
-        _delete(self.folder / "trials" / item.trial.id)
-        if self.bucket is not None:
-            self.bucket.remove_below(f"trials/{item.trial.id}")
+    def _forget(self, items: Sequence[TrialHistory]) -> None:
+        """Have trials run again from their start. Nothing of theirs is removed before that is on record for good."""
+        for item in items:
+            self.record("forget", id=item.trial.id)
+        self._flush()
+        for item in items:
+            _delete(self.folder / "trials" / item.trial.id)
+            if self.bucket is not None:
+                self.bucket.remove_below(f"trials/{item.trial.id}")
+
+    def _flush(self) -> None:
+        if not self.journal.flush(FLUSH_S):
+            raise EnvironmentProblem(f"the journal cannot be written: {self._no_room()}", remedy="Make room.")
 
     def _chosen(self, arm: str) -> bool:
         return not self.options.only or arm in self.options.only
@@ -294,7 +326,7 @@ class Launch:
     def _run_phases(self, stop: Any) -> None:
         spec = self.spec
         with ExitStack() as stack:
-            runner = stack.enter_context(_Runner(self, stop))
+            runner = stack.enter_context(Runner(self, stop))
             self.numerics = self._pinned() or runner.start()
             self._announce()
             self._say_kept()
@@ -328,7 +360,7 @@ class Launch:
             return None
         return Numerics(**known)
 
-    def _random(self, runner: _Runner) -> None:
+    def _random(self, runner: Runner) -> None:
         first = [(arm, self.plan.trial(arm, self.spec.seeds[0])) for arm in self._with_baseline(self.spec.arms_list)]
         self._plan_trials(first)
         runner.run([trial for _, trial in first], early=self.spec.early_terminate)
@@ -336,7 +368,7 @@ class Launch:
     def _with_baseline(self, arms: Iterable[Arm]) -> list[Arm]:
         return list({arm.name: arm for arm in [*self.spec.baseline_arms, *arms]}.values())
 
-    def _confirm(self, runner: _Runner) -> None:
+    def _confirm(self, runner: Runner) -> None:
         """The best arms of a search, and the baseline, at full length on all seeds."""
         first = self.spec.seeds[0]
         candidates = [item for item in self.history.in_plan() if item.trial.seed == first and item.status in COMPLETE]
@@ -347,7 +379,7 @@ class Launch:
         self.confirmed = [arm.name for arm in arms]
         self._plan_trials(self.plan.trials(arms), keep=True)
         trials = [trial for _, trial in self.plan.trials(arms)]
-        if self._pending(trials, (Status.FINISHED,)):
+        if self.pending(trials, (Status.FINISHED,)):
             self.board.console.print(f"confirming {len(arms)} arms on {len(self.spec.seeds)} seeds", highlight=False)
         runner.run(trials, early=None, complete=(Status.FINISHED,))
 
@@ -360,18 +392,18 @@ class Launch:
     def _plan_trials(self, pairs: Sequence[tuple[Arm, Trial]], keep: bool = False) -> None:
         """Put trials on record that are new, and the plan as it now stands."""
         for arm, trial in pairs:
-            self._plan_trial(arm, trial)
+            self.plan_trial(arm, trial)
         ids = [trial.id for _, trial in pairs]
         if keep:
             ids = list(dict.fromkeys([*self.history.plan, *ids]))
-        self._record_plan(ids)
+        self.record_plan(ids)
 
-    def _plan_trial(self, arm: Arm, trial: Trial) -> None:
+    def plan_trial(self, arm: Arm, trial: Trial) -> None:
         if trial.id in self.history.trials:
             return
         assert self.numerics is not None
         key = weights_key(arm.config.model)
-        self._record(
+        self.record(
             "trial",
             **asdict(trial),
             choices=dict(arm.choices),
@@ -384,10 +416,10 @@ class Launch:
             baseline=self.spec.is_baseline(arm),
         )
 
-    def _record_plan(self, ids: list[str]) -> None:
-        self._record("plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms])
+    def record_plan(self, ids: list[str]) -> None:
+        self.record("plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms])
 
-    def _pending(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
+    def pending(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
         """The trials that are still to run."""
         known = self.history.trials
         settled = {*complete, Status.FAILED} if not self.options.retry_errored else {*complete}
@@ -403,8 +435,8 @@ class Launch:
         """A trial ended: it needs no resume checkpoint any more, and the budget is looked at anew."""
         item = self.history.trials[trial_id]
         if item.status is Status.INTERRUPTED:
-            if "halt" in item.end and self.stop is not None:
-                self.stop.give_up(item.end["halt"])
+            if self.stop is not None and ("halt" in item.end or not self.stop.requested):
+                self.stop.give_up(item.end.get("halt") or "another launch took this sweep over")
             return
         self.ran += 1
         waiting = (
@@ -417,7 +449,7 @@ class Launch:
         if item.status is Status.FINISHED:
             self._remove(trial_id, "checkpoints")
             if item.kept:
-                self._record("file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints")
+                self.record("file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints")
             self._trim(LEADERS)
 
     def _trim(self, more: int) -> None:
@@ -433,7 +465,7 @@ class Launch:
                 spared.add(best.trial.id)
         for item in self.history.trials.values():
             if item.kept and item.trial.id not in spared:
-                self._record("drop", id=item.trial.id)
+                self.record("drop", id=item.trial.id)
                 self._remove(item.trial.id, "best.pt")
 
     def _remove(self, trial_id: str, name: str) -> None:
@@ -467,7 +499,7 @@ class Launch:
         winner = best_trial([item for item in finished if item.trial.arm == ranked[0]], self.spec.objective)
         if winner is None or (winner.trial.id == self.history.champion and self.ran == 0):
             return
-        self._record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
+        self.record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
 
     def _illustrate(self) -> None:
         """Put the pictures that a report cannot make without the data beside the journal and on record."""
@@ -482,20 +514,22 @@ class Launch:
                 list(self.history.in_plan()), self.plan.images_of, self.folder
             ).items():
                 (self.folder / name).write_bytes(content)
-                self._record("file", id=None, path=name)
+                self.record("file", id=None, path=name)
         except Exception as error:  # pictures never stop a sweep: its results are all there
             self.board.warn(f"pictures for the report could not be made: {type(error).__name__}: {error}")
 
     def _close(self, finished: bool, stop: Any) -> int:
         """The exit code, after everything is on record and sent."""
-        self._removals.shutdown()
+        self._removals.shutdown(
+            cancel_futures=stop.requested and self.bucket is not None
+        )  # the next launch removes the rest
         items = list(self.history.in_plan())
         for item in items:
             if item.status is Status.RUNNING:  # its worker was ended by force
-                self._record("end", id=item.trial.id, status="interrupted", epochs=len(item.records))
+                self.record("end", id=item.trial.id, status="interrupted", epochs=len(item.records))
         failed = any(item.status is Status.FAILED for item in items)
-        self._record("close", status="finished" if finished else "interrupted", counts=self.history.counts())
-        if not self.journal.flush(FLUSH_S):
+        self.record("close", status="finished" if finished else "interrupted", counts=self.history.counts())
+        if not self.journal.flush(1.0 if isinstance(self.journal.failure, AnotherOwner) else FLUSH_S):
             stop.problem = stop.problem or f"the journal cannot be written: {self._no_room()}"
         synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
         if synced and finished and self.history.champion:
@@ -534,228 +568,11 @@ class Launch:
             self.board.warn(f"the champion could not be registered: {type(error).__name__}: {error}")
 
 
-class _Runner:
-    """Ray, started when there is something to run."""
-
-    def __init__(self, launch: Launch, stop: Any) -> None:
-        self.launch, self.stop, self.stack = launch, stop, ExitStack()
-        self.started = False
-        self.gpu = 0.0
-        self.pack = 1  # trials that a measurement found best to train as one
-        self.slots = 1  # packs that can run at once
-
-    def __enter__(self) -> _Runner:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
-
-    def start(self) -> Numerics:
-        """Start Ray, once; GPUs per trial and the numerics: given, or measured where trials will run."""
-        from suite import tuner
-
-        launch, spec = self.launch, self.launch.spec
-        if self.started and launch.numerics is not None:
-            return launch.numerics
-        wanted = spec.resources.gpu
-
-        def measure() -> tuple[Numerics, float, int, list[str]]:
-            where = [str(spec.folder)]
-            return tuner.measure(launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, where)
-
-        found = measure() if not wanted and tuner.starts_here(launch.options.address) else None
-        resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
-        self.stop.listen()
-        self.started = True
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        _within("cpu", spec.resources.cpu, cpus, spec)
-        if wanted and not gpus:
-            launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
-            wanted = 0.0
-        numerics, self.gpu, self.pack, lines = found or measure()
-        for line in lines:
-            launch.board.console.print(line, highlight=False)
-        _within("gpu", self.gpu, gpus, spec)
-        by_kind = [cpus / spec.resources.cpu, *([gpus / self.gpu] if self.gpu else [])]
-        self.slots = max(1, int(min(*by_kind, launch.options.max_concurrent or math.inf)))
-        return numerics
-
-    def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
-        """Run what is left of ``trials``, in their order, in packs where the file says so."""
-        launch = self.launch
-        scheduler = self._scheduler(early, trials)
-        waiting = launch._pending(trials, complete)
-        launch.board.begin([trial.id for trial in trials])
-        if not waiting:
-            return
-        launch.numerics = self.start()  # tells how many packs can run at once
-        size = launch.spec.resources.pack if early is None else 1
-        coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
-
-        def following() -> list[dict[str, Any]] | None:
-            if not coming or not launch._has_room(self.stop):
-                return None
-            return [self._payload(trial.id) for trial in coming.popleft()]
-
-        if coming:
-            self._run(following, scheduler, early)
-
-    def search(self) -> None:
-        """Optuna asks for arms, on the first seed, until there are ``run_cap`` of them."""
-        from suite.search import OptunaSearch
-
-        launch, spec = self.launch, self.launch.spec
-        seed = spec.seeds[0]
-        history = launch.history
-        begun = [item for item in history.trials.values() if item.trial.seed == seed and self._is_current(item)]
-        early = None if spec.pareto else spec.early_terminate
-        scheduler = self._scheduler(early, [item.trial for item in begun])
-        study = OptunaSearch(
-            spec.space, spec.objectives, spec.name,
-            known=[(item.entry["choices"], outcome(item, spec.objectives)) for item in begun if _settled(item)],
-        )  # fmt: skip
-        waiting = launch._pending([item.trial for item in begun])
-        asked: dict[str, int] = {}
-        planned = [item.trial.id for item in begun]
-        for arm in spec.baseline_arms:
-            trial = launch.plan.trial(arm, seed)
-            if trial.id not in planned:
-                launch._plan_trial(arm, trial)
-                planned.append(trial.id)
-                waiting.append(trial)
-        launch._record_plan(planned)
-        launch.board.begin(planned, total=max(spec.run_cap, len(planned)))
-
-        if not waiting and len(planned) >= spec.run_cap:
-            return
-
-        def following() -> list[dict[str, Any]] | None:
-            if not launch._has_room(self.stop):
-                return None
-            if waiting:
-                return [self._payload(waiting.pop(0).id)]
-            for _ in range(REPEATS):
-                if len(planned) >= spec.run_cap:
-                    return None
-                number, point = study.ask()
-                arm = spec.arm({name: choice.label for name, choice in point.items()})
-                trial = launch.plan.trial(arm, seed)
-                if trial.id in history.trials:  # the same arm again: its outcome is known, or will be
-                    study.tell(number, outcome(history.trials[trial.id], spec.objectives))
-                    continue
-                asked[trial.id] = number
-                launch._plan_trial(arm, trial)
-                planned.append(trial.id)
-                launch.board.targets.append(trial.id)
-                return [self._payload(trial.id)]
-            return None
-
-        def on_complete(trial_id: str, failed: bool) -> None:
-            item = history.trials[trial_id]
-            if not _settled(item) and item.status is not Status.RUNNING:
-                return
-            values = None if failed else outcome(item, spec.objectives)
-            if trial_id in asked:
-                study.tell(asked.pop(trial_id), values)
-            else:
-                study.add(item.entry["choices"], values)
-
-        self._run(following, scheduler, early, on_complete)
-
-    def _is_current(self, item: TrialHistory) -> bool:
-        """Whether the file, as it is now, still asks for this very trial."""
-        arm = self.launch.plan.arm_of(self.launch.history, item.trial.id)
-        return arm is not None and self.launch.plan.trial(arm, item.trial.seed).id == item.trial.id
-
-    def _scheduler(self, early: Any, trials: Sequence[Trial]) -> EarlyStop | None:
-        """The early-stopping rule, knowing all that the journal knows."""
-        if early is None:
-            return None
-        from suite.tuner import EarlyStop
-
-        launch = self.launch
-        epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
-        epochs = epochs or max(config.train.epochs for config, _, _ in launch.plan.networks())
-        scheduler = EarlyStop(early, launch.spec.objective, getattr(early, "max_epochs", None) or epochs)
-        for trial_id in sorted(scheduler.replay(list(launch.journal.entries), {trial.id for trial in trials})):
-            item = launch.history.trials[trial_id]
-            if not _settled(item):  # the process died before that was on record, or while the trial was confirmed
-                epochs = item.stopped_at or len(item.records)
-                launch._record(
-                    "end", id=trial_id, status="stopped", reason=f"{early.type} after epoch {epochs}", epochs=epochs
-                )
-        return scheduler
-
-    def _payload(self, trial_id: str) -> dict[str, Any]:
-        from suite.tuner import payload
-
-        item = self.launch.history.trials[trial_id]
-        return payload(item, *self.launch.plan.keys_of(item))
-
-    def _run(
-        self,
-        following: Callable[[], list[dict[str, Any]] | None],
-        scheduler: EarlyStop | None,
-        early: Any,
-        on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
-    ) -> None:
-        from suite import tuner
-        from suite.callback import JournalCallback
-
-        launch, spec = self.launch, self.launch.spec
-        launch.numerics = self.start()
-        callback = JournalCallback(
-            launch.journal,
-            launch.history,
-            on_end=launch.on_end,
-            warn=launch.board.warn,
-            early=early.type if early else "",
-        )
-        tuner.run_packs(
-            following,
-            shared=tuner.share(
-                launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches, launch.bucket
-            ),
-            cpu=spec.resources.cpu,
-            gpu=self.gpu,
-            callback=callback,
-            stop=self.stop,
-            scheduler=scheduler,
-            on_complete=on_complete,
-            max_concurrent=launch.options.max_concurrent,
-            storage=launch.folder / "tune",
-            ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
-        )
-
-
-def _within(name: str, wanted: float, there: float, spec: SweepSpec) -> None:
-    if wanted > there:
-        kind = name.upper()
-        raise EnvironmentProblem(
-            f"resources.{name} must be at most the {kind}s that there are, got {wanted:g}, there are {there:g}",
-            place=spec.where(f"resources.{name}"),
-            remedy=f"Lower it: resources.{name}={int(there)} on the command line.",
-        )
-
-
-def _settled(item: TrialHistory) -> bool:
-    return item.status in (*COMPLETE, Status.FAILED)
-
-
 def _as_searched(item: TrialHistory) -> TrialHistory:
     """A trial as the search left it: its confirmation at full length must not change which arms are confirmed."""
     if item.stopped_at is None:
         return item
     return replace(item, records={epoch: record for epoch, record in item.records.items() if epoch <= item.stopped_at})
-
-
-def outcome(item: TrialHistory, objectives: Sequence[Objective]) -> list[float] | None:
-    """What a searcher is told of a trial: each objective at the epoch that the first one chooses; None = failed."""
-    chosen = objectives[0].chosen(item.curve)
-    if item.status is Status.FAILED or chosen is None:
-        return None
-    values = [chosen.metrics.get(objective.name) for objective in objectives]
-    return None if any(value is None for value in values) else [float(value) for value in values]  # type: ignore[arg-type]
 
 
 def best_trial(items: Sequence[TrialHistory], objective: Objective) -> TrialHistory | None:
@@ -835,7 +652,10 @@ def launch(
         raise UsageError(f"--resume: there is nothing to resume in {folder}", remedy="Leave --resume out to start.")
     lock = Lock(folder)
     try:
-        with bucket.owned(uuid.uuid4().hex) if bucket is not None else nullcontext():
+        with ExitStack() as stack:
+            if bucket is not None:
+                stack.enter_context(reached(bucket.address))
+                stack.enter_context(bucket.owned(uuid.uuid4().hex))
             return Launch(plan, folder, make_tracker, options, board, bucket).run()
     finally:
         lock.release()

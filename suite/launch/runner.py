@@ -1,0 +1,240 @@
+"""Ray, started when there is something to run, and what is asked of it: a list of trials, or a search."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from suite.errors import EnvironmentProblem
+from suite.journal import TrialHistory
+from suite.packs import packs
+from suite.records import Numerics, Objective, Status, Trial
+from suite.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from suite.launch.launching import Launch
+    from suite.tuner import EarlyStop
+
+AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
+REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
+COMPLETE = (Status.FINISHED, Status.STOPPED)
+
+
+class Runner:
+    """Ray, started when there is something to run."""
+
+    def __init__(self, launch: Launch, stop: Any) -> None:
+        self.launch, self.stop, self.stack = launch, stop, ExitStack()
+        self.started = False
+        self.gpu = 0.0
+        self.pack = 1  # trials that a measurement found best to train as one
+        self.slots = 1  # packs that can run at once
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def start(self) -> Numerics:
+        """Start Ray, once; GPUs per trial and the numerics: given, or measured where trials will run."""
+        from suite import tuner
+
+        launch, spec = self.launch, self.launch.spec
+        if self.started and launch.numerics is not None:
+            return launch.numerics
+        wanted = spec.resources.gpu
+
+        def measure() -> tuple[Numerics, float, int, list[str]]:
+            where = [str(spec.folder)]
+            return tuner.measure(launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, where)
+
+        found = measure() if not wanted and tuner.starts_here(launch.options.address) else None
+        resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
+        self.stop.listen()
+        self.started = True
+        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        _within("cpu", spec.resources.cpu, cpus, spec)
+        if wanted and not gpus:
+            launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
+            wanted = 0.0
+        numerics, self.gpu, self.pack, lines = found or measure()
+        for line in lines:
+            launch.board.console.print(line, highlight=False)
+        _within("gpu", self.gpu, gpus, spec)
+        by_kind = [cpus / spec.resources.cpu, *([gpus / self.gpu] if self.gpu else [])]
+        self.slots = max(1, int(min(*by_kind, launch.options.max_concurrent or math.inf)))
+        return numerics
+
+    def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
+        """Run what is left of ``trials``, in their order, in packs where the file says so."""
+        launch = self.launch
+        scheduler = self._scheduler(early, trials)
+        waiting = launch.pending(trials, complete)
+        launch.board.begin([trial.id for trial in trials])
+        if not waiting:
+            return
+        launch.numerics = self.start()  # tells how many packs can run at once
+        size = launch.spec.resources.pack if early is None else 1
+        coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
+
+        def following() -> list[dict[str, Any]] | None:
+            if not coming or not launch.has_room(self.stop):
+                return None
+            return [self._payload(trial.id) for trial in coming.popleft()]
+
+        if coming:
+            self._run(following, scheduler, early)
+
+    def search(self) -> None:
+        """Optuna asks for arms, on the first seed, until there are ``run_cap`` of them."""
+        from suite.search import OptunaSearch
+
+        launch, spec = self.launch, self.launch.spec
+        seed = spec.seeds[0]
+        history = launch.history
+        begun = [item for item in history.trials.values() if item.trial.seed == seed and self._is_current(item)]
+        early = None if spec.pareto else spec.early_terminate
+        scheduler = self._scheduler(early, [item.trial for item in begun])
+        study = OptunaSearch(
+            spec.space, spec.objectives, spec.name,
+            known=[(item.entry["choices"], outcome(item, spec.objectives)) for item in begun if _settled(item)],
+        )  # fmt: skip
+        waiting = launch.pending([item.trial for item in begun])
+        asked: dict[str, int] = {}
+        planned = [item.trial.id for item in begun]
+        for arm in spec.baseline_arms:
+            trial = launch.plan.trial(arm, seed)
+            if trial.id not in planned:
+                launch.plan_trial(arm, trial)
+                planned.append(trial.id)
+                waiting.append(trial)
+        launch.record_plan(planned)
+        launch.board.begin(planned, total=max(spec.run_cap, len(planned)))
+
+        if not waiting and len(planned) >= spec.run_cap:
+            return
+
+        def following() -> list[dict[str, Any]] | None:
+            if not launch.has_room(self.stop):
+                return None
+            if waiting:
+                return [self._payload(waiting.pop(0).id)]
+            for _ in range(REPEATS):
+                if len(planned) >= spec.run_cap:
+                    return None
+                number, point = study.ask()
+                arm = spec.arm({name: choice.label for name, choice in point.items()})
+                trial = launch.plan.trial(arm, seed)
+                if trial.id in history.trials:  # the same arm again: its outcome is known, or will be
+                    study.tell(number, outcome(history.trials[trial.id], spec.objectives))
+                    continue
+                asked[trial.id] = number
+                launch.plan_trial(arm, trial)
+                planned.append(trial.id)
+                launch.board.targets.append(trial.id)
+                return [self._payload(trial.id)]
+            return None
+
+        def on_complete(trial_id: str, failed: bool) -> None:
+            item = history.trials[trial_id]
+            if not _settled(item) and item.status is not Status.RUNNING:
+                return
+            values = None if failed else outcome(item, spec.objectives)
+            if trial_id in asked:
+                study.tell(asked.pop(trial_id), values)
+            else:
+                study.add(item.entry["choices"], values)
+
+        self._run(following, scheduler, early, on_complete)
+
+    def _is_current(self, item: TrialHistory) -> bool:
+        """Whether the file, as it is now, still asks for this very trial."""
+        arm = self.launch.plan.arm_of(self.launch.history, item.trial.id)
+        return arm is not None and self.launch.plan.trial(arm, item.trial.seed).id == item.trial.id
+
+    def _scheduler(self, early: Any, trials: Sequence[Trial]) -> EarlyStop | None:
+        """The early-stopping rule, knowing all that the journal knows."""
+        if early is None:
+            return None
+        from suite.tuner import EarlyStop
+
+        launch = self.launch
+        epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
+        epochs = epochs or max(config.train.epochs for config, _, _ in launch.plan.networks())
+        scheduler = EarlyStop(early, launch.spec.objective, getattr(early, "max_epochs", None) or epochs)
+        for trial_id in sorted(scheduler.replay(list(launch.journal.entries), {trial.id for trial in trials})):
+            item = launch.history.trials[trial_id]
+            if not _settled(item):  # the process died before that was on record, or while the trial was confirmed
+                epochs = item.stopped_at or len(item.records)
+                launch.record(
+                    "end", id=trial_id, status="stopped", reason=f"{early.type} after epoch {epochs}", epochs=epochs
+                )
+        return scheduler
+
+    def _payload(self, trial_id: str) -> dict[str, Any]:
+        from suite.tuner import payload
+
+        item = self.launch.history.trials[trial_id]
+        return payload(item, *self.launch.plan.keys_of(item))
+
+    def _run(
+        self,
+        following: Callable[[], list[dict[str, Any]] | None],
+        scheduler: EarlyStop | None,
+        early: Any,
+        on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
+    ) -> None:
+        from suite import tuner
+        from suite.callback import JournalCallback
+
+        launch, spec = self.launch, self.launch.spec
+        launch.numerics = self.start()
+        callback = JournalCallback(
+            launch.journal,
+            launch.history,
+            on_end=launch.on_end,
+            warn=launch.board.warn,
+            early=early.type if early else "",
+        )
+        tuner.run_packs(
+            following,
+            shared=tuner.share(
+                launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches, launch.bucket
+            ),
+            cpu=spec.resources.cpu,
+            gpu=self.gpu,
+            callback=callback,
+            stop=self.stop,
+            scheduler=scheduler,
+            on_complete=on_complete,
+            max_concurrent=launch.options.max_concurrent,
+            storage=launch.folder / "tune",
+            ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
+        )
+
+
+def _within(name: str, wanted: float, there: float, spec: SweepSpec) -> None:
+    if wanted > there:
+        kind = name.upper()
+        raise EnvironmentProblem(
+            f"resources.{name} must be at most the {kind}s that there are, got {wanted:g}, there are {there:g}",
+            place=spec.where(f"resources.{name}"),
+            remedy=f"Lower it: resources.{name}={int(there)} on the command line.",
+        )
+
+
+def _settled(item: TrialHistory) -> bool:
+    return item.status in (*COMPLETE, Status.FAILED)
+
+
+def outcome(item: TrialHistory, objectives: Sequence[Objective]) -> list[float] | None:
+    """What a searcher is told of a trial: each objective at the epoch that the first one chooses; None = failed."""
+    chosen = objectives[0].chosen(item.curve)
+    if item.status is Status.FAILED or chosen is None:
+        return None
+    values = [chosen.metrics.get(objective.name) for objective in objectives]
+    return None if any(value is None for value in values) else [float(value) for value in values]  # type: ignore[arg-type]
