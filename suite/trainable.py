@@ -215,7 +215,7 @@ class Member:
             return []
         try:
             pictures = self.training.draw()
-            self._publish(*(f"{pictures['key']}/{file.name}" for file in (self.folder / pictures["key"]).iterdir()))
+            self._publish(*(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json")))
             return [self._outcome("images", **pictures)]
         except Exception as error:
             return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
