@@ -8,6 +8,7 @@ pulling the plug. A folder of this machine, mounted in each host, stands for NFS
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,6 +135,28 @@ class Host:
     def heal(self) -> None:
         """Put the cable back."""
         self.network.ip("link", "set", self.link, "up")
+
+    def slow_down(self, rate: str = "2mbit", queue: str = "300ms") -> None:
+        """A slow, lossy cable in both directions: what does not fit into its queue is dropped.
+
+        ``tc netem`` would delay and drop at random, but is not in every kernel.
+        """
+        bucket = ("root", "tbf", "rate", rate, "burst", "16kb", "latency", queue)
+        for command in (
+            ("ip", "netns", "exec", self.namespace, "tc", "qdisc", "replace", "dev", "eth0", *bucket),
+            ("tc", "qdisc", "replace", "dev", self.link, *bucket),
+        ):
+            self.network._run(*command)
+
+    def dropped(self) -> int:
+        """Packets that a slow cable lost."""
+        found = ""
+        for command in (
+            ["ip", "netns", "exec", self.namespace, "tc", "-s", "qdisc", "show", "dev", "eth0"],
+            ["tc", "-s", "qdisc", "show", "dev", self.link],
+        ):
+            found += subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return sum(int(count) for count in re.findall(r"dropped (\d+)", found))
 
     def processes(self, word: str) -> list[str]:
         """Command lines of this host's processes that contain ``word``."""

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from alone import alone
 from conftest import REPO, SWEEP, Folder
+from fault_table import Tally
 from hosts import SHARED, Host, Network, why_not
 from servers import ObjectStore
 
@@ -159,6 +160,24 @@ def test_a_node_that_is_told_to_go_costs_a_line_and_nothing_else(
     assert_a_lost_node_costs_a_line(
         cluster, work, tmp_path, monkeypatch, lambda goes: cluster.on(goes, "pkill -TERM -x raylet")
     )
+
+
+@pytest.mark.fault(15)
+def test_a_slow_lossy_network_is_slower_and_nothing_else(
+    cluster: Cluster, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    workers = [cluster.worker("one"), cluster.worker("two")]
+    for worker in workers:
+        worker.slow_down()
+    work.write()
+    work.sweep()
+    lost = sum(worker.dropped() for worker in workers)
+    assert lost > 0, "the network lost nothing"
+    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    work.assert_tracked()
+    assert work.curves() == alone(work.path, tmp_path, monkeypatch)
+    tally.add()
+    tally.figures["packets lost"] = str(lost)
 
 
 @pytest.mark.fault(12, 27)
