@@ -181,7 +181,8 @@ class Bucket:
         try:
             for one in self.names(f"{name}/"):
                 self.fetch(one, draft / one.rpartition("/")[2])
-            draft.rename(target)
+            if draft.exists():  # else all of it was removed meanwhile
+                draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -235,14 +234,17 @@ class Launch:
         """Pass the fence before anything there is touched: of two launches one cannot write this entry.
 
         Raises:
-            AnotherOwner, BucketUnavailable: the launch ends here.
+            AnotherOwner, BucketUnavailable, EnvironmentProblem: the launch ends here.
         """
         assert self.bucket is not None
         self.record("take", token=self.token)
         end = time.monotonic() + TAKE_S
         while not self.journal.flush(1.0):
-            if isinstance(self.journal.failure, AnotherOwner) or time.monotonic() > end:
-                raise self.journal.failure or BucketUnavailable(errno.EIO, "it does not take the journal")
+            failure = self.journal.failure
+            if isinstance(failure, AnotherOwner) or time.monotonic() > end:
+                if isinstance(failure, (AnotherOwner, BucketUnavailable)):
+                    raise failure
+                raise EnvironmentProblem(f"the journal cannot be written: {self._no_room()}", remedy="Make room.")
         self.bucket.put(LAUNCH_FILE, self.token.encode())
         self.bucket.remove(STOP_FILE)
         _delete(self.folder / "trials")  # of this working copy: another machine may have trained some anew
