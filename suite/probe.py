@@ -28,6 +28,7 @@ from suite.train import Training
 
 CPU_BATCH = 32  # images per step of a probe on the CPU: time per image hardly changes above it
 TIMED_EPOCHS = 2  # of two steps each, the faster one counts: others may use the machine meanwhile
+KERNELS = 2  # raised when a step becomes faster or slower: what older code measured no longer holds
 MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
@@ -214,6 +215,8 @@ def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> st
         "side": side,
         "numerics": asdict(numerics),
         "machine": [platform.processor(), platform.machine(), os.cpu_count(), torch.__version__],
+        "arithmetic": [torch.backends.cpu.get_cpu_capability(), has_bf16()],  # a home may be shared by machines
+        "kernels": KERNELS,
         "gpu": torch.cuda.get_device_name() if numerics.device == "cuda" else "",
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
