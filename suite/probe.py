@@ -26,8 +26,9 @@ from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import TrialConfig
 from suite.train import Training
 
-CPU_BATCH = 32  # images per step of a probe on the CPU: time per image hardly changes above it
-TIMED_EPOCHS = 2  # of two steps each, the faster one counts: others may use the machine meanwhile
+CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
+STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
+TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
 KERNELS = 2  # raised when a step becomes faster or slower: what older code measured no longer holds
 MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
@@ -147,11 +148,16 @@ def _joins(config: TrialConfig, classes: int, side: int) -> bool:
     return models.agrees(nets, torch.rand(2, 3, side, side))
 
 
-def _training(config: TrialConfig, classes: int, side: int, numerics: Numerics, folder: Path) -> Training:
-    """A trial of a few steps on random images."""
-    batch = config.train.batch_size if numerics.device != "cpu" else min(config.train.batch_size, CPU_BATCH)
+def _training(
+    config: TrialConfig, classes: int, side: int, numerics: Numerics, folder: Path, whole_batch: bool = False
+) -> Training:
+    """A trial of a few steps on random images; on a CPU of small ones, or of ``whole_batch``, one in each epoch."""
+    on_cpu = numerics.device == "cpu"
+    batch = config.train.batch_size
+    if on_cpu and not whole_batch:
+        batch = min(batch, CPU_BATCH)
     generator = np.random.default_rng(0)
-    count = max(2 * batch, classes)
+    count = max((1 if on_cpu and whole_batch else 2) * batch, classes)
     images = generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
     labels = np.arange(count, dtype=np.int64) % classes
     names = tuple(map(str, range(classes)))
@@ -185,7 +191,11 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
     with tempfile.TemporaryDirectory() as folder, _own_threads():
         training = _training(config, classes, side, numerics, Path(folder))
         before = _resident_gib()
-        training.advance()  # warm-up: kernels are chosen and compiled
+        first = training.advance()  # warm-up: kernels are chosen and compiled
+        batch, speed = config.train.batch_size, first.metrics["time/img_per_s"] if first is not None else 0.0
+        if not on_gpu and batch > CPU_BATCH and batch < STEP_S * speed:
+            training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
+            training.advance()
         timed = [training.advance() for _ in range(TIMED_EPOCHS)]
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
         started = time.perf_counter()
