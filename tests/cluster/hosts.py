@@ -202,7 +202,7 @@ class Network:
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder, self.environment = folder, dict(environment or {})
         self.tools = tools()
-        number = os.getpid() % 200
+        number = next(one for one in range(os.getpid(), os.getpid() + 200) if not _in_use(f"sh{one % 200}x")) % 200
         self.prefix, self.subnet = f"sh{number}x", f"10.{number + 20}.0"
         self.bridge = f"{self.prefix}b"
         self.hosts: list[Host] = []
@@ -298,6 +298,11 @@ class Network:
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+def _in_use(prefix: str) -> bool:
+    """Whether namespaces of this name are there: of a run that was killed, or of one beside this."""
+    return any(path.name.startswith(prefix) for path in Path("/run/netns").glob("*"))
 
 
 def _children(pid: int) -> list[int]:
