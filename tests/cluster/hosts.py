@@ -76,7 +76,7 @@ class Host:
         self.network, self.name = network, name
         self.namespace = f"{network.prefix}{number}"
         self.address = f"{network.subnet}.{number + 1}"
-        self.home = network.folder / f"home-{name}"
+        self.home = network.folder / f"home-{number}-{name}"  # tests reuse names
         self.shared = shared
         self.process: subprocess.Popen[bytes] | None = None
         network.ip("netns", "add", self.namespace)

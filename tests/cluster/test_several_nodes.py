@@ -121,11 +121,11 @@ def test_a_head_waits_for_its_first_worker(cluster: Cluster, work: Work) -> None
 def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, work: Work) -> None:
     worker, lonely = cluster.worker("sees"), cluster.worker("blind", shared=False)
     work.write()
-    before = files(cluster.network.shared)
+    before = files(work.path)
     done = work.sweep(code=6)
     assert f"node {lonely.address} (blind" in done.stderr and f"does not see {work.there}/runs/tiny" in done.stderr
     assert worker.address not in done.stderr and "--storage-path" in done.stderr
-    assert files(cluster.network.shared) == before, "something was left behind"
+    assert files(work.path) == before, "something was left behind"
 
 
 def assert_a_lost_node_costs_a_line(
