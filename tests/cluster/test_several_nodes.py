@@ -234,8 +234,9 @@ class StockWork(Work):
     """``tests/faults/stock.py`` on the head, in a folder on the shared file system."""
 
     def command(self, *arguments: str, module: str = "") -> list[str]:
+        """``arguments``: the sweep file, which it has none of, and options."""
         script = REPO / "tests" / "faults" / "stock.py"
-        words = " ".join([f"python {script} {self.there} --values 0.1,0.2 --pause 0.3 --epochs 60", *arguments])
+        words = " ".join([f"python {script} {self.there} --values 0.1,0.2 --pause 0.3 --epochs 60", *arguments[1:]])
         where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
         return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
 
