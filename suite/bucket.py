@@ -35,15 +35,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError  # boto3's own transport, which lets some of these through
 
 from suite.errors import EnvironmentProblem, LockedError, UsageError
 from suite.redaction import redacted
 
 JOURNAL, OWNER = "journal/", "owner"
 RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # of the owner's word; a driver that is gone for longer may be replaced
-AT_ONCE = 32  # objects that are read at once: a journal of 10,000 pieces takes seconds
-TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. With botocore's waits about 30 s in all
+AT_ONCE = 32  # objects that are read at once
+TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
 BRISK_TRIES, BRISK_TIMEOUTS_S = 2, (2.0, 15.0)  # where somebody waits, and it is tried again anyway
 BODY_TRIES = 3  # of an answer whose content is cut, which botocore does not try again
 

@@ -133,7 +133,8 @@ class Member:
         self.bucket: Bucket | None = None
         self.word: Word | None = None
         if shared.bucket is not None:
-            self.bucket, self.word = shared.bucket.brisk(), word_of(shared.bucket, shared.token)
+            self.word = word_of(shared.bucket, shared.token)
+            self.bucket = self.word.bucket  # its connection serves all trials of the process
             # of this launch alone: what an older one left here may be older than what is in the bucket
             self.folder = working_folder(shared.bucket) / shared.token / self.trial.id
         self.training: Any = None
@@ -368,20 +369,21 @@ class Word:
     """What the driver says in a bucket, asked for on a thread: training waits for no network.
 
     Attributes:
+        bucket: the place, given up soon.
         stop: whether this launch's workers should stop, or are no longer the owner's. A store that does not answer is
             no reason: it may be back when a checkpoint is due.
     """
 
     def __init__(self, bucket: Bucket, token: str) -> None:
         self.stop = False
-        self._bucket, self._token = bucket.brisk(), token.encode()
+        self.bucket, self._token = bucket.brisk(), token.encode()
         threading.Thread(target=self._ask, name="word", daemon=True).start()
 
     def _ask(self) -> None:
         while not self.stop:
             with suppress(BucketUnavailable):
-                owner = self._bucket.get(LAUNCH_FILE)
-                self.stop = owner != self._token or self._bucket.get(STOP_FILE) == self._token
+                owner = self.bucket.get(LAUNCH_FILE)
+                self.stop = owner != self._token or self.bucket.get(STOP_FILE) == self._token
             time.sleep(ASK_EVERY_S)
 
 

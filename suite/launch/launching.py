@@ -213,10 +213,10 @@ class Launch:
 
     def _take_over(self) -> None:
         """Make this process the folder's owner: token, stale states, the launch and the plan on record."""
-        kept: Iterable[str] = ()
+        kept: set[str] = set()
         if self.bucket is not None:
             self._take_bucket()
-            kept = self.bucket.names("trials/")
+            kept = {"/".join(name.split("/")[:3]) for name in self.bucket.names("trials/")}
         _write(self.folder / LAUNCH_FILE, self.token)
         (self.folder / STOP_FILE).unlink(missing_ok=True)
         if stale := close_stale(self.history, self.record):
@@ -226,8 +226,7 @@ class Launch:
                 ("checkpoints", item.status is Status.FINISHED),
                 ("best.pt", item.ended and not item.kept),
             ):
-                there = self.bucket is None or any(one.startswith(f"trials/{item.trial.id}/{name}") for one in kept)
-                if gone and there:
+                if gone and (self.bucket is None or f"trials/{item.trial.id}/{name}" in kept):
                     self._remove(item.trial.id, name)
 
     def _take_bucket(self) -> None:
