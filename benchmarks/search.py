@@ -1,13 +1,13 @@
 """What a search saves: ASHA and Optuna replayed over a grid of which every arm was trained at full length.
 
-The grid is ``benchmarks/grid.yaml``, run once; its curves are kept as a CSV in ``benchmarks/results``. A replay trains
-nothing: two workers take trials from a searcher, each epoch costs the same, its ``val/acc`` is read from the CSV. What
-decides is the suite's own: ``EarlyStop`` (Ray's ASHA on the best epoch so far) and ``OptunaSearch`` (TPE), asked and
-told as ``suite.launch`` does it.
+The grids are ``benchmarks/grid.yaml`` and ``grid_transfer.yaml``, run once; their curves are kept as CSVs in
+``benchmarks/results``. A replay trains nothing: two workers take trials from a searcher, each epoch costs the same, its
+``val/acc`` is read from the CSV. What decides is the suite's own: ``EarlyStop`` (Ray's ASHA on the best epoch so far)
+and ``OptunaSearch`` (TPE), asked and told as ``suite.launch`` does it.
 
     python -m benchmarks.search [--short]                  # the table
     python -m benchmarks.search --settings                 # ASHA's and TPE's settings, one by one
-    python -m benchmarks.search --extract runs/search-grid # the CSV, from the journal of a finished grid
+    python -m benchmarks.search --extract runs/search-grid --grid FILE # a CSV, from the journal of a finished grid
 """
 
 from __future__ import annotations
@@ -113,10 +113,17 @@ def load(file: Path) -> list[Table]:
     tables = []
     for seed in sorted({row[0] for row in rows}):
         chosen = [row for row in rows if row[0] == seed]
-        labels = tuple(tuple(map(float, row[1:count])) for row in chosen)
+        labels = tuple(tuple(map(_label, row[1:count])) for row in chosen)
         curves = tuple(tuple(float(value) for value in row[count:] if value) for row in chosen)
         tables.append(Table(tuple(header[1:count]), labels, curves))
     return tables
+
+
+def _label(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def extract(folder: Path, file: Path) -> None:
@@ -490,7 +497,7 @@ def _wronged(table: Table, last: np.ndarray) -> list[str]:
             np.mean([first[arm] - last[arm] for arm, labels in enumerate(table.labels) if labels[place] == value])
             for value in values
         )
-        lines.append(f"- `{name}`: " + ", ".join(f"{v:g}: {g:+.1f}" for v, g in zip(values, gains, strict=True)))
+        lines.append(f"- `{name}`: " + ", ".join(f"{_text(v)}: {g:+.1f}" for v, g in zip(values, gains, strict=True)))
     return lines
 
 
@@ -509,13 +516,21 @@ def luck(tables: Sequence[Table]) -> str:
 
 
 def _describe(table: Table, arm: int) -> str:
-    return ", ".join(f"{name}={label:g}" for name, label in zip(table.names, table.labels[arm], strict=True))
+    return ", ".join(f"{name}={_text(label)}" for name, label in zip(table.names, table.labels[arm], strict=True))
 
 
+def _text(label: float | str) -> str:
+    return label if isinstance(label, str) else f"{label:g}"
+
+
+GRIDS = {  # second word of the CSV's name -> what it is a grid of
+    "cifar10": "The grid was recorded by `python -m suite.sweep benchmarks/grid.yaml data.root=FOLDER`: a small "
+    "network from scratch, 2,000 training and 5,000 validation images of CIFAR-10, cosine, fp32, two cores.",
+    "transfer": "The grid was recorded by `python -m suite.sweep benchmarks/grid_transfer.yaml data.root=FOLDER "
+    "model.imagenet_file=FILE`: joint.yaml's depths 7 and 8, heads and rates on a ResNet-18 pretrained on Tiny "
+    "ImageNet, 2,000 training and 5,000 validation images of CIFAR-10 at 32 pixels, cosine, fp32, two cores.",
+}
 NOTES = """\
-The grid was recorded by `python -m suite.sweep benchmarks/grid.yaml data.root=FOLDER` (CIFAR-10 as an image folder):
-2,000 training and 5,000 validation images, a small network, cosine schedule, fp32, two CPU cores.
-
 Two workers, epochs of equal cost; epochs count over both. "Within 0.3 points" asks for a value seen: the best epoch so
 far of some trial, stopped or not, is at least the grid's best less 0.3 points. Regret is that of the choice: the arm
 with the best value seen, at the value that it comes to at full length. "Values listed": each parameter categorical, an
@@ -527,28 +542,36 @@ by. On the other seed it is not: there the choice made here is compared with the
 
 
 @click.command()
-@click.option("--grid", type=click.Path(path_type=Path), help="The CSV. Default: the newest of benchmarks/results.")
-@click.option("--short", is_flag=True, help="Fewer repetitions, kept in a file of their own.")
+@click.option("--grid", type=click.Path(path_type=Path), help="A CSV. Default: each grid_*.csv of benchmarks/results.")
+@click.option("--short", is_flag=True, help="Fewer repetitions, kept in files of their own.")
 @click.option("--settings", "one_by_one", is_flag=True, help="ASHA's and TPE's settings instead of the searches.")
-@click.option("--extract", "folder", type=click.Path(path_type=Path), help="A grid's folder, to write the CSV from.")
+@click.option("--extract", "folder", type=click.Path(path_type=Path), help="A grid's folder, to write --grid from.")
 def main(grid: Path | None, short: bool, one_by_one: bool, folder: Path | None) -> None:
-    """Replay searches over the recorded grid, print and keep the table."""
-    file = grid or max(RESULTS.glob("grid_*.csv"), default=RESULTS / "grid_new.csv")
+    """Replay searches over the recorded grids, print and keep a table for each."""
     if folder is not None:
-        extract(folder, file)
+        if grid is None:
+            raise click.UsageError("--extract needs --grid, the CSV to write")
+        extract(folder, grid)
         return
+    for file in [grid] if grid is not None else sorted(RESULTS.glob("grid_*.csv")):
+        compare(file, short, one_by_one)
+
+
+def compare(file: Path, short: bool, one_by_one: bool) -> None:
+    """Replay searches over one grid, print and keep the table."""
     started = time.monotonic()
     tables = load(file)
     orders, studies = (40, 10) if short else (200, 50)
     found = (settings if one_by_one else searches)(tables, orders, studies)
     rows = [row(name, score(tables, runs)) for name, runs in found.items()]
     took = time.monotonic() - started
+    of = file.stem.split("_")[1]
     about = f"Replayed over `{file.name}` in {took:.0f} s: {orders} random orders, {studies} studies, seeds in turn."
     notes = NOTES.format(repeats=REPEATS, grace=GRACE, factor=FACTOR)
     reasons = (f"## Seed {seed}\n\n{why(table)}" for seed, table in enumerate(tables))
     question, title = ("search-settings", "Settings of a search") if one_by_one else ("search", "What a search saves")
-    question += "-short" if short else ""
-    text = "\n\n".join([about, notes, luck(tables), *reasons])
+    question += f"-{of}" + ("-short" if short else "")
+    text = "\n\n".join([about, GRIDS.get(of, ""), notes, luck(tables), *reasons])
     keep_table(question, f"{title}, replayed over a recorded grid", HEADER, rows, text)
 
 

@@ -18,7 +18,7 @@ from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
 from suite.redaction import WORD
 from suite.spec import TrialConfig, loader
-from suite.train import Normalised, rebuild
+from suite.trained import Normalised, rebuild
 
 
 @dataclass(frozen=True)

@@ -569,35 +569,6 @@ def fit(training: Training) -> Iterator[EpochRecord]:
         yield record
 
 
-class Normalised(nn.Module):
-    """A trained network with the normalisation of its images before it.
-
-    float32 images (B, C, H, W) in [0, 1] -> float32 logits (B, K).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
-
-
-def rebuild(trial: Trial, best: Path) -> Normalised:
-    """The network of a trial's best epoch, in evaluation mode, from its ``best.pt`` alone."""
-    content = torch.load(best, map_location="cpu", weights_only=True)
-    config = TrialConfig.model_validate(trial.config).model.model_copy(update={"weights": "none"})
-    network = models.build(config, len(content["classes"]), seed=trial.seed)
-    network.load_state_dict(content["model"])
-    return Normalised(network, content["mean"], content["std"]).eval()
-
-
 @dataclass(frozen=True)
 class _Part:
     """A part of the split: images uint8 (N, C, H, W) or features (N, ...), labels int64 (N,), the rows that count."""

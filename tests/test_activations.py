@@ -242,7 +242,7 @@ def test_the_command_normalises_and_counts_over_the_test_images(
     from suite.activations import activations
     from suite.data import Dataset
     from suite.spec import TrialConfig
-    from suite.train import Normalised
+    from suite.trained import Normalised
 
     net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
     with torch.no_grad():

@@ -20,6 +20,7 @@ from suite import checkpoint, probe, train
 from suite.errors import TrialError
 from suite.records import Numerics
 from suite.spec import TrialConfig
+from suite.trained import rebuild
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
     with np.load(tmp_path / "predictions.npz") as kept:
         torch.testing.assert_close(torch.from_numpy(kept["logits"]), tests[at])
         assert (kept["labels"] == made.test.labels[made.test.index].numpy()).all()
-    network = train.rebuild(made.trial, tmp_path / "best.pt")
+    network = rebuild(made.trial, tmp_path / "best.pt")
     with torch.inference_mode():
         torch.testing.assert_close(network(made.test.images[made.test.index].float() / 255), tests[at])
 

@@ -23,6 +23,7 @@ from suite import data, models, optim, train
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import Numerics, stream
 from suite.spec import ModelConfig, TrainConfig, TrialConfig
+from suite.trained import rebuild
 
 FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
 
@@ -450,7 +451,7 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
     made, dataset = trial(augment="salt_and_pepper+flip+cutout", epochs=3), images()
     running = finish(training(made, tmp_path, dataset))
     running.finish()
-    network = train.rebuild(made, tmp_path / "best.pt")
+    network = rebuild(made, tmp_path / "best.pt")
     best = running.records[running.best["epoch"] - 1]
     for part, pixels, labels, index in (
         ("val", dataset.train_images, dataset.train_labels, running.split.val),

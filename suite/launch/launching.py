@@ -560,7 +560,7 @@ class Launch:
                     again = f"--force --only {shlex.quote(item.trial.arm)}"
                     self.board.warn(f"the champion's checkpoint is gone, so it is not registered; for one: {again}")
                 return
-            from suite.train import rebuild
+            from suite.trained import rebuild
 
             dataset = self.plan.images_of(item)
             example = dataset.test_images[:8].astype("float32") / 255

@@ -40,6 +40,10 @@ class Cluster:
         self.store = ObjectStore(folder, f"{self.network.subnet}.1")
         self.network.environment |= self.store.variables()
         self.head = self.network.host("head")
+        self.start_ray()
+
+    def start_ray(self) -> None:
+        """On the head."""
         self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
 
     def on(self, host: Host, command: str) -> str:
@@ -248,16 +252,54 @@ class StockWork(Work):
         return len(self.query("select 1 from metrics where key = 'loss'")) if (self.path / "mlflow.db").exists() else 0
 
 
-@pytest.mark.fault(12, 13, control=True)
-def test_with_tunes_default_a_lost_node_costs_a_trial(cluster: Cluster, work: Work) -> None:
+@pytest.mark.fault(12, 13, 14, 17, control=True)
+@pytest.mark.parametrize("fault", ["no power", "cable cut", "told to go"])
+def test_with_tunes_default_a_lost_node_costs_a_trial(cluster: Cluster, work: Work, fault: str) -> None:
     stock = StockWork(cluster, f"{work.path.name}-stock")
     cluster.worker("stays")
     goes = cluster.worker("goes")
     process = stock.start()
     wait_for(process, lambda: stock.rows() >= 8)
-    goes.pull_the_plug()
+    if fault == "no power":
+        goes.pull_the_plug()
+    elif fault == "cable cut":
+        goes.cut()
+        time.sleep(20)
+        goes.heal()
+    else:
+        cluster.on(goes, "pkill -TERM -x raylet")
     process.communicate(timeout=150)
     assert {"FAILED", "RUNNING"} & {*stock.statuses()}, stock.statuses()
+
+
+LISTEN = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    s.bind((\"\", 7000)); print(\"ready\", flush=True); s.settimeout(3); count = 0
+    try:
+        while s.recv(2000): count += 1
+    except TimeoutError: print(count)
+"""
+SEND = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    for _ in range(2000): s.sendto(bytes(1000), (\"{head}\", 7000))
+"""
+
+
+@pytest.mark.fault(15, control=True)
+def test_on_the_slow_network_what_is_not_sent_again_is_lost(cluster: Cluster, work: Work) -> None:
+    """Datagrams, of which nobody asks for a receipt: that the cable is as bad as the test with the sweep says."""
+    worker = cluster.worker("slow")
+    worker.slow_down()
+    listener = subprocess.Popen(
+        cluster.network.ssh(cluster.head, f"python3 -c '{LISTEN}'"), stdout=subprocess.PIPE, text=True
+    )
+    assert listener.stdout is not None and listener.stdout.readline() == "ready\n"
+    cluster.on(worker, f"python3 -c '{SEND.format(head=cluster.head.address)}'")
+    came = int(listener.communicate(timeout=60)[0])
+    assert 0 < came < 1000, "of 2,000"
 
 
 @pytest.mark.fault(18, control=True)
@@ -268,6 +310,29 @@ def test_a_node_without_the_folder_is_noticed_once_it_trains(cluster: Cluster, w
     process = stock.start("--epochs", "3")
     process.communicate(timeout=150)
     assert "FINISHED" in stock.statuses() and {"FAILED", "RUNNING"} & {*stock.statuses()}, stock.statuses()
+
+
+@pytest.mark.fault(16, control=True)
+def test_without_its_head_runs_stay_running_and_others_go_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+    cluster = Cluster(tmp_path_factory.mktemp("hosts"))
+    try:
+        stock = StockWork(cluster, "head-stock")
+        cluster.worker("one")
+        cluster.worker("two")
+        process = stock.start()
+        wait_for(process, lambda: stock.rows() >= 8)
+        for host in cluster.network.hosts:
+            host.pull_the_plug()
+        process.communicate(timeout=60)
+        cluster.head = cluster.network.host("new-head")
+        cluster.start_ray()
+        cluster.worker("three")
+        cluster.worker("four")
+        stock.end(stock.start("--restore"))
+        assert "RUNNING" in stock.statuses() and len(stock.statuses()) > 2, "one run for each of two trials"
+    finally:
+        cluster.network.close()
+        cluster.store.close()
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -315,6 +316,17 @@ def test_eight_writers_that_do_not_wait_for_each_other_lose_rows(tmp_path: Path)
     assert lost > 0
 
 
+@pytest.mark.fault(33, control=True, full=True)
+def test_a_database_of_another_schema_ends_in_a_traceback(stock: Stock) -> None:
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(f"sqlite:///{stock.folder}/mlflow.db").search_experiments()
+    with closing(sqlite3.connect(stock.folder / "mlflow.db", isolation_level=None)) as connection:
+        connection.execute("update alembic_version set version_num = 'old'")
+    code, output = stock.finish("--epochs", "1")
+    assert code == 1 and "Traceback" in output, output
+
+
 @pytest.mark.fault(34, 35, control=True)
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_alone_cuts_what_is_long_and_refuses_a_name(tmp_path: Path) -> None:
@@ -337,6 +349,15 @@ def test_complete_it_runs_again_and_twice_where_it_is_started_twice(stock: Stock
     outputs = [process.communicate(timeout=200)[0] for process in both]
     runs = len(stock.runs())
     assert runs == 6, f"complete, and trained again twice would be 6: {runs}; {outputs}"
+
+
+@pytest.mark.fault(37, control=True, full=True)
+def test_of_two_in_a_new_folder_one_ends_with_an_error(stock: Stock) -> None:
+    """Both find no tables of MLflow's, and both make them."""
+    processes = [stock.start("--epochs", "3") for _ in range(2)]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert any(codes) or len(stock.runs()) < 4, outputs
 
 
 @pytest.mark.fault(39, control=True, full=True)
@@ -375,6 +396,20 @@ def test_the_newest_state_is_the_one_with_the_largest_name(tmp_path: Path) -> No
     newer.write_text("{}")
     os.utime(older, (1, 1))
     assert str(_find_newest_experiment_checkpoint(str(tmp_path))).endswith(older.name)
+
+
+@pytest.mark.fault(42, control=True)
+def test_a_head_with_a_port_of_its_own_does_not_start_where_it_is_taken() -> None:
+    """As tutorials start it; the suite lets the system choose."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
+        done = subprocess.run(
+            [*ray, f"--port={taken.getsockname()[1]}", "--include-dashboard=false"], capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode != 0, done.stdout + done.stderr
 
 
 @pytest.mark.fault(43, control=True, full=True)
