@@ -29,7 +29,7 @@ cluster: $(READY)  ## as root: a cluster over ssh on hosts in namespaces, from r
 	SUITE_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 faults: $(READY)  ## inject every fault of the matrix, some as root, and write reports/faults/ (long)
-	SUITE_FAULTS=full $(BIN)/python -m pytest -n 4 --dist worksteal -m fault
+	SUITE_FAULTS=full $(BIN)/python -m pytest -n 3 --dist worksteal -m fault
 
 check: $(READY)  ## lint, format, types, import directions, generated documents
 	$(BIN)/ruff check .

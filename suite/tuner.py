@@ -28,7 +28,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, worker
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
@@ -250,6 +250,9 @@ def _shut_down() -> None:
     collects = gc.isenabled()
     gc.disable()
     try:
+        # the autoscaler of a Ray of ours has nothing to scale, and needs more than the second that Ray gives it to end
+        if (node := worker._global_node) is not None:
+            node.kill_monitor(check_alive=False)
         ray.shutdown()
     finally:
         if collects:

@@ -510,7 +510,7 @@ def test_a_signal_reaches_workers_through_a_bad_network(
     for name, value in store.variables().items():  # here without the bad network
         monkeypatch.setenv(name, value)
     folder.write(seeds=[0], parameters=None)
-    process = folder.start(SLOW="0.2")
+    process = folder.start(SLOW="0.6")
     folder.wait_for(process, epochs_done(1))
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]

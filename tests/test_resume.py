@@ -117,15 +117,18 @@ def test_force_runs_finished_trials_again_in_fresh_runs(folder: Folder) -> None:
 @pytest.mark.fault(36)
 def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> None:
     folder.write(seeds=[0])
-    process = folder.start(SLOW="0.2")
+    process = folder.start(SLOW="1")
     folder.wait_for(process, epochs_done(1))
-    before = folder.journal[0]
+    before = folder.journal
     done = folder.sweep(code=5)
     assert f"process {process.pid}" in done.stderr
+    folder.wait_for(process, epochs_done(sum(entry["kind"] == "epoch" for entry in before) + 1))
+    process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    assert folder.journal[0] == before
-    assert set(folder.runs().values()) == {"FINISHED"}
+    assert process.returncode == 130, output
+    assert folder.journal[: len(before)] == before
+    assert sum(entry["kind"] == "launch" for entry in folder.journal) == 1
+    assert set(folder.runs().values()) == {"KILLED"}
 
 
 @pytest.mark.full

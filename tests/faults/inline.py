@@ -194,11 +194,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            ["suite.train", "suite.launch", "suite.tuner", "suite.sweep", "mlflow.tracking", "suite.gallery",
-             "mlflow.store.tracking.sqlalchemy_store", "mlflow.pytorch", "torch.export._trace", "sklearn.datasets",
-             "suite.vision", "inline"]
-        )  # fmt: skip
+        self.context.set_forkserver_preload(["preload", "inline"])
 
     def launch(self, folder: Path, at: int = 0, build: str = "", **options: Any) -> int:
         """The exit code of a launch; -9 where it was killed."""
