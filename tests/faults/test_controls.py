@@ -317,6 +317,7 @@ def test_eight_writers_that_do_not_wait_for_each_other_lose_rows(tmp_path: Path)
 
 
 @pytest.mark.fault(33, control=True, full=True)
+@pytest.mark.filterwarnings("ignore")
 def test_a_database_of_another_schema_ends_in_a_traceback(stock: Stock) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -398,7 +399,7 @@ def test_the_newest_state_is_the_one_with_the_largest_name(tmp_path: Path) -> No
     assert str(_find_newest_experiment_checkpoint(str(tmp_path))).endswith(older.name)
 
 
-@pytest.mark.fault(42, control=True)
+@pytest.mark.fault(42, control=True, full=True)
 def test_a_head_with_a_port_of_its_own_does_not_start_where_it_is_taken() -> None:
     """As tutorials start it; the suite lets the system choose."""
     with socket.socket() as taken:
