@@ -1,5 +1,7 @@
 """What became of each fault: tests marked ``fault(row)`` say so, and ``make faults`` writes the table of all rows.
 
+``make cluster`` writes a table of its own rows beside it.
+
 Rows are numbered as in the design's table of faults. A test reports how many faults it injected, and figures, with the
 fixture ``tally``; a test marked ``control=True`` shows that a stock or broken build fails the row.
 """
@@ -12,6 +14,7 @@ import platform
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +24,7 @@ from typing import Any
 import pytest
 
 FULL = os.environ.get("SUITE_FAULTS") == "full"
+CLUSTER = bool(os.environ.get("SUITE_CLUSTER"))
 ROWS = {
     1: "SIGINT to the driver", 2: "SIGINT twice", 3: "SIGTERM to the driver", 4: "SIGKILL of the driver",
     5: "SIGKILL of the driver, workers live on", 6: "SIGKILL of a worker", 7: "SIGKILL of Ray's raylet or GCS",
@@ -100,21 +104,27 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the table, in the one process that has all results."""
-    if FULL and _results and not hasattr(session.config, "workerinput"):
-        write(session.config.rootpath / "reports" / "faults")
+    if not _results or hasattr(session.config, "workerinput"):
+        return
+    folder = session.config.rootpath / "reports" / "faults"
+    if FULL:
+        write(folder, "index", "Faults", list(ROWS))
+    elif CLUSTER:
+        rows = {row for one in _results if one[3] != "skipped" for row in one[0]}
+        write(folder, "cluster", "Faults of a cluster", sorted(rows))
 
 
-def write(folder: Path) -> None:
-    """``index.md`` with a line for each row, and ``tests.csv`` with one for each test."""
+def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
+    """``NAME.md`` with a line for each row of the matrix, and ``NAME.csv`` with one for each test."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.csv").open("w", newline="") as file:
+    with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rows", "control", "test", "outcome", "faults", "kills", "seconds"])
-        for rows, control, test, outcome, (faults, kills, _), seconds in sorted(_results, key=lambda one: one[2]):
-            writer.writerow([" ".join(map(str, rows)), control, test, outcome, faults, kills, f"{seconds:.1f}"])
-    lines = ["# Faults", "", *_summary(), "", "| row | fault | tests | faults | outcome | control | figures |",
-             "|--:|---|--:|--:|---|---|---|", *map(_line, ROWS), "", *_facts(), ""]  # fmt: skip
-    (folder / "index.md").write_text("\n".join(lines))
+        for tested, control, test, outcome, (faults, kills, _), seconds in sorted(_results, key=lambda one: one[2]):
+            writer.writerow([" ".join(map(str, tested)), control, test, outcome, faults, kills, f"{seconds:.1f}"])
+    lines = [f"# {title}", "", *_summary(), "", "| row | fault | tests | faults | outcome | control | figures |",
+             "|--:|---|--:|--:|---|---|---|", *map(_line, rows), "", *_facts(name), ""]  # fmt: skip
+    (folder / f"{name}.md").write_text("\n".join(lines))
 
 
 def _line(row: int) -> str:
@@ -133,7 +143,10 @@ def _outcome(found: list[Any], well: str, none: str) -> str:
         return "**FAILED**"
     if not found:
         return none
-    return "skipped here" if outcomes == {"skipped"} else well
+    if outcomes == {"skipped"}:
+        elsewhere = all(one[2].startswith("tests/cluster") for one in found)
+        return "by [`make cluster`](cluster.md)" if elsewhere else "skipped here"
+    return well
 
 
 def _summary() -> list[str]:
@@ -148,9 +161,10 @@ def _summary() -> list[str]:
             f"Tests: {said}, in {(time.time() - _started) / 60:.1f} min."]  # fmt: skip
 
 
-def _facts() -> list[str]:
+def _facts(name: str) -> list[str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "mlflow", "torch"))
-    return [f"`make faults`, commit {commit.stdout.strip() or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}, "
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("ray", "mlflow", "torch"))
+    command = "make cluster" if name == "cluster" else "make faults"
+    return [f"`{command}`, commit {commit.stdout.strip() or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are fixed in the tests; "
-            "each test with its outcome and time is in tests.csv."]  # fmt: skip
+            f"each test with its outcome and time is in {name}.csv."]  # fmt: skip
