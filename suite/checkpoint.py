@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from suite import disk
 from suite.errors import TrialError
 
 MANIFEST = "MANIFEST.json"
@@ -88,14 +89,16 @@ def save(
             "files": {name: _write(draft / name, content) for name, content in files.items()},
         }
         _write_text(draft / MANIFEST, json.dumps(manifest, indent=1))
-        _sync(draft)
+        disk.sync(draft)
+        if not _candidates(folder):  # the first one: the folders that lead to it are new, too
+            disk.sync(folder.parent, above=2)
         if not allowed():
             return None
         target = folder / _name(epoch, step)
         if target.exists():  # an earlier launch got this far too; ours has the same content
             shutil.rmtree(target)
         draft.rename(target)
-        _sync(folder)
+        disk.sync(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for old in _candidates(folder)[KEPT:]:
@@ -178,11 +181,3 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

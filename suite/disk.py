@@ -1,9 +1,12 @@
-"""Room on disks: looked at before a sweep starts and before each trial of it, and said where a file did not fit."""
+"""Room on disks, looked at before a sweep starts and before each trial of it, and said where a file did not fit; and
+names that outlast a power cut."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,3 +37,23 @@ def size(count: int) -> str:
     if count < 2**20:
         return f"{count / 2**10:.0f} KiB"
     return f"{count / 2**20:.0f} MiB" if count < 10 * 2**30 else f"{count / 2**30:.0f} GiB"
+
+
+def sync(folder: Path, above: int = 0) -> None:
+    """Make names in a folder durable: new files and folders, renamed ones, removals.
+
+    Args:
+        above: how many folders above it may be new, too: each is a name in the one above it.
+    """
+    _sync(folder)
+    for place in folder.absolute().parents[:above]:
+        with suppress(PermissionError):  # a folder that others made, and may not be listed
+            _sync(place)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

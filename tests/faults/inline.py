@@ -7,14 +7,17 @@ looked at. What Ray adds is tested with real sweeps in ``test_signals.py``.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +54,13 @@ def checkpoints_in_place() -> None:
 def nothing_synced() -> None:
     """No sync reaches the disk."""
     os.fsync = lambda handle: None
+
+
+@broken
+def folders_not_synced() -> None:
+    """Files reach the disk, and their names do not."""
+    real = os.fsync
+    os.fsync = lambda handle: None if stat.S_ISDIR(os.fstat(handle).st_mode) else real(handle)
 
 
 @broken
@@ -112,27 +122,58 @@ def launch(folder: str, at: int = 0, build: str = "", options: dict[str, Any] | 
 class _Points:
     """Counts what reaches the disk in an order that matters; kills the process at one of them.
 
-    A line of ``synced`` says how much of which file a sync made safe: what a power cut leaves is worked out from it.
+    Lines of ``synced`` are what a power cut is worked out from, ``[inode, ...]`` each: of a file how much of it a sync
+    made safe, of a folder which names, and null for a folder that was made, as the inode may have been another's. A
+    link in ``kept`` stays of every file that is safe.
     """
 
     def __init__(self, at: int) -> None:
         self.at, self.count, self.lock = at, 0, threading.Lock()
         self.points = os.open("points", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         self.synced = os.open("synced", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        self.folder = Path.cwd()
+        Path("kept").mkdir(exist_ok=True)
         for name in HOOKED:
             setattr(os, name, self._hooked(name, getattr(os, name)))
+        os.mkdir = self._making(os.mkdir)
 
     def _hooked(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             self._reach()
+            safe = self._safe(arguments[0]) if name == "fsync" else b""  # what comes while it syncs is not
             result = real(*arguments, **options)
-            if name == "fsync":
-                state = os.fstat(arguments[0])
-                os.write(self.synced, f"{state.st_ino} {state.st_size}\n".encode())
+            os.write(self.synced, safe)
             self._reach()
             return result
 
         return call
+
+    def _making(self, real: Callable[..., None]) -> Callable[..., None]:
+        def mkdir(path: Any, *arguments: Any, **options: Any) -> None:
+            real(path, *arguments, **options)
+            with suppress(OSError):  # a path below an open folder: none of ours
+                os.write(self.synced, _line(os.stat(path).st_ino, None))
+
+        return mkdir
+
+    def _safe(self, handle: int) -> bytes:
+        path, state = Path(os.readlink(f"/proc/self/fd/{handle}")), os.fstat(handle)
+        if path != self.folder and self.folder / "runs" not in (path, *path.parents):
+            return b""
+        if not stat.S_ISDIR(state.st_mode):
+            self._keep(path, state.st_ino)
+            return _line(state.st_ino, state.st_size)
+        names = {each.name: [each.inode(), each.is_dir()] for each in os.scandir(path)}
+        if path == self.folder:  # what else is there is the user's, and MLflow's
+            names = {name: facts for name, facts in names.items() if name == "runs"}
+        for name, (inode, is_folder) in names.items():
+            if not is_folder:
+                self._keep(path / name, inode)
+        return _line(state.st_ino, names)
+
+    def _keep(self, path: Path, inode: int) -> None:
+        with suppress(FileExistsError, FileNotFoundError):
+            os.link(path, self.folder / "kept" / str(inode))
 
     def _reach(self) -> None:
         with self.lock:
@@ -210,20 +251,68 @@ def points(folder: Path) -> int:
     return int((folder / "points").read_text())
 
 
-def cut_power(folder: Path) -> int:
-    """Undo what was written below ``runs/`` and never synced; how many files lost something."""
-    synced: dict[int, int] = {}
+def cut_power(folder: Path, names: bool = False) -> int:
+    """Undo what was written below ``runs/`` and never synced; how many files lost something.
+
+    Args:
+        names: a folder that was not synced since loses new files, and has old names back. Disks may do either.
+    """
+    sizes: dict[int, int] = {}
+    made: Counter[int] = Counter()  # an inode may be given to one folder after another
+    listed: dict[tuple[int, int], dict[str, tuple[int, int | None]]] = {}
     for line in (folder / "synced").read_text().splitlines():
-        inode, size = map(int, line.split())
-        synced[inode] = size
-    lost = 0
-    for path in (folder / "runs").rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.name != "lock":
-            state = path.stat()
-            if state.st_size > synced.get(state.st_ino, 0):
-                os.truncate(path, synced.get(state.st_ino, 0))
-                lost += 1
-    return lost
+        inode, safe = json.loads(line)
+        if safe is None:
+            made[inode] += 1
+        elif isinstance(safe, int):
+            sizes[inode] = safe
+        else:
+            listed[inode, made[inode]] = {
+                name: (child, made[child] if is_folder else None) for name, (child, is_folder) in safe.items()
+            }
+
+    def lay(target: Path, inode: int, birth: int) -> None:
+        for name, (child, born) in listed.get((inode, birth), {}).items():
+            if born is None:
+                os.link(folder / "kept" / str(child), target / name)
+            else:
+                (target / name).mkdir()
+                lay(target / name, child, born)
+
+    runs, lost = folder / "runs", 0
+    before = {path.relative_to(folder) for path in runs.rglob("*") if path.is_file()}
+    if names and runs.exists():
+        root = folder.stat().st_ino
+        shutil.rmtree(runs)
+        lay(folder, root, made[root])
+    after = [path for path in runs.rglob("*") if path.is_file() and path.name != "lock"]
+    for path in after:
+        state = path.stat()
+        if state.st_size > sizes.get(state.st_ino, 0):
+            os.truncate(path, sizes.get(state.st_ino, 0))
+            lost += 1
+    if names:
+        _all_is_safe(folder)
+    return lost + len(before ^ {path.relative_to(folder) for path in after})
+
+
+def _all_is_safe(folder: Path) -> None:
+    """What a power cut left is on the disk."""
+    lines = []
+    for path in (folder, *(folder / "runs").rglob("*"), folder / "runs"):
+        if path.is_dir():
+            inside = [folder / "runs"] if path == folder else path.iterdir()
+            safe: Any = {each.name: [each.stat().st_ino, each.is_dir()] for each in inside if each.exists()}
+        elif path.exists():
+            safe = path.stat().st_size
+        else:
+            continue
+        lines.append(_line(path.stat().st_ino, safe))
+    (folder / "synced").write_bytes(b"".join(lines))
+
+
+def _line(inode: int, safe: Any) -> bytes:
+    return json.dumps([inode, safe]).encode() + b"\n"
 
 
 def copy(source: Path, target: Path) -> Path:

@@ -36,6 +36,7 @@ pytestmark = [
 EPOCHS, ARMS = 3, 2
 PARTS = 6 if FULL else 1  # all points take long: spread over the processes that run tests
 KILLED = -signal.SIGKILL
+CUTS = {"": "SIGKILL", "content": "power cut", "names": "power cut, names lost"}
 
 
 @pytest.fixture(scope="module")
@@ -157,18 +158,18 @@ def trained(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def survive(processes: Processes, folder: Path, unbroken: Left, at: int, power: bool, build: str = "") -> bool:
+def survive(processes: Processes, folder: Path, unbroken: Left, at: int, cut: str, build: str = "") -> bool:
     """Crash at a point, launch again, compare; whether there was a crash: this time it may have had fewer points."""
     code = processes.launch(folder, at, build)
     if code == 0:
         return False
     assert code == KILLED, (folder / "output.txt").read_text()
     told = tracked(folder)
-    if power:
-        cut_power(folder)
+    if cut:
+        cut_power(folder, names=cut == "names")
     safe, before = durable(folder), trained(folder)
     assert min(safe, recorded(folder)) >= told, f"point {at}: MLflow was told of {told} epochs, and fewer are safe"
-    code = processes.launch(folder, 0, "" if build == "nothing_synced" else build)
+    code = processes.launch(folder, 0, "" if build.endswith("_synced") else build)
     assert code == 0, f"point {at}: exit code {code}\n{(folder / 'output.txt').read_text()}"
     assert trained(folder) - before <= EPOCHS * ARMS - safe, (
         f"point {at}: an epoch with a good checkpoint was trained again"
@@ -189,19 +190,19 @@ def chosen(total: int, count: int, seed: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.fault(4, 23, 41)
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("power", [False, True], ids=["SIGKILL", "power-cut"])
+@pytest.mark.parametrize("cut", CUTS, ids=list(CUTS.values()))
 def test_a_crash_at_any_point_loses_and_doubles_nothing(
-    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, tally: Tally, power: bool, part: int
+    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, tally: Tally, cut: str, part: int
 ) -> None:
     whole = fresh(empty, tmp_path / "whole")
     assert processes.launch(whole) == 0
     total = points(whole)
-    for at in range(1 + part, total + 1, PARTS) if FULL else chosen(total, 8, seed=power):
+    for at in range(1 + part, total + 1, PARTS) if FULL else chosen(total, 8, seed=len(cut)):
         folder = fresh(empty, tmp_path / f"{at}")
-        tally.add(int(survive(processes, folder, unbroken, at, power)))
+        tally.add(int(survive(processes, folder, unbroken, at, cut)))
         shutil.rmtree(folder)
     if part == 0:
-        tally.figures[f"points of a launch, {'power cut' if power else 'SIGKILL'}"] = str(total)
+        tally.figures[f"points of a launch, {CUTS[cut]}"] = str(total)
 
 
 @pytest.mark.slow
@@ -216,8 +217,8 @@ def test_a_crash_after_a_crash_after_a_crash(
         for _ in range(6):
             if processes.launch(folder, 3 + drawn.randrange(45)) == 0:
                 break
-            if drawn.random() < 0.5:
-                cut_power(folder)
+            if drawn.random() < 0.6:
+                cut_power(folder, names=drawn.random() < 0.5)
             tally.add()
         assert processes.launch(folder) == 0, (folder / "output.txt").read_text()
         found = left(folder)
