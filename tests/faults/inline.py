@@ -184,8 +184,11 @@ class _Points:
 
 
 def _note_epochs() -> None:
-    """``trained`` gets a line for each epoch that is trained, whatever becomes of its record."""
+    """``trained`` gets a line for each epoch that is trained, whatever becomes of its record, and ``told`` one for each
+    that the journal tells others of.
+    """
     from suite import train
+    from suite.journal import Journal
 
     train.SAVE_EVERY_S = 0.0
     kept = train.Training._close_epoch
@@ -196,6 +199,18 @@ def _note_epochs() -> None:
         return kept(self)
 
     train.Training._close_epoch = close  # type: ignore[method-assign]
+    opened = Journal.__init__
+
+    def tell(entry: dict[str, Any]) -> None:
+        if entry["kind"] == "epoch":
+            with Path("told").open("a") as file:
+                file.write(f"{entry['id']} {entry['epoch']}\n")
+
+    def open_(self: Any, *arguments: Any) -> None:
+        opened(self, *arguments)
+        self.subscribe(tell)
+
+    Journal.__init__ = open_  # type: ignore[method-assign]
 
 
 def _leave_ray_out() -> None:

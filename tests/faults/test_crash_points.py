@@ -153,8 +153,9 @@ def recorded(folder: Path) -> int:
     return sum(json.loads(line)["kind"] == "epoch" for line in lines)
 
 
-def trained(folder: Path) -> int:
-    path = folder / "trained"
+def noted(folder: Path, name: str) -> int:
+    """Epochs in a file of ``inline``: ``trained``, or ``told`` to listeners of the journal."""
+    path = folder / name
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
@@ -164,14 +165,15 @@ def survive(processes: Processes, folder: Path, unbroken: Left, at: int, cut: st
     if code == 0:
         return False
     assert code == KILLED, (folder / "output.txt").read_text()
-    told = tracked(folder)
+    told = noted(folder, "told")
+    assert tracked(folder) <= told <= EPOCHS * ARMS
     if cut:
         cut_power(folder, names=cut == "names")
-    safe, before = durable(folder), trained(folder)
-    assert min(safe, recorded(folder)) >= told, f"point {at}: MLflow was told of {told} epochs, and fewer are safe"
+    safe, before = durable(folder), noted(folder, "trained")
+    assert min(safe, recorded(folder)) >= told, f"point {at}: others were told of {told} epochs, and fewer are safe"
     code = processes.launch(folder, 0, "" if build.endswith("_synced") else build)
     assert code == 0, f"point {at}: exit code {code}\n{(folder / 'output.txt').read_text()}"
-    assert trained(folder) - before <= EPOCHS * ARMS - safe, (
+    assert noted(folder, "trained") - before <= EPOCHS * ARMS - safe, (
         f"point {at}: an epoch with a good checkpoint was trained again"
     )
     found = left(folder)
@@ -229,10 +231,14 @@ def test_a_crash_after_a_crash_after_a_crash(
 @pytest.mark.slow
 @pytest.mark.fault(4, 23, control=True, full=True)
 @pytest.mark.parametrize(
-    ("build", "power"), [("checkpoints_in_place", False), ("nothing_synced", True), ("runs_by_memory", False)]
-)
+    ("build", "cut", "least"),  # found: 10, 23, 22, 19
+    [
+        ("checkpoints_in_place", "", 5), ("nothing_synced", "content", 18), ("folders_not_synced", "names", 17),
+        ("runs_by_memory", "", 14),
+    ],
+)  # fmt: skip
 def test_broken_builds_do_not_survive(
-    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, build: str, power: bool
+    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, build: str, cut: str, least: int
 ) -> None:
     whole = fresh(empty, tmp_path / "whole")
     processes.launch(whole, 0, "" if build == "runs_by_memory" else build)
@@ -240,11 +246,11 @@ def test_broken_builds_do_not_survive(
     for at in chosen(points(whole), 24, seed=1):
         folder = fresh(empty, tmp_path / f"{at}")
         try:
-            survive(processes, folder, unbroken, at, power, build)
+            survive(processes, folder, unbroken, at, cut, build)
         except (AssertionError, OSError, ValueError, RuntimeError, EOFError):
             failed += 1
         shutil.rmtree(folder)
-    assert failed >= 2, f"{build} survived all but {failed} of 24 crashes: the harness sees too little"
+    assert failed >= least, f"{build} fails at {failed} of 24 crashes, not {least}: the harness sees too little"
 
 
 @pytest.mark.slow
