@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,9 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import SWEEP, TINY, Folder
+import torch
+from conftest import SWEEP, TINY, Folder, _empty_store
 
-from suite import doctor
+from suite import doctor, environment
 from suite.journal import Lock
 
 pytestmark = pytest.mark.slow
@@ -120,4 +122,56 @@ def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: p
 
 def test_an_empty_folder_is_well(folder: Folder) -> None:
     said = look(folder, code=0)
-    assert "versions: Python" in said and "all well" in said and not (folder.path / "runs").exists()
+    assert (
+        "versions: Python" in said
+        and "GPUs: " in said
+        and "mlflow.db: can be used" in said
+        and "all well" in said
+        and not (folder.path / "runs").exists()
+    )
+
+
+def ill(folder: Folder) -> dict[str, doctor.Finding]:
+    """What is not well, by what it is about; the command ends with 6 then."""
+    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
+    return {finding.about.partition(" in sqlite")[0]: finding for finding in found if not finding.well}
+
+
+def test_old_packages_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ill(folder) == {}
+    monkeypatch.setattr(environment, "_version", {"torch": "2.9.1", "mlflow": "3.10.0", "ray": "2.60.0"}.__getitem__)
+    assert ill(folder).keys() == {"versions"}
+    said = ill(folder)["versions"]
+    assert "torch must be 2.10 or later, got 2.9.1" in said.text and "mlflow must be 3.11 or later" in said.text
+    assert "ray" not in said.text and said.remedy == "pip install -r requirements.txt"
+
+
+def test_gpus_that_torch_cannot_use_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver sees two: torch was made without CUDA, then it can use one, then both."""
+    programs = folder.path / "bin"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: H200'; echo '  MIG 1g'; echo 'GPU 1: H200'\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"H200 no. {number}")
+    for usable in (0, 1, 2):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda usable=usable: usable > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda usable=usable: usable)
+        said = doctor._gpus()
+        assert (ill(folder).keys() == {"GPUs"}) is (usable < 2)
+        if usable < 2:
+            assert f"the driver sees 2, torch {torch.__version__} can use {usable}" in said.text
+            assert "CUDA_VISIBLE_DEVICES" in said.remedy
+        else:
+            assert said.text == "H200 no. 0, H200 no. 1"
+
+
+def test_a_store_of_another_schema_is_said(folder: Folder) -> None:
+    shutil.copy(_empty_store(), folder.path / "mlflow.db")
+    assert "mlflow.db: can be used" in look(folder, code=0)
+    with sqlite3.connect(folder.path / "mlflow.db") as connection:
+        connection.execute("update alembic_version set version_num = '0123456789ab'")
+    before = (folder.path / "mlflow.db").read_bytes()
+    said = look(folder, "--fix", code=6)
+    assert "is not the one of the installed MLflow: found 0123456789ab" in said and "mlflow db upgrade" in said
+    assert (folder.path / "mlflow.db").read_bytes() == before, "it is not migrated"
