@@ -152,12 +152,12 @@ class _Points:
         def mkdir(path: Any, *arguments: Any, **options: Any) -> None:
             real(path, *arguments, **options)
             with suppress(OSError):  # a path below an open folder: none of ours
-                os.write(self.synced, _line(os.stat(path).st_ino, None))
+                os.write(self.synced, _line(Path(path).stat().st_ino, None))
 
         return mkdir
 
     def _safe(self, handle: int) -> bytes:
-        path, state = Path(os.readlink(f"/proc/self/fd/{handle}")), os.fstat(handle)
+        path, state = Path(f"/proc/self/fd/{handle}").readlink(), os.fstat(handle)
         if path != self.folder and self.folder / "runs" not in (path, *path.parents):
             return b""
         if not stat.S_ISDIR(state.st_mode):
