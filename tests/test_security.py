@@ -29,7 +29,7 @@ from conftest import REPO, SWEEP, TINY, Folder
 from made_up import VAL, Store, network, run, runs
 from test_tracking import Story, mlflow_tracker, project
 
-from suite import checkpoint, environment, features
+from suite import checkpoint, environment, features, tuner
 from suite.cells import inert
 from suite.console import exit_codes
 from suite.data.cache import cached
@@ -628,6 +628,27 @@ def found_in(folder: Path, inputs: set[str]) -> dict[str, list[bytes]]:
     return found
 
 
+def test_a_token_that_others_can_read_is_guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself leaves one of mode 644; a new one never is. Where the user has another one, none is made."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("mine")
+    for mode in (0o644, 0o640, 0o600):
+        token.chmod(mode)
+        tuner._guard_token()
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600 and token.read_text() == "mine"
+    token.unlink()
+    tuner._guard_token()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
+    token.unlink()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    tuner._guard_token()
+    assert list(token.parent.iterdir()) == []
+
+
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
@@ -667,7 +688,8 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
     home = path / "home"
     home.mkdir()
     ray = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # short: Ray's sockets are in it
-    secrets = CANARIES | {"HOME": str(home), "RAY_TMPDIR": str(ray), "SLOW": "0.1"}
+    cache = Path(tempfile.mkdtemp(prefix="cache-", dir=path.parent))
+    secrets = CANARIES | {"HOME": str(home), "RAY_TMPDIR": str(ray), "SUITE_CACHE": str(cache), "SLOW": "0.1"}
     try:
         process = folder.start(f"description=Does it help? secret={OVERRIDE_CANARY}", "-v", **secrets)
         folder.wait_for(process, lambda journal: any(entry["kind"] == "epoch" for entry in journal))
@@ -679,8 +701,8 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
         assert process.returncode == 3, output
         assert not EVERY_CANARY.search(output.encode()), EVERY_CANARY.search(output.encode())
         assert WORD in output, "the exception of the user's network is told, without its secrets"
-        inputs = {"sweep.yaml", "tiny_net.py", ".git", "home", "__pycache__"}
-        assert found_in(path, inputs) == {}
+        assert found_in(path, {"sweep.yaml", "tiny_net.py", ".git", "__pycache__"}) == {}, "the home folder is in it"
+        assert any(cache.iterdir()) and found_in(cache, set()) == {}
         assert found_in(ray, set()) == {}, "Ray's logs, which everybody may read"
         assert secret_of_ray not in b"".join(file.read_bytes() for file in (path / "runs").rglob("*") if file.is_file())
         assert {"mlflow.db", "mlartifacts", "runs", "reports"} <= {each.name for each in path.iterdir()}
