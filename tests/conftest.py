@@ -223,24 +223,39 @@ class Folder:
             )
         ]
 
-    def metric_rows(self) -> dict[tuple[str, str, int], list[float]]:
-        """(run name, metric, step) -> values, of living runs."""
+    def metric_rows(self, sweep: str = "%") -> dict[tuple[str, str, int], list[float]]:
+        """(run name, metric, step) -> values, of living runs of a sweep, or of all."""
         found: dict[tuple[str, str, int], list[float]] = {}
         for name, key, step, value in self.query(
             "select r.name, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
-            "where r.lifecycle_stage = 'active'"
+            "join experiments e on e.experiment_id = r.experiment_id "
+            "where r.lifecycle_stage = 'active' and e.name like ?",
+            sweep,
         ):
             found.setdefault((name, key, step), []).append(value)
         return found
 
     def assert_tracked(self) -> None:
-        """Every epoch of the journal is in MLflow once, and nothing else is."""
-        rows = self.metric_rows()
+        """All figures of the journal are in MLflow once, and nothing else is."""
+        self.curves()
+        rows = self.metric_rows(self.name)
         assert all(len(values) == 1 for values in rows.values()), "a metric row was doubled"
-        for name, epochs in self.curves().items():
-            for epoch, metrics in epochs.items():
-                for metric, value in metrics.items():
-                    assert rows[name, metric, epoch] == [value]
+        assert {key: value for key, (value,) in rows.items()} == self._figures()
+
+    def _figures(self) -> dict[tuple[str, str, int], float]:
+        """(trial name, metric, step) -> value, of epochs with their times and memory, of ends and of pictures."""
+        names = {entry["id"]: entry["name"] for entry in self.journal if entry["kind"] == "trial"}
+        found: dict[tuple[str, str, int], float] = {}
+        for entry in self.journal:
+            name = names.get(entry.get("id") or "", "")
+            if entry["kind"] in ("epoch", "images"):
+                step = entry["epoch" if entry["kind"] == "epoch" else "step"]
+                found |= {(name, key, step): value for key, value in entry["metrics"].items() if value is not None}
+            elif entry["kind"] == "end" and entry.get("best_value") is not None:
+                found[name, "best/value", entry.get("best_epoch") or entry.get("epochs") or 0] = entry["best_value"]
+            elif entry["kind"] == "forget":
+                found = {key: value for key, value in found.items() if key[0] != name}
+        return found
 
 
 @pytest.fixture
