@@ -6,7 +6,10 @@ validation comes first; then what it lets through and a sweep, a bill or a stran
 ::
 
     source        the file's values with their lines, and how a finding is said
+    shapes        where a mapping, a list, a text or a number belongs
+    secrets       credentials, which belong elsewhere
     images        image names: the Ray and the Python in them must be those of this machine
+    shell         the commands in a file, taken apart
     launcher      what `ray up` reads
     clouds        what it reads for AWS and Google Cloud
     kubernetes    a RayJob
@@ -39,7 +42,7 @@ def examine(path: Path) -> list[Problem]:
         source = read(path)
     except UsageError as error:
         return list(error.problems)
-    found = [finding for rule in (_left_to_fill_in, *_rules(source)) for finding in rule(source)]
+    found = [finding for rule in (_left_to_fill_in, *_rules(source)) for finding in _found(rule, source)]
     return [finding.problem for finding in sorted(found, key=lambda finding: finding.line)]
 
 
@@ -47,6 +50,18 @@ def _rules(source: Source) -> tuple[Rule, ...]:
     if source.has("apiVersion") or source.has("kind"):
         return kubernetes.RULES
     return RULES.get(str(source.get("provider", "type")), (launcher.unknown_provider,))
+
+
+def _found(rule: Rule, source: Source) -> Findings:
+    """What a rule finds; that it breaks at something odd in the file is a finding, too."""
+    try:
+        yield from rule(source)
+    except Exception as error:
+        name = rule.__name__.strip("_").replace("_", " ")
+        what = f"part of the file could not be looked at ({name}): {type(error).__name__}: {error}"
+        yield source.finding(
+            "not-looked-at", (), what, "Something there is not what it should be; compare cluster.yaml."
+        )
 
 
 def _left_to_fill_in(source: Source) -> Findings:

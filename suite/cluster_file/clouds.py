@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from suite.cluster_file import images, known
+from suite.cluster_file import images, known, shell
 from suite.cluster_file.launcher import Findings, Rule, unknown
-from suite.cluster_file.source import Source
+from suite.cluster_file.source import Source, mapping, mappings
 from suite.spec.loader import Path_
 
+MOST_WORKERS = 1000
 LEAST_DISK_GB = 100  # the clouds' machine images with drivers and docker take over half of it
 _GPU_TYPES = re.compile(r"(p\d|g\d|gr\d)\w*\.|(a2|a3|a4|g2|g4)-")  # EC2's P and G families; Compute Engine's A and G
 _SPOT_HEAD = "the head must not be a spot instance: with it, the whole cluster goes"
@@ -44,6 +45,42 @@ def _limit(source: Source) -> Findings:
         yield source.finding("max-workers", ("max_workers",), rule)
 
 
+def _absurd_limit(source: Source) -> Findings:
+    for path in (("max_workers",), *(("available_node_types", name, "max_workers") for name, _ in _types(source))):
+        yield from too_many(source, path)
+
+
+def too_many(source: Source, path: Path_) -> Findings:
+    """A limit that limits no bill."""
+    limit = source.get(*path)
+    if isinstance(limit, int) and limit > MOST_WORKERS:
+        cost = f"at 50 cents an hour each that is {limit / 2:,.0f} dollars an hour"
+        rule = f"at most {MOST_WORKERS} workers, got {limit}: {cost}"
+        yield source.finding("max-workers", path, rule, "Write what you would pay for.")
+
+
+def _autoscaling(source: Source) -> Findings:
+    for path, text in shell.starts(source):
+        if path[0] == "head_start_ray_commands" and "--autoscaling-config" not in text:
+            rule = "the head's `ray start` must have --autoscaling-config: without it, no worker ever starts"
+            remedy = "Write --autoscaling-config=~/ray_bootstrap_config.yaml."
+            yield source.finding("autoscaling", path, rule, remedy)
+
+
+def _region(source: Source) -> Findings:
+    """One region throughout: elsewhere the zone is not found, and the file system is not reached."""
+    region, zones = str(source.get("provider", "region")), source.get("provider", "availability_zone", default="")
+    for zone in str(zones).split(","):
+        if zone.strip() and not re.fullmatch(rf"{re.escape(region)}-?[a-z].*", zone.strip()):
+            rule = f"the zone must lie in the region, {region}, got {zone.strip()}"
+            yield source.finding("region", ("provider", "availability_zone"), rule)
+    for path, text in source.texts():
+        for other in re.findall(r"\bfs-\w+\.efs\.([\w-]+)\.amazonaws|\bregions/([\w-]+)/subnetworks/", text):
+            if "".join(other) != region:
+                rule = f"what the nodes use must lie in their region, {region}, got {''.join(other)}"
+                yield source.finding("region", path, rule)
+
+
 def _stopped_nodes(source: Source) -> Findings:
     if source.get("provider", "cache_stopped_nodes") is not False:
         rule = "provider.cache_stopped_nodes must be false: stopped machines still cost their disks"
@@ -67,7 +104,7 @@ def _workers_come_when_asked(source: Source) -> Findings:
 def _resources(source: Source) -> Findings:
     for name, node in _types(source):
         path = ("available_node_types", name, "resources")
-        resources = node.get("resources") or {}
+        resources = mapping(node, "resources")
         for key in resources:
             if key not in ("CPU", "GPU") and key.upper() in ("CPU", "GPU"):
                 rule = f"Ray knows {key.upper()} in capitals only, got {key}: no trial would ever wait for such a node"
@@ -109,14 +146,43 @@ def _spot_workers_only(source: Source) -> Findings:
 
 def _security_group(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        if not config.get("SecurityGroupIds") and not config.get("NetworkInterfaces"):
-            path = ("available_node_types", name, "node_config")
+        path = ("available_node_types", name, "node_config")
+        cards = mappings(config.get("NetworkInterfaces"))
+        if not config.get("SecurityGroupIds") and not cards:
             rule = "SecurityGroupIds must name a group of your own: Ray's opens ssh to everybody"
             yield source.finding("security-group", path, rule)
+        yield from _group_ids(source, (*path, "SecurityGroupIds"))
+        for index, card in enumerate(cards):
+            here = (*path, "NetworkInterfaces", index)
+            if not card.get("Groups") and not card.get("NetworkInterfaceId"):
+                rule = "a network interface must name a group of your own under Groups: the network's own may be open"
+                yield source.finding("security-group", here, rule)
+            yield from _group_ids(source, (*here, "Groups"))
     if source.has("provider", "security_group"):
         rule = "provider.security_group only adds rules to Ray's own group, which opens ssh to everybody"
         remedy = "Name a group of your own under SecurityGroupIds."
         yield source.finding("security-group", ("provider", "security_group"), rule, remedy)
+
+
+def _group_ids(source: Source, path: Path_) -> Findings:
+    for index, group in enumerate(source.items(*path)):
+        if isinstance(group, str) and not re.match(r"sg-", group):
+            rule = f"security groups are named by their ids, sg-..., got {group}"
+            yield source.finding("security-group", (*path, index), rule)
+
+
+def _market(source: Source) -> Findings:
+    for name, config in _node_configs(source):
+        path = ("available_node_types", name, "node_config", "InstanceMarketOptions")
+        market = mapping(config, "InstanceMarketOptions")
+        if market and market.get("MarketType") not in ("spot", "capacity-block"):
+            rule = f"MarketType must be spot or capacity-block, got {market.get('MarketType')}"
+            yield source.finding(
+                "market", (*path, "MarketType"), rule, "Leave InstanceMarketOptions out for on demand."
+            )
+        if mapping(market, "SpotOptions").get("SpotInstanceType") == "persistent":
+            rule = "a spot request must be one-time, got persistent: AWS starts such machines again after `ray down`"
+            yield source.finding("market", (*path, "SpotOptions", "SpotInstanceType"), rule)
 
 
 def _instance_profile(source: Source) -> Findings:
@@ -138,9 +204,8 @@ def _metadata_service(source: Source) -> Findings:
 
 def _aws_disk(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        mappings = config.get("BlockDeviceMappings") or []
-        sizes = [each["Ebs"].get("VolumeSize", 0) for each in mappings if isinstance(each.get("Ebs"), dict)]
-        yield from _disk(source, name, "BlockDeviceMappings", max(sizes, default=0), "Ebs: {VolumeSize: 150}")
+        sizes = [mapping(each, "Ebs").get("VolumeSize") for each in mappings(config.get("BlockDeviceMappings"))]
+        yield from _disk(source, name, "BlockDeviceMappings", sizes, "Ebs: {VolumeSize: 150}")
 
 
 # ---- Google Cloud ----------------------------------------------------------------------------------------------------
@@ -148,14 +213,22 @@ def _aws_disk(source: Source) -> Findings:
 
 def _service_account(source: Source) -> Findings:
     path = ("available_node_types", _head(source), "node_config")
-    if source.has(*path) and not source.items(*path, "serviceAccounts"):
+    accounts = mappings(source.get(*path, "serviceAccounts"))
+    emails = [str(each.get("email")) for each in accounts]
+    if any(email == "default" or email.endswith("compute@developer.gserviceaccount.com") for email in emails):
+        rule = "the head's serviceAccounts must name one of your own: the default one may change almost anything"
+        yield source.finding("service-account", (*path, "serviceAccounts"), rule)
+    elif source.has(*path) and not accounts:
         rule = "the head's serviceAccounts must name one of your own: Ray makes one that may do almost anything"
         yield source.finding("service-account", path, rule)
 
 
 def _network(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        if not any("subnetwork" in each for each in config.get("networkInterfaces") or [] if isinstance(each, dict)):
+        networks = [
+            str(each["subnetwork"]) for each in mappings(config.get("networkInterfaces")) if "subnetwork" in each
+        ]
+        if not networks or any(each.endswith("/default") for each in networks):
             path = ("available_node_types", name, "node_config", "networkInterfaces")
             rule = "networkInterfaces must name a subnetwork of your own: the default network opens ssh to everybody"
             yield source.finding("network", path, rule)
@@ -163,16 +236,15 @@ def _network(source: Source) -> Findings:
 
 def _gcp_disk(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        disks = [each for each in config.get("disks") or [] if isinstance(each, dict)]
-        sizes = [int((each.get("initializeParams") or {}).get("diskSizeGb", 0)) for each in disks]
-        yield from _disk(source, name, "disks", max(sizes, default=0), "initializeParams: {diskSizeGb: 150}")
+        sizes = [mapping(each, "initializeParams").get("diskSizeGb") for each in mappings(config.get("disks"))]
+        yield from _disk(source, name, "disks", sizes, "initializeParams: {diskSizeGb: 150}")
 
 
 CLOUD: tuple[Rule, ...] = (
-    _images, _idle_timeout, _limit, _stopped_nodes, _head_runs_no_trial, _workers_come_when_asked, _resources,
-    _node_config_keys, _spot_workers_only,
+    _images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _stopped_nodes, _head_runs_no_trial,
+    _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
 )  # fmt: skip
-AWS: tuple[Rule, ...] = (_security_group, _instance_profile, _metadata_service, _aws_disk)
+AWS: tuple[Rule, ...] = (_security_group, _market, _instance_profile, _metadata_service, _aws_disk)
 GCP: tuple[Rule, ...] = (_service_account, _network, _gcp_disk)
 
 
@@ -197,24 +269,30 @@ def _head(source: Source) -> str:
 
 
 def _machine(node: Mapping[str, Any]) -> str:
-    config = node.get("node_config") or {}
+    config = mapping(node, "node_config")
     return str(config.get("InstanceType") or config.get("machineType") or "")
 
 
 def _has_gpu(node: Mapping[str, Any]) -> bool:
-    config = node.get("node_config") or {}
+    config = mapping(node, "node_config")
     return bool(_GPU_TYPES.match(_machine(node)) or config.get("guestAccelerators"))
 
 
 def _gpu_image(source: Source, node: Mapping[str, Any]) -> bool:
     """Whether a worker's image has CUDA, as far as its name tells: images of one's own may have it under any name."""
     docker = source.mapping("docker")
-    image = str((node.get("docker") or {}).get("worker_image") or docker.get("worker_image") or docker.get("image"))
+    image = str(mapping(node, "docker").get("worker_image") or docker.get("worker_image") or docker.get("image"))
     return not image.startswith("rayproject/") or bool(re.search(r"-(gpu|cu\d+)", image))
 
 
-def _disk(source: Source, name: str, key: str, size: int, example: str) -> Findings:
-    if size < LEAST_DISK_GB:
+def _disk(source: Source, name: str, key: str, sizes: list[Any], example: str) -> Findings:
+    """Sizes that are no numbers are told by what they are."""
+    path = ("available_node_types", name, "node_config", key)
+    known_sizes = [int(size) for size in sizes if str(size).isdecimal()]
+    if len(known_sizes) < len([size for size in sizes if size is not None]) or not isinstance(
+        source.get(*path, default=[]), list
+    ):
+        return
+    if (size := max(known_sizes, default=0)) < LEAST_DISK_GB:
         rule = f"a node's disk must have {LEAST_DISK_GB} GB for its images and kept features, got {size or 'no size'}"
-        path = ("available_node_types", name, "node_config", key)
         yield source.finding("disk-size", path, rule, f"Write e.g. {example}.")

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from suite.cluster_file import images, known, launcher
+from suite.cluster_file import clouds, images, known, launcher, shapes
 from suite.cluster_file.launcher import Findings, Rule
-from suite.cluster_file.source import Source
+from suite.cluster_file.secrets import secrets
+from suite.cluster_file.source import Source, mapping, mappings
 from suite.spec.loader import Path_
 
 CLUSTER = ("spec", "rayClusterSpec")
@@ -64,12 +65,36 @@ def _token(source: Source) -> Findings:
 
 
 def _service(source: Source) -> Findings:
-    kind = source.get(*HEAD, "serviceType", default="ClusterIP")
-    if kind != "ClusterIP":
-        rule = f"the head's serviceType must be ClusterIP, which the cluster alone can reach, got {kind}"
-        yield source.finding("service-type", (*HEAD, "serviceType"), rule, "Use `kubectl port-forward`.")
+    for path in ((*HEAD, "serviceType"), (*HEAD, "headService", "spec", "type")):
+        kind = source.get(*path, default="ClusterIP")
+        if kind != "ClusterIP":
+            rule = f"the head's service must be of type ClusterIP, which the cluster alone can reach, got {kind}"
+            yield source.finding("service-type", path, rule, "Use `kubectl port-forward`.")
     if source.get(*HEAD, "enableIngress"):
         yield source.finding("service-type", (*HEAD, "enableIngress"), "the head must have no ingress")
+
+
+def _confined(source: Source) -> Findings:
+    """Nothing that makes a container master of its node, or opens its ports there."""
+    for group in _groups(source):
+        pod = (*group, "template", "spec")
+        for key in ("hostNetwork", "hostPID", "hostIPC"):
+            if source.get(*pod, key):
+                rule = f"pods must keep to themselves, got {key}: true"
+                remedy = "Leave it out: every port of Ray's would be open on the node." if key == "hostNetwork" else ""
+                yield source.finding("host-network", (*pod, key), rule, remedy)
+        for kind in ("containers", "initContainers"):
+            for path in source.places(*pod, kind, "*"):
+                if source.get(*path, "securityContext", "privileged"):
+                    rule = "no container may be master of its node, got privileged: true"
+                    yield source.finding("privileged", (*path, "securityContext", "privileged"), rule)
+                for port in source.places(*path, "ports", "*", "hostPort"):
+                    rule = f"no port of Ray's may be open on the node, got hostPort: {source.get(*port)}"
+                    yield source.finding("host-network", port, rule, "Use `kubectl port-forward`.")
+
+
+def _store(source: Source) -> Findings:
+    yield from launcher.store(source, _mounts(source, HEAD))
 
 
 def _head_runs_no_trial(source: Source) -> Findings:
@@ -92,6 +117,7 @@ def _workers_come_when_asked(source: Source) -> Findings:
             yield source.finding("min-workers", (*group, "minReplicas"), rule)
         if not source.get(*group, "maxReplicas"):
             yield source.finding("max-workers", group, "maxReplicas must be given: it is what limits the bill")
+        yield from clouds.too_many(source, (*group, "maxReplicas"))
 
 
 def _resources(source: Source) -> Findings:
@@ -108,7 +134,7 @@ def _resources(source: Source) -> Findings:
                     rule = f"Kubernetes knows no resource {name!r}"
                     where = (*path, "resources", "limits", name)
                     yield source.finding("resource-name", where, rule, f"GPUs are {GPU}.")
-            wants = (container.get("resources") or {}).get("requests") or {}
+            wants = mapping(container, "resources", "requests")
             if GPU in wants and wants[GPU] != limits.get(GPU):
                 rule = f"GPUs are given by limits, got {wants[GPU]} requested and {limits.get(GPU, 'no')} limit"
                 yield source.finding("gpu-count", (*path, "resources"), rule)
@@ -133,8 +159,8 @@ def _shared_volume(source: Source) -> Findings:
 
 
 RULES: tuple[Rule, ...] = (
-    _kind, _keys, _entrypoint, _ends, _ray_version, _images, _token, _service, _head_runs_no_trial,
-    _workers_come_when_asked, _resources, _shared_volume, launcher.secrets,
+    shapes.of_kubernetes, _kind, _keys, _entrypoint, _ends, _ray_version, _images, _token, _service, _confined, _store,
+    _head_runs_no_trial, _workers_come_when_asked, _resources, _shared_volume, secrets,
 )  # fmt: skip
 
 
@@ -151,17 +177,19 @@ def _containers(source: Source, group: Path_) -> Iterator[tuple[Path_, dict[str,
 
 
 def _limits(container: dict[str, Any]) -> dict[str, Any]:
-    return (container.get("resources") or {}).get("limits") or {}
+    return mapping(container, "resources", "limits")
 
 
 def _mounts(source: Source, group: Path_) -> dict[str, dict[str, Any]]:
     """Path in the first container -> what backs the volume there."""
     volumes = {
-        each["name"]: {key: value for key, value in each.items() if key != "name"}
-        for each in source.items(*group, "template", "spec", "volumes")
-        if isinstance(each, dict) and "name" in each
+        str(each["name"]): {key: value for key, value in each.items() if key != "name"}
+        for each in mappings(source.get(*group, "template", "spec", "volumes"))
+        if "name" in each
     }
     for _, container in _containers(source, group):
-        mounts = container.get("volumeMounts") or []
-        return {each["mountPath"]: volumes[each["name"]] for each in mounts if each.get("name") in volumes}
+        mounts = mappings(container.get("volumeMounts"))
+        return {
+            str(each.get("mountPath")): volumes[name] for each in mounts if (name := str(each.get("name"))) in volumes
+        }
     return {}

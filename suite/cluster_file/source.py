@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,19 @@ class Source:
 
     def mapping(self, *path: str | int) -> dict[str, Any]:
         """The mapping at a path; an empty one where there is none."""
-        value = self.get(*path)
-        return value if isinstance(value, dict) else {}
+        return mapping(self.get(*path))
 
     def items(self, *path: str | int) -> list[Any]:
         """The list at a path; an empty one where there is none."""
-        value = self.get(*path)
-        return value if isinstance(value, list) else []
+        return items(self.get(*path))
 
     def texts(self) -> Iterator[tuple[Path_, str]]:
         """Path and value of every text in the file."""
         yield from _texts(self.root, ())
+
+    def places(self, *pattern: str | int) -> Iterator[Path_]:
+        """The paths that are there of a pattern, in which ``*`` stands for every key or index."""
+        yield from _places(self.root, pattern, ())
 
     def finding(self, name: str, path: Path_, rule: str, remedy: str = "") -> Finding:
         """What is wrong at a path, or at the nearest thing around it that is there."""
@@ -87,10 +89,50 @@ def read(path: Path) -> Source:
         UsageError: it is not, or cannot be read.
     """
     text = read_text(path)
-    root = parse(text, str(path))
+    try:
+        root = parse(text, str(path))
+    except UsageError as error:
+        raise UsageError([_of_cluster_files(problem) for problem in error.problems]) from None
     if not isinstance(root.value, dict):
         raise UsageError("a cluster file is a mapping of keys", place=f"{path}:{root.line}")
     return Source(path, text, root)
+
+
+def mapping(value: Any, *keys: str) -> dict[str, Any]:
+    """The mapping below ``keys`` in a plain value; an empty one where there is none, whatever else there is."""
+    for key in keys:
+        value = mapping(value).get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """``value`` where it is a list; else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings of a list; none where it is no list."""
+    return [each for each in items(value) if isinstance(each, dict)]
+
+
+def _of_cluster_files(problem: Problem) -> Problem:
+    """What the reader of sweep files says, of cluster files."""
+    rule = problem.rule.replace("a sweep file", "a cluster file")
+    return replace(problem, rule=rule, remedy=problem.remedy.replace("Sweep files", "Cluster files"))
+
+
+def _places(node: Node, pattern: Path_, path: Path_) -> Iterator[Path_]:
+    if not pattern:
+        yield path
+    elif pattern[0] != "*":
+        inner = _step(node, pattern[0])
+        if inner is not None:
+            yield from _places(inner, pattern[1:], (*path, pattern[0]))
+    elif isinstance(node.value, (dict, list)):
+        for key in list(node.value) if isinstance(node.value, dict) else range(len(node.value)):
+            inner = _step(node, key)
+            if inner is not None:
+                yield from _places(inner, pattern[1:], (*path, key))
 
 
 def _step(node: Node | None, part: str | int) -> Node | None:
