@@ -32,6 +32,18 @@ def _images(source: Source) -> Findings:
         yield source.finding("image-missing", ("docker",), rule, "See docker in cluster.yaml.")
 
 
+def _commands_of_images(source: Source) -> Findings:
+    """Ray's images have wget and no curl; ``initialization_commands`` run on the machine itself."""
+    images_named = [str(value) for key, value in source.mapping("docker").items() if key.endswith("image")]
+    lines = [(path, text) for path, text in shell.commands(source) if "initialization_commands" not in path]
+    if any(re.search(r"\binstall\b.*\bcurl\b", text) for _, text in lines):
+        return
+    for path, text in lines:
+        if re.search(r"(?<![\w/.-])curl\s", text) and any(name.startswith("rayproject/") for name in images_named):
+            rule = "Ray's images have no curl"
+            yield source.finding("no-curl", path, rule, "Take python's urllib.request, as cluster.yaml does, or wget.")
+
+
 def _idle_timeout(source: Source) -> Findings:
     minutes = source.get("idle_timeout_minutes")
     if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
@@ -241,8 +253,8 @@ def _gcp_disk(source: Source) -> Findings:
 
 
 CLOUD: tuple[Rule, ...] = (
-    _images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _stopped_nodes, _head_runs_no_trial,
-    _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
+    _images, _commands_of_images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _stopped_nodes,
+    _head_runs_no_trial, _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
 )  # fmt: skip
 AWS: tuple[Rule, ...] = (_security_group, _market, _instance_profile, _metadata_service, _aws_disk)
 GCP: tuple[Rule, ...] = (_service_account, _network, _gcp_disk)

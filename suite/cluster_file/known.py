@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 ANY: dict[str, Any] = {}  # what is inside is not looked at
@@ -106,6 +107,7 @@ def node_config(provider: str) -> dict[str, Any] | None:
     return _GCE if provider == "gcp" else None
 
 
+@cache
 def _from_botocore() -> dict[str, Any] | None:
     """EC2's keys as botocore's own service model has them, where it is installed."""
     try:
