@@ -256,7 +256,7 @@ MUTATIONS: list[tuple[str, str, Callable[[str], str], str, str]] = [
     ("region", AWS, swap("region: us-west-2", "region: eu-west-1"), "efs.us-west-2", "got us-west-2"),
     ("ray-version", AWS, command("pip install ray==2.44.0"), "ray==", "2.44.0"),
     ("ray-version", AWS, command("pip install 'ray[tune]==2.44.0'"), "ray[tune]==", "2.44.0"),
-    ("no-curl", AWS, command("curl -sf https://example.org/setup | sh"), "curl -sf", "have no curl"),
+    ("no-curl", AWS, command("pip install a==1 && curl -sf https://example.org/x | sh"), "curl -sf", "have no curl"),
     ("store", LOCAL, swap("sqlite:///mlflow.db", "sqlite:////mnt/suite/mlflow.db"), "mlflow server", "locks"),
     ("store", K8S, swap("http://example:5000", "sqlite:////mnt/suite/mlflow.db"), "entrypoint", "locks"),
     ("address", LOCAL, swap("[10.9.0.3, 10.9.0.4]", "[]"), "worker_ips", "got none"),

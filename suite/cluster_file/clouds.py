@@ -36,7 +36,7 @@ def _commands_of_images(source: Source) -> Findings:
     """Ray's images have wget and no curl; ``initialization_commands`` run on the machine itself."""
     images_named = [str(value) for key, value in source.mapping("docker").items() if key.endswith("image")]
     lines = [(path, text) for path, text in shell.commands(source) if "initialization_commands" not in path]
-    if any(re.search(r"\binstall\b.*\bcurl\b", text) for _, text in lines):
+    if any(re.search(r"\binstall\b[^;&|]*\bcurl\b", text) for _, text in lines):
         return
     for path, text in lines:
         if re.search(r"(?<![\w/.-])curl\s", text) and any(name.startswith("rayproject/") for name in images_named):
