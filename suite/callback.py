@@ -106,7 +106,8 @@ class JournalCallback(tune.Callback):
 
     def end(self, trial_id: str, status: Status, **facts: Any) -> None:
         """Take a trial's end down, and offer its files to tracking."""
-        files = facts.pop("files", [])
+        if files := facts.pop("files", {}):
+            facts["sha256"] = files
         self.record("end", id=trial_id, status=str(status), checkpoint="best.pt" in files, **facts)
         if "predictions.npz" in files:
             self.record("file", id=trial_id, path=f"trials/{trial_id}/predictions.npz", folder="")

@@ -45,6 +45,9 @@ def exit_codes() -> Iterator[None]:
         sys.exit(error.exit_code)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
     except Exception:
         click.echo(redacted(traceback.format_exc()), err=True)
         sys.exit(1)

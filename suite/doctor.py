@@ -71,6 +71,8 @@ def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
     yield from _disks(storage)
     store = _store(uri)
     yield store
+    if storage.exists() and not storage.is_dir():
+        yield Finding("sweeps", f"{storage} is no folder", "Move it away, or name the sweeps' folder: --storage-path.")
     for journal in sorted(storage.glob(f"*/{FILE_NAME}")):
         yield from _sweep(journal.parent, uri, fix, store.well)
 
@@ -193,6 +195,15 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
                 shutil.rmtree(draft, ignore_errors=True)
         text = f"{len(drafts)} half-written checkpoints of killed workers"
         yield Finding(folder.name, text + (": removed" if fix else ""), "--fix removes them.", fixed=fix)
+    results = [
+        path
+        for item in history.in_plan()
+        for name, digest in item.end.get("sha256", {}).items()
+        if (path := folder / "trials" / item.trial.id / name).exists() and checkpoint.digest(path) != digest
+    ]
+    if results:
+        text = f"{len(results)} files are not what was written: {', '.join(str(path) for path in results[:3])}"
+        yield Finding(folder.name, text, "The disk or somebody changed them; --force --only ARM trains anew.")
     missing = [
         item.trial.name
         for item in history.in_plan()

@@ -100,6 +100,12 @@ class OutOfMemoryError(TrialError):
     """No memory left for this trial. Never retried: the same trial needs the same memory."""
 
 
+def brief(error: BaseException) -> str:
+    """The first line of an error's text, without credentials."""
+    text = redacted(str(error)).strip()
+    return text.splitlines()[0][:400] if text else type(error).__name__
+
+
 def raise_problems(problems: Iterable[Problem]) -> None:
     """Raise all ``problems`` as one error, if there are any.
 

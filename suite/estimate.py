@@ -11,6 +11,7 @@ import torch
 
 from suite import data, models, probe
 from suite.console import duration
+from suite.errors import UsageError, brief
 from suite.journal import FILE_NAME, History, read
 from suite.plan import Plan
 from suite.records import Numerics, Status
@@ -63,7 +64,13 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     )  # fmt: skip
     rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
     for arm, item in zip(arms, configs, strict=True):
-        cost = probe.cost(*item, numerics)
+        try:
+            cost = probe.cost(*item, numerics)
+        except Exception as error:
+            raise UsageError(
+                f"a step of training ends with an error in arm {arm.name}: {type(error).__name__}: {brief(error)}",
+                remedy="A sweep would have its trials fail and go on; --smoke shows where.",
+            ) from error
         trials = [plan.trial(arm, seed) for seed in spec.seeds]
         left = sum(not _done(history, trial.id) for trial in trials)
         epoch_s = _epoch_s(plan, arm, cost)

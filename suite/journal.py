@@ -30,9 +30,11 @@ import json
 import math
 import os
 import queue
+import re
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ from suite.records import EpochRecord, Objective, Status, Trial
 from suite.redaction import redacted
 
 Entry = dict[str, Any]
+_CRC = re.compile(rb', "crc": "([0-9a-f]{8})"}$')
 FILE_NAME = "journal.jsonl"
 STOP_FILE = "stop"  # beside it: workers save what they have and return
 LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
@@ -82,12 +85,17 @@ def _parse(path: Path) -> tuple[list[Entry], int]:
     if not path.exists():
         return [], 0
     entries: list[Entry] = []
-    whole = 0
-    lines = path.read_bytes().split(b"\n")
+    whole, summed = 0, False
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the journal cannot be read: {error.strerror}", place=str(path), remedy="Look at its rights and its disk."
+        ) from error
     for number, line in enumerate(lines, start=1):
         last = number >= len(lines) - 1
         try:
-            entry = json.loads(line) if line else None
+            entry = _read_line(line, len(entries) + 1, summed) if line else None
         except ValueError as error:
             if last:
                 break
@@ -101,7 +109,34 @@ def _parse(path: Path) -> tuple[list[Entry], int]:
         whole += len(line) + 1
         if entry is not None:
             entries.append(entry)
+            summed = bool(_CRC.search(line))
     return entries, whole
+
+
+def _line(entry: Entry) -> bytes:
+    """An entry as a line, its last field the CRC-32 of the line without that field."""
+    body = json.dumps(entry, allow_nan=False).encode()
+    return body[:-1] + f', "crc": "{zlib.crc32(body):08x}"}}\n'.encode()
+
+
+def _read_line(line: bytes, seq: int, summed: bool) -> Entry:
+    """The entry of a line, which must be number ``seq``; ``summed``: the one before had a checksum, so must this.
+
+    Raises:
+        ValueError: says what is wrong with the line.
+    """
+    found = _CRC.search(line)
+    body = line[: found.start()] + b"}" if found else line  # older journals have none
+    entry: Any = json.loads(body)
+    if summed and not found:
+        raise ValueError("the entry has no checksum, the one before it has")
+    if found and zlib.crc32(body) != int(found[1], 16):
+        raise ValueError("the entry is not what was written: its checksum differs")
+    if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+        raise ValueError("this is no entry of a journal")
+    if entry.get("seq") != seq:
+        raise ValueError(f"entry {seq} should be here, this is {entry.get('seq')}: one is missing or doubled")
+    return entry
 
 
 class Journal:
@@ -181,7 +216,7 @@ class Journal:
     def _commit(self, entries: list[Entry]) -> None:
         if self._given_up:  # what comes after a hole must not be there either
             return
-        lines = b"".join(json.dumps(entry, allow_nan=False).encode() + b"\n" for entry in entries)
+        lines = b"".join(map(_line, entries))
         whole = os.fstat(self._file.fileno()).st_size
         while True:  # a full disk may get room again; the record must not have a hole
             try:
@@ -360,11 +395,17 @@ class Lock:
 
     Raises:
         LockedError: on ``__init__``, if another process holds it; the message names it.
+        EnvironmentProblem: on ``__init__``, if the folder takes no file.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "lock").open("a+")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "lock").open("a+")
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{folder} cannot be written: {error.strerror}", remedy="Look at its rights and its disk."
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

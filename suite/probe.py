@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from suite import data, fused, models
+from suite.errors import brief
 from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import TrialConfig
 from suite.train import Training
@@ -86,7 +87,17 @@ def choose_numerics(
     if device == "cpu" and not has_bf16():
         say("precision: fp32 (this processor has no bf16)")
         return candidates["fp32"]
-    seconds = {name: sum(cost(*item, numerics).train_s for item in configs) for name, numerics in candidates.items()}
+    seconds, failure = {"fp32": 0.0, "bf16": 0.0}, ""
+    for item in configs:
+        try:
+            pair = {name: cost(*item, numerics).train_s for name, numerics in candidates.items()}
+        except Exception as error:  # its trials will say so, each for itself
+            failure = f"{item[0].model.arch}: {brief(error)}"
+            continue
+        seconds = {name: seconds[name] + pair[name] for name in seconds}
+    if not seconds["bf16"]:
+        say(f"precision: fp32 (not measured: {failure})")
+        return candidates["fp32"]
     ratio = seconds["fp32"] / seconds["bf16"]
     chosen = "bf16" if ratio > MARGIN else "fp32"
     say(f"precision: {chosen} (measured: bf16 runs {ratio:.2f} times as fast as fp32 here)")

@@ -142,8 +142,12 @@ def _run(
         ended = launch(plan, folder, make_tracker, options, board, bucket)
     trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
     arms = analysis.arms_frame(trials, spec.objective)
-    page = _report(spec, uri, console) if uri and report and ended.exit_code in (0, 3) and not ended.message else None
-    _last_words(spec, ended, arms, uri, page, options.only, console)
+    page = None
+    try:
+        if uri and report and ended.exit_code in (0, 3) and not ended.message:
+            page = _report(spec, uri, console)
+    finally:  # whatever becomes of the page, a Ctrl-C too: the sweep has ended
+        _last_words(spec, ended, arms, uri, page, options.only, console)
     return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code)
 
 
@@ -306,6 +310,9 @@ def _last_words(
         if len(arms) > 20:
             console.print(f"and {len(arms) - 20} more arms", highlight=False)
     items = [item for item in ended.history.in_plan() if uri or not only or item.trial.arm in only]
+    if ended.message and not items:
+        console.print(f"{spec.name}: {ended.message}", highlight=False)
+        return
     settled = sum(item.ended for item in items)
     failed = [item for item in items if item.status == "failed"]
     for item in failed[:5]:

@@ -473,7 +473,7 @@ class Training:
         """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
 
         Returns:
-            Plain facts of the end: epochs, best_epoch, best_value, parameters, and the names of the files.
+            Plain facts of the end: epochs, best_epoch, best_value, parameters, and the files with their sha256.
         """
         chosen = self.objective.chosen(self.records)
         trainable, total = models.count_parameters(self.model)
@@ -485,7 +485,7 @@ class Training:
             "parameters_trainable": trainable,
             "parameters_total": total,
             "prefix": self._say_prefix(),
-            "files": [],
+            "files": {},
         }
         if not self.best or not self.allowed():
             return facts
@@ -501,9 +501,9 @@ class Training:
                     logits=logits.numpy(),
                 ),
             )
-            facts["files"].append("predictions.npz")
         _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
-        facts["files"].append("best.pt")
+        written = ("predictions.npz", "best.pt") if logits is not None else ("best.pt",)
+        facts["files"] = {name: checkpoint.digest(self.folder / name) for name in written}
         return facts
 
     def _say_prefix(self) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import re
 import secrets
@@ -36,7 +37,7 @@ from ray.tune.search import Searcher
 from suite import plugin
 from suite.bucket import Bucket
 from suite.callback import JournalCallback
-from suite.errors import EnvironmentProblem
+from suite.errors import EnvironmentProblem, brief
 from suite.journal import STOP_FILE, Entry, TrialHistory
 from suite.plan import Plan
 from suite.records import Numerics, Objective
@@ -505,43 +506,74 @@ class _StopAll(tune.Stopper):
         return {}
 
 
+Networks = Sequence[tuple[TrialConfig, int, int]]  # (config, classes, side) of each distinct one
+Measured = tuple[Numerics, float, int, list[str]]
+
+
+class StoppedError(Exception):
+    """A stop was asked for before there was anything to stop."""
+
+
 def measure(
-    configs: Sequence[tuple[TrialConfig, int, int]],
-    cpu: int,
-    gpu: float | str,
-    pinned: Numerics | None,
-    search_path: Sequence[str],
-) -> tuple[Numerics, float, int, list[str]]:
-    """The numerics of a sweep, the GPUs of a pack and its trials, measured in a worker like those that will train.
-    Without a GPU, and before there is a Ray (it will run here), they are measured in this process.
+    configs: Networks, cpu: int, gpu: float | str, pinned: Numerics | None, search_path: Sequence[str], stop: Stop,
+    hang_after_s: float,
+) -> Measured:  # fmt: skip
+    """The numerics of a sweep, the GPUs of a pack and its trials: in this process if ``measures_here``, else in a
+    worker like those that will train. Where that ends, hangs or fails, they are what needs no measurement.
 
     Args:
-        configs: (config, classes, side) of each distinct network.
         gpu: as in the file: 0, a number, or ``auto``.
         pinned: the numerics of an earlier launch, which stay.
+        hang_after_s: as in the file.
 
     Returns:
         numerics, GPUs per pack, trials per pack (1 = not measured to be better), lines for the user.
+
+    Raises:
+        StoppedError: while a worker measured.
     """
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
-    if not gpu and (not ray.is_initialized() or not _to_measure(configs)):
+    if measures_here(configs, gpu):
         return _measure(list(configs), cpu, gpu, None, list(search_path))  # saves a worker's start
-    task = ray.remote(max_calls=1)(_measure).options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu)
-    found: tuple[Numerics, float, int, list[str]] = ray.get(
-        task.remote(list(configs), cpu, gpu, pinned, list(search_path))
+    task = ray.remote(max_calls=1, max_retries=0)(_measure)
+    measuring = task.options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu).remote(
+        list(configs), cpu, gpu, pinned, list(search_path)
     )
+    end = time.monotonic() + (hang_after_s or math.inf)
+    while not ray.wait([measuring], timeout=0.2)[0]:
+        if stop.requested or time.monotonic() > end:
+            ray.cancel(measuring, force=True)
+            if stop.requested:
+                raise StoppedError
+            return _unmeasured(cpu, gpu, pinned, f"no answer after {hang_after_s:g} s")
+    try:
+        found: Measured = ray.get(measuring)
+    except ray.exceptions.RayError as error:
+        return _unmeasured(cpu, gpu, pinned, brief(getattr(error, "cause", None) or error))
     return found
 
 
-def _to_measure(configs: Sequence[tuple[TrialConfig, int, int]]) -> bool:
-    """Whether a trial on CPUs leaves a choice of precision; other machines may have what this one lacks."""
-    if all(config.train.precision != "auto" for config, _, _ in configs):
+def measures_here(configs: Networks, gpu: float | str) -> bool:
+    """Whether this process chooses the numerics: there is nothing to measure, or no Ray yet and no code of the user's
+    own to run, which may hang or end the process."""
+    if gpu:
         return False
+    if all(config.train.precision != "auto" for config, _, _ in configs):
+        return True
     from suite import probe
 
-    machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    return probe.has_bf16() or machines != {socket.gethostname()}
+    if ray.is_initialized():  # other machines may have what this one lacks
+        machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+        return not probe.has_bf16() and machines == {socket.gethostname()}
+    return not probe.has_bf16() or not any(plugin.is_reference(config.model.arch) for config, _, _ in configs)
+
+
+def _unmeasured(cpu: int, gpu: float | str, pinned: Numerics | None, why: str) -> Measured:
+    device = "cuda" if gpu else "cpu"
+    numerics = pinned or Numerics("fp32", channels_last=True, threads=cpu, device=device, sliced=not gpu)
+    line = f"precision: {numerics.precision} (not measured: {why})"
+    return numerics, 1.0 if gpu == "auto" else float(gpu), 1, [line]
 
 
 def _measure(
@@ -550,7 +582,7 @@ def _measure(
     gpu: float | str,
     pinned: Numerics | None,
     search_path: list[str],
-) -> tuple[Numerics, float, int, list[str]]:
+) -> Measured:
     import torch
 
     from suite import probe

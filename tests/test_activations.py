@@ -381,7 +381,7 @@ class _Drawing:
         self.error = error
 
     def finish(self) -> dict[str, Any]:
-        return {"files": ["best.pt"]}
+        return {"files": {"best.pt": "digest"}}
 
     def draw(self) -> dict[str, Any]:
         if self.error:

@@ -516,7 +516,7 @@ def test_a_signal_reaches_workers_through_a_bad_network(
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130 and "Traceback" not in output, output
     end = [entry for entry in folder.journal if entry["kind"] == "end"][-1]
-    asked = ("id", "status", "seq", "ts_ms", "kind")
+    asked = ("id", "status", "seq", "ts_ms", "kind", "crc")
     assert not set(end) - {*asked, "checkpoint"} and end["status"] == "interrupted", "the worker did not see it"
     assert set(folder.runs().values()) == {"KILLED"}
     assert any("/checkpoints/" in name for name in (folder.there / "tiny").names("trials/"))

@@ -243,7 +243,7 @@ def test_half_written_checkpoints_are_swept_and_two_whole_ones_kept(tmp_path: Pa
 
 def test_a_worker_whose_launch_is_over_writes_nothing(tmp_path: Path) -> None:
     made = finish(training(trial(), tmp_path, allowed=lambda: False))
-    assert names(tmp_path) == [] and made.finish()["files"] == []
+    assert names(tmp_path) == [] and made.finish()["files"] == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
 
 

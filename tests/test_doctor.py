@@ -111,13 +111,31 @@ def test_a_sweep_that_runs_is_left_alone(folder: Folder) -> None:
 def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder.path / "runs" / "bad"
     place.mkdir(parents=True)
-    (place / "journal.jsonl").write_text('{"seq": 1}\nnonsense\n{"seq": 3}\n')
+    (place / "journal.jsonl").write_text('{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n')
     monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
     found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
     bad = {finding.about: finding for finding in found if not finding.well}
     assert "journal.jsonl:2: the journal is damaged" in bad["bad"].text and "backup" in bad["bad"].remedy
     assert {"disk, results", "disk, cache", "disk, Ray's files"} <= bad.keys()
     assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
+
+
+def test_results_that_changed_and_folders_that_cannot_be_used_are_said(folder: Folder) -> None:
+    folder.write(parameters=None, seeds=[0], activations=False)
+    folder.sweep("--no-report")
+    for name in ("best.pt", "predictions.npz"):
+        (file,) = (folder.path / "runs").rglob(name)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    said = look(folder, code=6)
+    assert "2 files are not what was written" in said and "best.pt" in said
+    journal = folder.path / "runs" / "tiny" / "journal.jsonl"
+    journal.unlink()
+    journal.mkdir()
+    assert "the journal cannot be read: Is a directory" in look(folder, code=6)
+    (folder.path / "file").touch()
+    assert f"{folder.path}/file is no folder" in look(folder, "--storage-path", "file", code=6)
 
 
 def test_an_empty_folder_is_well(folder: Folder) -> None:

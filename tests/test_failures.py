@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from alone import alone, ends
-from conftest import TINY, Folder
+from conftest import SWEEP, TINY, Folder
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,22 @@ class Counted(Tiny):
 
 def counted(num_classes):
     return Counted(num_classes)
+
+
+class Hangs(Tiny):
+    def forward(self, x):
+        if self.training:
+            open("hangs", "w").close()
+            time.sleep(10_000)
+        return super().forward(x)
+
+
+def hangs(num_classes):
+    return Hangs(num_classes)
 """
+# Precision is measured, in a few steps of training before any trial, as on a processor that has bf16.
+MEASURED = "\nimport suite.probe\n\nsuite.probe.has_bf16 = lambda: True\n"
+AUTO = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"precision": "auto"}}
 
 # A thread whose garbage, which only the collector frees, holds references to Ray's objects.
 GOES_DOWN = """
@@ -116,9 +131,13 @@ def reasons(folder: Folder) -> dict[str, str]:
 
 @pytest.mark.fault(8, 10, 11)
 def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
-    """Divergence, an exception, no memory, a process that ends itself; then launched again, then with a retry."""
-    (folder.path / "tiny_net.py").write_text(TINY + MORE)
+    """Divergence, an exception, no memory, a process that ends itself; then launched again, then with a retry.
+
+    All but the first show already while precision is measured.
+    """
+    (folder.path / "tiny_net.py").write_text(TINY + MORE + MEASURED)
     folder.write(
+        trial=AUTO,
         parameters=None,
         arms={
             "exits": {"model.arch": "tiny_net:exits"},
@@ -132,6 +151,7 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
         baseline="fine",
     )
     done = folder.sweep(code=3)
+    assert "precision: fp32 (not measured: " in done.stdout
     failing = ["exits", "diverges", "broken", "hungry", "needs"]
     assert folder.runs() == {f"{arm} seed=0": "FAILED" for arm in failing} | {"fine seed=0": "FINISHED"}
     assert folder.parents() == ["FINISHED"]
@@ -172,6 +192,44 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     )
     assert rows == [], "a finished run has no reason to have failed"
     folder.assert_tracked()
+
+
+@pytest.mark.fault(1, 9)
+def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None:
+    (folder.path / "tiny_net.py").write_text(TINY + MORE + MEASURED)
+    trial = AUTO | {"model": {"arch": "tiny_net:hangs"}}
+    folder.write(trial=trial, parameters=None, seeds=[0])
+    process = folder.start()
+    end = time.monotonic() + 60
+    while not (folder.path / "hangs").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 130 and "stopped (SIGINT)" in output and "Traceback" not in output, output
+    assert "/None" not in output
+    folder.write(parameters=None, seeds=[0])  # nothing is in the way of another network
+    folder.sweep()
+    assert set(folder.runs().values()) == {"FINISHED"}
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("when", ["starting", "report"])
+def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: str) -> None:
+    """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
+    place = {"starting": "suite.sweep.prepared", "report": "suite.sweep._report"}[when]
+    code = (
+        f"import os, signal, suite.sweep\nkept = {place}\ndef late(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    return kept(*a)\n{place} = late\nsuite.sweep.main()"
+    )
+    folder.write(parameters=None, seeds=[0], activations=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sweep.yaml"], cwd=folder.path, env=folder.environment(), capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert (folder.path / "runs").exists() == (when == "report")
+    assert ("complete (1/1" in done.stdout) == (when == "report")
 
 
 @pytest.mark.fault(6)

@@ -325,10 +325,15 @@ class Launch:
     # ---- phases ----------------------------------------------------------------------------------------------------
 
     def _run_phases(self, stop: Any) -> None:
+        from suite.tuner import StoppedError
+
         spec = self.spec
         with ExitStack() as stack:
             runner = stack.enter_context(Runner(self, stop))
-            self.numerics = self._pinned() or runner.start()
+            try:
+                self.numerics = self._pinned() or runner.start()
+            except StoppedError:
+                return
             self._announce()
             self._say_kept()
             stack.enter_context(self.board.shown())

@@ -48,11 +48,15 @@ class Runner:
             return launch.numerics
         wanted = spec.resources.gpu
 
-        def measure() -> tuple[Numerics, float, int, list[str]]:
-            where = [str(spec.folder)]
-            return tuner.measure(launch.plan.networks(), spec.resources.cpu, wanted, launch.numerics, where)
+        networks, where = launch.plan.networks(), [str(spec.folder)]
 
-        found = measure() if not wanted and tuner.starts_here(launch.options.address) else None
+        def measure() -> tuner.Measured:
+            return tuner.measure(
+                networks, spec.resources.cpu, wanted, launch.numerics, where, self.stop, spec.resources.hang_after_s
+            )
+
+        early = tuner.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
+        found = measure() if early else None
         resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
         self.stop.listen()
         self.started = True

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from suite.errors import EnvironmentProblem, SuiteError
+from suite.errors import EnvironmentProblem, SuiteError, brief
 from suite.redaction import redacted
-from suite.tracking.failures import brief
 from suite.tracking.projection import HOME, JOURNAL, KIND
 from suite.tracking.uri import mlflow_client, sqlite_file, warm
 

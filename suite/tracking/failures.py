@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from suite.redaction import redacted
+from suite.errors import brief
 from suite.tracking.port import EntryRejected, RunMissing, TrackingUnavailable
 from suite.tracking.projection import Run
 
@@ -38,9 +38,3 @@ def _translate(error: Exception, run: Run | None) -> Exception:
     if type(error).__module__.startswith(("sqlalchemy", "sqlite3")):  # before the store is even open
         return TrackingUnavailable(text)
     return EntryRejected(f"{type(error).__name__}: {text}")
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error's text, without credentials."""
-    text = redacted(str(error)).strip()
-    return text.splitlines()[0][:400] if text else type(error).__name__

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suite.errors import EnvironmentProblem
+from suite.errors import EnvironmentProblem, brief
 from suite.redaction import redacted
-from suite.tracking.failures import brief
 from suite.tracking.projection import IMAGES, images_digest, safe_key
 from suite.tracking.reading import download
 from suite.tracking.uri import mlflow_client

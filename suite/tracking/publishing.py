@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from suite.errors import EnvironmentProblem
+from suite.errors import EnvironmentProblem, brief
 from suite.redaction import redacted
-from suite.tracking.failures import brief
 from suite.tracking.uri import mlflow_client
 
 log = logging.getLogger(__name__)

@@ -169,6 +169,46 @@ def test_a_journal_damaged_before_its_end_is_refused_with_its_line(tmp_path: Pat
         tally.add()
 
 
+@pytest.mark.fault(20)
+def test_a_changed_journal_is_refused(tmp_path: Path, tally: Tally) -> None:
+    """A line gone, doubled or swapped, another figure, JSON that is no entry; and each flipped bit of a line."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for number in range(5):
+        journal.append("epoch", id="t", epoch=number, metrics={"val/acc": 0.5})
+    journal.close()
+    first, second, third, *rest = path.read_bytes().splitlines(keepends=True)
+    drawn = random.Random(3)
+    changed = [
+        [first, third, *rest],
+        [second, third, *rest],
+        [first, second, second, third, *rest],
+        [first, third, second, *rest],
+        [first, second.replace(b"0.5", b"0.6"), third, *rest],
+        *([first, other, third, *rest] for other in (b"5\n", b"null\n", b"{}\n", b'{"seq": 2}\n')),
+    ]
+    for _ in range(50):
+        flipped = bytearray(second)
+        flipped[drawn.randrange(len(second) - 1)] ^= 1 << drawn.randrange(8)
+        changed.append([first, bytes(flipped), third, *rest])
+    for lines in changed:
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(EnvironmentProblem, match=r"journal\.jsonl:[1-4]: the journal is damaged"):
+            read(path)
+        tally.add()
+
+
+@pytest.mark.fault(20)
+def test_a_journal_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"seq": 1, "ts_ms": 1, "kind": "stop"}\n')
+    journal = Journal(path)
+    journal.append("stop")
+    journal.close()
+    assert [entry["seq"] for entry in read(path)] == [1, 2]
+    assert path.read_text().count('"crc"') == 1
+
+
 @pytest.mark.fault(23, control=True)
 def test_a_reader_of_lines_alone_trips_over_a_torn_one(tmp_path: Path) -> None:
     """What any reader of JSON lines does without more: a crash while writing would end every launch after it."""
