@@ -57,6 +57,9 @@ _NAMED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_OPTION = re.compile(
+    rf"(?P<option>(?<![\w-])--[\w-]*(?:password|passwd|passphrase|secret|token|key)\s+){_BARE}", re.I | re.X
+)
 _VARIABLE = re.compile(
     r"(?:.*_)?(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PWD_SECRET|APIKEY)|.*_(?:API_?KEY|ACCESS_KEY|SECRET_KEY)(?:_ID)?",
     re.IGNORECASE,
@@ -73,6 +76,7 @@ def redacted(text: str) -> str:
             text = text.replace(value, WORD)
     text = _ADDRESS.sub(_address, text) if "@" in text else text
     text = _SHAPES.sub(WORD, text)
+    text = _OPTION.sub(rf"\g<option>{WORD}", text) if "--" in text else text
     return _NAMED.sub(_named, text) if "=" in text or ":" in text else text
 
 
