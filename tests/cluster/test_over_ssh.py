@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sqlite3
 import sys
 import time
@@ -25,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from alone import alone
 from conftest import REPO, Folder
 from hosts import SHARED, Network, why_not
-
-from suite import cluster_file
+from test_tracking import free_port
 
 pytestmark = [
     pytest.mark.cluster,
@@ -49,6 +49,11 @@ class Shared(Folder):
     def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.database) as connection:
             return connection.execute(sql, arguments).fetchall()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def images(folder: Path) -> None:
@@ -79,6 +84,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         with capsys.disabled():
             print(f"  {time.monotonic() - began:6.1f} s  {what}", flush=True)
 
+    tunnels: list[Any] = []
     network = Network(tmp_path, {"SLOW": "0.2", "COLUMNS": "200", "SUITE_CACHE": str(tmp_path / "cache")})
     try:
         head, first, second = (network.host(name) for name in ("head", "first", "second"))
@@ -87,8 +93,9 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         text = text.replace("[REPLACE]", f"[{first.address}, {second.address}]").replace("REPLACE", "root")
         file = tmp_path / "cluster.yaml"
         file.write_text(text)
-        assert cluster_file.examine(file) == []
-        images(network.shared / "data")
+        seen = network.run(sys.executable, "-m", "suite.doctor", str(file))
+        assert seen.returncode == 0 and "nothing is wrong with it" in seen.stdout, seen.stdout
+        images(tmp_path / "images")
         work = Shared(network.shared / "work", head.home / "mlflow/mlflow.db")
         work.write(
             trial={
@@ -99,14 +106,31 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             resources={"cpu": 2},
         )
 
+        command = (
+            f"python -m suite.sweep {SHARED}/work/sweep.yaml --no-report --storage-path {SHARED}/work/runs "
+            "--tracking-uri http://127.0.0.1:5000"
+        )
+        ray = (sys.executable, "-m", "ray.scripts.scripts")
+
         def launch() -> Any:
-            command = (
-                f"python -m suite.sweep {SHARED}/work/sweep.yaml --no-report --storage-path {SHARED}/work/runs "
-                "--tracking-uri http://127.0.0.1:5000"
-            )
             path = "RAY_AUTH_MODE=token RAY_ADDRESS=auto"
-            ray = (sys.executable, "-m", "ray.scripts.scripts")
             return network.start(*ray, "exec", str(file), f"cd ~/suite && {path} {command}")
+
+        def tunnel(remote: int) -> str:
+            """An address of this machine that leads to a port of the head."""
+            port = free_port()
+            process = network.start(*ray, "dashboard", str(file), "--port", f"{port}", "--remote-port", f"{remote}")
+            tunnels.append(process)
+            end = time.monotonic() + 60
+            while not listens(port):
+                assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+                time.sleep(0.2)
+            return f"http://127.0.0.1:{port}"
+
+        def submit(address: str, number: int) -> Any:
+            """The sweep as a job, as docs/cluster.md has it."""
+            job = ("job", "submit", "--address", address, "--submission-id", f"sweep-{number}", "--working-dir", ".")
+            return network.start(*ray, *job, "--", *command.split(), RAY_AUTH_MODE="token")
 
         def up() -> None:
             network.ray("up", "-y", "--no-config-cache", str(file))
@@ -121,6 +145,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             return lambda entries: sum(counts()) >= at + more
 
         up()
+        network.ray("rsync-up", str(file), f"{tmp_path}/images/", f"{SHARED}/data/")
         process = launch()
         work.wait_for(process, lambda entries: sum(count >= 2 for count in counts()) == 2)
         tell(f"two trials train on two workers: {counts()}")
@@ -133,9 +158,20 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         second.start()
         head.start()
         up()
-        process = launch()
+        jobs = tunnel(8265)
+        process = submit(jobs, 1)
         work.wait_for(process, trained(4))
-        tell(f"the same command goes on: {counts()}")
+        tell(f"the same command goes on, now as a job: {counts()}")
+        stopped = network.run(*ray, "job", "stop", "--address", jobs, "sweep-1", RAY_AUTH_MODE="token")
+        assert stopped.returncode == 0, stopped.stdout
+        said, _ = process.communicate(timeout=60)
+        assert "stopped (SIGTERM); launch the same command again" in said, said
+        assert "RUNNING" not in work.runs().values() and work.parents() == ["KILLED"]
+        logs = network.run(*ray, "job", "logs", "--address", jobs, "sweep-1", RAY_AUTH_MODE="token")
+        assert "stopped (SIGTERM)" in logs.stdout, logs.stdout
+        tell(f"the job was stopped: {counts()}")
+        process = submit(jobs, 2)
+        work.wait_for(process, trained(1))
         first.cut()
         time.sleep(40)
         first.heal()
@@ -147,6 +183,13 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
         assert not work.query("select 1 from runs where status = 'RUNNING'")
         work.assert_tracked()
+        uri = tunnel(5000)
+        report = network.run(
+            sys.executable, "-m", "suite.report", "tiny", "--tracking-uri", uri, "--out", f"{tmp_path}/report"
+        )
+        assert report.returncode == 0, report.stdout
+        assert "val/acc" in (tmp_path / "report" / "tiny" / "index.html").read_text()
+        tell("the report is made through a tunnel")
         network.ray("down", "-y", str(file))
         tell("down")
         end = time.monotonic() + 120  # workers go when they have looked for the head for a minute
@@ -156,10 +199,12 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         tell("no Ray is left on any host")
 
         sweep = yaml.safe_load((work.path / "sweep.yaml").read_text())
-        sweep["trial"]["data"]["root"] = str(network.shared / "data")
+        sweep["trial"]["data"]["root"] = str(tmp_path / "images")
         (work.path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
         monkeypatch.setenv("SUITE_CACHE", str(tmp_path / "cache"))
         assert work.curves() == alone(work.path, tmp_path / "alone", monkeypatch), "figures differ from one machine's"
         tell("figures are those of one machine")
     finally:
+        for process in tunnels:
+            process.kill()
         network.close()
