@@ -165,7 +165,7 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
             yield ray.cluster_resources()
     finally:
         if ours:
-            _shut_down()
+            _shut_down(tidy=here and not verbose)
 
 
 def starts_here(address: str | None) -> bool:
@@ -241,8 +241,8 @@ def _make_token(path: Path) -> None:
         draft.unlink()
 
 
-def _shut_down() -> None:
-    """Stop Ray, with Python's garbage collection at rest.
+def _shut_down(tidy: bool) -> None:
+    """Stop Ray, with Python's garbage collection at rest; ``tidy``: and remove its folder of logs and sockets.
 
     Ray 2.60 ends the process ("The core worker has already been shutdown") if, while it goes down, another thread drops
     a reference to one of its objects. Ours hold none, but tracking's may be the one that collects Tune's garbage.
@@ -250,14 +250,18 @@ def _shut_down() -> None:
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
+    folder = ""
     try:
         # the autoscaler of a Ray of ours has nothing to scale, and needs more than the second that Ray gives it to end
         if (node := worker._global_node) is not None:
             node.kill_monitor(check_alive=False)
+            folder = node.get_session_dir_path()
         ray.shutdown()
     finally:
         if collects:
             gc.enable()
+    if tidy and folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _meet(address: str) -> None:

@@ -92,11 +92,13 @@ def litter():
 
 
 with tuner.cluster(None, False):
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    assert os.path.isdir(folder)
     references = [ray.put(number) for number in range(4000)]
     gc.set_threshold(50, 1, 1)
     threading.Thread(target=litter, daemon=True).start()
     time.sleep(0.3)
-print("alive", flush=True)
+print("alive, and its folder is", "there" if os.path.exists(folder) else "gone", flush=True)
 os._exit(0)
 """
 
@@ -276,4 +278,4 @@ def test_garbage_that_another_thread_collects_while_ray_goes_down_does_not_end_t
     script = tmp_path / "goes_down.py"
     script.write_text(GOES_DOWN)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+    assert done.returncode == 0 and "alive, and its folder is gone" in done.stdout, done.stderr
