@@ -82,7 +82,6 @@ def test_a_finished_sweep_launched_again_runs_nothing(folder: Folder) -> None:
     assert folder.metric_rows() == before
 
 
-@pytest.mark.fault(39)
 def test_a_second_seed_then_a_second_arm_run_only_what_is_new(folder: Folder) -> None:
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05]}})
     folder.sweep()
