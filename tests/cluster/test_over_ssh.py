@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,14 @@ class Shared(Folder):
             return connection.execute(sql, arguments).fetchall()
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except urllib.error.HTTPError:  # it wants a token
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def images(folder: Path) -> None:
@@ -121,11 +127,11 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             port = free_port()
             process = network.start(*ray, "dashboard", str(file), "--port", f"{port}", "--remote-port", f"{remote}")
             tunnels.append(process)
-            end = time.monotonic() + 60
-            while not listens(port):
+            address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+            while not answers(address):
                 assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
-                time.sleep(0.2)
-            return f"http://127.0.0.1:{port}"
+                time.sleep(0.5)
+            return address
 
         def submit(address: str, number: int) -> Any:
             """The sweep as a job, as docs/cluster.md has it."""
