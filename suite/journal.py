@@ -161,7 +161,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)  # no buffer: nothing of a failed write is left to be written later
         self._file.truncate(whole)
-        _sync_folder(path.parent)
+        disk.sync(path.parent, above=2)  # the sweep's folder and the one of all sweeps may be new, too
         self._listeners: list[Callable[[Entry], None]] = []
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._order = threading.Lock()
@@ -263,15 +263,6 @@ def _plain(value: Any, text: Callable[[str], str]) -> Any:
     if isinstance(value, Path):
         return text(str(value))
     return value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames and new files in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass

@@ -502,6 +502,7 @@ class Training:
                 ),
             )
         _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
+        disk.sync(self.folder, above=2)  # the journal is about to say that they are there
         written = ("predictions.npz", "best.pt") if logits is not None else ("best.pt",)
         facts["files"] = {name: checkpoint.digest(self.folder / name) for name in written}
         return facts
