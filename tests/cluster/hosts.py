@@ -7,6 +7,7 @@ pulling the plug. A folder of this machine, mounted in each host, stands for NFS
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -67,6 +68,32 @@ def tools() -> Path:
             subprocess.run(["dpkg", "-x", package, draft], check=True)
         draft.rename(folder)
     return folder
+
+
+def packages() -> Path:
+    """A folder with what ``requirements-cluster.txt`` adds: a dashboard's server, without which Ray takes no jobs.
+
+    Raises:
+        pytest.skip: neither there nor to be installed.
+    """
+    wanted = REPO / "requirements-cluster.txt"
+    kind = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / f"suite-test-cluster-{kind}"
+    if not folder.exists():
+        draft = folder.with_name(f"{folder.name}-{os.getpid()}")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(draft), "-r", str(wanted)]
+        if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
+            shutil.rmtree(draft, ignore_errors=True)
+            pytest.skip("requirements-cluster.txt cannot be installed")
+        draft.rename(folder)
+    return folder
+
+
+def make_venv(venv: Path, *more: Path) -> None:
+    """An environment with this machine's packages, those of ``packages`` and folders: what set-up would install."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    (site / "all.pth").write_text("\n".join(map(str, (sysconfig.get_path("purelib"), packages(), *more))) + "\n")
 
 
 class Host:
@@ -178,9 +205,7 @@ class Host:
         """A home with what the cluster file's set-up would have installed: this machine's packages."""
         self.home.mkdir()
         venv = self.home / "suite-venv"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-        (packages,) = venv.glob("lib/python*/site-packages")
-        (packages / "all.pth").write_text(f"{sysconfig.get_path('purelib')}\n{self.home / 'suite'}\n")
+        make_venv(venv, self.home / "suite")
         for script, module, function in (("ray", "ray.scripts.scripts", "main"), ("mlflow", "mlflow.cli", "cli")):
             file = venv / "bin" / script
             code = f"#!{venv}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
@@ -210,6 +235,8 @@ class Network:
         self.client = folder / "home-client"
         for made in (self.shared, self.client / ".ssh", self.client / ".ray", folder / "ray", SHARED, Path("/tmp/ray")):
             made.mkdir(parents=True, exist_ok=True)
+        make_venv(self.client / "venv")
+        self.python = str(self.client / "venv/bin/python")  # of the one who starts clusters
         for key in ("host_key", "key"):
             self._run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
         shutil.copy(folder / "key", self.client / ".ssh/id_ed25519")
@@ -261,7 +288,7 @@ class Network:
 
     def ray(self, *arguments: str, timeout: float = 240) -> str:
         """Run a Ray command of the client's to its end; it must succeed."""
-        done = self.run(sys.executable, "-m", "ray.scripts.scripts", *arguments, timeout=timeout)
+        done = self.run(self.python, "-m", "ray.scripts.scripts", *arguments, timeout=timeout)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

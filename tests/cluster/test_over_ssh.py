@@ -99,7 +99,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         text = text.replace("[REPLACE]", f"[{first.address}, {second.address}]").replace("REPLACE", "root")
         file = tmp_path / "cluster.yaml"
         file.write_text(text)
-        seen = network.run(sys.executable, "-m", "suite.doctor", str(file))
+        seen = network.run(network.python, "-m", "suite.doctor", str(file))
         assert seen.returncode == 0 and "nothing is wrong with it" in seen.stdout, seen.stdout
         images(tmp_path / "images")
         work = Shared(network.shared / "work", head.home / "mlflow/mlflow.db")
@@ -116,7 +116,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             f"python -m suite.sweep {SHARED}/work/sweep.yaml --no-report --storage-path {SHARED}/work/runs "
             "--tracking-uri http://127.0.0.1:5000"
         )
-        ray = (sys.executable, "-m", "ray.scripts.scripts")
+        ray = (network.python, "-m", "ray.scripts.scripts")
 
         def launch() -> Any:
             path = "RAY_AUTH_MODE=token RAY_ADDRESS=auto"
@@ -191,7 +191,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         work.assert_tracked()
         uri = tunnel(5000)
         report = network.run(
-            sys.executable, "-m", "suite.report", "tiny", "--tracking-uri", uri, "--out", f"{tmp_path}/report"
+            network.python, "-m", "suite.report", "tiny", "--tracking-uri", uri, "--out", f"{tmp_path}/report"
         )
         assert report.returncode == 0, report.stdout
         assert "val/acc" in (tmp_path / "report" / "tiny" / "index.html").read_text()
