@@ -280,6 +280,8 @@ def test_a_clock_that_stepped_back_changes_nothing(
         os.utime(path, (path.stat().st_atime + ahead, path.stat().st_mtime + ahead))
     journal = folder / "runs" / "tiny" / "journal.jsonl"
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for entry in entries:
+        del entry["crc"]
     journal.write_text(
         "".join(json.dumps(entry | {"ts_ms": entry["ts_ms"] + 1000 * ahead}) + "\n" for entry in entries)
     )
