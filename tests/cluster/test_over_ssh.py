@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -212,5 +213,8 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         tell("figures are those of one machine")
     finally:
         for process in tunnels:
-            process.kill()
+            if process.poll() is None:
+                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    one.kill()
+            process.communicate()
         network.close()
