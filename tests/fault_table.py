@@ -82,6 +82,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if mark.kwargs.get("full") and not FULL:
             item.add_marker(pytest.mark.skip(reason="part of the full matrix: make faults"))
 
+    if FULL:
+        items.sort(key=lambda item: item.get_closest_marker("fault") is None)
+        faults = sum(item.get_closest_marker("fault") is not None for item in items)
+        items[:faults] = _spread(items[:faults])
+
+
+def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Crash points, which compute, among the others, which wait: one after another they would hold the end up."""
+    busy = [item for item in items if "test_crash_points" in item.nodeid]
+    others = [item for item in items if "test_crash_points" not in item.nodeid]
+    places = [(place + 0.5) / len(some) for some in (busy, others) for place in range(len(some))]
+    return [item for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])]
+
 
 _results: list[tuple[list[int], bool, str, str, list[Any], float]] = []
 _tallies: dict[str, list[Any]] = {}  # test -> what it did: said when its fixture ends, after its outcome

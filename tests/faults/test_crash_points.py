@@ -39,12 +39,12 @@ KILLED = -signal.SIGKILL
 CUTS = {"": "SIGKILL", "content": "power cut", "names": "power cut, names lost"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # in `make faults` these tests are spread among others
 def processes() -> Processes:
     return Processes()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # in `make faults` these tests are spread among others
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with an MLflow store in it that has seen another sweep: making one takes seconds."""
     from suite.tracking import MlflowTracker, default_artifacts, default_uri
@@ -66,7 +66,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # in `make faults` these tests are spread among others
 def unbroken(processes: Processes, empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Left:
     """What is left where nothing happens."""
     folder = fresh(empty, tmp_path_factory.mktemp("unbroken") / "it")
