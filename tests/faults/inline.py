@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,6 +252,12 @@ class Processes:
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["preload", "inline"])
+        kept = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), kept])  # it passes over sys.path
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ["PYTHONPATH"] = kept
 
     def launch(self, folder: Path, at: int = 0, build: str = "", **options: Any) -> int:
         """The exit code of a launch; -9 where it was killed."""
