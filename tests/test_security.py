@@ -34,7 +34,7 @@ from suite.cells import inert
 from suite.console import exit_codes
 from suite.data.cache import cached
 from suite.errors import EnvironmentProblem, Problem, TrialError, UsageError
-from suite.journal import Journal
+from suite.journal import Journal, read
 from suite.models import Prefix
 from suite.predictions import Predictions
 from suite.redaction import WORD, redacted
@@ -563,7 +563,7 @@ def test_the_journal_strikes_secrets_out_of_texts_but_not_of_names(tmp_path: Pat
         "trial", id=text, arm=text, name=text, config={"data": {"root": text}}, reason=text, token="t0ken=abc123"
     )
     journal.close()
-    (entry,) = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    (entry,) = read(tmp_path / "journal.jsonl")
     assert entry == journal.entries[0]
     assert (entry["id"], entry["arm"], entry["name"], entry["token"]) == (text, text, text, "t0ken=abc123")
     assert (entry["config"]["data"]["root"], entry["reason"]) == (redacted(text), redacted(text))

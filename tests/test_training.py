@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import data, models, optim, train
+from suite import checkpoint, data, models, optim, train
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import Numerics, stream
 from suite.spec import ModelConfig, TrainConfig, TrialConfig
@@ -344,7 +344,8 @@ def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
     made = finish(training(trial(data__val_size=0), tmp_path, objective=LAST_LOSS))
     assert not any(name.startswith("val/") for record in made.records for name in record.metrics)
     facts = made.finish()
-    assert facts["best_epoch"] == 2 and facts["files"] == ["predictions.npz", "best.pt"]
+    assert facts["best_epoch"] == 2 and list(facts["files"]) == ["predictions.npz", "best.pt"]
+    assert facts["files"] == {name: checkpoint.digest(tmp_path / name) for name in facts["files"]}
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before(tmp_path: Path) -> None:
