@@ -168,7 +168,7 @@ class Launch:
 
     def run(self) -> Ended:
         """Run what is left; close everything, whatever happens."""
-        from suite.tuner import Stop
+        from suite.tuner import Stop, StoppedError
 
         started = time.monotonic()
         stop = self.stop = Stop(self.folder, self._post_stop)
@@ -176,7 +176,7 @@ class Launch:
         try:
             with stop.on_signals(lambda text: self.board.warn(text)):
                 self._take_over()
-                with _Budget(stop, self.options.budget_s):
+                with _Budget(stop, self.options.budget_s), suppress(StoppedError):
                     self._run_phases(stop)
                 finished = not stop.requested
                 if finished:
@@ -325,15 +325,10 @@ class Launch:
     # ---- phases ----------------------------------------------------------------------------------------------------
 
     def _run_phases(self, stop: Any) -> None:
-        from suite.tuner import StoppedError
-
         spec = self.spec
         with ExitStack() as stack:
             runner = stack.enter_context(Runner(self, stop))
-            try:
-                self.numerics = self._pinned() or runner.start()
-            except StoppedError:
-                return
+            self.numerics = self._pinned() or runner.start()
             self._announce()
             self._say_kept()
             stack.enter_context(self.board.shown())

@@ -29,14 +29,14 @@ ALIAS, FOLDER = "champion", "model"
 
 
 def warm_export() -> threading.Thread:
-    """Import what an export needs, on a thread: 4 s that pass while the last trials train and Ray goes down."""
+    """Import what an export needs, on a thread: 3 s that pass while the last trials train and Ray goes down."""
 
     def load() -> None:
         with contextlib.suppress(ImportError):  # then the registration says so
             importlib.import_module("mlflow.pytorch")
             importlib.import_module("torch.export._trace")  # torch.export.export imports it, and torch's compiler
             requirements = importlib.import_module("mlflow.utils.requirements_utils")
-            requirements.warn_dependency_requirement_mismatches(["mlflow"])  # looks through all packages, once: 0.5 s
+            requirements.warn_dependency_requirement_mismatches(["mlflow"])  # reads what is installed, once a process
 
     thread = threading.Thread(target=load, name="warm-export")  # no daemon: no process should end in mid-import
     thread.start()
