@@ -47,14 +47,7 @@ docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the
 
 bench: $(READY)  ## measure all briefly; in full each script alone: .venv/bin/python -m benchmarks.NAME
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
-	$(BIN)/python -m benchmarks.augmentation --short
-	$(BIN)/python -m benchmarks.training --short
-	$(BIN)/python -m benchmarks.transfer --short
-	$(BIN)/python -m benchmarks.augmentation_sweep --short
-	$(BIN)/python -m benchmarks.control --short
-	$(BIN)/python -m benchmarks.memory --short
-	$(BIN)/python -m benchmarks.search --short
-	$(BIN)/python -m benchmarks.report --repeat 1
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
 	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

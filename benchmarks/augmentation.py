@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import click
 import torch
@@ -24,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.augmentation_peers import BATCH, FILL, LAWS, PEERS, SIDE, Names, Transform, settings
-from benchmarks.record import keep_table, markdown
+from benchmarks.record import gate, keep_table
 from suite.augment import build
 from suite.records import stream
 
@@ -64,15 +61,10 @@ def main(images: int, repeat: int, short: bool) -> None:
         results[chain], seconds = measure(chain.split("+"), forms, repeat)
         warm += seconds
         print(f"{chain}: {', '.join(f'{name} {per_s(rates)}' for name, rates in results[chain].items())}", flush=True)
-    gate = "not run" if short else run_tests()
-    header, rows = table(results, limit, gate)
+    header, rows = table(results, limit, gate(*TESTS).partition(":")[0])
     text = explain(results, limit, warm)
-    if short:
-        print(markdown(header, rows), text, sep="\n\n")
-    else:
-        keep_table(
-            "augmentation", "Augmentation of 32 px images, one thread, in thousands of images/s", header, rows, text
-        )
+    question = "augmentation-short" if short else "augmentation"
+    keep_table(question, "Augmentation of 32 px images, one thread, in thousands of images/s", header, rows, text)
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------
@@ -167,13 +159,6 @@ def copy_rate() -> float:
                 target.copy_(source)
             best = max(best, 2 * size * times / (time.perf_counter() - started))
     return best
-
-
-def run_tests() -> str:
-    """Whether the tests of pixels, laws and independence pass here and now."""
-    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, check=False)
-    return "passes" if done.returncode == 0 else "FAILS"
 
 
 # ---- showing -------------------------------------------------------------------------------------------------------

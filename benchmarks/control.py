@@ -5,7 +5,7 @@ nothing: it only reports. The suite does all that it does for real: a one-layer 
 evaluated on two sets, a checkpoint, ``best.pt`` and test predictions at each trial's end, a synced journal, artifacts
 in MLflow, the champion's registration; only ``activations: false`` and ``--no-report`` are set.
 
-    python -m benchmarks.control [--repeat 3] [--short]
+    python -m benchmarks.control [--repeat 5] [--short]
 
 Times run from the first trial's start to the last one's end, as Tune's loop tells its callbacks: for the suite they
 are in the journal, for the peer in its MLflow runs. The suite tracks on a thread of its own, so its time until MLflow
@@ -73,7 +73,7 @@ class Turn:
 @click.command()
 @click.option("--trials", default=40, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
-@click.option("--repeat", default=3, show_default=True)
+@click.option("--repeat", default=5, show_default=True)
 @click.option("--short", is_flag=True, help="Four trials, once, without the peer that reuses workers.")
 def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
     """Run both in turn and compare."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from suite.environment import processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -24,28 +27,28 @@ PACKAGES = (
     "albumentations",
     "kornia",
 )
-# of /proc/cpuinfo, widest first
-FLAGS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def hardware() -> str:
     """The processor in a word or two, with its number of logical cores and its widest arithmetic: a name hides that."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        cores = sum(line.startswith("processor") for line in lines)
-        flags = set(next(line for line in lines if line.startswith("flags")).split())
-        name += next((f" {said}" for flag, said in FLAGS.items() if flag in flags), "")
-    except (OSError, StopIteration):
-        cores = 0
-    return f"{cores}x {name}" if cores else name
+    return f"{os.cpu_count()}x {processor()}"
 
 
 def spread(values: Sequence[float], unit: str) -> str:
     """``median (lowest to highest) unit, n``."""
     low, high = min(values), max(values)
     return f"{statistics.median(values):.3g} ({low:.3g} to {high:.3g}) {unit}, n = {len(values)}"
+
+
+def gate(*tests: str) -> str:
+    """``passes: TESTS``, or ``FAILS``, as pytest finds here and now; a figure counts only where they pass.
+
+    Args:
+        tests: what pytest is asked for, from the repository's root.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", *tests]
+    done = subprocess.run(command, cwd=RESULTS.parent.parent, stdout=subprocess.DEVNULL, check=False)
+    return f"{'passes' if done.returncode == 0 else 'FAILS'}: {' '.join(tests)}"
 
 
 def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str = "") -> Path:

@@ -3,7 +3,7 @@
 The runs are made up, but they lie in a real store as a sweep's tracker writes them: 25 arms on 8 seeds, 50 epochs of 12
 metrics, a ``predictions.npz`` of 10,000 images in each run, sheets of activations in each, pictures in the parent.
 
-    python -m benchmarks.report [--trials 200] [--epochs 50] [--repeat 5]
+    python -m benchmarks.report [--trials 200] [--epochs 50] [--repeat 5] [--short]
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ SEEDS, IMAGES, CLASSES, SHEETS = 8, 10_000, 10, 11
 @click.option("--trials", default=200, show_default=True)
 @click.option("--epochs", default=50, show_default=True)
 @click.option("--repeat", default=5, show_default=True, help="Reports made, after one that is not counted.")
-def main(trials: int, epochs: int, repeat: int) -> None:
+@click.option("--short", is_flag=True, help="Once.")
+def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
     """Make up a sweep, make its report, print seconds and GiB."""
+    repeat = 1 if short else repeat
     with tempfile.TemporaryDirectory(prefix="suite-bench-") as name:
         folder = Path(name)
         print(f"making up {trials} trials of {epochs} epochs", flush=True)
@@ -51,7 +53,7 @@ def main(trials: int, epochs: int, repeat: int) -> None:
         ("Peak memory of its process", f"{peak:.2f} GiB, the highest of {repeat + 1} (goal: under 1 GiB)"),
         ("The page", f"{pages / 1e6:.1f} MB"),
     ]
-    keep("report", f"A report of {trials} trials x {epochs} epochs", rows)
+    keep("report-short" if short else "report", f"A report of {trials} trials x {epochs} epochs", rows)
 
 
 def fill(folder: Path, trials: int, epochs: int) -> None:

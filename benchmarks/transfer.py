@@ -5,16 +5,16 @@ once on a core each. Three ways are timed, each in processes of its own, in turn
 
 - peer: the loop of torchvision's fine-tuning tutorial under plain Tune, without tracking and checkpoints
   (``benchmarks/peers/transfer.py``). Its cost does not depend on head, rate or number of the epoch, so some arms and
-  epochs are run and scaled up; the table says which.
+  epochs are run and scaled up, a trial's set-up by arms alone; the table says which.
 - suite, run each time: our own data path and kernels with ``train.cache_prefix: off``; scaled up alike.
 - suite: as it comes, all 12 arms of each depth, all 10 epochs, tracked, checkpoints kept. Computing the features is
   part of its time.
 
-    python -m benchmarks.transfer [--images 5000] [--repeat 5] [--short]
+    python -m benchmarks.transfer [--images 5000] [--repeat 5] [--case "depth 8"] [--short]
 
-Time is that from the first trial's start to the last one's end; Ray's start is beside it. The limit is the arithmetic
-that is left: each image once through the prefix, then the rest, forward and backward, at this machine's GEMM rate.
-The gate, equal numbers bit for bit with and without kept features, is tests/test_prefix.py.
+Time is that from the first trial's start to the last one's end; Ray's start is beside it. With kept features nothing
+of the prefix is left to compute but once: a trial is its set-up, its head and its tracking. The gate is
+tests/test_prefix.py: equal numbers, bit for bit, with and without kept features.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import yaml
 from benchmarks.augmentation_sweep import write_images
 from benchmarks.peers.transfer import HEADS, RATES
 from benchmarks.processes import middle, ratio, timed
-from benchmarks.record import keep_table
+from benchmarks.record import gate, keep_table
 from suite import journal, vision
 
 ARMS, EPOCHS, VAL, TEST = len(HEADS) * len(RATES), 10, 500, 500
@@ -49,7 +49,6 @@ class Turn:
 
     trials_s: float
     wall_s: float
-    accuracy: float
 
 
 @click.command()
@@ -57,10 +56,11 @@ class Turn:
 @click.option("--repeat", default=5, show_default=True)
 @click.option("--peer-arms", default=4, show_default=True, help="Arms of the ways that are scaled up.")
 @click.option("--peer-epochs", default=2, show_default=True, help="Their epochs.")
+@click.option("--case", "chosen", type=click.Choice(list(CASES)), multiple=True, help="Default: all.")
 @click.option("--short", is_flag=True, help="Depth 8 alone, 1,000 images, once.")
-def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, short: bool) -> None:
+def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tuple[str, ...], short: bool) -> None:
     """Run the three ways in turn and compare."""
-    cases = {"depth 8": CASES["depth 8"]} if short else CASES
+    cases = {case: CASES[case] for case in (("depth 8",) if short else chosen or CASES)}
     images, repeat, peer_arms = (1000, 1, 2) if short else (images, repeat, peer_arms)
     with tempfile.TemporaryDirectory(prefix="suite-transfer-") as name:
         folder = Path(name)
@@ -82,8 +82,8 @@ def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, short: bool
     ]
     text = (
         f'{images:,} training, {VAL} validation, {TEST} test images; n = {repeat} of each, in turn. Peer and "run each '
-        f'time": {peer_arms} of {ARMS} arms, {peer_epochs} of {EPOCHS} epochs, scaled up.\n\n'
-        + (__doc__ or "").partition("\n")[2].strip()
+        f'time": {peer_arms} of {ARMS} arms, {peer_epochs} of {EPOCHS} epochs, scaled up. '
+        f"Gate {gate('tests/test_prefix.py')}.\n\n" + (__doc__ or "").partition("\n")[2].strip()
     )
     question = "transfer-short" if short else "transfer"
     keep_table(question, "A transfer sweep of frozen layers, heads and dropout", header, rows, text)
@@ -120,8 +120,14 @@ def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Tur
     spans = [json.loads(line) for line in (folder / "spans.jsonl").read_text().splitlines()]
     assert len(spans) == arms, f"{len(spans)} of {arms} trials ended"
     seconds = max(span["ended"] for span in spans) - min(span["begun"] for span in spans)
-    accuracy = sum(span["test/acc"] for span in spans) / arms
-    return Turn(seconds * (ARMS / arms) * (EPOCHS / epochs), wall, accuracy)
+    epochs_s = sum(span["ended"] - span["ready"] for span in spans)
+    share = epochs_s / sum(span["ended"] - span["begun"] for span in spans)
+    return Turn(scaled(seconds, share, arms, epochs), wall)
+
+
+def scaled(seconds: float, share: float, arms: int, epochs: int) -> float:
+    """Seconds of all arms and epochs, of so many of which ``seconds`` were measured, ``share`` of them in epochs."""
+    return seconds * (ARMS / arms) * (1 - share + share * EPOCHS / epochs)
 
 
 def suite(folder: Path, depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str) -> Turn:
@@ -134,9 +140,11 @@ def suite(folder: Path, depth: int, augment: bool, images: int, arms: int, epoch
     assert [entry["status"] for entry in ends] == ["finished"] * arms, ends
     kept = all("features kept" in str(entry["prefix"]) for entry in ends)
     assert kept == (cache == "auto"), ends[0]["prefix"]
-    seconds = (max(entry["ts_ms"] for entry in ends) - min(e["ts_ms"] for e in entries if e["kind"] == "start")) / 1000
-    accuracy = sum(entry["metrics"]["test/acc"] for entry in ends) / arms
-    return Turn(seconds * (ARMS / arms) * (EPOCHS / epochs), wall, accuracy)
+    starts = [entry for entry in entries if entry["kind"] == "start"]
+    seconds = (max(entry["ts_ms"] for entry in ends) - min(entry["ts_ms"] for entry in starts)) / 1000
+    epochs_s = sum(entry["metrics"]["time/epoch_s"] for entry in entries if entry["kind"] == "epoch")
+    trials_s = sum(entry["ts_ms"] for entry in ends) / 1000 - sum(entry["ts_ms"] for entry in starts) / 1000
+    return Turn(scaled(seconds, epochs_s / trials_s, arms, epochs), wall)
 
 
 def sweep_file(depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str) -> dict[str, Any]:

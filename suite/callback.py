@@ -1,6 +1,8 @@
 """Tune events -> journal: the only writer of a sweep's record.
 
 Runs in Tune's event loop, so it only folds and queues; the journal's thread writes, the sender's thread tells MLflow.
+The loop is held for 0.09 ms a report (median) instead of the 151 ms of ``MLflowLoggerCallback``
+(``benchmarks/control.py``, 2x AMD EPYC).
 """
 
 from __future__ import annotations

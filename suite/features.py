@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite import data
+from suite import data, environment
 from suite.models import Prefix
 from suite.records import Numerics
 
@@ -60,7 +59,7 @@ def key(net: nn.Module, layers: Sequence[str], numerics: Numerics, what: Mapping
         what: digest of the data, and all else that they depend on besides the prefix and the machine; JSON types.
     """
     digest = hashlib.sha256()
-    machine = [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__]
+    machine = [environment.processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__]
     for name in layers:
         layer = net.get_submodule(name)
         digest.update(repr((name, layer)).encode())

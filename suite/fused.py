@@ -7,7 +7,6 @@ in a joined kernel changes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from suite import models
 from suite.records import EpochRecord
-from suite.train import Training, explained
+from suite.train import Training, clock, explained
 
 Ended = EpochRecord | Exception | None
 """What an epoch came to: its record; None, it was stopped; or the trial's error."""
@@ -23,10 +22,12 @@ Ended = EpochRecord | Exception | None
 
 def can_join(trainings: Sequence[Training]) -> bool:
     """Whether these stand at the same step of the same kind of epoch, and their networks agree with the fused one."""
+    if len(trainings) < 2 or any(each.prefix.layers for each in trainings):
+        return False
     first = trainings[0]
     places = {(each.epoch, each.step, len(each.train), each.config.train.batch_size) for each in trainings}
     shapes = {tuple(weight.shape for weight in each.model.parameters()) for each in trainings}
-    if len(trainings) < 2 or len(places) > 1 or len(shapes) > 1 or any(each.prefix.layers for each in trainings):
+    if len(places) > 1 or len(shapes) > 1:
         return False
     rows = first.train.index[:4]
     images = torch.rand(len(rows), *first.train.images.shape[1:], device=first.device)
@@ -36,10 +37,11 @@ def can_join(trainings: Sequence[Training]) -> bool:
 def advance(trainings: Sequence[Training]) -> list[Ended]:
     """Train all to the end of the epoch in progress, and evaluate each; in the order of ``trainings``."""
     torch.set_num_threads(trainings[0].numerics.threads)
-    started = time.perf_counter()
+    device = trainings[0].device
+    started = clock(device)
     found: dict[int, Ended] = {}
     whole = _train_epoch(list(enumerate(trainings)), found)
-    seconds = (time.perf_counter() - started) / len(trainings)  # what a trial took of the time
+    seconds = (clock(device) - started) / len(trainings)  # what a trial took of the time
     for number, training in enumerate(trainings):
         if number not in found:
             try:

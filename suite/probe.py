@@ -10,9 +10,7 @@ import hashlib
 import json
 import math
 import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from suite import data, fused, models
+from suite import data, environment, fused, models
 from suite.errors import brief
 from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import TrialConfig
-from suite.train import Training
+from suite.train import Training, clock
 
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
@@ -34,6 +32,7 @@ KERNELS = 2  # raised when a step becomes faster or slower: what older code meas
 MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
+PACKS = (2, 4, 8, 16, 32)
 FRACTIONS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10)
 
 
@@ -131,7 +130,7 @@ def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numer
         return 1, 1.0
     chosen, best = 1, sum(joint_seconds(*item, numerics, 1) for item in configs)
     alone = best
-    for count in (2, 4, 8):
+    for count in PACKS:
         if count > most:
             break
         seconds = sum(joint_seconds(*item, numerics, count) for item in configs)
@@ -147,7 +146,7 @@ def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numeri
         trainings = [_training(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
         best = math.inf
         for _ in range(1 + TIMED_EPOCHS):
-            ends = fused.advance(trainings)
+            ends = fused.advance(trainings) if count > 1 else [trainings[0].advance()]
             seconds = [1 / end.metrics["time/img_per_s"] for end in ends if isinstance(end, EpochRecord)]
             best = min(best, sum(seconds) / len(seconds)) if seconds else math.inf
         return best
@@ -156,6 +155,8 @@ def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numeri
 def _joins(config: TrialConfig, classes: int, side: int) -> bool:
     plain = config.model.model_copy(update={"weights": "none"})
     nets = [models.build(plain, classes, seed=seed) for seed in (0, 1)]
+    if config.train.cache_prefix != "off" and models.frozen_prefix(nets[0]):
+        return False  # features kept of frozen layers save more, and ``fused.can_join`` leaves such trials alone
     return models.agrees(nets, torch.rand(2, 3, side, side))
 
 
@@ -209,9 +210,9 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
             training.advance()
         timed = [training.advance() for _ in range(TIMED_EPOCHS)]
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
-        started = time.perf_counter()
+        started = clock(training.device)
         training.evaluate_test()
-        eval_s = (time.perf_counter() - started) / len(training.test)
+        eval_s = (clock(training.device) - started) / len(training.test)
         peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else _resident_gib() - before
         size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
         trainable, _ = models.count_parameters(training.model)
@@ -235,7 +236,7 @@ def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> st
         "classes": classes,
         "side": side,
         "numerics": asdict(numerics),
-        "machine": [platform.processor(), platform.machine(), os.cpu_count(), torch.__version__],
+        "machine": [environment.processor(), os.cpu_count(), torch.__version__],
         "arithmetic": [torch.backends.cpu.get_cpu_capability(), has_bf16()],  # a home may be shared by machines
         "kernels": KERNELS,
         "gpu": torch.cuda.get_device_name() if numerics.device == "cuda" else "",

@@ -23,7 +23,7 @@ from ray import tune
 
 from suite import disk, nodes, plugin
 from suite.bucket import Bucket, BucketUnavailable
-from suite.errors import TrialError
+from suite.errors import OutOfMemoryError, TrialError
 from suite.journal import LAUNCH_FILE, STOP_FILE
 from suite.records import EpochRecord, Numerics, Objective, Status, Trial
 from suite.redaction import redacted
@@ -139,6 +139,7 @@ class Member:
             self.folder = working_folder(shared.bucket) / shared.token / self.trial.id
         self.training: Any = None
         self.done = False
+        self.alone = False  # no longer trained as one network with the others
         self.errors: list[str] = []
         self.waits = list(DISK_WAITS_S)
         self.warnings: list[str] = []
@@ -167,12 +168,13 @@ class Member:
             return [self._end(Status.INTERRUPTED)]
         if self.training is None:
             self.training = self._prepare()
+        stopped = False
+        if epoch is not None or not self.training.complete:
+            stopped = (epoch or self.training.advance)() is None
+        # also those that a checkpoint has and the journal has not
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
-        if not self.training.complete:
-            record = epoch() if epoch is not None else self.training.advance()
-            if record is None:
-                return [*outcomes, self._end(Status.INTERRUPTED)]
-            outcomes.append(self._epoch(record))
+        if stopped:
+            return [*outcomes, self._end(Status.INTERRUPTED)]
         self.reported = self.training.epoch
         if self.training.complete:
             facts = self.training.finish()
@@ -417,11 +419,16 @@ def advance_together(members: Sequence[Member]) -> list[Outcome]:
     """One epoch of each, as one network where theirs allow it."""
     from suite import fused  # torch
 
-    ready = [member for member in members if member.ready()]
+    ready = [member for member in members if member.ready() and not member.alone]
     trained: dict[str, Callable[[], EpochRecord | None]] = {}
     if fused.can_join([member.training for member in ready]):
         ends = fused.advance([member.training for member in ready])
-        trained = {member.trial.id: partial(_given, end) for member, end in zip(ready, ends, strict=True)}
+        for member, end in zip(ready, ends, strict=True):
+            if isinstance(end, OutOfMemoryError):  # of all together: each may still have its own room
+                member.alone, member.training = True, None
+                member.warnings.append(f"{end}; going on by itself from the last checkpoint")
+            else:
+                trained[member.trial.id] = partial(_given, end)
     return [outcome for member in members for outcome in member.advance(trained.get(member.trial.id))]
 
 

@@ -520,7 +520,7 @@ class StoppedError(Exception):
 
 def measure(
     configs: Networks, cpu: int, gpu: float | str, pinned: Numerics | None, search_path: Sequence[str], stop: Stop,
-    hang_after_s: float,
+    hang_after_s: float, data_gib: float = 0.0,
 ) -> Measured:  # fmt: skip
     """The numerics of a sweep, the GPUs of a pack and its trials: in this process if ``measures_here``, else in a
     worker like those that will train. Where that ends, hangs or fails, they are what needs no measurement.
@@ -529,6 +529,7 @@ def measure(
         gpu: as in the file: 0, a number, or ``auto``.
         pinned: the numerics of an earlier launch, which stay.
         hang_after_s: as in the file.
+        data_gib: of the images that a process has on its GPU.
 
     Returns:
         numerics, GPUs per pack, trials per pack (1 = not measured to be better), lines for the user.
@@ -539,10 +540,10 @@ def measure(
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
     if measures_here(configs, gpu):
-        return _measure(list(configs), cpu, gpu, None, list(search_path))  # saves a worker's start
+        return _measure(list(configs), cpu, gpu, None, list(search_path), data_gib)  # saves a worker's start
     task = ray.remote(max_calls=1, max_retries=0)(_measure)
     measuring = task.options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu).remote(
-        list(configs), cpu, gpu, pinned, list(search_path)
+        list(configs), cpu, gpu, pinned, list(search_path), data_gib
     )
     end = time.monotonic() + (hang_after_s or math.inf)
     while not ray.wait([measuring], timeout=0.2)[0]:
@@ -586,6 +587,7 @@ def _measure(
     gpu: float | str,
     pinned: Numerics | None,
     search_path: list[str],
+    data_gib: float,
 ) -> Measured:
     import torch
 
@@ -606,10 +608,10 @@ def _measure(
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     pack, times = 1, 1.0
     if pinned is None or pinned.fused:
-        room = int((total - probe.GPU_CONTEXT_GIB) / max(peak * probe.GPU_HEADROOM, 1e-3))
+        room = int((total - probe.GPU_CONTEXT_GIB - data_gib) / max(peak * probe.GPU_HEADROOM, 1e-3))
         pack, times = probe.choose_pack(configs, numerics, most=room)
-    fraction = probe.gpu_fraction(peak * pack, total)
-    lines.append(f"gpu: {fraction:.3g} per trial (measured: {peak:.1f} GiB of {total:.0f})")
+    fraction = probe.gpu_fraction(peak * pack + data_gib, total)
+    lines.append(f"gpu: {fraction:.3g} per trial (measured: {peak + data_gib:.1f} GiB of {total:.0f})")
     if pack > 1:
         fraction = 1.0  # a pack fills what one trial leaves idle; a second one beside it would only wait
         lines[-1] = f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as one by one)"

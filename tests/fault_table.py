@@ -89,11 +89,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Crash points, which compute, among the others, which wait: one after another they would hold the end up."""
+    """The longest first, as the last one to begin would end alone; crash points, which compute, among the others, which
+    wait."""
+    longest = [item for item in items if "stopped_and_killed" in item.nodeid or "sweeps_at_once" in item.nodeid]
+    items = [item for item in items if item not in longest]
     busy = [item for item in items if "test_crash_points" in item.nodeid]
     others = [item for item in items if "test_crash_points" not in item.nodeid]
     places = [(place + 0.5) / len(some) for some in (busy, others) for place in range(len(some))]
-    return [item for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])]
+    return longest + [item for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])]
 
 
 _results: list[tuple[list[int], bool, str, str, list[Any], float]] = []

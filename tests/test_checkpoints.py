@@ -296,6 +296,8 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
     try:
         for threads in (2, 1):
             made = training(trial(), tmp_path / str(threads), numerics=Numerics(threads=threads))
+            assert torch.get_num_threads() == threads, "features of frozen layers are made now"
+            torch.set_num_threads(3 - threads)
             made.advance()
             assert torch.get_num_threads() == threads
     finally:

@@ -31,7 +31,7 @@ def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
     [
         ("resnet18_cifar", {}), ("plain20", {}), ("resnet18", {"head": HeadConfig(hidden=(16, 8))}),
         ("resnet18", {"freeze_depth": 5, "freeze_batchnorm": True}),
-        pytest.param("vgg11_bn", {}, marks=pytest.mark.full), ("mobilenet_v3_small", {}),
+        pytest.param("vgg11_bn", {}, marks=pytest.mark.full), pytest.param("mobilenet_v3_small", {}, marks=pytest.mark.full),
     ],
     ids=str,
 )  # fmt: skip
@@ -94,6 +94,21 @@ class Mixes(nn.Module):
         return logits
 
 
+class Draws(nn.Module):
+    """Drops units without a layer of its own for it."""
+
+    def __init__(self, rate: float = 0.5) -> None:
+        super().__init__()
+        self.conv, self.fc, self.rate = nn.Conv2d(3, 4, 3), nn.Linear(4, 10), rate
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv(images).mean((2, 3))
+        if self.rate:
+            hidden = nn.functional.dropout(hidden, self.rate, self.training)
+        logits: Tensor = self.fc(hidden)
+        return logits
+
+
 class Holds(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +119,8 @@ def test_networks_that_cannot_be_joined_are_found_out() -> None:
     images = torch.rand(4, 3, 32, 32)
     assert not models.agrees([Mixes(), Mixes()], images)
     assert not models.agrees([Holds(), Holds()], images)
+    assert not models.agrees([Draws(), Draws()], images), "both would drop the same units"
+    assert models.agrees([Draws(0.0), Draws(0.0)], images), "the control"
     for arch, joins in {"resnet18": True, "resnet20": False, "densenet121": False, "vit_b_16": False}.items():
         nets = [models.build(ModelConfig(arch=arch), 10, seed=seed) for seed in range(2)]
         assert (
@@ -210,10 +227,50 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
     assert (tmp_path / "trials" / members[2].trial.id / "predictions.npz").exists()
 
 
+def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The joint pass fails in the second epoch: each trains the other two alone, from its checkpoint of the first."""
+    (tmp_path / LAUNCH_FILE).write_text("token")
+    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
+    members = []
+    for number in (0, 1):
+        given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {"id": f"{number:016x}"}
+        members.append(Member(shared, given, "data", None, 0))  # type: ignore[arg-type]
+
+    def prepare(member: Member) -> Training:
+        return training(member.trial, tmp_path / "trials" / member.trial.id, numerics=Numerics(fused=True))
+
+    monkeypatch.setattr(Member, "_prepare", prepare)
+    outcomes = advance_together(members)
+    for member in members:
+        member.training.save()
+    real = models.fuse
+
+    def no_room(nets: Any, generators: Any) -> nn.Module:
+        joined = real(nets, generators)
+
+        def fails(*_: object) -> None:
+            raise MemoryError("out of memory")
+
+        joined.register_forward_pre_hook(fails)
+        return joined
+
+    monkeypatch.setattr(fused.models, "fuse", no_room)
+    while not all(member.done for member in members):
+        outcomes += advance_together([member for member in members if not member.done])
+    ends = [each["status"] for each in outcomes if each["kind"] == "end"]
+    told = [each["text"] for each in outcomes if each["kind"] == "warning"]
+    assert ends == ["finished"] * 2 and all(member.alone for member in members)
+    assert len(told) == 2 and all("going on by itself from the last checkpoint" in text for text in told)
+    epochs = sorted((each["id"], each["epoch"]) for each in outcomes if each["kind"] == "epoch")
+    assert epochs == [(member.trial.id, epoch) for member in members for epoch in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("other", [{"batch_size": 20}, {"arch": "plain32"}, {"data__train_size": 40}], ids=str)
 def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
     assert not fused.can_join([made(tmp_path, 0), made(tmp_path, 1, **other)])
-    assert not fused.can_join([made(tmp_path, 2)])
+    assert not fused.can_join([made(tmp_path, 2)]) and not fused.can_join([])
 
 
 def test_the_probe_joins_trials_only_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

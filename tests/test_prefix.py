@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from suite import features, models
+from suite import environment, features, models
 from suite.models import Prefix
 from suite.records import Numerics
 from suite.spec.config import DropoutConfig, ModelConfig
@@ -48,6 +48,32 @@ def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
     assert kept.prefix.layers and "train" in kept.fed, kept.prefix.why_not
     assert not whole.prefix.layers
     assert not differing(everything(kept), everything(whole))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path: Path, precision: str) -> None:
+    """32 x 32 pixels, steps of 128 and a last one of 72, on which kernels may be chosen otherwise."""
+    numerics = Numerics(precision, channels_last=True, sliced=True, threads=2)
+    settings = {"arch": "resnet18", "model__freeze_depth": 7, "model__freeze_batchnorm": True, "batch_size": 128}
+    dataset = images((84,) * 4, side=32)
+    kept, whole = (
+        finish(training(
+            trial(**settings, cache_prefix=cache_prefix, data__val_size=8), tmp_path / cache_prefix, dataset,
+            cache=tmp_path / "cache", numerics=numerics,
+        ))
+        for cache_prefix in ("auto", "off")
+    )  # fmt: skip
+    assert kept.prefix.layers and "train" in kept.fed and not whole.prefix.layers, kept.prefix.why_not
+    assert not differing(everything(kept), everything(whole))
+
+
+def test_machines_that_share_a_home_keep_features_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, names = nn.Sequential(nn.Linear(2, 2)), set()
+    for processor in ("one", "another"):
+        monkeypatch.setattr(environment, "processor", lambda said=processor: said)
+        names.add(features.key(net, ["0"], FP32, {}))
+    assert len(names) == 2
 
 
 def test_the_control_a_wrong_feature_changes_the_numbers(tmp_path: Path) -> None:

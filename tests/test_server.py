@@ -6,7 +6,6 @@ their own. What the server has is read from the database, not through the suite.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -33,9 +32,6 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore::FutureWarning:(mlflow|torch).*"),
 ]
-full = pytest.mark.skipif(
-    os.environ.get("SUITE_FAULTS") != "full", reason="takes minutes; SUITE_FAULTS=full runs the whole fault matrix"
-)
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +359,7 @@ def test_a_server_that_was_never_up_is_told_at_the_start(folder: Folder) -> None
 
 @pytest.mark.slow
 @needs_postgres
-@full
+@pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("outage_s", [0, 20, 60])
 @pytest.mark.fault(28)
@@ -396,7 +392,7 @@ def _rate(folder: Folder, start_ms: int, end_ms: int) -> float:
 
 @pytest.mark.slow
 @needs_postgres
-@full
+@pytest.mark.full
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("sweeps", [pytest.param(2, marks=pytest.mark.fault(28, 37)), 8])
 def test_sweeps_at_once_while_the_database_restarts(

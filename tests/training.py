@@ -20,12 +20,12 @@ ACC = Objective("val/acc")
 LAST_LOSS = Objective("train/loss", "minimize", "last")
 
 
-def images(counts: Sequence[int] = (16, 16, 16, 16), test: int = 24, seed: int = 0) -> Dataset:
+def images(counts: Sequence[int] = (16, 16, 16, 16), test: int = 24, seed: int = 0, side: int = 8) -> Dataset:
     """Noise whose mean tells the class, so that there is something to learn."""
     generator = np.random.default_rng(seed)
 
     def draw(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        noise = generator.integers(0, 130, (len(labels), 3, 8, 8))
+        noise = generator.integers(0, 130, (len(labels), 3, side, side))
         return (noise + labels[:, None, None, None] * 30).astype(np.uint8)
 
     train_labels = generator.permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)

@@ -1,7 +1,8 @@
 """The augmentation sweep with stock parts, as torchvision's and Ray Tune's own examples put them together.
 
-A function trainable, torchvision v2 transforms on single images in a DataLoader, fp32, ``tune.report`` with a
-checkpoint after each epoch, ``MLflowLoggerCallback`` with sqlite. Images are decoded once per trial and kept in memory.
+A function trainable in reused workers, torchvision v2 transforms on single images in a DataLoader, fp32,
+``tune.report`` with a checkpoint after each epoch, ``MLflowLoggerCallback`` with sqlite. Images are decoded once per
+trial and kept in memory.
 
     python -m benchmarks.peers.augmentation_sweep FOLDER IMAGES [--epochs 2] [--workers 0] [--arms 8]
 
@@ -66,7 +67,7 @@ def main(folder: Path, images: Path, epochs: int, workers: int, concurrent: int,
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space=space,
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
         run_config=tune.RunConfig(
             name=EXPERIMENT, storage_path=str(folder.absolute() / "ray"), callbacks=[callback], verbose=0
         ),

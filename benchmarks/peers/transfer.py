@@ -5,7 +5,7 @@ is run in each step. Single images are transformed in a DataLoader. No tracking,
 
     python -m benchmarks.peers.transfer FOLDER IMAGES WEIGHTS --depth 7 [--augment] [--arms 12] [--epochs 10]
 
-Leaves ``spans.jsonl`` in FOLDER: when each trial began and ended, and its last figures.
+Leaves ``spans.jsonl`` in FOLDER: when each trial began, had its images and ended, and its last figures.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space=space,
-        tune_config=tune.TuneConfig(max_concurrent_trials=2),
+        tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
         run_config=tune.RunConfig(name="transfer", storage_path=str(folder.absolute() / "ray"), verbose=0),
     ).fit()
 
@@ -122,13 +122,14 @@ def train(config: dict[str, Any]) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config["epochs"] * len(loader))
+    ready = time.time()
     for _ in range(config["epochs"]):
         figures = train_epoch(model, loader, optimizer, schedule)
         for name, part in held_out.items():
             figures |= evaluate(model, name, part)
         tune.report(figures)
     with Path(config["spans"]).open("a") as file:
-        file.write(json.dumps({"begun": begun, "ended": time.time(), **figures}) + "\n")
+        file.write(json.dumps({"begun": begun, "ready": ready, "ended": time.time(), **figures}) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from suite.augment.operation import Mix, Operation, Parameters, to_float
 from suite.errors import Problem, raise_problems
 from suite.spec import config
 
-# On a CPU a batch is changed so many values at a time, but not fewer images than that: temporary tensors then stay
-# within its cache and, together, within what the C library keeps (see below). One thread, 512 images of 32 px, the
-# chain flip+crop+color_jitter+cutout: 24 us an image in chunks of 2**20 values, 30 in chunks of 2**19, where more of
-# the time goes into calls, 22 as a whole.
+# On a CPU a batch is changed so many values at a time, but not fewer images than that, which bounds the temporary
+# tensors of a large batch or large images, and keeps them within what the C library keeps (see below). It costs no more
+# than it must at this size: one thread, 512 images of 32 px, the chain flip+crop+color_jitter+cutout, 24 us an image in
+# chunks of 2**20 values, 30 in chunks of 2**19, where more of the time goes into calls, 22 as a whole.
 CHUNK_VALUES, CHUNK_IMAGES = 2**20, 8
 
 KEPT = 2**25 - 2**16

@@ -37,12 +37,23 @@ class DeviceData:
 
 
 def to_device(dataset: Dataset, device: torch.device | str) -> DeviceData:
-    """The data set on ``device``: on the CPU its own memory, without a copy; elsewhere one copy of each array.
+    """The data set on ``device``: on the CPU its own memory, without a copy; elsewhere one copy of each array for all
+    trials of a process.
 
     On the CPU the memory may be the cache's file or Ray's object store, mapped read-only: writing into such a tensor
     kills the process. ``images[index]`` is a fresh tensor, and may be changed.
     """
-    return DeviceData(**{field: as_tensor(array).to(device) for field, array in dataset.arrays().items()})
+    arrays = dataset.arrays()
+    if torch.device(device).type == "cpu":
+        return DeviceData(**{field: as_tensor(array) for field, array in arrays.items()})
+    key = (str(device), dataset.digest, *(array.shape for array in arrays.values()))
+    if key not in _on_device:
+        _on_device.clear()  # a process trains on one data set at a time
+        _on_device[key] = DeviceData(**{field: as_tensor(array).to(device) for field, array in arrays.items()})
+    return _on_device[key]
+
+
+_on_device: dict[tuple[object, ...], DeviceData] = {}
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Tensor:

@@ -58,6 +58,11 @@ class Dataset:
         """Side of the square images in pixels."""
         return int(self.train_images.shape[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """Of the four arrays."""
+        return sum(array.nbytes for array in self.arrays().values())
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The four arrays by name, in a fixed order."""
         return {field: getattr(self, field) for field in FIELDS}

@@ -51,8 +51,10 @@ class Runner:
         networks, where = launch.plan.networks(), [str(spec.folder)]
 
         def measure() -> tuner.Measured:
+            data_gib = max((images.nbytes for images in launch.plan.datasets.values()), default=0) / 2**30
+            hang_after_s = spec.resources.hang_after_s
             return tuner.measure(
-                networks, spec.resources.cpu, wanted, launch.numerics, where, self.stop, spec.resources.hang_after_s
+                networks, spec.resources.cpu, wanted, launch.numerics, where, self.stop, hang_after_s, data_gib
             )
 
         early = tuner.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)

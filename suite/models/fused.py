@@ -51,22 +51,35 @@ def fuse(nets: Sequence[nn.Module], generators: Sequence[Generator]) -> nn.Modul
 
 
 def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
-    """Whether the fused network gives what each gives alone: what one does between its layers may mix channels.
+    """Whether the fused network gives what each gives alone: what one does between its layers may mix channels, or
+    draw random numbers for all networks at once (stochastic depth, ``F.dropout``).
 
     Args:
         images: float32 (B, C, H, W), given to each.
     """
-    modes = [net.training for net in nets]
+    nets = [copy.deepcopy(net) for net in nets]  # training moves a BatchNorm's statistics
+    side_by_side = torch.cat([images] * len(nets), 1)
     try:
         with torch.no_grad():
             alone = torch.cat([net.eval()(images) for net in nets], 1)
-            together = fuse(nets, [Generator(images.device) for _ in nets])(torch.cat([images] * len(nets), 1))
-        return bool(torch.allclose(alone, together, rtol=1e-3, atol=1e-3))
+            joined = fuse(nets, [Generator(images.device) for _ in nets])
+            if not torch.allclose(alone, joined(side_by_side), rtol=1e-3, atol=1e-3):
+                return False
+            for net in (joined, *nets):
+                net.train()
+            before = _random_state(images.device)
+            joined(side_by_side)
+            return torch.equal(before, _random_state(images.device))  # each network draws from its own generator
     except (TypeError, RuntimeError, ValueError, IndexError):
         return False
-    finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the generators that a layer draws from where it is given none."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
 
 
 def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -5,7 +5,8 @@ B images, C input and O output channels, H x W pixels (at most 2 x 2), k x k ker
 A torchvision ResNet-18 on 32-pixel images ends in maps of 2 x 2 (layer3) and 1 x 1 (layer4): there, 4 of a 3 x 3
 kernel's 9 taps meet the image, or one; the others multiply padding. Each output pixel is then one matrix product of
 all input pixels with the block of taps that sees them: the same sums without their zeros, so equal up to the order of
-rounding. A training step of that network at batch 128: docs/performance.md.
+rounding. A training step of that network at batch 128, one thread, fp32: 324 images/s instead of 142 (2x AMD EPYC with
+AVX2, best of six steps while tests ran beside).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST = 2  # pixels of a side up to which every tap of the block sees a pixel
+MOST = 2  # pixels of a side: on larger maps outputs of a 3 x 3 kernel see blocks of different sizes
 
 
 class SlicedConv2d(nn.Conv2d):
@@ -24,7 +25,8 @@ class SlicedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         (kernel, stride, padding), side = self._square(), input.shape[-1]
         pixels = (side + 2 * padding - kernel) // stride + 1
-        # every output pixel's block must lie within the kernel: -> its first and its last row of taps exist
+        # Output row i sees the input's rows with the taps from padding - i * stride on. Those of the last row begin at
+        # 0 or later, those of the first end within the kernel: each output then has a whole block of taps.
         if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).reshape(len(input), -1)  # (B, H W C): a view of channels_last maps

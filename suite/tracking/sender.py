@@ -19,7 +19,7 @@ from suite.tracking.port import EntryRejected, RunMissing, Tracker, TrackingUnav
 log = logging.getLogger(__name__)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
-_MOST_AT_ONCE = 2000  # epoch entries taken together; each trial's become one call
+_MOST_AT_ONCE = 2000  # epoch entries taken together, each trial's in one call
 
 
 class _StartAgain(Exception):

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> N
 
 def end(process: subprocess.Popen[str]) -> None:
     """The driver and all that it started."""
-    below = psutil.Process(process.pid).children(recursive=True)
+    below: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # it may have died of the fault
+        below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     for one in below:
