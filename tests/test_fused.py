@@ -31,7 +31,8 @@ def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
     [
         ("resnet18_cifar", {}), ("plain20", {}), ("resnet18", {"head": HeadConfig(hidden=(16, 8))}),
         ("resnet18", {"freeze_depth": 5, "freeze_batchnorm": True}),
-        pytest.param("vgg11_bn", {}, marks=pytest.mark.full), pytest.param("mobilenet_v3_small", {}, marks=pytest.mark.full),
+        pytest.param("vgg11_bn", {}, marks=pytest.mark.full),
+        pytest.param("mobilenet_v3_small", {}, marks=pytest.mark.full),
     ],
     ids=str,
 )  # fmt: skip
