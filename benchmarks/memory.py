@@ -1,6 +1,6 @@
 """Memory of each further trial on a node: what of a worker is its own, and what it shares.
 
-A sweep of two trials at once on 60,000 images of 32 x 32 (184 MB decoded), made up or those of SUITE_CIFAR10. While it
+A sweep of two trials at once on 60,000 images of 32 x 32 (184 MB decoded), made up. While it
 trains, each worker's memory is read from /proc: resident, private (USS), and shared. The data lie once in Ray's
 object store, whatever the number of trials; the usual way keeps a copy in each trial.
 

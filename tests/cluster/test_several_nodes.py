@@ -217,7 +217,7 @@ def test_nodes_that_share_no_folder_share_an_object_store(
 @pytest.mark.fault(18)
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
     cluster.worker("early")
-    long = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 25}}  # until the late node has a worker
+    long = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 50}}  # until the late node has a worker
     work.write(trial=long, seeds=[0])
     process = work.start()
     work.wait_for(process, lambda entries: bool(epochs(entries)))
