@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from suite.train import Training, clock
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
 TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
-KERNELS = 2  # raised when a step becomes faster or slower: what older code measured no longer holds
+KERNELS = 3  # raised when a step becomes faster or slower: what older code measured no longer holds
 MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
@@ -75,11 +75,10 @@ def choose_numerics(
         configs: (config, classes, side) of each distinct network.
     """
     wanted = {config.train.precision for config, _, _ in configs}
-    candidates = {
-        # sliced: exact, and on a CPU only ever less to do
-        name: Numerics(name, channels_last=True, threads=threads, device=device, sliced=device == "cpu")
-        for name in ("fp32", "bf16")
-    }
+    plain = Numerics("fp32", channels_last=True, threads=threads, device=device)
+    if device == "cpu":  # exact, and only ever less to do
+        plain = replace(plain, sliced=True, tiled=True)
+    candidates = {"fp32": plain, "bf16": replace(plain, precision="bf16")}
     if wanted != {"auto"}:
         fixed = wanted - {"auto"}
         return candidates["bf16" if fixed == {"bf16"} else "fp32"]

@@ -576,7 +576,7 @@ def measures_here(configs: Networks, gpu: float | str) -> bool:
 
 def _unmeasured(cpu: int, gpu: float | str, pinned: Numerics | None, why: str) -> Measured:
     device = "cuda" if gpu else "cpu"
-    numerics = pinned or Numerics("fp32", channels_last=True, threads=cpu, device=device, sliced=not gpu)
+    numerics = pinned or Numerics("fp32", channels_last=True, threads=cpu, device=device, sliced=not gpu, tiled=not gpu)
     line = f"precision: {numerics.precision} (not measured: {why})"
     return numerics, 1.0 if gpu == "auto" else float(gpu), 1, [line]
 

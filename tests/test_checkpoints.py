@@ -309,5 +309,5 @@ def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.Mo
     monkeypatch.setattr(probe, "cost", lambda *arguments: pytest.fail("measured"))
     said: list[str] = []
     chosen = probe.choose_numerics([(TrialConfig(), 10, 32)], threads=2, device="cpu", say=said.append)
-    assert chosen == Numerics("fp32", channels_last=True, threads=2, device="cpu", sliced=True)
+    assert chosen == Numerics("fp32", channels_last=True, threads=2, device="cpu", sliced=True, tiled=True)
     assert said == ["precision: fp32 (this processor has no bf16)"]

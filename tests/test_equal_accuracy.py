@@ -47,7 +47,7 @@ def ours(digits: Any, seed: int, folder: Path, precision: str = "fp32", **train:
     """Test accuracy after the last epoch, in percent."""
     config = TrialConfig.model_validate({**CONFIG, "train": {**CONFIG["train"], **train}})  # type: ignore[dict-item]
     trial = Trial(f"{seed:016d}", "arm", seed, "arm", config=config.model_dump(mode="json"))
-    numerics = Numerics(precision, channels_last=True, sliced=True, threads=1)
+    numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True, threads=1)
     training = Training(
         trial, digits, objective=Objective("test/acc", strategy="last"), numerics=numerics, folder=folder
     )

@@ -20,7 +20,7 @@ from suite.train import Training
 from tests.training import differing, everything, finish, images, training, trial
 
 FROZEN = {"model__freeze_batchnorm": True, "batch_size": 16}  # 48 training images: three whole steps
-FP32 = Numerics(channels_last=True, sliced=True)
+FP32 = Numerics(channels_last=True, sliced=True, tiled=True)
 
 
 def made(folder: Path, cache: Path, **settings: Any) -> Training:
@@ -35,7 +35,7 @@ def entries(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "numerics",
-    [FP32, pytest.param(Numerics("bf16", channels_last=True), marks=pytest.mark.full), Numerics()],
+    [FP32, pytest.param(Numerics("bf16", True, sliced=True, tiled=True), marks=pytest.mark.full), Numerics()],
     ids=["cl", "bf16", "nchw"],
 )
 @pytest.mark.parametrize(("arch", "depth"), [("resnet18", 7), ("resnet18", 8), ("resnet18_cifar", 1), ("resnet20", 4)])
@@ -54,7 +54,7 @@ def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path: Path, precision: str) -> None:
     """32 x 32 pixels, steps of 128 and a last one of 72, on which kernels may be chosen otherwise."""
-    numerics = Numerics(precision, channels_last=True, sliced=True, threads=2)
+    numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True, threads=2)
     settings = {"arch": "resnet18", "model__freeze_depth": 7, "model__freeze_batchnorm": True, "batch_size": 128}
     dataset = images((84,) * 4, side=32)
     kept, whole = (

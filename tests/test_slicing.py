@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from suite import models
+from suite.models import columns
 from suite.models.slicing import SlicedConv2d, slice_kernels
 from suite.records import Numerics
 from suite.spec.config import ModelConfig
@@ -68,6 +69,84 @@ def test_what_is_no_plain_convolution_stays() -> None:
     assert [isinstance(layer, SlicedConv2d) for layer in net] == [False] * 5 + [True]
     twin = copy.deepcopy(net)
     assert isinstance(twin[5], SlicedConv2d) and twin.state_dict().keys() == net.state_dict().keys()
+
+
+COLUMNS = [
+    (4, 3, 1, 1),
+    (8, 3, 2, 1),
+    (8, 3, 1, 1),
+    (16, 3, 2, 1),
+    (8, 1, 2, 0),
+    (4, 3, 1, 0),
+    (7, 5, 2, 2),
+    (3, 3, 1, 2),
+]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("side", "kernel", "stride", "padding"), COLUMNS)
+def test_columns_give_the_convolution_in_fp32_to_what_bf16_can_tell(
+    side: int, kernel: int, stride: int, padding: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and all gradients, as near as oneDNN's own bf16 kernels come; in several chunks of images."""
+    monkeypatch.setattr(columns, "CHUNK_BYTES", 2**17)
+    torch.manual_seed(side + kernel)
+    whole = nn.Conv2d(24, 256, kernel, stride, padding, bias=bias).to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(whole)
+    slice_kernels(twin, tiled=True)
+    images = torch.randn(9, 24, side, side).contiguous(memory_format=torch.channels_last)
+    taken: list[int] = []
+    real = columns.Columns.apply
+    monkeypatch.setattr(columns.Columns, "apply", lambda *given: taken.append(1) or real(*given))
+    found = {}
+    for name, layer, in_bf16 in (("fp32", whole, False), ("oneDNN", copy.deepcopy(whole), True), ("ours", twin, True)):
+        fed = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            out = layer(fed)
+        out.float().backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
+        assert fed.grad is not None and all(each.grad.dtype is torch.float32 for each in layer.parameters())
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        found[name] = [out.detach().float(), fed.grad, *(each.grad for each in layer.parameters())]
+    assert taken == [1]
+    for exact, theirs, ours in zip(*found.values(), strict=True):
+        assert ours.shape == exact.shape
+        off, known = (float((exact - each).norm() / exact.norm()) for each in (ours, theirs))
+        assert 0 < off < max(0.006, 1.5 * known), (off, known)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "in_bf16", "asked"),
+    [(256, 8, True, True), (256, 8, True, False), (256, 8, False, True), (128, 8, True, True), (256, 9, True, True)],
+)
+def test_columns_are_for_many_channels_of_small_maps_in_bf16(
+    channels: int, side: int, in_bf16: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+    slice_kernels(layer, tiled=asked)
+    taken: list[int] = []
+    real = columns.Columns.apply
+    monkeypatch.setattr(columns.Columns, "apply", lambda *given: taken.append(1) or real(*given))
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+        layer(torch.randn(2, 3, side, side))
+    assert bool(taken) == (channels == 256 and side == 8 and in_bf16 and asked)
+
+
+def test_a_network_with_columns_learns_what_it_learns_without(tmp_path: Path) -> None:
+    """bf16 both times, so rounding differs; the control is another seed."""
+    curves = {
+        (tiled, seed): [
+            record.metrics["train/loss"]
+            for record in finish(
+                training(
+                    trial("resnet18_cifar", seed, epochs=4, lr=0.01), tmp_path / f"{tiled}{seed}",
+                    numerics=Numerics("bf16", channels_last=True, sliced=True, tiled=tiled),
+                )
+            ).records
+        ]
+        for tiled, seed in ((False, 0), (True, 0), (True, 1))
+    }  # fmt: skip
+    without, ours, other = (torch.tensor(curve) for curve in curves.values())
+    assert 0 < (ours - without).abs().mean() < 0.5 * (ours - other).abs().mean()
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

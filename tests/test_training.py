@@ -417,7 +417,7 @@ def test_a_hundred_steps_in_bf16_go_the_way_of_fp32(tmp_path: Path) -> None:
             for record in finish(
                 training(
                     trial("resnet20", seed, epochs=20, batch_size=10, lr=0.01), tmp_path / f"{precision}{seed}",
-                    numerics=Numerics(precision, channels_last=True, sliced=True),
+                    numerics=Numerics(precision, channels_last=True, sliced=True, tiled=True),
                 )
             ).records
         ]

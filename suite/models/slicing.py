@@ -16,11 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suite.models import columns
+
 MOST = 2  # pixels of a side: on larger maps outputs of a 3 x 3 kernel see blocks of different sizes
 
 
 class SlicedConv2d(nn.Conv2d):
-    """A ``Conv2d`` that takes this way where the map is small, and its own otherwise."""
+    """A ``Conv2d`` that takes this way where the map is small, and its own otherwise.
+
+    Attributes:
+        tiled: products are taken of so many images at a time that values do not depend on the batch; in bf16, maps that
+            are a little larger and have many channels go the way of ``suite.models.columns``.
+    """
+
+    tiled: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
         (kernel, stride, padding), side = self._square(), input.shape[-1]
@@ -28,13 +37,25 @@ class SlicedConv2d(nn.Conv2d):
         # Output row i sees the input's rows with the taps from padding - i * stride on. Those of the last row begin at
         # 0 or later, those of the first end within the kernel: each output then has a whole block of taps.
         if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
+            if self._pays(input, pixels):
+                found: Tensor = columns.Columns.apply(
+                    input.to(torch.bfloat16, memory_format=torch.channels_last), self.weight, stride, padding
+                )  # type: ignore[no-untyped-call]
+                return found if self.bias is None else found + self.bias.to(found.dtype)[:, None, None]
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).reshape(len(input), -1)  # (B, H W C): a view of channels_last maps
         corners = [padding - stride * pixel for pixel in range(pixels)]
-        summed: Tensor = _Blocks.apply(rows, self.weight, side, corners)  # type: ignore[no-untyped-call]
+        summed: Tensor = _Blocks.apply(rows, self.weight, side, corners, self.tiled)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             summed = summed + self.bias.to(summed.dtype)
         return summed.view(len(input), pixels, pixels, -1).permute(0, 3, 1, 2)
+
+    def _pays(self, input: Tensor, pixels: int) -> bool:
+        """Whether ``suite.models.columns`` is faster for maps that become so many ``pixels`` a side."""
+        kind = input.device.type
+        in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
+        small = input.shape[-2] == input.shape[-1] and 0 < pixels <= columns.WEIGHTS_SIDE
+        return self.tiled and in_bf16 and small and self.out_channels >= columns.OUT_CHANNELS
 
     def _square(self) -> tuple[int, int, int]:
         return self.kernel_size[0], self.stride[0], int(self.padding[0])
@@ -48,7 +69,7 @@ class _Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int], tiled: bool) -> Tensor:
         kind = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             kind = torch.get_autocast_dtype(rows.device.type)
@@ -57,7 +78,10 @@ class _Blocks(torch.autograd.Function):
         rows = rows.to(kind)
         ctx.save_for_backward(rows, taps, weight)
         ctx.side, ctx.corners = side, [corner - ctx.seen.start for corner in corners]
-        return torch.stack([rows @ _block(taps, side, *at).T for at in _places(ctx.corners)], 1)
+        blocks = [_block(taps, side, *at) for at in _places(ctx.corners)]
+        if tiled:
+            return torch.stack([columns.product(rows, block, columns.TILE) for block in blocks], 1)
+        return torch.stack([rows @ block.T for block in blocks], 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,7 +96,7 @@ class _Blocks(torch.autograd.Function):
             if of_taps is not None:
                 block = of_taps[:, top : top + ctx.side, left : left + ctx.side]
                 block.add_((gradient.T @ rows).view(block.shape))
-        return of_rows, of_weight, None, None
+        return of_rows, of_weight, None, None, None
 
 
 def _places(corners: list[int]) -> list[tuple[int, int]]:
@@ -84,11 +108,12 @@ def _block(taps: Tensor, side: int, top: int, left: int) -> Tensor:
     return taps[:, top : top + side, left : left + side].reshape(len(taps), -1)
 
 
-def slice_kernels(net: nn.Module) -> None:
+def slice_kernels(net: nn.Module, tiled: bool = False) -> None:
     """Let every plain square convolution of ``net`` look at the size of its maps. Names, weights and layers stay."""
     for module in net.modules():
         if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = SlicedConv2d
+            setattr(module, "tiled", tiled)  # noqa: B010 - mypy takes it for a Conv2d still
 
 
 def _is_plain(module: nn.Conv2d) -> bool:
