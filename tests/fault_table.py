@@ -1,6 +1,7 @@
 """What became of each fault: tests marked ``fault(row)`` say so, and ``make faults`` writes the table of all rows.
 
-``make cluster`` writes a table of its own rows beside it.
+``make cluster`` writes a table of its own rows beside it. Where only some tests are asked for (``--last-failed``,
+``-k``, names of tests), the others keep what the table has of them, with the commit at which they ran.
 
 Rows are numbered as in the design's table of faults. A test reports how many faults it injected, and figures, with the
 fixture ``tally``; a test marked ``control=True`` shows that a stock or broken build fails the row.
@@ -9,6 +10,7 @@ fixture ``tally``; a test marked ``control=True`` shows that a stock or broken b
 from __future__ import annotations
 
 import csv
+import json
 import os
 import platform
 import subprocess
@@ -17,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,7 +102,8 @@ def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
     return longest + [item for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])]
 
 
-_results: list[tuple[list[int], bool, str, str, list[Any], float]] = []
+# rows, whether a control, test, outcome, [faults, kills, figures], seconds, commit
+_results: list[tuple[list[int], bool, str, str, list[Any], float, str]] = []
 _tallies: dict[str, list[Any]] = {}  # test -> what it did: said when its fixture ends, after its outcome
 _started = time.time()
 
@@ -115,7 +119,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return
     rows, control = found["fault"]
     tally = _tallies.setdefault(report.nodeid, [0, 0, {}])
-    _results.append((rows, control, report.nodeid, report.outcome, tally, report.duration))
+    _results.append((rows, control, report.nodeid, report.outcome, tally, report.duration, _commit()))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -123,6 +127,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not _results or hasattr(session.config, "workerinput"):
         return
     folder = session.config.rootpath / "reports" / "faults"
+    options = session.config.option
+    if options.keyword or options.lf or any("::" in argument for argument in session.config.args):
+        _keep(folder / ("index.csv" if FULL else "cluster.csv"))
     if FULL:
         write(folder, "index", "Faults", list(ROWS))
     elif CLUSTER:
@@ -130,14 +137,30 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         write(folder, "cluster", "Faults of a cluster", sorted(rows))
 
 
+def _keep(table: Path) -> None:
+    """Add what a table has of tests that were not asked for now."""
+    now = {one[2] for one in _results}
+    if table.exists():
+        with table.open(newline="") as file:
+            for line in csv.DictReader(file):
+                if line["test"] not in now and "commit" in line:
+                    rows, tally = list(map(int, line["rows"].split())), [int(line["faults"]), int(line["kills"])]
+                    did = [*tally, json.loads(line["figures"])]
+                    control, seconds = line["control"] == "True", float(line["seconds"])
+                    _results.append((rows, control, line["test"], line["outcome"], did, seconds, line["commit"]))
+
+
 def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
     """``NAME.md`` with a line for each row of the matrix, and ``NAME.csv`` with one for each test."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["rows", "control", "test", "outcome", "faults", "kills", "seconds"])
-        for tested, control, test, outcome, (faults, kills, _), seconds in sorted(_results, key=lambda one: one[2]):
-            writer.writerow([" ".join(map(str, tested)), control, test, outcome, faults, kills, f"{seconds:.1f}"])
+        writer.writerow(["rows", "control", "test", "outcome", "faults", "kills", "seconds", "commit", "figures"])
+        for rows_of, control, test, outcome, (faults, kills, figures), seconds, commit in sorted(
+            _results, key=lambda one: one[2]
+        ):
+            numbers = [faults, kills, f"{seconds:.1f}", commit, json.dumps(figures)]
+            writer.writerow([" ".join(map(str, rows_of)), control, test, outcome, *numbers])
     lines = [f"# {title}", "", *_summary(), "", "| row | fault | tests | faults | outcome | control | figures |",
              "|--:|---|--:|--:|---|---|---|", *map(_line, rows), "", *_facts(name), ""]  # fmt: skip
     (folder / f"{name}.md").write_text("\n".join(lines))
@@ -174,13 +197,22 @@ def _summary() -> list[str]:
     faults, kills = (sum(pair[place] for pair in counted.values()) for place in (0, 1))
     said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     return [f"{faults:,} faults injected and survived, {kills} of them kills of processes of a real sweep. "
-            f"Tests: {said}, in {(time.time() - _started) / 60:.1f} min."]  # fmt: skip
+            f"Tests: {said}, the last run in {(time.time() - _started) / 60:.1f} min."]  # fmt: skip
+
+
+@cache
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def _facts(name: str) -> list[str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commits: dict[str, int] = defaultdict(int)
+    for one in _results:
+        commits[one[6]] += 1
+    at = ", ".join(f"{count} tests at {commit}" for commit, count in sorted(commits.items(), key=lambda pair: -pair[1]))
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("ray", "mlflow", "torch"))
     command = "make cluster" if name == "cluster" else "make faults"
-    return [f"`{command}`, commit {commit.stdout.strip() or 'unknown'}, {datetime.now(UTC):%Y-%m-%d}, "
+    return [f"`{command}`, {at}, {datetime.now(UTC):%Y-%m-%d}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are fixed in the tests; "
             f"each test with its outcome and time is in {name}.csv."]  # fmt: skip
