@@ -21,7 +21,8 @@ def main() -> int:
     print(f"\nAll, briefly, in {(time.time() - began) / 60:.0f} min:")
     for file in sorted(RESULTS.glob("*-short*.md"), key=lambda file: file.stat().st_mtime):
         if file.stat().st_mtime >= began:
-            print("", *(line for line in file.read_text().splitlines() if line.startswith(("# ", "|"))), sep="\n")
+            figures = file.read_text().rpartition("\n| What | Figure |")[0]  # without the facts below
+            print("", *(line for line in figures.splitlines() if line.startswith(("# ", "|"))), sep="\n")
     if failed:
         print(f"failed: {', '.join(failed)}")
     return int(bool(failed))

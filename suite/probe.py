@@ -172,7 +172,8 @@ def _training(
     images = generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
     labels = np.arange(count, dtype=np.int64) % classes
     names = tuple(map(str, range(classes)))
-    dataset = data.Dataset("probe", names, "probe", images, labels, images[:batch], labels[:batch])
+    digest = f"probe {classes} {side} {count}"
+    dataset = data.Dataset("probe", names, digest, images, labels, images[:batch], labels[:batch])
     train = {"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}
     plain = config.model_copy(
         update={

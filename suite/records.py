@@ -96,8 +96,9 @@ class Numerics:
         threads: CPU threads of one trial.
         device: ``cpu`` or ``cuda``.
         sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
-        tiled: those are taken in products of a fixed number of images, so that an image's values do not depend on the
-            others of its batch; in bf16, maps of up to 8 x 8 pixels with many channels are such products too.
+        tiled: those are products of a fixed number of images, so that an image's values do not depend on the others of
+            its batch; in bf16, so are maps with 256 and more channels of up to 4 x 4 pixels, and the gradients of
+            weights of up to 8 x 8.
         fused: trials of a pack that have the same shapes are trained as one network.
     """
 

@@ -175,12 +175,13 @@ class Member:
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
         if stopped:
             return [*outcomes, self._end(Status.INTERRUPTED)]
-        self.reported = self.training.epoch
+        told = max(self.reported, self.training.epoch)
         if self.training.complete:
             facts = self.training.finish()
             self._publish(*facts["files"])
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
+        self.reported = told  # not before: where the trial's files cannot be written, nothing above was told
         return outcomes
 
     def _hung(self) -> list[Outcome]:

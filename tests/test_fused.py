@@ -268,6 +268,36 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
     assert epochs == [(member.trial.id, epoch) for member in members for epoch in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["with its checkpoint", "without"])
+def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
+    tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last epoch is trained, then a disk is full: what that call would have told, the next one tells."""
+    (tmp_path / LAUNCH_FILE).write_text("token")
+    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
+    given = asdict(trial(arch="nets:tiny", epochs=2))
+    (tmp_path / "trials" / given["id"]).mkdir(parents=True)
+    member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
+    monkeypatch.setattr(Member, "_prepare", lambda self: training(self.trial, tmp_path / "trials" / self.trial.id))
+    monkeypatch.setattr(Member, "_wait", lambda self, seconds: None)
+    full = iter([OSError(28, "No space left on device")])
+    finish, save = Training.finish, Training.save
+
+    def fails_once(self: Training) -> dict[str, Any]:
+        for error in full:
+            raise error
+        return finish(self)
+
+    monkeypatch.setattr(Training, "finish", fails_once)
+    if not kept:
+        monkeypatch.setattr(Training, "save", lambda self: save(self) if self.epoch < 2 else None)
+    outcomes: list[Any] = []
+    while not member.done:
+        outcomes += member.advance()
+    assert [each["epoch"] for each in outcomes if each["kind"] == "epoch"] == [1, 2]
+    assert outcomes[-1]["status"] == "finished"
+
+
 @pytest.mark.parametrize("other", [{"batch_size": 20}, {"arch": "plain32"}, {"data__train_size": 40}], ids=str)
 def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
     assert not fused.can_join([made(tmp_path, 0), made(tmp_path, 1, **other)])

@@ -114,6 +114,18 @@ def test_columns_give_the_convolution_in_fp32_to_what_bf16_can_tell(
         assert 0 < off < max(0.006, 1.5 * known), (off, known)
 
 
+def test_a_network_may_add_into_what_a_convolution_by_columns_gave() -> None:
+    """As a block that ends in ``out += shortcut`` does."""
+    layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False))
+    slice_kernels(layer, tiled=True)
+    images = torch.randn(2, 256, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(images)
+        out += images
+    out.float().sum().backward()
+    assert images.grad is not None
+
+
 @pytest.mark.parametrize(
     ("channels", "side", "in_bf16", "asked"),
     [(256, 8, True, True), (256, 8, True, False), (256, 8, False, True), (128, 8, True, True), (256, 9, True, True)],

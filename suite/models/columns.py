@@ -38,7 +38,8 @@ class Columns(torch.autograd.Function):
         kernel, side = weight.shape[-1], images.shape[-1]
         if (side + 2 * padding - kernel) // stride + 1 > ALL_SIDE:
             return F.conv2d(images, rounded, None, stride, padding)
-        return _product(images, _as_matrix(rounded), kernel, stride, padding)
+        # a tensor of its own: autograd forbids changing a view that a Function returns, and a network may add into it
+        return _product(images, _as_matrix(rounded), kernel, stride, padding).clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -57,9 +57,9 @@ def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
     Args:
         images: float32 (B, C, H, W), given to each.
     """
-    nets = [copy.deepcopy(net) for net in nets]  # training moves a BatchNorm's statistics
-    side_by_side = torch.cat([images] * len(nets), 1)
     try:
+        nets = [copy.deepcopy(net) for net in nets]  # training moves a BatchNorm's statistics
+        side_by_side = torch.cat([images] * len(nets), 1)
         with torch.no_grad():
             alone = torch.cat([net.eval()(images) for net in nets], 1)
             joined = fuse(nets, [Generator(images.device) for _ in nets])
@@ -70,7 +70,7 @@ def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
             before = _random_state(images.device)
             joined(side_by_side)
             return torch.equal(before, _random_state(images.device))  # each network draws from its own generator
-    except (TypeError, RuntimeError, ValueError, IndexError):
+    except (TypeError, RuntimeError, ValueError, IndexError, MemoryError):
         return False
 
 
