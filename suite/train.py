@@ -32,7 +32,7 @@ from suite.spec import TrialConfig
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
 EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
 LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
-# node runs as many packs as it has slots (50,000 images x 512 channels of 2 x 2 pixels in fp32 would be 390 MiB)
+# node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
 LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
 
 
