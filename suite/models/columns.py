@@ -8,8 +8,8 @@ kernel. With channels behind pixels a row is k runs of k C values, cheap to lay 
 Of 128 images, two threads of a shared Xeon with AMX, torch 2.13, ms with oneDNN -> so (fastest of seven, one run; in
 brackets fp32, in which it is not worth it): 512 -> 512 channels, 4 x 4 pixels: forward 36 -> 17 (66 -> 54), weights 50
 -> 15 (67 -> 56), inputs 23 -> 16 (52 -> 55). 256 -> 512, 8 x 8, stride 2: forward 7 -> 9, weights 28 -> 7. 256 -> 256,
-8 x 8: weights 43 -> 26, forward 15 -> 23. 128 -> 128, 16 x 16: weights 24 -> 34. A prototype without tiles, a quarter of
-an hour before: 33 -> 14, 97 -> 19 and 34 -> 15 for the first, 16 -> 8 and 60 -> 10 for the second.
+8 x 8: weights 43 -> 26, forward 15 -> 23. 128 -> 128, 16 x 16: weights 24 -> 34. A prototype without tiles, an hour
+before: 33 -> 14, 97 -> 19 and 34 -> 15 for the first, 16 -> 8 and 60 -> 10 for the second.
 """
 
 from __future__ import annotations
