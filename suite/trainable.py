@@ -7,7 +7,9 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 import traceback
@@ -16,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -70,6 +73,7 @@ class PackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
         assert shared is not None  # given by tune.with_parameters; not user input
+        _leave_sigterm_to_the_driver()
         self.shared = shared
         for folder in shared.search_path:
             plugin.add_search_path(folder)
@@ -403,6 +407,24 @@ def working_folder(bucket: Bucket) -> Path:
     from suite.data import cache_folder
 
     return bucket.working_folder(cache_folder()) / ".workers"
+
+
+def _leave_sigterm_to_the_driver() -> None:
+    """Where Ray's processes were started deaf to SIGTERM, do nothing at one: the driver, too, has it, and asks to stop.
+
+    Deafness is inherited, and would keep processes that a user's code starts here from being ended: they hear it.
+    """
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        return  # a worker of somebody's cluster
+    worker = os.getpid()
+
+    def pass_over(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != worker:  # a fork
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, pass_over)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _tidy_up_after_others(shared: Shared) -> None:

@@ -23,13 +23,15 @@ import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import psutil
 import ray
 from ray import tune
-from ray._private import ray_constants, services, worker
+from ray._private import node, ray_constants, services, worker
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
@@ -48,6 +50,7 @@ LOST_WORKERS = 3  # times a pack starts again after its worker died
 SWITCH_S = 0.0005  # Python's is 0.005: so long Tune's loop would wait for tracking's thread, several times a report
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
+ONE_SIGNAL_S = 0.1  # `timeout` signals its child and then its child's group: that is no second request
 Next = Callable[[], list[dict[str, Any]] | None]
 
 # Tune gives each worker a copy of these, and Ray writes it to a log below /tmp/ray that everybody may read. The suite's
@@ -103,7 +106,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self, say: Callable[[str], None]) -> Iterator[None]:
-        """SIGINT and SIGTERM request a stop; a second one ends the process at once."""
+        """SIGINT and SIGTERM request a stop; another one, later, ends the process at once."""
         self._say = say
         kept = {number: signal.getsignal(number) for number in SIGNALS}
         self.listen()
@@ -121,6 +124,8 @@ class Stop:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.since is not None and self.signal == number and time.monotonic() - self.since < ONE_SIGNAL_S:
+            return
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
@@ -146,7 +151,7 @@ def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
     if ours:
         level = logging.INFO if verbose else logging.ERROR
         try:
-            with _private() if here else nullcontext():
+            with _private() if here else nullcontext(), _spared() if here else nullcontext():
                 ray.init(
                     address=address,
                     include_dashboard=False,
@@ -211,6 +216,20 @@ def _private() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = kept
 
 
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Have the processes that Ray starts here, and theirs, be deaf to SIGTERM, as Ray makes them deaf to SIGINT.
+
+    `timeout` signals the whole process group, Slurm and systemd each process of a job. Without this Ray's head would
+    go before the trials could save, and the driver would look for it for a minute.
+    """
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+
+
 def _guard_token() -> None:
     """Keep others on this machine from reading Ray's token, which is all that one needs to run code in a cluster.
 
@@ -250,18 +269,34 @@ def _shut_down(tidy: bool) -> None:
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
-    folder = ""
+    head = worker._global_node
+    below = _below(head) if head is not None else []
     try:
-        # the autoscaler of a Ray of ours has nothing to scale, and needs more than the second that Ray gives it to end
-        if (node := worker._global_node) is not None:
-            node.kill_monitor(check_alive=False)
-            folder = node.get_session_dir_path()
+        if head is not None:  # they are deaf to SIGTERM, so nothing is gained by the second that Ray gives each
+            head.kill_all_processes = partial(_at_once, head.kill_all_processes)
         ray.shutdown()
     finally:
         if collects:
             gc.enable()
-    if tidy and folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    for process in below:  # what a raylet that is killed leaves behind for a while
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(below, timeout=2)
+    if tidy and head is not None:
+        shutil.rmtree(head.get_session_dir_path(), ignore_errors=True)
+
+
+def _below(head: node.Node) -> list[psutil.Process]:
+    """The processes that those of a Ray of ours started: its workers and agents. None, if it was met, not started."""
+    found: list[psutil.Process] = []
+    for started in (one for kind in head.all_processes.values() for one in kind):
+        with suppress(psutil.NoSuchProcess):
+            found += psutil.Process(started.process.pid).children(recursive=True)
+    return found
+
+
+def _at_once(kill_all: Callable[..., None], **how: Any) -> None:
+    kill_all(**how | {"allow_graceful": False})
 
 
 def _meet(address: str) -> None:

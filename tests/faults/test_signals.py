@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from alone import alone
-from conftest import SWEEP, TINY, Folder
+from conftest import REPO, SWEEP, TINY, Folder
 from fault_table import Tally
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -188,6 +189,60 @@ def test_a_second_signal_ends_it_at_once(folder: Folder, tally: Tally) -> None:
     folder.sweep()
     assert folder.runs() == dict.fromkeys(folder.curves(), "FINISHED")
     tally.add(kills=2)
+
+
+def to_the_group(process: subprocess.Popen[str], below: list[psutil.Process]) -> None:
+    """As `timeout` does: the child, then its group."""
+    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+def to_each_process(process: subprocess.Popen[str], below: list[psutil.Process]) -> None:
+    """As Slurm does at a job's end, and systemd: everything that the job started, in any order."""
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.fault(2, full=True)
+@pytest.mark.parametrize("send", [to_the_group, to_each_process])
+def test_a_signal_to_all_is_a_signal_to_the_driver(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally,
+    send: Callable[[subprocess.Popen[str], list[psutil.Process]], None],
+) -> None:  # fmt: skip
+    often(folder)
+    process = folder.start(SLOW="0.1")
+    folder.wait_for(process, epochs_done(3))
+    below = ours(process)
+    began = time.monotonic()
+    send(process, below)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 143, output
+    assert time.monotonic() - began < 10
+    assert "SIGTERM" in output and "Traceback" not in output and "worker died" not in output, output
+    assert "RUNNING" not in [*folder.runs().values(), *folder.parents()]
+    assert left_of(below, 15) == []
+    ended = [entry for entry in folder.journal if entry["kind"] == "end"]
+    assert not any(entry["status"] == "FAILED" for entry in ended), ended
+    folder.sweep()
+    folder.assert_tracked()
+    assert folder.curves() == alone(folder.path, tmp_path / "alone", monkeypatch)
+    tally.add()
+
+
+@pytest.mark.fault(2, control=True, full=True)
+def test_without_the_mask_ray_goes_first(folder: Folder) -> None:
+    """A build that starts Ray as Ray starts itself."""
+    often(folder)
+    (folder.path / "sitecustomize.py").write_text(
+        "import contextlib, signal\nsignal.pthread_sigmask = lambda how, mask: set()\n"
+    )
+    process = folder.start(SLOW="0.1", PYTHONPATH=f"{folder.path}:{REPO}")
+    folder.wait_for(process, epochs_done(3))
+    to_the_group(process, [])
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 143, output
 
 
 @pytest.mark.fault(5, full=True)
