@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["SUITE_CACHE"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """A shell has its background jobs ignore SIGINT, which their children inherit: sweeps of tests hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @functools.cache
 def _empty_store() -> Path:
     """MLflow's database without a run, as MLflow makes it."""
@@ -120,6 +128,7 @@ class Folder:
         (path / "tiny_net.py").write_text(TINY)
         self.name = "tiny"
         self.first = False  # whether MLflow's store is not there yet, and the sweep makes it
+        self.report = False  # whether sweeps make their report, a fifth of a small launch's work
 
     def write(self, **changes: Any) -> Path:
         """The sweep file: SWEEP with top-level keys replaced, or dropped where None."""
@@ -147,7 +156,7 @@ class Folder:
         """Run the sweep file and insist on the exit code."""
         if code not in (2, 6):  # what is refused must leave nothing behind
             self._store_as_elsewhere(arguments)
-        done = self.run("sweep.yaml", *arguments, **extra)
+        done = self.run("sweep.yaml", *self._as_asked(arguments), **extra)
         assert done.returncode == code, f"exit code {done.returncode} instead of {code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
@@ -156,9 +165,12 @@ class Folder:
         """Start the sweep file in the background, in a process group of its own as a shell would."""
         self._store_as_elsewhere(arguments)
         return subprocess.Popen(
-            self.command("sweep.yaml", *arguments), cwd=self.path, env=self.environment(**extra),
+            self.command("sweep.yaml", *self._as_asked(arguments)), cwd=self.path, env=self.environment(**extra),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
+
+    def _as_asked(self, arguments: tuple[str, ...]) -> list[str]:
+        return [*arguments, *(["--no-report"] if not self.report and "--no-report" not in arguments else [])]
 
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
         """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""

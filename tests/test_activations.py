@@ -429,7 +429,7 @@ def test_a_stop_ends_the_drawing(tmp_path: Path) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("drawn"))
     folder.write(resources={"cpu": 1, "pack": 2})
-    folder.sweep("--no-report")
+    folder.sweep()
     return folder
 
 
@@ -472,7 +472,7 @@ def test_each_run_of_a_sweep_shows_its_sheets(done: Folder) -> None:
 def test_launching_again_with_a_lost_cursor_doubles_no_image(done: Folder) -> None:
     before = {name: shown(done, run_of(done, name)) for name in done.runs()}
     next(done.path.glob("runs/*/tracking.json")).unlink()
-    done.sweep("--no-report")
+    done.sweep()
     assert {name: shown(done, run_of(done, name)) for name in done.runs()} == before
 
 
@@ -533,6 +533,6 @@ def test_bad_input_is_told_without_a_traceback(done: Folder, arguments: tuple[st
 def test_a_sweep_without_activations_draws_none(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write(activations=False, seeds=[0], parameters=None)
-    folder.sweep("--no-report")
+    folder.sweep()
     assert not any(entry["kind"] == "images" for entry in folder.journal)
     assert not [*folder.path.glob("mlartifacts/*/*/artifacts/images")]

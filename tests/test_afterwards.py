@@ -26,7 +26,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A finished sweep; the checkpoints of all but the champion are gone by the budget."""
     folder = Folder(tmp_path_factory.mktemp("done"))
     folder.write(checkpoints={"keep": 1})
-    folder.sweep("--no-report")
+    folder.sweep()
     return folder
 
 

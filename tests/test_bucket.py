@@ -397,7 +397,7 @@ def test_a_driver_that_was_replaced_stops_and_does_not_stop_the_other(
     for name, value in first.variables.items():
         monkeypatch.setenv(name, value)
     first.write(seeds=[0])
-    asleep = first.start("--no-report", SLOW="0.1")
+    asleep = first.start(SLOW="0.1")
     first.wait_for(asleep, epochs_done(2))
     group = [psutil.Process(asleep.pid), *psutil.Process(asleep.pid).children(recursive=True)]
     for one in group:
@@ -437,7 +437,7 @@ def test_a_store_that_is_away_holds_nothing_up(
     (folder.path / "tiny_net.py").write_text((folder.path / "tiny_net.py").read_text().replace(
         "time.sleep(", "open('steps', 'a').write('.') and time.sleep("))  # fmt: skip
     folder.write(seeds=[0], parameters=None)
-    process = folder.start("--no-report", SLOW="0.5")
+    process = folder.start(SLOW="0.5")
     folder.wait_for(process, epochs_done(1))
     steps = tmp_path / "steps"
     before, away[0] = steps.stat().st_size, True

@@ -79,7 +79,7 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
 def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     """The cursor is behind: as after a sweep that ended with exit code 4."""
     folder.write(parameters=None, seeds=[0])
-    folder.sweep("--no-report")
+    folder.sweep()
     rows = folder.metric_rows()
     run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
     with sqlite3.connect(folder.path / "mlflow.db") as connection:
@@ -99,7 +99,7 @@ def test_what_an_outage_left_is_sent(folder: Folder) -> None:
 
 def test_a_sweep_that_runs_is_left_alone(folder: Folder) -> None:
     folder.write(parameters=None, seeds=[0])
-    folder.sweep("--no-report")
+    folder.sweep()
     lock = Lock(folder.path / "runs" / "tiny")
     try:
         said = look(folder, "--fix", code=0)
@@ -122,7 +122,7 @@ def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: p
 
 def test_results_that_changed_and_folders_that_cannot_be_used_are_said(folder: Folder) -> None:
     folder.write(parameters=None, seeds=[0], activations=False)
-    folder.sweep("--no-report")
+    folder.sweep()
     for name in ("best.pt", "predictions.npz"):
         (file,) = (folder.path / "runs").rglob(name)
         content = bytearray(file.read_bytes())

@@ -53,6 +53,6 @@ def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fracti
 @pytest.mark.fault(43)
 def test_without_a_gpu_the_sweep_runs_on_the_cpu_and_says_so_in_one_line(folder: Folder, wanted: object) -> None:
     folder.write(resources={"cpu": 1, "gpu": wanted}, seeds=[0], parameters=None)
-    done = folder.sweep("--no-report")
+    done = folder.sweep()
     lines = [line for line in done.stdout.splitlines() if "GPU" in line or "gpu" in line]
     assert lines == ["no GPU here: the sweep runs on the CPU"]

@@ -72,7 +72,7 @@ def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_pa
     said = folder.sweep("--dry-run").stdout
     assert "2 of 4 arms: features of the 3 frozen layers are computed once and kept" in said
     assert "2 of 4 arms: features of the 3 frozen layers are kept for validation and test" in said
-    folder.sweep("--no-report", "--max-concurrent", "1")
+    folder.sweep("--max-concurrent", "1")
     ends = {entry["id"]: entry["prefix"] for entry in folder.journal if entry["kind"] == "end"}
     names = {entry["id"]: entry["arm"] for entry in folder.journal if entry["kind"] == "trial"}
     ways = {names[key]: way for key, way in ends.items()}
@@ -85,7 +85,7 @@ def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_pa
     whole = Folder(tmp_path / "whole")
     settings["train"]["cache_prefix"] = "off"
     whole.write(parameters=None, arms=arms, seeds=[0], trial=settings, activations=False)
-    whole.sweep("--no-report", "--max-concurrent", "1")
+    whole.sweep("--max-concurrent", "1")
     assert {entry["prefix"] for entry in whole.journal if entry["kind"] == "end"} == {
         "run each time: train.cache_prefix is off"
     }

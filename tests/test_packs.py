@@ -39,7 +39,7 @@ def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Folder, s
     folder = Folder(tmp_path_factory.mktemp("reused"))
     write(folder, trial=_with(arch="tiny_net:says"))
     pids = folder.path / "pids"
-    folder.sweep("--max-concurrent", "1", "--no-report", PIDS=str(pids))
+    folder.sweep("--max-concurrent", "1", PIDS=str(pids))
     return folder, set(pids.read_text().split()) - {str(os.getpid())}
 
 
@@ -69,7 +69,7 @@ def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
     reused: tuple[Folder, set[str]], folder: Folder
 ) -> None:
     write(folder, trial=_with(arch="tiny_net:says"))
-    folder.sweep("--no-report", PIDS=os.devnull)
+    folder.sweep(PIDS=os.devnull)
     ids = [
         {entry["name"]: entry["id"] for entry in each.journal if entry["kind"] == "trial"}
         for each in (folder, reused[0])
@@ -88,14 +88,14 @@ def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
     folder.write(
         parameters=None, arms=arms, seeds=[0, 1], resources={"cpu": 1, "pack": 3}, trial=_with("tiny_net:build")
     )
-    process = folder.start("--no-report", SLOW="0.1")
+    process = folder.start(SLOW="0.1")
     folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 5)
     process.kill()
     process.communicate()
     before = folder.curves()
     assert 0 < sum(map(len, before.values())) < 12
     assert sum(bool(epochs) for epochs in before.values()) >= 2, "a pack's trials must run together"
-    done = folder.sweep("--no-report", code=3)
+    done = folder.sweep(code=3)
     assert "came out differently" not in done.stdout
     curves = folder.curves()
     healthy = [f"{arm} seed={seed}" for arm in ("fine", "other") for seed in (0, 1)]

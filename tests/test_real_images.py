@@ -41,8 +41,8 @@ class Shipped(Folder):
 def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
     """The README's short command, on fewer images and three arms; then looked at as its user would."""
     folder = Shipped(
-        tmp_path, "augmentation", "seeds=[0,1]", "train.epochs=3", "model.arch=resnet20",
-        "data.train_size=1000", "data.val_size=500", "data.test_size=500",
+        tmp_path, "augmentation", "seeds=[0,1]", "train.epochs=2", "model.arch=resnet20",
+        "data.train_size=600", "data.val_size=200", "data.test_size=200",
     )  # fmt: skip
     chosen = ("--only", "augment=none", "--only", "augment=flip", "--only", "augment=crop+flip+cutout")
     folder.sweep(*chosen, timeout=500)
@@ -59,7 +59,7 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         page.goto(f"{base}/{run['augment=flip seed=1']}/model-metrics")
         page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
-        page.wait_for_function(  # curves of three epochs: paths of more than one point
+        page.wait_for_function(  # curves of two epochs: paths of more than one point
             "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
         )
         page.goto(f"{base}/{run['augment=flip seed=1']}/artifacts")
@@ -75,7 +75,7 @@ def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Pa
         tmp_path, "transfer", "seeds=[0]", "train.epochs=3", "train.batch_size=32",
         f"model.imagenet_file={WEIGHTS}", "data.train_size=2000", "data.val_size=300", "data.test_size=200",
     )  # fmt: skip
-    folder.sweep("--no-report", timeout=500)
+    folder.sweep(timeout=500)
     last = {name.split()[0]: epochs[3]["val/acc"] for name, epochs in folder.curves().items()}
     assert set(last) == {"scratch", "finetune", "config1", "config2"}
     assert min(last["finetune"], last["config1"], last["config2"]) > last["scratch"] + 0.05, last
@@ -89,12 +89,12 @@ def test_the_joint_search_killed_in_the_middle_is_finished(tmp_path: Path) -> No
         "early_terminate.grace_epochs=1", f"model.imagenet_file={WEIGHTS}",
         "data.train_size=800", "data.val_size=200", "data.test_size=200",
     )  # fmt: skip
-    process = folder.start("--no-report")
+    process = folder.start()
     folder.wait_for(process, ripe)
     process.kill()
     process.communicate()
     before = folder.journal
-    folder.sweep("--no-report")
+    folder.sweep()
     assert set(folder.runs().values()) == {"FINISHED"} and folder.parents() == ["FINISHED"]
     trials = [entry["id"] for entry in folder.journal if entry["kind"] == "trial"]
     assert len(folder.runs()) == len(trials) == len(set(trials))

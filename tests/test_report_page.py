@@ -271,6 +271,7 @@ def test_the_page_passes_axe_cores_rules(width: int, scheme: str, store: Store, 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("reported"))
+    folder.report = True
     folder.write(
         parameters={"augment": {"values": ["none", "flip"]}}, baseline={"augment": "none"},
         resources={"cpu": 1, "pack": 2},
@@ -324,6 +325,7 @@ def test_two_arms_are_compared_image_by_image(done: Folder, arguments: Any, code
 def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
     """Trials that ran from another place keep their champion and pictures: the images tell, not their address."""
     folder = Folder(tmp_path)
+    folder.report = True
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -337,7 +339,7 @@ def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
         "train": {"epochs": 1, "batch_size": 6, "lr": 0.05, "precision": "fp32"},
     }  # fmt: skip
     folder.write(trial=trial, parameters={"augment": {"values": ["none", "flip"]}}, seeds=[0])
-    folder.sweep("--no-report")
+    folder.sweep()
     (tmp_path / "first").rename(tmp_path / "second")
     (tmp_path / "runs" / "tiny" / "test_images.npz").unlink()
     again = folder.sweep("data.root=second")

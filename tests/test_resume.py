@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alone import alone
 from conftest import SWEEP, Folder
 
 pytestmark = pytest.mark.slow
@@ -31,20 +33,22 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.fault(1, 3, 4)
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=["INT", "TERM", "KILL"]
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.full), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=["INT", "TERM", "KILL"],
 )
 def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
-    folder: Folder, unbroken: dict[str, Any], number: int, code: int
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     folder.write()
     process = folder.start(SLOW="0.1")
     folder.wait_for(process, epochs_done(3))
     before = folder.curves()
-    # Ctrl-C in a terminal reaches the whole foreground group; the others are sent to the one process
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
+    # Ctrl-C in a terminal reaches the whole foreground group, as does what `timeout` sends; a kill reaches one process
+    if number == signal.SIGKILL:
+        process.kill()
     else:
-        process.send_signal(number)
+        os.killpg(process.pid, number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
     assert "Traceback" not in output, output
@@ -53,9 +57,10 @@ def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
         assert "RUNNING" not in [*folder.runs().values(), *folder.parents()]
         assert "KILLED" in folder.runs().values()
     folder.sweep()
-    assert folder.curves() == unbroken
-    assert all(folder.curves()[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
-    assert folder.runs() == dict.fromkeys(unbroken, "FINISHED")
+    curves = folder.curves()
+    assert curves == alone(folder.path, tmp_path / "alone", monkeypatch) and len(curves) == 4
+    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    assert folder.runs() == dict.fromkeys(curves, "FINISHED")
     assert folder.parents() == ["FINISHED"]
     folder.assert_tracked()
 
@@ -175,21 +180,21 @@ def alias(folder: Folder) -> list[str]:
 @pytest.mark.full
 def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_its_trials(folder: Folder) -> None:
     folder.write(seeds=[0], checkpoints={"keep": 1})
-    folder.sweep("--no-report")
+    folder.sweep()
     first = alias(folder)
-    folder.sweep("train.epochs=2", "--no-report")
+    folder.sweep("train.epochs=2")
     second = alias(folder)
     assert len(first) == len(second) == 1 and first != second
-    back = folder.sweep("--no-report")
+    back = folder.sweep()
     assert "already complete" in back.stdout and "models:/tiny@champion" in back.stdout
     assert alias(folder) == first
     with sqlite3.connect(folder.path / "mlflow.db") as store:  # as if it had never been registered
         store.execute("update model_versions set run_id = 'gone' where run_id = ?", first)
-    lost = folder.sweep("--no-report")
+    lost = folder.sweep()
     assert "so it is not registered" in lost.stdout and "seed=0, not registered" in lost.stdout
     assert alias(folder) == []
     ids = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
-    folder.sweep("train.epochs=2", "--force", "--only", "lr=0.05", "--no-report")
+    folder.sweep("train.epochs=2", "--force", "--only", "lr=0.05")
     after = set(folder.query("select run_uuid from runs where lifecycle_stage = 'active'"))
     assert len(after) == len(ids) == 5 and len(ids & after) == 4, "the other plan's runs stay"
 
@@ -198,7 +203,7 @@ def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_
 def test_another_precision_is_said_and_numerics_of_a_first_launch_stay(folder: Folder) -> None:
     auto = {**SWEEP["trial"], "train": {**SWEEP["trial"]["train"], "precision": "auto"}}
     folder.write(trial=auto, seeds=[0], parameters={"train.lr": {"values": [0.05]}})
-    folder.sweep("--no-report")
+    folder.sweep()
     chosen = next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]
     journal = folder.path / "runs" / "tiny" / "journal.jsonl"
     other = {"fp32": "bf16", "bf16": "fp32"}[chosen["precision"]]
@@ -206,8 +211,8 @@ def test_another_precision_is_said_and_numerics_of_a_first_launch_stay(folder: F
     assert f'"precision": "{other}"' in text, "the journal is written in another form than this test knows"
     journal.write_text(text)
     folder.write(trial=auto, seeds=[0, 1], parameters={"train.lr": {"values": [0.05]}})
-    folder.sweep("--no-report")
+    folder.sweep()
     second = [entry for entry in folder.journal if entry["kind"] == "trial"][-1]
     assert second["seed"] == 1 and second["numerics"]["precision"] == other, "a second launch does not measure again"
-    said = folder.sweep(f"train.precision={chosen['precision']}", "--no-report").stdout
+    said = folder.sweep(f"train.precision={chosen['precision']}").stdout
     assert f"what was trained in {other} is kept as it is" in said

@@ -34,12 +34,12 @@ def ends(folder: Folder) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder) -> None:
     folder.write(**SEARCH)
-    process = folder.start("--no-report", SLOW="0.05")
+    process = folder.start(SLOW="0.05")
     folder.wait_for(process, lambda journal: sum(entry["kind"] == "end" for entry in journal) >= 3)
     process.kill()
     process.communicate()
     before = {name: entry for name, entry in ends(folder).items() if entry["status"] in ("finished", "stopped")}
-    done = folder.sweep("--no-report")
+    done = folder.sweep()
     assert "confirming" in done.stdout
     trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
     assert sum(entry["seed"] == 0 for entry in trials) == SEARCH["run_cap"]
@@ -61,7 +61,7 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
     assert "RUNNING" not in [*folder.runs().values(), *folder.parents()]
     assert len(folder.runs()) == len(trials)
     folder.assert_tracked()
-    again = folder.sweep("--no-report")
+    again = folder.sweep()
     assert "already complete" in again.stdout and len(folder.runs()) == len(trials)
 
 
@@ -70,7 +70,7 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
 def test_a_random_search_with_median_stopping(folder: Folder) -> None:
     early = {"type": "median", "grace_epochs": 1, "min_trials": 2}
     folder.write(**(SEARCH | {"method": "random", "run_cap": 5, "early_terminate": early, "baseline": None}))
-    folder.sweep("--no-report")
+    folder.sweep()
     trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
     assert sum(entry["seed"] == 0 for entry in trials) == 5 and sum(entry["seed"] == 1 for entry in trials) == 2
     assert set(folder.runs().values()) == {"FINISHED"}
@@ -83,7 +83,7 @@ def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
         **(SEARCH | {"run_cap": 3, "early_terminate": None, "baseline": None, "confirm": None, "seeds": [0]}),
         metric=[{"name": "val/acc"}, {"name": "time/epoch_s"}],
     )
-    folder.sweep("--no-report")
+    folder.sweep()
     assert len(folder.runs()) == 3
     assert not any(entry["kind"] == "champion" for entry in folder.journal)
 

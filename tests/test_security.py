@@ -691,6 +691,7 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
     cache = Path(tempfile.mkdtemp(prefix="cache-", dir=path.parent))
     secrets = CANARIES | {"HOME": str(home), "RAY_TMPDIR": str(ray), "SUITE_CACHE": str(cache), "SLOW": "0.1"}
     try:
+        folder.report = True
         process = folder.start(f"description=Does it help? secret={OVERRIDE_CANARY}", "-v", **secrets)
         folder.wait_for(process, lambda journal: any(entry["kind"] == "epoch" for entry in journal))
         heard = listening(psutil.Process(process.pid))

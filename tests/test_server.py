@@ -308,7 +308,7 @@ def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[
 def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServer, tmp_path: Path) -> None:
     folder = Served(tmp_path, server)
     write(folder, "killed", epochs=10)
-    process = folder.start("--no-report", SLOW="0.04")
+    process = folder.start(SLOW="0.04")
     folder.wait_for(process, lambda journal: len(epochs_of(journal)) >= 5)
     server.kill()
     during = len(epochs_of(folder.journal))
@@ -335,7 +335,7 @@ def test_a_server_that_dies_for_good_costs_the_exit_code_only(server: TeamServer
     assert len(epochs_of(folder.journal)) == 2, "the sweep went on to its end"
     assert "not fully synced" in done.stdout
     server.start()
-    again = folder.sweep("--no-report")
+    again = folder.sweep()
     assert "already complete" in again.stdout
     assert_whole(folder)
 
@@ -368,7 +368,7 @@ def test_an_outage_does_not_slow_training(outage_s: int, server: TeamServer, tmp
     folder = Served(tmp_path, server)
     before_s = max(20, outage_s)
     write(folder, f"outage-{outage_s}", epochs=before_s + outage_s + 35, parameters=None, seeds=[0, 1])
-    process = folder.start("--no-report", "--max-concurrent", "1", SLOW="0.06")
+    process = folder.start("--max-concurrent", "1", SLOW="0.06")
     folder.wait_for(process, lambda journal: len(epochs_of(journal)) >= 5)
     began = epochs_of(folder.journal)[-1]["ts_ms"]
     folder.wait_for(process, lambda journal: epochs_of(journal)[-1]["ts_ms"] >= began + 1000 * before_s)
@@ -404,7 +404,7 @@ def test_sweeps_at_once_while_the_database_restarts(
         (tmp_path / name).mkdir()
         folders.append(Served(tmp_path / name, server))
         write(folders[-1], name, epochs=20 if sweeps == 2 else 60)
-    processes = [folder.start("--no-report", "--max-concurrent", "1", SLOW="0.05") for folder in folders]
+    processes = [folder.start("--max-concurrent", "1", SLOW="0.05") for folder in folders]
     for folder, process in zip(folders, processes, strict=True):
         folder.wait_for(process, lambda journal: len(epochs_of(journal)) >= 5, seconds=300)
     postgres.stop()
