@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from suite import models
+from suite import memory, models
 from suite.records import EpochRecord
-from suite.train import Training, clock, explained
+from suite.train import Training, clock
 
 Ended = EpochRecord | Exception | None
 """What an epoch came to: its record; None, it was stopped; or the trial's error."""
@@ -47,7 +47,7 @@ def advance(trainings: Sequence[Training]) -> list[Ended]:
             try:
                 found[number] = training.close(whole, seconds)
             except Exception as error:  # this trial's own; the others go on
-                found[number] = explained(error, training.config)
+                found[number] = memory.explained(error, training.config)
     return [found[number] for number in range(len(trainings))]
 
 
@@ -65,7 +65,7 @@ def _train_epoch(running: list[tuple[int, Training]], found: dict[int, Ended]) -
         try:
             left = _step(joined, running, generators, found)
         except Exception as error:  # of the joint pass: no memory for all of them
-            found |= {number: explained(error, training.config) for number, training in running}
+            found |= {number: memory.explained(error, training.config) for number, training in running}
             return False
         if len(left) < len(running):
             running, joined = left, None

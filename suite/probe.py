@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from suite import data, environment, fused, models
+from suite import data, environment, fused, memory, models
 from suite.errors import brief
 from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import TrialConfig
@@ -202,7 +202,7 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder, _own_threads():
         training = _training(config, classes, side, numerics, Path(folder))
-        before = _resident_gib()
+        before = memory.resident_gib()
         first = training.advance()  # warm-up: kernels are chosen and compiled
         batch, speed = config.train.batch_size, first.metrics["time/img_per_s"] if first is not None else 0.0
         if not on_gpu and batch > CPU_BATCH and batch < STEP_S * speed:
@@ -213,17 +213,11 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
         started = clock(training.device)
         training.evaluate_test()
         eval_s = (clock(training.device) - started) / len(training.test)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else _resident_gib() - before
+        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory.resident_gib() - before
         size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
         trainable, _ = models.count_parameters(training.model)
         states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
         return Cost(train_s, eval_s, max(0.0, peak), (2 * size + states * 4 * trainable) / 2**20)
-
-
-def _resident_gib() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 2**30
 
 
 def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, checkpoint, data, disk, features, models, optim, records, sheets
-from suite.errors import DivergedError, OutOfMemoryError
+from suite import augment, checkpoint, data, disk, features, memory, models, optim, records, sheets
+from suite.errors import DivergedError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
+from suite.scores import Running, scores
 from suite.spec import TrialConfig
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
@@ -89,7 +89,7 @@ class Training:
         self._prepare_prefix(dataset.digest, cache or data.cache_folder(), others)
         self.records: list[EpochRecord] = []
         self.step = 0  # steps done in the epoch in progress
-        self.partial = _Partial()
+        self.partial = Running()
         self.best: dict[str, Any] = {}
         self._saved_at = time.monotonic()
         self._take_up()
@@ -262,7 +262,7 @@ class Training:
             whole = self._train_epoch()
             return self.close(whole, clock(self.device) - started)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise explained(error, self.config) from error
+            raise memory.explained(error, self.config) from error
 
     def _train_epoch(self) -> bool:
         """Steps until the epoch ends (True) or a stop is asked for (False)."""
@@ -364,18 +364,18 @@ class Training:
         for name in ("val", "test"):
             if len(self.fed[name]):
                 logits[name], labels = self._predict(name)
-                figures |= _figures(name, logits[name], labels)
+                figures |= scores(name, logits[name], labels)
         figures |= {
             records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
             records.IMAGES_PER_SECOND: images_per_second,
             records.LEARNING_RATE: self.optimizer.param_groups[-1]["lr"],
-            records.MEMORY_GIB: _memory_gib(self.device),
+            records.MEMORY_GIB: memory.in_use_gib(self.device),
         }
         for name, value in figures.items():
             self._refuse_nan(value, name)
         record = EpochRecord(self.epoch + 1, figures)
         self.records.append(record)
-        self.step, self.partial = 0, _Partial()
+        self.step, self.partial = 0, Running()
         if self.objective.chosen(self.records) is record:
             self.best = self._describe_best(logits.get("test"))
         if self.complete or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
@@ -440,7 +440,7 @@ class Training:
             return
         last = found.read("last.pt")
         self.records = [EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]]
-        self.step, self.partial = last["step"], _Partial(**last["partial"])
+        self.step, self.partial = last["step"], Running(**last["partial"])
         self.model.load_state_dict(last["model"], strict=False)
         self.optimizer.load_state_dict(last["optimizer"])
         if self.averaged is not None and last["averaged"] is not None:
@@ -607,37 +607,6 @@ class _Part:
             yield features.take(self.images, rows), self.labels[rows]
 
 
-class _Partial:
-    """Running figures of the epoch in progress. Sums stay on the device until they are asked for."""
-
-    def __init__(
-        self, loss_sum: float | Tensor = 0.0, correct: int | Tensor = 0, count: int = 0, seconds: float = 0.0
-    ) -> None:
-        self.loss_sum, self.correct, self.count, self.seconds = loss_sum, correct, count, seconds
-
-    def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss is the plain one."""
-        with torch.no_grad():
-            self.loss_sum = self.loss_sum + F.cross_entropy(logits, targets, reduction="sum").double()
-            labels = targets if targets.ndim == 1 else targets.argmax(1)
-            self.correct = self.correct + (logits.argmax(1) == labels).sum()
-        self.count += len(logits)
-
-    def figures(self) -> dict[str, float]:
-        """Mean loss and accuracy of the images so far, as the network was at each step."""
-        count = max(self.count, 1)
-        return {records.TRAIN_LOSS: float(self.loss_sum) / count, records.TRAIN_ACC: float(self.correct) / count}
-
-    def state(self) -> dict[str, float]:
-        """Plain values for a checkpoint."""
-        return {
-            "loss_sum": float(self.loss_sum),
-            "correct": int(self.correct),
-            "count": self.count,
-            "seconds": self.seconds,
-        }
-
-
 def _digest(rows: Tensor) -> str:
     return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
@@ -661,41 +630,6 @@ def _changing(model: nn.Module) -> list[str]:
     }
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return [name for name in model.state_dict() if name not in still and name not in frozen]
-
-
-def _figures(split: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss in nats, accuracy, and balanced accuracy (mean recall over the classes that occur)."""
-    hits = (logits.argmax(1) == labels).double()
-    counts = torch.bincount(labels, minlength=logits.shape[1])
-    recalls = torch.bincount(labels, weights=hits, minlength=logits.shape[1])[counts > 0] / counts[counts > 0]
-    return {
-        f"{split}/loss": float(F.cross_entropy(logits.double(), labels)),
-        f"{split}/acc": float(hits.mean()),
-        f"{split}/balanced_acc": float(recalls.mean()),
-    }
-
-
-def _memory_gib(device: torch.device) -> float:
-    """Resident memory of this process, or the peak that torch allocated on the GPU, in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return float(psutil.Process().memory_info().rss) / 2**30
-
-
-def explained(error: Exception, config: TrialConfig) -> Exception:
-    """The error, or, where it says that no memory is left, one that says with what."""
-    return OutOfMemoryError(_memory_reason(config, error)) if _is_out_of_memory(error) else error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    known = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
-
-
-def _memory_reason(config: TrialConfig, error: BaseException) -> str:
-    detail = (str(error).splitlines() or [""])[0][:160]
-    what = f"{config.model.arch} at batch {config.train.batch_size}"
-    return f"out of memory with {what}: {detail or type(error).__name__}"
 
 
 def _replace(path: Path, write: Callable[[Any], object]) -> None:

@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import checkpoint, data, models, optim, train
+from suite import checkpoint, data, models, optim, scores, train
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.records import Numerics, stream
 from suite.spec import ModelConfig, TrainConfig, TrialConfig
@@ -271,7 +271,7 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a predicted class that has no image
                 expected = balanced_accuracy_score(labels, logits.argmax(1))
-            found = train._figures("val", logits, labels)
+            found = scores.scores("val", logits, labels)
             assert found["val/balanced_acc"] == pytest.approx(expected)
             assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
 
