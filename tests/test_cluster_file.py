@@ -69,6 +69,11 @@ def swap(old: str, new: str, nth: int = 1) -> Callable[[str], str]:
     return change
 
 
+def everywhere(old: str, new: str) -> Callable[[str], str]:
+    """Put ``new`` in place of every ``old``."""
+    return lambda text: text.replace(old, new)
+
+
 def before(line: str, new: str) -> Callable[[str], str]:
     """Add a line in front of the first one that begins so, as far in."""
     return lambda text: re.sub(
@@ -254,6 +259,8 @@ MUTATIONS: list[tuple[str, str, Callable[[str], str], str, str]] = [
     ("region", GCP, swap("zone: us-west1-a", "zone: europe-west4-b"), "europe-west4-b", "in the region, us-west1"),
     ("region", GCP, swap("regions/us-west1", "regions/us-west2"), "us-west2", "got us-west2"),
     ("region", AWS, swap("region: us-west-2", "region: eu-west-1"), "efs.us-west-2", "got us-west-2"),
+    ("region", AWS, everywhere("us-west-2", "us-wset-2"), "region: us-wset-2", "got us-wset-2"),
+    ("region", GCP, everywhere("us-west1", "us-west-1"), "region: us-west-1", "got us-west-1"),
     ("ray-version", AWS, command("pip install ray==2.44.0"), "ray==", "2.44.0"),
     ("ray-version", AWS, command("pip install 'ray[tune]==2.44.0'"), "ray[tune]==", "2.44.0"),
     ("no-curl", AWS, command("pip install a==1 && curl -sf https://example.org/x | sh"), "curl -sf", "have no curl"),

@@ -14,6 +14,11 @@ from suite.spec.loader import Path_
 MOST_WORKERS = 1000
 LEAST_DISK_GB = 100  # the clouds' machine images with drivers and docker take over half of it
 _GPU_TYPES = re.compile(r"(p\d|g\d|gr\d)\w*\.|(a2|a3|a4|g2|g4)-")  # EC2's P and G families; Compute Engine's A and G
+_WHERE = "(central|north|south|(north|south)?(east|west))"
+_REGIONS = {  # by their parts, so that a region which opens tomorrow is one
+    "aws": rf"(af|ap|ca|cn|eu|eu-isoe|eusc-de|il|me|mx|sa|us|us-gov|us-iso[a-z]?)-{_WHERE}-\d{{1,2}}",
+    "gcp": rf"(africa|asia|australia|europe|me|northamerica|southamerica|us)-{_WHERE}\d{{1,2}}",
+}
 _SPOT_HEAD = "the head must not be a spot instance: with it, the whole cluster goes"
 
 # ---- clouds ----------------------------------------------------------------------------------------------------------
@@ -91,6 +96,14 @@ def _region(source: Source) -> Findings:
             if "".join(other) != region:
                 rule = f"what the nodes use must lie in their region, {region}, got {''.join(other)}"
                 yield source.finding("region", path, rule)
+
+
+def _spelling_of_region(source: Source) -> Findings:
+    region, cloud = str(source.get("provider", "region")), str(source.get("provider", "type"))
+    if source.has("provider", "region") and cloud in _REGIONS and not re.fullmatch(_REGIONS[cloud], region):
+        rule = f"provider.region must be a region of the cloud, got {region}"
+        example = {"aws": "eu-central-1", "gcp": "europe-west4"}[cloud]
+        yield source.finding("region", ("provider", "region"), rule, f"They are written as {example}.")
 
 
 def _stopped_nodes(source: Source) -> Findings:
@@ -253,8 +266,8 @@ def _gcp_disk(source: Source) -> Findings:
 
 
 CLOUD: tuple[Rule, ...] = (
-    _images, _commands_of_images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _stopped_nodes,
-    _head_runs_no_trial, _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
+    _images, _commands_of_images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _spelling_of_region,
+    _stopped_nodes, _head_runs_no_trial, _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
 )  # fmt: skip
 AWS: tuple[Rule, ...] = (_security_group, _market, _instance_profile, _metadata_service, _aws_disk)
 GCP: tuple[Rule, ...] = (_service_account, _network, _gcp_disk)
