@@ -376,7 +376,7 @@ def test_figures_are_drawn_for_any_number_of_classes(classes: int, narrow: bool)
         pictures.calibration([("a", curve), ("$x_{", predictions.calibration(theirs))], "a"),
     ):
         drawing = pictures.Drawing("x", "", "", paint)
-        image = Image.open(io.BytesIO(drawing.draw("png", DARK if narrow else LIGHT, narrow)))
+        image = Image.open(io.BytesIO(drawing.draw("png", scheme=DARK if narrow else LIGHT, narrow=narrow)[0]))
         assert np.asarray(image).std() > 5
 
 
@@ -392,7 +392,7 @@ def test_one_matrix_stands_alone() -> None:
 
 def test_the_same_figure_is_the_same_file() -> None:
     paint = pictures.calibration([("a", predictions.calibration([network(1, 2.0)]))], "a")
-    assert len({pictures.Drawing("x", "", "", paint).draw("svg") for _ in range(2)}) == 1
+    assert len({pictures.Drawing("x", "", "", paint).draw("svg", "png") for _ in range(2)}) == 1
 
 
 # ---- files that a launch leaves --------------------------------------------------------------------------------------
@@ -489,8 +489,8 @@ def test_figures_and_text_name_each_arm_with_its_own_errors(store: Store) -> Non
         [("base", predictions.shares(predictions.confusion(theirs))),
          ("best", predictions.shares(predictions.confusion(ours)))], names,
     )  # fmt: skip
-    same = pictures.Drawing("confusion", "", "", expected).draw("png")
-    assert drawn["confusion"].draw("png") == same, "the baseline's matrix is the left one"
+    same = pictures.Drawing("confusion", "", "", expected).draw("png")[0]
+    assert drawn["confusion"].files["png"] == same, "the baseline's matrix is the left one"
 
 
 def test_what_chance_would_do_is_told_from_what_it_would_not(store: Store) -> None:

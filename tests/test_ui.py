@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, needed]
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Folder]]:
     """A small sweep, and MLflow's own server over what it left."""
     folder = Folder(tmp_path_factory.mktemp("ui"))
+    folder.report = True
     folder.write(seeds=[0], description="Is a small step enough?")
     folder.sweep()
     with mlflow_ui(folder) as url:

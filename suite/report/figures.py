@@ -6,6 +6,7 @@ page; ``darkened`` turns a drawing into that for a dark one.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -120,7 +121,7 @@ class Curves:
     below: str = "Epoch"
     factor: float = 0.0
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         size = NARROW if narrow else WIDE
         with canvas(size) as picture:
@@ -130,25 +131,37 @@ class Curves:
                 draw_line(axes, line, factor)
             style(axes, LIGHT, self.title or heading(self.metric), self.below)
             _label(axes, self.lines, factor, LIGHT, size)
-            return saved(picture, kind)
+            return saved(picture, kinds)
 
 
 @contextmanager
-def canvas(size: tuple[float, float]) -> Iterator[Any]:
+def canvas(size: tuple[float, float], paper: str = LIGHT.paper) -> Iterator[Any]:
     """An empty figure of so many inches, with the settings under which it must be drawn and saved."""
     import matplotlib  # half a second to import
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}):
-        yield Figure(figsize=size, facecolor=LIGHT.paper)
+        yield Figure(figsize=size, facecolor=paper)
 
 
-def saved(picture: Any, kind: str) -> bytes:
-    """A figure as a file's content, the same for the same figure."""
-    file = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
-    return file.getvalue()
+def saved(picture: Any, kinds: Sequence[str]) -> tuple[bytes, ...]:
+    """A figure as the content of a file of each kind (``png``, ``svg``), cut to what is drawn; the same for the same.
+
+    matplotlib's ``bbox_inches="tight"`` draws it once more for each file to find out where to cut.
+    """
+    edges = picture.get_tightbbox().padded(0.08)  # inches
+    files = []
+    for kind in kinds:
+        file = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches=edges)
+        files.append(file.getvalue())
+    return tuple(files)
+
+
+def address(drawing: bytes) -> str:
+    """An SVG drawing as an address that holds it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
 
 
 def darkened(drawing: bytes) -> bytes:

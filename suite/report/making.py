@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import re
@@ -20,7 +19,7 @@ from suite import tracking
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.report import errors, layers
 from suite.report.content import Content, content
-from suite.report.figures import darkened
+from suite.report.figures import address, darkened
 from suite.report.parts import Picture, kept
 from suite.report.stored import rules
 from suite.report.tables import csv, latex, markdown
@@ -129,31 +128,34 @@ def write(found: Content, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     for picture in found.pictures:
         (folder / "figures" / f"{picture.name}.svg").write_bytes(drawn[picture.name].wide)
-        (folder / "figures" / f"{picture.name}.png").write_bytes(picture.plot.draw("png"))
+        (folder / "figures" / f"{picture.name}.png").write_bytes(drawn[picture.name].bitmap)
     for photo in found.photos:
         (folder / "figures" / f"{photo.name}.png").write_bytes(photo.content)
     for drawing in found.errors.drawings if found.errors else ():
-        for kind in ("svg", "png"):
-            (folder / "figures" / f"{drawing.name}.{kind}").write_bytes(drawing.draw(kind))
+        for kind, file in drawing.files.items():
+            (folder / "figures" / f"{drawing.name}.{kind}").write_bytes(file)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure's drawings, SVG, in the colours of a light page."""
+    """A figure's drawings in the colours of a light page: SVG in two shapes, and a PNG of the wide one."""
 
     wide: bytes
     narrow: bytes
+    bitmap: bytes
 
     @property
     def addresses(self) -> dict[str, str]:
         """Shape and scheme -> the figure as an address that holds it."""
         looks = {"wide": self.wide, "narrow": self.narrow}
         dark = {f"{name}_dark": darkened(drawing) for name, drawing in looks.items()}
-        return {name: _address(drawing) for name, drawing in (looks | dark).items()}
+        return {name: address(drawing) for name, drawing in (looks | dark).items()}
 
 
 def _drawn(picture: Picture) -> Drawn:
-    return Drawn(picture.plot.draw("svg"), picture.plot.draw("svg", narrow=True))
+    wide, bitmap = picture.plot.draw("svg", "png")
+    (narrow,) = picture.plot.draw("svg", narrow=True)
+    return Drawn(wide, narrow, bitmap)
 
 
 def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
@@ -170,10 +172,6 @@ def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(report=found, drawn=drawn)
-
-
-def _address(drawing: bytes) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
 
 
 def _environment(runs: SweepRuns, uri: str) -> Mapping[str, Any]:

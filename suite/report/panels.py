@@ -51,7 +51,7 @@ class Panels:
         found = {line.text: line for panel in self.panels for line in panel.lines if line.text}
         return tuple(found.values())
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         columns = min(self.columns, (1 if self.columns < 3 else 2) if narrow else self.columns, len(self.panels))
         rows = math.ceil(len(self.panels) / columns)
@@ -74,7 +74,7 @@ class Panels:
             if self.shared:
                 _level(drawn)
             _key(picture, self.key, width, height, per_row, grey)
-            return saved(picture, kind)
+            return saved(picture, kinds)
 
 
 def _draw(axes: Any, panel: Panel, below: str, small: bool, letters: int) -> None:

@@ -11,11 +11,11 @@ from typing import Protocol
 class Plot(Protocol):
     """Something to draw, numbers and all."""
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
-        """The drawing as a file's content, in the colours of a light page.
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
+        """The drawing as a file's content, one for each kind, in the colours of a light page.
 
         Args:
-            kind: ``png`` or ``svg``.
+            kinds: ``png``, ``svg``.
             narrow: for a phone.
         """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from suite.predictions import Calibration, ClassChange, Floats
-from suite.report.figures import DARK, LIGHT, Scheme, printable
+from suite.report.figures import DARK, LIGHT, Scheme, address, canvas, printable, saved
 
 WIDE, NARROW = 8.0, 3.9  # inches; the narrow one keeps its letters readable on a phone
 NUMBERED, NAMED = 12, 30  # classes up to which cells of a confusion matrix have numbers, and rows have names
@@ -40,29 +38,27 @@ class Drawing:
     paint: Paint
     most: int = 0
 
-    def draw(self, kind: str, scheme: Scheme = LIGHT, narrow: bool = False) -> bytes:
-        """The figure as a file's content, ``png`` or ``svg``."""
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        with matplotlib.rc_context({"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}):
-            picture = Figure(figsize=(NARROW if narrow else WIDE, 4.0), facecolor=scheme.paper)
+    def draw(self, *kinds: str, scheme: Scheme = LIGHT, narrow: bool = False) -> tuple[bytes, ...]:
+        """The figure as a file's content, one for each kind: ``png``, ``svg``."""
+        with canvas((NARROW if narrow else WIDE, 4.0), scheme.paper) as picture:
             self.paint(picture, scheme, narrow)
-            file = io.BytesIO()
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            picture.savefig(file, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
-        return file.getvalue()
+            return saved(picture, kinds)
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Kind -> the content of the report's file of it."""
+        return dict(zip(("svg", "png"), self.draw("svg", "png"), strict=True))
 
     @cached_property
     def addresses(self) -> dict[str, str]:
         """Shape and scheme -> the figure as an address that holds it, for a page."""
-        shapes = {"wide": False, "narrow": True}
-        schemes = {"": LIGHT, "_dark": DARK}
-        looks = {f"{a}{b}": (scheme, shape) for a, shape in shapes.items() for b, scheme in schemes.items()}
-        return {
-            name: f"data:image/svg+xml;base64,{base64.b64encode(self.draw('svg', *look)).decode()}"
-            for name, look in looks.items()
+        looks = {
+            "wide": self.files["svg"],
+            "wide_dark": self.draw("svg", scheme=DARK)[0],
+            "narrow": self.draw("svg", narrow=True)[0],
+            "narrow_dark": self.draw("svg", scheme=DARK, narrow=True)[0],
         }
+        return {name: address(drawing) for name, drawing in looks.items()}
 
 
 # ---- confusion -------------------------------------------------------------------------------------------------------

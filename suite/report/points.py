@@ -29,7 +29,7 @@ class Dots:
     dots: tuple[Dot, ...]
     below: str
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         rows = _rows(self.dots)
         width, left = (3.9, 1.5) if narrow else (8.0, 2.9)
@@ -45,7 +45,7 @@ class Dots:
             axes.set_ylim(-len(rows) + 0.4, 0.6)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-            return saved(picture, kind)
+            return saved(picture, kinds)
 
 
 def _rows(dots: Sequence[Dot]) -> list[Dot | str]:
@@ -94,7 +94,7 @@ class Scatter:
     below: str
     title: str
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         best = sorted((mark for mark in self.marks if mark.best), key=lambda mark: mark.x)
         told = sorted((mark for mark in self.marks if mark.number), key=lambda mark: mark.number)
@@ -118,7 +118,7 @@ class Scatter:
                              printable(f"{mark.number}  {mark.text}", 46 if narrow else 110), va="center",
                              color=LIGHT.ink, fontsize=8.5, parse_math=False)  # fmt: skip
             axes.margins(0.08)
-            return saved(picture, kind)
+            return saved(picture, kinds)
 
 
 def logarithmic(axes: Any, values: Sequence[float]) -> None:

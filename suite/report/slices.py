@@ -52,7 +52,7 @@ class Slices:
     slices: tuple[Slice, ...]
     title: str
 
-    def draw(self, kind: str, narrow: bool = False) -> bytes:
+    def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         columns = min(1 if narrow else 3, len(self.slices))
         rows = math.ceil(len(self.slices) / columns)
@@ -73,7 +73,7 @@ class Slices:
             lows, highs = zip(*(axes.get_ylim() for axes in drawn), strict=True)
             for axes in drawn:
                 axes.set_ylim(min(lows), max(highs))
-            return saved(picture, kind)
+            return saved(picture, kinds)
 
 
 def _draw(axes: Any, one: Slice, letters: int) -> None:
