@@ -196,7 +196,7 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     folder.assert_tracked()
 
 
-@pytest.mark.fault(1, 9)
+@pytest.mark.fault(1, 9, full=True)
 def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None:
     (folder.path / "tiny_net.py").write_text(TINY + MORE + MEASURED)
     trial = AUTO | {"model": {"arch": "tiny_net:hangs"}}

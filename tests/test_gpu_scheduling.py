@@ -41,7 +41,7 @@ def concurrency(folder: Folder) -> int:
 def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fraction: str, expected: int) -> None:
     folder.write()
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT % fraction], cwd=folder.path, env=folder.environment(SLOW="0.4"),
+        [sys.executable, "-c", SCRIPT % fraction], cwd=folder.path, env=folder.environment(SLOW="0.2"),
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert "code 0 trials 4" in done.stdout, done.stdout + done.stderr

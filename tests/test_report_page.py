@@ -221,11 +221,24 @@ def test_kept_pictures_are_in_all_files(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @needed
-@pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1440, "dark"),
+        *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((390, "dark"), (1440, "light"))),
+    ],
+)
+def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
+    width: int, scheme: str, store: Store, tmp_path: Path
+) -> None:
+    import axe_playwright_python
+
+    rules_of_axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     with chromium() as browser:
         for file in pages(store, tmp_path):
-            page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
+            view = {"width": width, "height": 900}
+            page = browser.new_context(viewport=view, offline=True, color_scheme=scheme).new_page()
             told: list[str] = []
             page.on("console", lambda message, told=told: told.append(message.text))
             page.on("dialog", lambda dialog, told=told: told.append("a script ran"))
@@ -238,31 +251,10 @@ def test_the_page_is_drawn_whole_at_any_width_and_stays_text(width: int, store: 
             assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
             assert page.evaluate("document.images.length") > 0
             assert told == []
-
-
-@pytest.mark.browser
-@needed
-@pytest.mark.parametrize(
-    ("width", "scheme"),
-    [
-        (390, "light"),
-        (1440, "dark"),
-        *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((390, "dark"), (1440, "light"))),
-    ],
-)
-def test_the_page_passes_axe_cores_rules(width: int, scheme: str, store: Store, tmp_path: Path) -> None:
-    import axe_playwright_python
-
-    rules_of_axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    with chromium() as browser:
-        for file in pages(store, tmp_path):
-            context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, color_scheme=scheme)
-            page = context.new_page()
-            page.goto(file.as_uri())
             page.evaluate(rules_of_axe)
             found = page.evaluate("axe.run()")
-            told = [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found["violations"]]
-            assert told == [] and len(found["passes"]) > 10
+            broken = [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found["violations"]]
+            assert broken == [] and len(found["passes"]) > 10
 
 
 # ---- the whole way ---------------------------------------------------------------------------------------------------
@@ -322,6 +314,7 @@ def test_two_arms_are_compared_image_by_image(done: Folder, arguments: Any, code
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
     """Trials that ran from another place keep their champion and pictures: the images tell, not their address."""
     folder = Folder(tmp_path)

@@ -78,13 +78,19 @@ def test_ctrl_c_keeps_the_step_and_not_only_the_epoch(folder: Folder) -> None:
 
 
 @pytest.mark.fault(38)
-def test_a_finished_sweep_launched_again_runs_nothing(folder: Folder) -> None:
+def test_a_finished_sweep_launched_again_runs_nothing_unless_it_is_forced(folder: Folder) -> None:
     folder.write(seeds=[0])
     folder.sweep()
     before = folder.metric_rows()
+    first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
     done = folder.sweep("--resume")
     assert "already complete (2/2" in done.stdout
     assert folder.metric_rows() == before
+    folder.sweep("--force", "--only", "lr=0.05")
+    second = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
+    assert len(first) == len(second) == 3
+    assert len(set(first) & set(second)) == 2, "only the forced arm gets a new run"
+    assert all(len(values) == 1 for values in folder.metric_rows().values())
 
 
 def test_a_second_seed_then_a_second_arm_run_only_what_is_new(folder: Folder) -> None:
@@ -105,17 +111,6 @@ def test_a_second_seed_then_a_second_arm_run_only_what_is_new(folder: Folder) ->
     assert len(starts()) == 4 == len(folder.runs())
     rows = folder.query("select t.value, count(*) from tags t where t.key = 'suite.in_plan' group by t.value")
     assert dict(rows) == {"true": 2, "false": 2}
-
-
-def test_force_runs_finished_trials_again_in_fresh_runs(folder: Folder) -> None:
-    folder.write(seeds=[0])
-    folder.sweep()
-    first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
-    folder.sweep("--force", "--only", "lr=0.05")
-    second = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
-    assert len(first) == len(second) == 3
-    assert len(set(first) & set(second)) == 2, "only the forced arm gets a new run"
-    assert all(len(values) == 1 for values in folder.metric_rows().values())
 
 
 @pytest.mark.fault(36)

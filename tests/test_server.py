@@ -323,7 +323,7 @@ def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServ
 
 @pytest.mark.slow
 @needs_postgres
-@pytest.mark.fault(29)
+@pytest.mark.fault(29, full=True)
 def test_a_server_that_dies_for_good_costs_the_exit_code_only(server: TeamServer, tmp_path: Path) -> None:
     folder = Served(tmp_path, server)
     write(folder, "left", epochs=2, parameters=None, seeds=[0])
