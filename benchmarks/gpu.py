@@ -31,7 +31,7 @@ from benchmarks.record import keep_table
 from benchmarks.training import NETS, gemm
 from suite import augment, data, journal, probe
 from suite.records import Numerics, Objective, Trial
-from suite.spec import DataConfig, TrialConfig
+from suite.spec import DataConfig, ResourcesConfig, TrialConfig
 from suite.train import Training, clock
 
 BATCH, SIDE, CLASSES, GOAL_ACC = 128, 32, 10, 0.94
@@ -68,7 +68,9 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     }
     config = TrialConfig.model_validate(settings)
     dataset = data.load(DataConfig.model_validate(settings["data"])) if source else made_up(size)
-    numerics = probe.choose_numerics([(config, CLASSES, SIDE)], threads=2, device=device, say=print)
+    numerics = probe.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, 2, device), print
+    )
     seconds, reached, speeds = 0.0, "never", []
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, dataset, numerics, Path(folder))
@@ -112,7 +114,9 @@ def augmented(device: str) -> list[str]:
         "model": {"arch": "resnet18_cifar"}, "data": {"val_size": 0}, "augment": "flip+crop+color_jitter+cutout",
         "train": {"epochs": 100, "batch_size": BATCH},
     })  # fmt: skip
-    numerics = probe.choose_numerics([(config, CLASSES, SIDE)], threads=2, device=device, say=lambda text: None)
+    numerics = probe.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, 2, device), lambda text: None
+    )
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, made_up(4 * BATCH), numerics, Path(folder))
         pipeline: augment.Pipeline = training.augment

@@ -35,7 +35,7 @@ from benchmarks.processes import middle, ratio
 from benchmarks.record import gate, keep_table
 from suite import data, models, probe, vision
 from suite.records import Numerics, Objective, Trial
-from suite.spec import ModelConfig, TrialConfig
+from suite.spec import ModelConfig, ResourcesConfig, TrialConfig
 from suite.train import Training, clock
 
 BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
@@ -126,7 +126,9 @@ def suite_epoch(
         "train": {"epochs": 10_000, "batch_size": BATCH},
     }
     config = TrialConfig.model_validate(settings)
-    numerics = probe.choose_numerics([(config, CLASSES, SIDE)], threads=THREADS, device="cpu", say=say)
+    numerics = probe.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), probe.Room(1, None, THREADS), say
+    )
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
     training = Training(trial, dataset, objective=objective, numerics=numerics, folder=folder)

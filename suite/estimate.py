@@ -60,7 +60,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
     known = history.launch.get("numerics")
     numerics = Numerics(**known) if known else probe.choose_numerics(
-        plan.networks(), threads=spec.resources.cpu, device=device, say=lines.append
+        plan.networks(), spec.resources, probe.Room(spec.first_trials, None, os.cpu_count() or 1, device), lines.append
     )  # fmt: skip
     rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
     for arm, item in zip(arms, configs, strict=True):
@@ -91,14 +91,15 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
         memory = max(memory, cost.memory_gib)
         disk = max(disk, cost.checkpoint_mib)
     lines += _prefixes(plan, arms)
-    lines += _summary(plan, rows, total_s, memory, disk, device)
+    lines += _summary(plan, rows, total_s, memory, disk, numerics)
     return Estimate(rows[:SHOWN], lines)
 
 
-def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, device: str) -> list[str]:
-    spec = plan.spec
+def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics) -> list[str]:
+    spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
-    slots = max(1, (os.cpu_count() or 1) // spec.resources.cpu)
+    cpu = numerics.threads if spec.resources.cpu == "auto" else spec.resources.cpu
+    slots = max(1, (os.cpu_count() or 1) // cpu)
     if device == "cuda" and isinstance(spec.resources.gpu, float) and spec.resources.gpu > 0:
         slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
     if spec.search and rows:

@@ -22,14 +22,14 @@ import torch
 from suite import data, environment, fused, memory, models
 from suite.errors import brief
 from suite.records import EpochRecord, Numerics, Objective, Trial
-from suite.spec import TrialConfig
+from suite.spec import ResourcesConfig, TrialConfig
 from suite.train import Training, clock
 
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
 TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
 KERNELS = 3  # raised when a step becomes faster or slower: what older code measured no longer holds
-MARGIN = 1.15  # bf16 must be so much faster to be chosen: below that, exactness is worth more
+MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads) must be so much faster to be chosen
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
 PACKS = (2, 4, 8, 16, 32)
@@ -63,43 +63,128 @@ def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Co
     return measured
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a sweep has to run in.
+
+    Attributes:
+        trials: that are to be run.
+        most: of them at once; None = as many as there are cores for.
+        cores: of all machines together.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    trials: int
+    most: int | None
+    cores: int
+    device: str = "cpu"
+
+    def rounds(self, threads: int) -> int:
+        """How many trials run one after another in each slot, with so many threads each."""
+        slots = max(1, self.cores // threads)
+        return math.ceil(self.trials / min(slots, self.most or slots))
+
+
 def choose_numerics(
-    configs: Sequence[tuple[TrialConfig, int, int]], *, threads: int, device: str, say: Callable[[str], None]
+    configs: Sequence[tuple[TrialConfig, int, int]], resources: ResourcesConfig, room: Room, say: Callable[[str], None]
 ) -> Numerics:
     """The numerics of a sweep: one choice for all its trials, so that they can be compared.
 
-    ``precision: fp32`` or ``bf16`` is taken as it is; ``auto`` takes the faster one over all networks of the sweep.
-    Where the processor has no bf16 that is fp32, and nothing is measured: emulated, a ResNet-18 took six times as long.
+    What the file gives is taken as it is; what it leaves open (``auto``) is measured, each in its turn: precision,
+    memory format, threads. The sum over all networks of the sweep decides.
 
     Args:
         configs: (config, classes, side) of each distinct network.
+        say: takes a line for the user on each choice.
     """
+    exact = room.device == "cpu"  # products over the taps that see a pixel: exact, and only ever less to do
+    chosen = Numerics(
+        "fp32", channels_last=resources.memory_format != "contiguous", threads=resources.least_cpu, device=room.device,
+        sliced=exact, tiled=exact,
+    )  # fmt: skip
+    chosen = _with_precision(configs, chosen, say)
+    if resources.memory_format == "auto":
+        chosen = _with_memory_format(configs, chosen, say)
+    if resources.cpu == "auto":
+        chosen = _with_threads(configs, chosen, room, say)
+    return chosen
+
+
+def _with_precision(
+    configs: Sequence[tuple[TrialConfig, int, int]], plain: Numerics, say: Callable[[str], None]
+) -> Numerics:
+    """Where the processor has no bf16, nothing is measured: emulated, a ResNet-18 took six times as long."""
     wanted = {config.train.precision for config, _, _ in configs}
-    plain = Numerics("fp32", channels_last=True, threads=threads, device=device)
-    if device == "cpu":  # exact, and only ever less to do
-        plain = replace(plain, sliced=True, tiled=True)
-    candidates = {"fp32": plain, "bf16": replace(plain, precision="bf16")}
+    bf16 = replace(plain, precision="bf16")
     if wanted != {"auto"}:
-        fixed = wanted - {"auto"}
-        return candidates["bf16" if fixed == {"bf16"} else "fp32"]
-    if device == "cpu" and not has_bf16():
+        return bf16 if wanted - {"auto"} == {"bf16"} else plain
+    if plain.device == "cpu" and not has_bf16():
         say("precision: fp32 (this processor has no bf16)")
-        return candidates["fp32"]
-    seconds, failure = {"fp32": 0.0, "bf16": 0.0}, ""
+        return plain
+    (slow, fast), failure = _seconds(configs, [plain, bf16])
+    if not fast:
+        say(f"precision: fp32 (not measured: {failure})")
+        return plain
+    chosen = bf16 if slow > MARGIN * fast else plain
+    say(f"precision: {chosen.precision} (measured: bf16 runs {slow / fast:.2f} times as fast as fp32 here)")
+    return chosen
+
+
+def _with_memory_format(
+    configs: Sequence[tuple[TrialConfig, int, int]], usual: Numerics, say: Callable[[str], None]
+) -> Numerics:
+    other = replace(usual, channels_last=False)
+    (before, after), failure = _seconds(configs, [usual, other])
+    if not after:
+        say(f"memory format: channels_last (not measured: {failure})")
+        return usual
+    chosen = other if before > MARGIN * after else usual
+    word = "channels_last" if chosen.channels_last else "contiguous"
+    say(f"memory format: {word} (measured: contiguous runs {before / after:.2f} times as fast as channels_last here)")
+    return chosen
+
+
+def _with_threads(
+    configs: Sequence[tuple[TrialConfig, int, int]], single: Numerics, room: Room, say: Callable[[str], None]
+) -> Numerics:
+    """Powers of two up to the cores of this machine, by when the last trial would end.
+
+    Each is measured with nothing beside it, which flatters a few threads a little: neighbours share caches.
+    """
+    here = min(os.cpu_count() or 1, room.cores)
+    counts = [count for power in range(here.bit_length()) if (count := 2**power) <= here]
+    counts = [count for count in counts if count == 1 or room.rounds(count) < 2 * room.rounds(count // 2)]
+    seconds, failure = _seconds(configs, [replace(single, threads=count) for count in counts])
+    if not all(seconds):
+        say(f"threads: 1 a trial (not measured: {failure})")
+        return single
+    ends = {count: room.rounds(count) * each for count, each in zip(counts, seconds, strict=True)}
+    best = counts[0]
+    for count in counts[1:]:
+        best = count if ends[best] > MARGIN * ends[count] else best
+    found = (
+        f"measured: a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}, " if counts[1:] else ""
+    )
+    say(f"threads: {best} a trial ({found}{room.trials} to run on {room.cores} cores)")
+    return replace(single, threads=best)
+
+
+def _seconds(
+    configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]
+) -> tuple[list[float], str]:
+    """Seconds per training image of all networks that can be trained, for each candidate; why another cannot be.
+
+    All are 0 where none can.
+    """
+    sums, failure = [0.0] * len(candidates), ""
     for item in configs:
         try:
-            pair = {name: cost(*item, numerics).train_s for name, numerics in candidates.items()}
+            each = [cost(*item, numerics).train_s for numerics in candidates]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
-        seconds = {name: seconds[name] + pair[name] for name in seconds}
-    if not seconds["bf16"]:
-        say(f"precision: fp32 (not measured: {failure})")
-        return candidates["fp32"]
-    ratio = seconds["fp32"] / seconds["bf16"]
-    chosen = "bf16" if ratio > MARGIN else "fp32"
-    say(f"precision: {chosen} (measured: bf16 runs {ratio:.2f} times as fast as fp32 here)")
-    return candidates[chosen]
+        sums = [total + one for total, one in zip(sums, each, strict=True)]
+    return sums, failure
 
 
 def has_bf16() -> bool:
@@ -258,4 +343,4 @@ def _write(key: str, value: dict[str, float]) -> None:
     draft.replace(file)
 
 
-__all__ = ["Cost", "choose_numerics", "choose_pack", "cost", "gpu_fraction", "has_bf16", "joint_seconds"]
+__all__ = ["Cost", "Room", "choose_numerics", "choose_pack", "cost", "gpu_fraction", "has_bf16", "joint_seconds"]

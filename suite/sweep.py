@@ -229,13 +229,14 @@ def _cluster(
         from suite import nodes, tuner
 
         with tuner.cluster(options.address, options.verbose):
-            nodes.wait_for_workers(spec.resources.cpu, spec.resources.gpu, partial(console.print, highlight=False))
+            wanted = spec.resources
+            nodes.wait_for_workers(wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False))
             with reached(bucket.address) if bucket is not None else nullcontext():
                 nodes.check_storage(folder, bucket)
             yield
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if spec.resources.cpu > cores and "ray" not in sys.modules:
+    if spec.resources.least_cpu > cores and "ray" not in sys.modules:
         raise EnvironmentProblem(
             f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cores}",
             place=spec.where("resources.cpu"),
@@ -258,7 +259,7 @@ def _writable(storage: Path) -> None:
 
 def _roomy(storage: Path, plan: Plan, options: Options) -> None:
     """Whether the checkpoints of as many trials as run at once fit beside what is there."""
-    slots = max(1, (os.cpu_count() or 1) // plan.spec.resources.cpu)
+    slots = max(1, (os.cpu_count() or 1) // plan.spec.resources.least_cpu)
     text = disk.lacking(storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints")
     if text:
         raise EnvironmentProblem(text, remedy="Make room there, or name another folder with --storage-path.")

@@ -43,7 +43,7 @@ from suite.errors import EnvironmentProblem, brief
 from suite.journal import STOP_FILE, Entry, TrialHistory
 from suite.plan import Plan
 from suite.records import Numerics, Objective
-from suite.spec import TrialConfig
+from suite.spec import ResourcesConfig, TrialConfig
 from suite.trainable import PackTrainable, Shared
 
 LOST_WORKERS = 3  # times a pack starts again after its worker died
@@ -554,16 +554,16 @@ class StoppedError(Exception):
 
 
 def measure(
-    configs: Networks, cpu: int, gpu: float | str, pinned: Numerics | None, search_path: Sequence[str], stop: Stop,
-    hang_after_s: float, data_gib: float = 0.0,
+    configs: Networks, resources: ResourcesConfig, trials: tuple[int, int | None], pinned: Numerics | None,
+    search_path: Sequence[str], stop: Stop, data_gib: float = 0.0,
 ) -> Measured:  # fmt: skip
     """The numerics of a sweep, the GPUs of a pack and its trials: in this process if ``measures_here``, else in a
     worker like those that will train. Where that ends, hangs or fails, they are what needs no measurement.
 
     Args:
-        gpu: as in the file: 0, a number, or ``auto``.
+        resources: as in the file; ``gpu`` is 0 where there is none.
+        trials: how many are to be run, and the most that may run at once; None = as many as there is room for.
         pinned: the numerics of an earlier launch, which stay.
-        hang_after_s: as in the file.
         data_gib: of the images that a process has on its GPU.
 
     Returns:
@@ -572,54 +572,63 @@ def measure(
     Raises:
         StoppedError: while a worker measured.
     """
+    gpu = resources.gpu
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
-    if measures_here(configs, gpu):
-        return _measure(list(configs), cpu, gpu, None, list(search_path), data_gib)  # saves a worker's start
+    cores = int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else os.cpu_count() or 1
+    given = list(configs), resources, trials, cores, pinned, list(search_path), data_gib
+    if measures_here(configs, resources):
+        return _measure(*given)  # saves a worker's start
     task = ray.remote(max_calls=1, max_retries=0)(_measure)
-    measuring = task.options(num_cpus=cpu, num_gpus=1 if gpu == "auto" else gpu).remote(
-        list(configs), cpu, gpu, pinned, list(search_path), data_gib
-    )
-    end = time.monotonic() + (hang_after_s or math.inf)
+    measuring = task.options(num_cpus=resources.least_cpu, num_gpus=1 if gpu == "auto" else gpu).remote(*given)
+    end = time.monotonic() + (resources.hang_after_s or math.inf)
     while not ray.wait([measuring], timeout=0.2)[0]:
         if stop.requested or time.monotonic() > end:
             ray.cancel(measuring, force=True)
             if stop.requested:
                 raise StoppedError
-            return _unmeasured(cpu, gpu, pinned, f"no answer after {hang_after_s:g} s")
+            return _unmeasured(resources, pinned, f"no answer after {resources.hang_after_s:g} s")
     try:
         found: Measured = ray.get(measuring)
     except ray.exceptions.RayError as error:
-        return _unmeasured(cpu, gpu, pinned, brief(getattr(error, "cause", None) or error))
+        return _unmeasured(resources, pinned, brief(getattr(error, "cause", None) or error))
     return found
 
 
-def measures_here(configs: Networks, gpu: float | str) -> bool:
+def measures_here(configs: Networks, resources: ResourcesConfig) -> bool:
     """Whether this process chooses the numerics: there is nothing to measure, or no Ray yet and no code of the user's
     own to run, which may hang or end the process."""
-    if gpu:
+    if resources.gpu:
         return False
-    if all(config.train.precision != "auto" for config, _, _ in configs):
+    timed = "auto" in (resources.cpu, resources.memory_format)
+    if not timed and all(config.train.precision != "auto" for config, _, _ in configs):
         return True
     from suite import probe
 
+    own = any(plugin.is_reference(config.model.arch) for config, _, _ in configs)
+    if timed:
+        return not own and not ray.is_initialized()
     if ray.is_initialized():  # other machines may have what this one lacks
         machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         return not probe.has_bf16() and machines == {socket.gethostname()}
-    return not probe.has_bf16() or not any(plugin.is_reference(config.model.arch) for config, _, _ in configs)
+    return not probe.has_bf16() or not own
 
 
-def _unmeasured(cpu: int, gpu: float | str, pinned: Numerics | None, why: str) -> Measured:
+def _unmeasured(resources: ResourcesConfig, pinned: Numerics | None, why: str) -> Measured:
+    gpu, last = resources.gpu, resources.memory_format != "contiguous"
     device = "cuda" if gpu else "cpu"
-    numerics = pinned or Numerics("fp32", channels_last=True, threads=cpu, device=device, sliced=not gpu, tiled=not gpu)
+    numerics = pinned or Numerics(
+        "fp32", channels_last=last, threads=resources.least_cpu, device=device, sliced=not gpu, tiled=not gpu
+    )
     line = f"precision: {numerics.precision} (not measured: {why})"
     return numerics, 1.0 if gpu == "auto" else float(gpu), 1, [line]
 
 
 def _measure(
     configs: list[tuple[TrialConfig, int, int]],
-    cpu: int,
-    gpu: float | str,
+    resources: ResourcesConfig,
+    trials: tuple[int, int | None],
+    cores: int,
     pinned: Numerics | None,
     search_path: list[str],
     data_gib: float,
@@ -631,10 +640,11 @@ def _measure(
     for folder in search_path:
         plugin.add_search_path(folder)
     lines: list[str] = []
+    gpu = resources.gpu
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     if gpu and device == "cpu":
         lines.append("no GPU here that torch can use: the sweep runs on the CPU")
-    numerics = pinned or probe.choose_numerics(configs, threads=cpu, device=device, say=lines.append)
+    numerics = pinned or probe.choose_numerics(configs, resources, probe.Room(*trials, cores, device), say=lines.append)
     if gpu != "auto":
         return numerics, float(gpu), 1, lines
     if device == "cpu":

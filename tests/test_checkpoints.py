@@ -16,10 +16,9 @@ import torch
 from test_training import FULL
 from training import differing, everything, finish, stopping_at, training, trial
 
-from suite import checkpoint, probe, train
+from suite import checkpoint, train
 from suite.errors import TrialError
 from suite.records import Numerics
-from suite.spec import TrialConfig
 from suite.trained import rebuild
 
 
@@ -302,12 +301,3 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-
-
-def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "has_bf16", lambda: False)
-    monkeypatch.setattr(probe, "cost", lambda *arguments: pytest.fail("measured"))
-    said: list[str] = []
-    chosen = probe.choose_numerics([(TrialConfig(), 10, 32)], threads=2, device="cpu", say=said.append)
-    assert chosen == Numerics("fp32", channels_last=True, threads=2, device="cpu", sliced=True, tiled=True)
-    assert said == ["precision: fp32 (this processor has no bf16)"]

@@ -29,7 +29,7 @@ class Runner:
     def __init__(self, launch: Launch, stop: Any) -> None:
         self.launch, self.stop, self.stack = launch, stop, ExitStack()
         self.started = False
-        self.gpu = 0.0
+        self.cpu, self.gpu = 1, 0.0  # of a pack
         self.pack = 1  # trials that a measurement found best to train as one
         self.slots = 1  # packs that can run at once
 
@@ -40,22 +40,19 @@ class Runner:
         self.stack.close()
 
     def start(self) -> Numerics:
-        """Start Ray, once; GPUs per trial and the numerics: given, or measured where trials will run."""
+        """Start Ray, once; what a trial gets and the numerics: given, or measured where trials will run."""
         from suite import tuner
 
         launch, spec = self.launch, self.launch.spec
         if self.started and launch.numerics is not None:
             return launch.numerics
-        wanted = spec.resources.gpu
-
+        wanted = spec.resources
         networks, where = launch.plan.networks(), [str(spec.folder)]
 
         def measure() -> tuner.Measured:
             data_gib = max((images.nbytes for images in launch.plan.datasets.values()), default=0) / 2**30
-            hang_after_s = spec.resources.hang_after_s
-            return tuner.measure(
-                networks, spec.resources.cpu, wanted, launch.numerics, where, self.stop, hang_after_s, data_gib
-            )
+            trials = spec.first_trials, launch.options.max_concurrent
+            return tuner.measure(networks, wanted, trials, launch.numerics, where, self.stop, data_gib)
 
         early = tuner.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
         found = measure() if early else None
@@ -63,15 +60,16 @@ class Runner:
         self.stop.listen()
         self.started = True
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        _within("cpu", spec.resources.cpu, cpus, spec)
-        if wanted and not gpus:
+        _within("cpu", wanted.least_cpu, cpus, spec)
+        if wanted.gpu and not gpus:
             launch.board.console.print("no GPU here: the sweep runs on the CPU", highlight=False)
-            wanted = 0.0
+            wanted = wanted.model_copy(update={"gpu": 0.0})
         numerics, self.gpu, self.pack, lines = found or measure()
         for line in lines:
             launch.board.console.print(line, highlight=False)
         _within("gpu", self.gpu, gpus, spec)
-        by_kind = [cpus / spec.resources.cpu, *([gpus / self.gpu] if self.gpu else [])]
+        self.cpu = numerics.threads if wanted.cpu == "auto" else wanted.cpu
+        by_kind = [cpus / self.cpu, *([gpus / self.gpu] if self.gpu else [])]
         self.slots = max(1, int(min(*by_kind, launch.options.max_concurrent or math.inf)))
         return numerics
 
@@ -211,7 +209,7 @@ class Runner:
             shared=tuner.share(
                 launch.plan, launch.folder, launch.token, launch.numerics, launch.options.limit_batches, launch.bucket
             ),
-            cpu=spec.resources.cpu,
+            cpu=self.cpu,
             gpu=self.gpu,
             callback=callback,
             stop=self.stop,

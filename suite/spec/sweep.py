@@ -90,8 +90,9 @@ class MetricConfig(Frozen):
 class ResourcesConfig(Frozen):
     """What one trial gets."""
 
-    cpu: Count = 1
-    """CPU cores, and threads, of each trial."""
+    cpu: Count | Literal["auto"] = 1
+    """CPU cores, and threads, of each trial, or `auto` = as many as bring this sweep to its end soonest, measured for
+    its networks at the first launch: one where trials wait for cores, more where cores would wait."""
     gpu: Annotated[FiniteFloat, Field(ge=0)] | Literal["auto"] = 0.0
     """GPUs of each trial: 0, a fraction (0.25 = four trials share one GPU), a whole number, or `auto` = the smallest
     fraction that a measured memory probe allows. On a machine without a GPU the sweep runs on the CPU and says so."""
@@ -99,9 +100,17 @@ class ResourcesConfig(Frozen):
     """Trials that one Ray Tune trial runs together: a number (of the same shapes; above 1 only without
     `early_terminate`), or `auto` = up to eight that see the same augmented images through the same frozen layers
     (`model.freeze_batchnorm: true`), so that one computes their features for all; every other trial alone."""
+    memory_format: Literal["channels_last", "contiguous", "auto"] = "channels_last"
+    """How images and kernels lie in memory: channels behind the pixels, before them, or `auto` = before them where that
+    is measured to be faster by a seventh."""
     hang_after_s: Annotated[FiniteFloat, Field(ge=0)] = 1800.0
     """Seconds without a training step after which a trial counts as hung: its stacks are kept as `hung-*.txt` in its
     folder, its worker is ended, and it is tried once more. 0 = never."""
+
+    @property
+    def least_cpu(self) -> int:
+        """CPU cores that a trial needs in any case."""
+        return 1 if self.cpu == "auto" else self.cpu
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> ResourcesConfig:
@@ -286,6 +295,11 @@ class SweepSpec(Frozen):
     def arms_list(self) -> tuple[Arm, ...]:
         """The arms known before anything runs: all of a grid, the drawn ones of ``random``, none for ``optuna``."""
         return self._arms
+
+    @property
+    def first_trials(self) -> int:
+        """How many trials it begins with: all of a grid, one of each arm that a search asks for."""
+        return self.run_cap if self.search else len(self._arms) * len(self.seeds)
 
     def expand(self) -> tuple[Arm, ...]:
         """The same as ``arms_list``."""

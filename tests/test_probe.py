@@ -1,0 +1,148 @@
+"""What a sweep leaves open is measured: precision, memory format, threads a trial."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Folder
+
+from suite import probe
+from suite.probe import Cost, Room
+from suite.records import Numerics
+from suite.spec import ResourcesConfig, TrialConfig
+
+FP32 = TrialConfig.model_validate({"train": {"precision": "fp32"}})
+AUTO = ResourcesConfig(cpu="auto", memory_format="auto")
+TRIAL = {
+    "data": {"name": "digits", "image_size": 8, "train_size": 100}, "model": {"arch": "resnet20"},
+    "train": {"epochs": 1, "batch_size": 50, "lr": 0.05, "precision": "fp32"},
+}  # fmt: skip
+PLAIN = Numerics("fp32", channels_last=True, threads=1, device="cpu", sliced=True, tiled=True)
+
+
+def choose(
+    monkeypatch: pytest.MonkeyPatch, speed: Callable[[Numerics], float], room: Room, resources: ResourcesConfig = AUTO,
+    config: TrialConfig = FP32,
+) -> tuple[Numerics, list[str]]:  # fmt: skip
+    """The choice where a network trains so many images a second with numerics."""
+    monkeypatch.setattr(probe, "cost", lambda *given: Cost(1 / speed(given[-1]), 0.0, 0.0, 0.0))
+    said: list[str] = []
+    return probe.choose_numerics([(config, 10, 32), (config, 10, 32)], resources, room, said.append), said
+
+
+def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "has_bf16", lambda: False)
+    chosen, said = choose(
+        monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, 2), ResourcesConfig(cpu=2), TrialConfig()
+    )
+    assert chosen == replace(PLAIN, threads=2)
+    assert said == ["precision: fp32 (this processor has no bf16)"]
+
+
+@pytest.mark.parametrize(("faster", "expected"), [(1.1, "fp32"), (1.2, "bf16")])
+def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, expected: str) -> None:
+    monkeypatch.setattr(probe, "has_bf16", lambda: True)
+    chosen, said = choose(
+        monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, 2),
+        ResourcesConfig(), TrialConfig(),
+    )  # fmt: skip
+    assert chosen == replace(PLAIN, precision=expected)
+    assert said == [f"precision: {expected} (measured: bf16 runs {faster:.2f} times as fast as fp32 here)"]
+
+
+@pytest.mark.parametrize(
+    ("trials", "most", "cores", "here", "faster", "threads"),
+    [
+        (8, None, 2, 2, 1.8, 1),  # cores do not wait: 4 rounds of 1 against 8 of 0.56
+        (1, None, 2, 2, 1.8, 2),
+        (1, None, 2, 2, 1.1, 1),  # not worth it
+        (3, None, 2, 2, 1.8, 2),  # 2 rounds of 1 against 3 of 0.56
+        (3, None, 2, 2, 1.5, 1),
+        (8, 1, 2, 2, 1.8, 2),  # one at once, by the user's wish
+        (4, None, 16, 16, 1.8, 4),
+        (16, None, 16, 16, 2.0, 1),
+        (2, None, 64, 8, 1.8, 8),  # never more than one machine has
+        (1, None, 1, 8, 1.8, 1),
+    ],
+)
+def test_threads_bring_the_last_trial_to_its_end_soonest(
+    monkeypatch: pytest.MonkeyPatch, trials: int, most: int | None, cores: int, here: int, faster: float, threads: int
+) -> None:
+    """Each doubling of threads makes a trial so many times as fast."""
+    monkeypatch.setattr(os, "cpu_count", lambda: here)
+    chosen, said = choose(
+        monkeypatch, lambda numerics: faster ** (numerics.threads.bit_length() - 1), Room(trials, most, cores),
+        ResourcesConfig(cpu="auto"),
+    )  # fmt: skip
+    assert chosen == replace(PLAIN, threads=threads)
+    assert len(said) == 1 and said[0].startswith(f"threads: {threads} a trial (")
+
+
+@pytest.mark.parametrize(("faster", "expected"), [(1.1, True), (1.2, False)])
+def test_the_memory_format_is_measured_before_the_threads(
+    monkeypatch: pytest.MonkeyPatch, faster: float, expected: bool
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    chosen, said = choose(
+        monkeypatch, lambda numerics: numerics.threads * (1.0 if numerics.channels_last else faster), Room(1, None, 2)
+    )
+    assert chosen == replace(PLAIN, channels_last=expected, threads=2)
+    assert [line.split(":")[0] for line in said] == ["memory format", "threads"]
+
+
+def test_what_the_file_gives_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, said = choose(
+        monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, 2),
+        ResourcesConfig(cpu=2, memory_format="contiguous"),
+    )  # fmt: skip
+    assert chosen == replace(PLAIN, channels_last=False, threads=2) and said == []
+
+
+def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(numerics: Numerics) -> float:
+        raise ValueError("no such layer")
+
+    chosen, said = choose(monkeypatch, fails, Room(1, None, 2))
+    assert chosen == PLAIN
+    assert said == [
+        "memory format: channels_last (not measured: resnet18_cifar: no such layer)",
+        "threads: 1 a trial (not measured: resnet18_cifar: no such layer)",
+    ]
+
+
+def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    config = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"batch_size": 8}})
+    first: list[str] = []
+    chosen = probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, os.cpu_count() or 1), first.append)
+    assert len(first) == 3
+    monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
+    again: list[str] = []
+    assert probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, os.cpu_count() or 1), again.append) == chosen
+    assert again == first
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_a_sweep_gives_each_trial_what_was_measured(folder: Folder) -> None:
+    folder.write(
+        parameters=None, seeds=[0], resources={"cpu": "auto", "memory_format": "auto"},
+        trial=TRIAL,
+    )  # fmt: skip
+    done = folder.sweep()
+    numerics = next(entry["numerics"] for entry in folder.journal if entry["kind"] == "trial")
+    assert f"threads: {numerics['threads']} a trial (measured: " in done.stdout
+    assert "memory format: " in done.stdout
+    assert folder.runs() == {"tiny seed=0": "FINISHED"}
+    folder.write(
+        parameters=None, seeds=[0, 1], resources={"cpu": "auto", "memory_format": "auto"},
+        trial=TRIAL,
+    )  # fmt: skip
+    again = folder.sweep()
+    assert "threads: " not in again.stdout, "numerics of a first launch stay"
+    assert [entry["numerics"] for entry in folder.journal if entry["kind"] == "trial"] == [numerics] * 2
