@@ -54,13 +54,9 @@ class Cost:
 
 def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
     """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W)."""
-    key = _key(config, classes, side, numerics)
-    known = _read()
-    if key in known:
-        return Cost(**known[key])
-    measured = _measure(config, classes, side, numerics)
-    _write(key, asdict(measured))
-    return measured
+    return Cost(
+        **_kept(_key(config, classes, side, numerics), lambda: asdict(_measure(config, classes, side, numerics)))
+    )
 
 
 @dataclass(frozen=True)
@@ -226,6 +222,11 @@ def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numer
 
 def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
     """Seconds of training per image and trial, of ``count`` trials trained as one network."""
+    key = f"{_key(config, classes, side, numerics)}-{count}"
+    return _kept(key, lambda: {"train_s": _measure_joint(config, classes, side, numerics, count)})["train_s"]
+
+
+def _measure_joint(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
     with tempfile.TemporaryDirectory() as folder, _own_threads():
         trainings = [_training(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
         best = math.inf
@@ -325,6 +326,15 @@ def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> st
 
 def _file() -> Path:
     return data.cache_folder() / "probes.json"
+
+
+def _kept(key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What was measured under the key, now or earlier."""
+    known = _read()
+    if key not in known:
+        known[key] = measure()
+        _write(key, known[key])
+    return known[key]
 
 
 def _read() -> dict[str, dict[str, float]]:
