@@ -54,9 +54,8 @@ class Cost:
 
 def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
     """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W)."""
-    return Cost(
-        **_kept(_key(config, classes, side, numerics), lambda: asdict(_measure(config, classes, side, numerics)))
-    )
+    given = config, classes, side, numerics
+    return Cost(**_kept(_key(*given), lambda: asdict(_measure(*given))))
 
 
 @dataclass(frozen=True)

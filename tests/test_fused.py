@@ -308,7 +308,10 @@ def test_the_probe_joins_trials_only_where_that_is_faster(monkeypatch: pytest.Mo
     config = TrialConfig.model_validate(trial(arch="plain20", batch_size=8).config)
     networks = [(config, 10, 8)]
     numerics = Numerics()
-    assert probe.joint_seconds(*networks[0], numerics, 2) > 0
+    measured = probe.joint_seconds(*networks[0], numerics, 2)
+    with monkeypatch.context() as kept:
+        kept.setattr(probe, "_measure_joint", lambda *given: pytest.fail("measured again"))
+        assert probe.joint_seconds(*networks[0], numerics, 2) == measured > 0
     speeds = {1: 1.0, 2: 0.7, 4: 0.4, 8: 0.39}
     monkeypatch.setattr(probe, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count])
     assert probe.choose_pack(networks, numerics, most=8) == (4, 2.5), "eight are not worth what they hold"
