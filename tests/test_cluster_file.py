@@ -246,6 +246,9 @@ MUTATIONS: list[tuple[str, str, Callable[[str], str], str, str]] = [
         "LoadBalancer",
     ),
     ("max-workers", AWS, swap("max_workers: 4 ", "max_workers: 4000 "), "max_workers: 4000", "2,000 dollars"),
+    ("ray-job-key", K8S, swap("tolerations:", "toleration:"), "toleration:", "Did you mean 'tolerations'?"),
+    ("ray-job-key", K8S, swap("lifecycle:", "lifecyle:"), "lifecyle", "Did you mean 'lifecycle'?"),
+    ("ray-job-key", K8S, swap("requests:", "request:"), "request:", "Did you mean 'requests'?"),
     ("max-workers", K8S, swap("maxReplicas: 4", "maxReplicas: 4000"), "maxReplicas", "2,000 dollars"),
     ("market", AWS, swap("MarketType: spot", "MarketType: spott"), "spott", "got spott"),
     (

@@ -60,7 +60,31 @@ _GCE = dict.fromkeys((
 ), ANY)  # fmt: skip
 
 # KubeRay's RayJob, ray.io/v1, as of August 2026.
-_POD = {"metadata": ANY, "spec": ANY}
+_CONTAINER: dict[str, Any] = {
+    **dict.fromkeys((
+        "args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "name", "ports",
+        "readinessProbe", "resizePolicy", "restartPolicy", "restartPolicyRules", "securityContext", "startupProbe",
+        "stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy", "tty", "volumeDevices",
+        "volumeMounts", "workingDir",
+    ), ANY),
+    "resources": {"claims": ANY, "limits": ANY, "requests": ANY},
+}  # fmt: skip
+_POD: dict[str, Any] = {  # as of Kubernetes 1.34
+    "metadata": ANY,
+    "spec": {
+        **dict.fromkeys((
+            "activeDeadlineSeconds", "affinity", "automountServiceAccountToken", "dnsConfig", "dnsPolicy",
+            "enableServiceLinks", "ephemeralContainers", "hostAliases", "hostIPC", "hostNetwork", "hostPID",
+            "hostUsers", "hostname", "hostnameOverride", "imagePullSecrets", "nodeName", "nodeSelector", "os",
+            "overhead", "preemptionPolicy", "priority", "priorityClassName", "readinessGates", "resourceClaims",
+            "resources", "restartPolicy", "runtimeClassName", "schedulerName", "schedulingGates", "securityContext",
+            "serviceAccount", "serviceAccountName", "setHostnameAsFQDN", "shareProcessNamespace", "subdomain",
+            "terminationGracePeriodSeconds", "tolerations", "topologySpreadConstraints", "volumes",
+        ), ANY),
+        "containers": _CONTAINER,
+        "initContainers": _CONTAINER,
+    },
+}  # fmt: skip
 RAY_JOB: dict[str, Any] = {
     "apiVersion": ANY, "kind": ANY, "metadata": ANY,
     "spec": {
