@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
@@ -253,6 +254,18 @@ class Folder:
         rows = self.metric_rows(self.name)
         assert all(len(values) == 1 for values in rows.values()), "a metric row was doubled"
         assert {key: value for key, (value,) in rows.items()} == self._figures()
+
+    def assert_reported(self) -> None:
+        """The report's table, made now of MLflow alone, has each trial once, with the figures of the journal."""
+        done = self.run(self.name, module="suite.report")
+        assert done.returncode == 0, done.stdout + done.stderr
+        with (self.path / "reports" / self.name / "results.csv").open(newline="") as file:
+            rows = {row["trial"]: row for row in csv.DictReader(file)}
+        ends = {entry["id"]: entry for entry in self.journal if entry["kind"] == "end"}
+        assert rows.keys() == ends.keys()
+        for trial, end in ends.items():
+            assert (rows[trial]["status"], int(rows[trial]["epochs"])) == (end["status"], end["epochs"])
+            assert {name: float(rows[trial][name]) for name in end["metrics"]} == end["metrics"]
 
     def _figures(self) -> dict[tuple[str, str, int], float]:
         """(trial name, metric, step) -> value, of epochs with their times and memory, of ends and of pictures."""

@@ -63,6 +63,8 @@ def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
     assert folder.runs() == dict.fromkeys(curves, "FINISHED")
     assert folder.parents() == ["FINISHED"]
     folder.assert_tracked()
+    if number == signal.SIGKILL:
+        folder.assert_reported()
 
 
 def test_ctrl_c_keeps_the_step_and_not_only_the_epoch(folder: Folder) -> None:

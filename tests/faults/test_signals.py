@@ -117,6 +117,7 @@ def test_a_sweep_stopped_and_killed_again_and_again(
     curves = folder.curves()
     assert folder.runs() == dict.fromkeys(curves, "FINISHED") and folder.parents() == ["FINISHED"]
     folder.assert_tracked()
+    folder.assert_reported()
     assert curves == alone(folder.path, tmp_path / "alone", monkeypatch)
     assert max(ends_s) < 10, ends_s
     tally.figures["signal to exit"] = f"{statistics.median(ends_s):.1f} s (longest {max(ends_s):.1f})"
