@@ -273,7 +273,7 @@ def test_a_hung_trial_is_ended_tried_once_more_and_says_where(folder: Folder, ta
         folder, parameters=None, arms={"hangs": {"model.arch": "tiny_net:sleeps"}, "fine": {}}, seeds=[0],
         resources={"cpu": 1, "hang_after_s": 25}, baseline="fine",
     )  # fmt: skip
-    done = folder.sweep(code=3)
+    done = folder.sweep(code=3, timeout=400)
     assert folder.runs() == {"hangs seed=0": "FAILED", "fine seed=0": "FINISHED"}
     assert done.stdout.count("trying once more") == 1 and "no step for 25 s" in done.stdout
     stacks = sorted((folder.path / "runs").rglob("hung-*.txt"))
