@@ -37,6 +37,7 @@ from typing import Any
 import psutil
 from urllib3.exceptions import HTTPError  # boto3's own transport, which lets some of these through
 
+from suite import signals
 from suite.errors import EnvironmentProblem, LockedError, UsageError
 from suite.redaction import redacted
 
@@ -241,7 +242,7 @@ class Bucket:
             self.put(OWNER, mine)
         done = threading.Event()
         renewing = threading.Thread(target=self.brisk()._renew, args=(mine, done), name="owner", daemon=True)
-        renewing.start()
+        signals.start(renewing)
         try:
             yield
         finally:

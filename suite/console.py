@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from suite.errors import ProblemsError, SuiteError
 from suite.journal import History, TrialHistory
 from suite.records import Objective, Status
 from suite.redaction import redacted
+from suite.signals import Terminated, terminate
 
 LINE_EVERY_S = 30.0  # between progress lines where there is no terminal
 ROWS = 12  # running trials shown
@@ -34,6 +36,8 @@ def standard() -> Console:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn expected errors into a message and an exit code, never a traceback; a bug of ours into one, and 1."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except ProblemsError as error:
@@ -45,9 +49,9 @@ def exit_codes() -> Iterator[None]:
         sys.exit(error.exit_code)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, Terminated) as error:
+        click.echo("interrupted: give the same command again", err=True)
+        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
     except Exception:
         click.echo(redacted(traceback.format_exc()), err=True)
         sys.exit(1)

@@ -263,7 +263,7 @@ def _cursor(folder: Path) -> tuple[int, str]:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--fix", is_flag=True, help="Close stale runs, send what tracking lacks, set damaged checkpoints aside.")
 @click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="Folder of the sweeps' folders.")  # fmt: skip
+              help="Folder of the sweeps' folders; with FILES: s3://... where that is an object store.")  # fmt: skip
 @click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
 def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: str | None) -> None:
     """Say what is not as it should be, and with --fix mend it. With FILES, look at these cluster files instead.
@@ -276,7 +276,7 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
     console = standard()
     with exit_codes():
         if files:
-            _cluster_files(console, files)
+            _cluster_files(console, files, is_bucket(storage_path))
             return
         if is_bucket(storage_path):
             raise UsageError(
@@ -291,7 +291,7 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
         sys.exit(0 if well else EnvironmentProblem.exit_code)
 
 
-def _cluster_files(console: Console, files: Sequence[Path]) -> None:
+def _cluster_files(console: Console, files: Sequence[Path], in_a_bucket: bool) -> None:
     """Look at cluster files.
 
     Raises:
@@ -299,7 +299,7 @@ def _cluster_files(console: Console, files: Sequence[Path]) -> None:
     """
     from suite import cluster_file
 
-    raise_problems(problem for file in files for problem in cluster_file.examine(file))
+    raise_problems(problem for file in files for problem in cluster_file.examine(file, in_a_bucket))
     for file in files:
         console.print(f"{file}: nothing is wrong with it", highlight=False)
 

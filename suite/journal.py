@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from suite import disk
+from suite import disk, signals
 from suite.errors import EnvironmentProblem, LockedError
 from suite.records import EpochRecord, Objective, Status, Trial
 from suite.redaction import redacted
@@ -168,7 +168,7 @@ class Journal:
         self.failure: OSError | None = None
         self._closing = self._given_up = False
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
-        self._thread.start()
+        signals.start(self._thread)
 
     def subscribe(self, listener: Callable[[Entry], None]) -> None:
         """Have ``listener`` called, on the journal's thread, with each entry once it is durable."""

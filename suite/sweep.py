@@ -30,6 +30,7 @@ from suite.bucket import Bucket, is_bucket, reached
 from suite.console import duration, exit_codes, standard
 from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.redaction import redacted
+from suite.signals import deaf
 from suite.spec import SweepSpec
 
 if TYPE_CHECKING:  # heavy: only once the file is known to be right
@@ -114,10 +115,15 @@ def _run(
     spec: SweepSpec, options: Options, uri: str | None, storage: Path | Bucket, report: bool, console: Console
 ) -> SweepResult:
     """``uri`` None: tracked in memory only."""
-    from suite import analysis, tracking
-    from suite.console import Board
-    from suite.journal import FILE_NAME, History, identity
-    from suite.launch import launch
+    with deaf():  # numpy's and torch's own threads, too: see suite.signals
+        import torch
+
+        from suite import analysis, tracking
+        from suite.console import Board
+        from suite.journal import FILE_NAME, History, identity
+        from suite.launch import launch
+
+        torch.ones(2**18).sum()  # torch starts its threads at the first sum that is worth it
 
     folder, bucket = _place(storage, spec.name)
 

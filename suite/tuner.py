@@ -43,6 +43,7 @@ from suite.errors import EnvironmentProblem, brief
 from suite.journal import STOP_FILE, Entry, TrialHistory
 from suite.plan import Plan
 from suite.records import Numerics, Objective
+from suite.signals import deaf
 from suite.spec import ResourcesConfig, TrialConfig
 from suite.trainable import PackTrainable, Shared
 
@@ -221,13 +222,15 @@ def _spared() -> Iterator[None]:
     """Have the processes that Ray starts here, and theirs, be deaf to SIGTERM, as Ray makes them deaf to SIGINT.
 
     `timeout` signals the whole process group, Slurm and systemd each process of a job. Without this Ray's head would
-    go before the trials could save, and the driver would look for it for a minute.
+    go before the trials could save, and the driver would look for it for a minute. A signal meanwhile is heard later.
     """
-    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which a new process inherits
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+    kept = signal.getsignal(signal.SIGTERM)
+    with deaf():
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread() and kept is not None:
+                signal.signal(signal.SIGTERM, kept)  # Ray took it for itself
 
 
 def _guard_token() -> None:
@@ -578,7 +581,8 @@ def measure(
     cores = int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else os.cpu_count() or 1
     given = list(configs), resources, trials, cores, pinned, list(search_path), data_gib
     if measures_here(configs, resources):
-        return _measure(*given)  # saves a worker's start
+        with deaf():  # torch's threads
+            return _measure(*given)  # saves a worker's start
     task = ray.remote(max_calls=1, max_retries=0)(_measure)
     measuring = task.options(num_cpus=resources.least_cpu, num_gpus=1 if gpu == "auto" else gpu).remote(*given)
     end = time.monotonic() + (resources.hang_after_s or math.inf)

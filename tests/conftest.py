@@ -47,6 +47,9 @@ class Tiny(nn.Module):
     def forward(self, x):
         if self.training:
             time.sleep(float(os.environ.get("SLOW", "0")))
+            if "STEPS" in os.environ:
+                with open(os.environ["STEPS"], "a") as file:
+                    file.write(f"{os.getpid()}\\n")
         return self.fc(self.drop(torch.relu(self.bn1(self.conv1(x))).mean((2, 3))))
 
 

@@ -329,6 +329,23 @@ MUTATIONS: list[tuple[str, str, Callable[[str], str], str, str]] = [
 ]
 
 
+def test_what_nodes_need_not_have_in_common_with_an_object_store_is_not_asked_for(tmp_path: Path) -> None:
+    job = filled(K8S).replace("--storage-path /mnt/suite/", "--storage-path s3://bucket/")
+    left_out = ("volumeMounts:", "- {name: suite, mountPath", "volumes:", "- name: suite", "persistentVolumeClaim:")
+    bare = "\n".join(line for line in job.splitlines() if not line.strip().startswith(left_out))
+    assert "s3://" in bare and "mountPath" not in bare and examine(tmp_path, bare, K8S) == []
+    file = tmp_path / AWS
+    file.write_text(filled(AWS).replace("mountpoint -q /mnt/suite", "true"))
+    assert [problem for problem in cluster_file.examine(file) if "[shared-storage]" in str(problem)]
+    assert not [problem for problem in cluster_file.examine(file, in_a_bucket=True) if "shared" in str(problem)]
+
+
+def test_rays_own_key_for_several_subnets_is_known(tmp_path: Path) -> None:
+    ids = "      SecurityGroupIds:"
+    text = filled(AWS).replace(ids, f"      SubnetIds: [subnet-1, subnet-2]\n{ids}")
+    assert "SubnetIds" in text and examine(tmp_path, text) == []
+
+
 @pytest.mark.parametrize("number", range(len(MUTATIONS)))
 def test_what_is_wrong_is_found_at_its_line(number: int, tmp_path: Path) -> None:
     rule, name, change, place, message = MUTATIONS[number]

@@ -33,8 +33,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def examine(path: Path) -> list[Problem]:
+def examine(path: Path, in_a_bucket: bool = False) -> list[Problem]:
     """All that is wrong with a cluster file, in the order of its lines; none = it is fit to be used.
+
+    Args:
+        in_a_bucket: whether sweeps keep what they keep in an object store, so that nodes need no folder in common.
 
     The rule of each problem ends with its name in brackets, e.g. ``[image-version]``; its place is ``file:line: key``.
     """
@@ -42,7 +45,8 @@ def examine(path: Path) -> list[Problem]:
         source = read(path)
     except UsageError as error:
         return list(error.problems)
-    found = [finding for rule in (_left_to_fill_in, *_rules(source)) for finding in _found(rule, source)]
+    rules = [rule for rule in _rules(source) if not (in_a_bucket and rule is launcher.shared_storage)]
+    found = [finding for rule in (_left_to_fill_in, *rules) for finding in _found(rule, source)]
     return [finding.problem for finding in sorted(found, key=lambda finding: finding.line)]
 
 

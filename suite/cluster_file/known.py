@@ -19,6 +19,8 @@ PROVIDER = {
     "local": {"type", "head_ip", "worker_ips", "external_head_ip", "coordinator_address"},
 }  # fmt: skip
 
+_RAYS_OWN: dict[str, Any] = {"SubnetIds": ANY}  # Ray takes them in turn and gives EC2 one as SubnetId
+
 # EC2's RunInstances as of botocore 1.44.8, used where botocore is not installed; lists are written as their elements.
 _EC2: dict[str, Any] = {
     **dict.fromkeys((
@@ -31,6 +33,7 @@ _EC2: dict[str, Any] = {
         "PrivateDnsNameOptions", "PrivateIpAddress", "RamdiskId", "SecondaryInterfaces", "SecurityGroupIds",
         "SecurityGroups", "SubnetId", "TagSpecifications", "UserData",
     ), ANY),
+    **_RAYS_OWN,
     "IamInstanceProfile": {"Arn": ANY, "Name": ANY},
     "MetadataOptions": dict.fromkeys(
         ("HttpEndpoint", "HttpProtocolIpv6", "HttpPutResponseHopLimit", "HttpTokens", "InstanceMetadataTags"), ANY
@@ -139,7 +142,7 @@ def _from_botocore() -> dict[str, Any] | None:
     except ImportError:
         return None
     model = get_session().get_service_model("ec2")
-    return _members(model.operation_model("RunInstances").input_shape, deep=3)
+    return _members(model.operation_model("RunInstances").input_shape, deep=3) | _RAYS_OWN
 
 
 def _members(shape: Any, deep: int) -> dict[str, Any]:

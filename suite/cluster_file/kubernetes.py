@@ -30,12 +30,19 @@ def _keys(source: Source) -> Findings:
 
 def _entrypoint(source: Source) -> Findings:
     entrypoint = str(source.get("spec", "entrypoint", default=""))
+    if _stores_in_a_bucket(source):
+        return
     if "--storage-path /" not in entrypoint.replace("=", " "):
         rule = "the entrypoint must name the shared folder with --storage-path"
-        yield source.finding("storage-path", ("spec", "entrypoint"), rule)
+        remedy = "Write --storage-path and a folder of the volume, or s3://bucket/prefix."
+        yield source.finding("storage-path", ("spec", "entrypoint"), rule, remedy)
     elif not any(f"--storage-path {path}/" in entrypoint.replace("=", " ") for path in _mounts(source, HEAD)):
         rule = "--storage-path must lie in a volume that the head mounts"
         yield source.finding("storage-path", ("spec", "entrypoint"), rule)
+
+
+def _stores_in_a_bucket(source: Source) -> bool:
+    return "--storage-path s3://" in str(source.get("spec", "entrypoint", default="")).replace("=", " ")
 
 
 def _ends(source: Source) -> Findings:
@@ -142,6 +149,8 @@ def _resources(source: Source) -> Findings:
 
 def _shared_volume(source: Source) -> Findings:
     """One volume that all groups mount at one path, backed by something that many nodes may write."""
+    if _stores_in_a_bucket(source):
+        return
     mounted = {group: _mounts(source, group) for group in _groups(source)}
     shared = set.intersection(*(set(mounts) for mounts in mounted.values()))
     for group, mounts in mounted.items():

@@ -169,12 +169,15 @@ def _excludes(source: Source) -> Findings:
             yield source.finding("rsync-code", ("rsync_exclude", index), rule, remedy)
 
 
-def _shared_storage(source: Source) -> Findings:
+def shared_storage(source: Source) -> Findings:
     """Whether each node makes sure of the shared folder, and containers see it where the machine does."""
     checked = _shared_folders(source)
     if not checked:
         rule = "every node must mount the same folder for checkpoints and the journal, and make sure of it"
-        remedy = "See initialization_commands in cluster.yaml: `mountpoint -q /mnt/suite || sudo mount ...`."
+        remedy = (
+            "See initialization_commands in cluster.yaml: `mountpoint -q /mnt/suite || sudo mount ...`. With an object "
+            "store instead: suite.doctor --storage-path s3://bucket/prefix FILE."
+        )
         yield source.finding("shared-storage", ("initialization_commands",), rule, remedy)
         return
     if not _has_docker(source):
@@ -268,7 +271,7 @@ def _own_head_runs_no_trial(source: Source) -> Findings:
 
 COMMON: tuple[Rule, ...] = (
     shapes.of_ray, _ray_validation, _provider_keys, secrets, _open_network, _token_file, _token_needed,
-    _start_commands, _dashboard, _mlflow, _every_address, _excludes, _shared_storage, _store_on_shared_storage,
+    _start_commands, _dashboard, _mlflow, _every_address, _excludes, shared_storage, _store_on_shared_storage,
     _pinned_packages,
 )  # fmt: skip
 LOCAL: tuple[Rule, ...] = (_addresses, _ssh, _own_head_runs_no_trial)

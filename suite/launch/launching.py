@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite import disk, environment
+from suite import disk, environment, signals
 from suite.analysis import rank_arms
 from suite.bucket import AnotherOwner, Bucket, BucketUnavailable, reached
 from suite.checkpoint import MANIFEST
@@ -595,7 +595,7 @@ class _Budget:
     def __enter__(self) -> None:
         if self.timer is not None:
             self.timer.daemon = True
-            self.timer.start()
+            signals.start(self.timer)
 
     def __exit__(self, *error: object) -> None:
         if self.timer is not None:

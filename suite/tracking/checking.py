@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from suite import signals
 from suite.errors import EnvironmentProblem, SuiteError, brief
 from suite.redaction import redacted
 from suite.tracking.projection import HOME, JOURNAL, KIND
@@ -154,7 +155,7 @@ def _within(seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]])
             result.append(error)
 
     thread = threading.Thread(target=work, name="tracking-check", daemon=True)
-    thread.start()
+    signals.start(thread)
     thread.join(seconds)
     if not result:
         raise EnvironmentProblem(

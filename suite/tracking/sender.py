@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+from suite import signals
 from suite.journal import Entry
 from suite.redaction import redacted
 from suite.tracking.port import EntryRejected, RunMissing, Tracker, TrackingUnavailable
@@ -67,7 +68,7 @@ class Sender:
         self._draining = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
+        signals.start(self._thread)
 
     def put(self, entry: Entry) -> None:
         """Take an entry; returns at once."""

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from suite import signals
 from suite.errors import UsageError
 
 SQLITE = "sqlite:///"
@@ -68,7 +69,7 @@ def warm() -> threading.Thread:
         _quiet()
 
     thread = threading.Thread(target=load, name="warm-mlflow", daemon=True)
-    thread.start()
+    signals.start(thread)
     return thread
 
 

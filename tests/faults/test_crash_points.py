@@ -200,10 +200,12 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
     assert processes.launch(whole) == 0
     total = points(whole)
     every = 3 if cut == "content" else 1  # of these few find what the other two do not
-    for at in range(1 + part, total + 1, PARTS * every) if FULL else chosen(total, 8, seed=len(cut)):
+    asked = list(range(1 + part, total + 1, PARTS * every) if FULL else chosen(total, 8, seed=len(cut)))
+    for at in asked:
         folder = fresh(empty, tmp_path / f"{at}")
         tally.add(int(survive(processes, folder, unbroken, at, cut)))
         shutil.rmtree(folder)
+    assert tally.faults >= 0.8 * len(asked), "points that were never reached are no crashes"
     if part == 0:
         tally.figures[f"points of a launch, {CUTS[cut]}"] = str(total)
 
@@ -218,8 +220,10 @@ def test_a_crash_after_a_crash_after_a_crash(
     for number in range(8 if FULL else 1):
         folder = fresh(empty, tmp_path / f"{number}")
         for _ in range(6):
-            if processes.launch(folder, 3 + drawn.randrange(45)) == 0:
+            code = processes.launch(folder, 3 + drawn.randrange(45))
+            if code == 0:
                 break
+            assert code == KILLED, (folder / "output.txt").read_text()
             if drawn.random() < 0.6:
                 cut_power(folder, names=drawn.random() < 0.5)
             tally.add()
@@ -242,7 +246,7 @@ def test_broken_builds_do_not_survive(
     processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, build: str, cut: str, least: int
 ) -> None:
     whole = fresh(empty, tmp_path / "whole")
-    processes.launch(whole, 0, "" if build == "runs_by_memory" else build)
+    assert processes.launch(whole, 0, build) == 0, "undisturbed, a broken build must do its work"
     failed = 0
     for at in chosen(points(whole), 24, seed=1):
         folder = fresh(empty, tmp_path / f"{at}")
