@@ -340,6 +340,11 @@ def test_what_nodes_need_not_have_in_common_with_an_object_store_is_not_asked_fo
     assert not [problem for problem in cluster_file.examine(file, in_a_bucket=True) if "shared" in str(problem)]
 
 
+def test_a_sweep_file_is_told_for_what_it_is(tmp_path: Path) -> None:
+    (found,) = examine(tmp_path, (REPO / "search_spaces" / "quickstart.yaml").read_text())
+    assert "this is a sweep file" in found and "--dry-run" in found
+
+
 def test_rays_own_key_for_several_subnets_is_known(tmp_path: Path) -> None:
     ids = "      SecurityGroupIds:"
     text = filled(AWS).replace(ids, f"      SubnetIds: [subnet-1, subnet-2]\n{ids}")

@@ -32,6 +32,10 @@ _MOUNT_CHECK = re.compile(r"mountpoint -q (?P<path>/\S+)")
 
 def unknown_provider(source: Source) -> Findings:
     provider = source.get("provider", "type")
+    if not source.has("provider") and any(source.has(key) for key in ("trial", "parameters", "arms")):
+        rule = "this is a sweep file, not a cluster file"
+        yield source.finding("provider", (), rule, "Look at it with `python -m suite.sweep FILE --dry-run`.")
+        return
     remedy = did_you_mean(str(provider), PROVIDERS) or "KubeRay's files have apiVersion and kind instead."
     rule = f"provider.type must be one of {', '.join(PROVIDERS)}, got {provider!r}"
     yield source.finding("provider", ("provider", "type"), rule, remedy)
