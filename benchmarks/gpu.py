@@ -69,7 +69,7 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     config = TrialConfig.model_validate(settings)
     dataset = data.load(DataConfig.model_validate(settings["data"])) if source else made_up(size)
     numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, 2, device), print
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, (2,), device), print
     )
     seconds, reached, speeds = 0.0, "never", []
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def augmented(device: str) -> list[str]:
         "train": {"epochs": 100, "batch_size": BATCH},
     })  # fmt: skip
     numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, 2, device), lambda text: None
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, (2,), device), lambda text: None
     )
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, made_up(4 * BATCH), numerics, Path(folder))

@@ -127,7 +127,7 @@ def suite_epoch(
     }
     config = TrialConfig.model_validate(settings)
     numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), probe.Room(1, None, THREADS), say
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), probe.Room(1, None, (THREADS,)), say
     )
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")

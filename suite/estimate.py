@@ -59,8 +59,9 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     configs = [(arm.config, *plan.shape(arm.config)) for arm in arms]
     device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
     known = history.launch.get("numerics")
+    room = probe.Room(spec.first_trials, None, (os.cpu_count() or 1,), device)
     numerics = Numerics(**known) if known else probe.choose_numerics(
-        plan.networks(), spec.resources, probe.Room(spec.first_trials, None, os.cpu_count() or 1, device), lines.append
+        plan.networks(), spec.resources, room, lines.append
     )  # fmt: skip
     rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
     for arm, item in zip(arms, configs, strict=True):

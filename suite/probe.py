@@ -12,14 +12,14 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from suite import data, environment, fused, memory, models
+from suite import data, environment, fused, memory, models, plugin
 from suite.errors import brief
 from suite.records import EpochRecord, Numerics, Objective, Trial
 from suite.spec import ResourcesConfig, TrialConfig
@@ -28,7 +28,7 @@ from suite.train import Training, clock
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
 TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
-KERNELS = 3  # raised when a step becomes faster or slower: what older code measured no longer holds
+KERNELS = 4  # raised when a step becomes faster or slower: what older code measured no longer holds
 MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads) must be so much faster to be chosen
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
@@ -44,18 +44,27 @@ class Cost:
         train_s, eval_s: seconds per image.
         memory_gib: peak of torch on a GPU; on the CPU, growth of the process.
         checkpoint_mib: size of one resume checkpoint and its best weights.
+        whole_batch: whether steps had the trial's own batch, and not a smaller one.
     """
 
     train_s: float
     eval_s: float
     memory_gib: float
     checkpoint_mib: float
+    whole_batch: bool = True
 
 
-def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
-    """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W)."""
-    given = config, classes, side, numerics
-    return Cost(**_kept(_key(*given), lambda: asdict(_measure(*given))))
+def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
+    """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W).
+
+    Args:
+        whole_batch: whether in batches of the trial's size; None = where such a step is short.
+    """
+    given = config, classes, side, numerics, whole_batch
+    found = _kept(_key(*given), lambda: asdict(_measure(*given)))
+    return Cost(
+        found["train_s"], found["eval_s"], found["memory_gib"], found["checkpoint_mib"], found["whole_batch"] > 0
+    )
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,18 @@ class Room:
     Attributes:
         trials: that are to be run.
         most: of them at once; None = as many as there are cores for.
-        cores: of all machines together.
+        nodes: the cores of each machine.
         device: ``cpu`` or ``cuda``.
     """
 
     trials: int
     most: int | None
-    cores: int
+    nodes: tuple[int, ...]
     device: str = "cpu"
 
     def rounds(self, threads: int) -> int:
         """How many trials run one after another in each slot, with so many threads each."""
-        slots = max(1, self.cores // threads)
+        slots = max(1, sum(cores // threads for cores in self.nodes))
         return math.ceil(self.trials / min(slots, self.most or slots))
 
 
@@ -142,13 +151,16 @@ def _with_memory_format(
 def _with_threads(
     configs: Sequence[tuple[TrialConfig, int, int]], single: Numerics, room: Room, say: Callable[[str], None]
 ) -> Numerics:
-    """Powers of two up to the cores of this machine, by when the last trial would end.
+    """Powers of two up to the cores of this machine and of each other, by when the last trial would end.
 
     Each is measured with nothing beside it, which flatters a few threads a little: neighbours share caches.
     """
-    here = min(os.cpu_count() or 1, room.cores)
+    here = min(os.cpu_count() or 1, *room.nodes)
     counts = [count for power in range(here.bit_length()) if (count := 2**power) <= here]
     counts = [count for count in counts if count == 1 or room.rounds(count) < 2 * room.rounds(count // 2)]
+    if counts == [1]:
+        say(f"threads: 1 a trial ({room.trials} to run on {sum(room.nodes)} cores)")
+        return single
     seconds, failure = _seconds(configs, [replace(single, threads=count) for count in counts])
     if not all(seconds):
         say(f"threads: 1 a trial (not measured: {failure})")
@@ -157,10 +169,8 @@ def _with_threads(
     best = counts[0]
     for count in counts[1:]:
         best = count if ends[best] > MARGIN * ends[count] else best
-    found = (
-        f"measured: a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}, " if counts[1:] else ""
-    )
-    say(f"threads: {best} a trial ({found}{room.trials} to run on {room.cores} cores)")
+    gain = f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}"
+    say(f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} cores)")
     return replace(single, threads=best)
 
 
@@ -174,7 +184,9 @@ def _seconds(
     sums, failure = [0.0] * len(candidates), ""
     for item in configs:
         try:
-            each = [cost(*item, numerics).train_s for numerics in candidates]
+            first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
+            others = [cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:]]
+            each = [found.train_s for found in (first, *others)]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
@@ -281,7 +293,7 @@ def _own_threads() -> Iterator[None]:
         torch.set_num_threads(kept)
 
 
-def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> Cost:
+def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
     on_gpu = numerics.device == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -290,7 +302,10 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
         before = memory.resident_gib()
         first = training.advance()  # warm-up: kernels are chosen and compiled
         batch, speed = config.train.batch_size, first.metrics["time/img_per_s"] if first is not None else 0.0
-        if not on_gpu and batch > CPU_BATCH and batch < STEP_S * speed:
+        small = not on_gpu and batch > CPU_BATCH
+        if whole_batch is None:
+            whole_batch = not small or batch < STEP_S * speed
+        if small and whole_batch:
             training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
             training.advance()
         timed = [training.advance() for _ in range(TIMED_EPOCHS)]
@@ -302,11 +317,16 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics) -
         size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
         trainable, _ = models.count_parameters(training.model)
         states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
-        return Cost(train_s, eval_s, max(0.0, peak), (2 * size + states * 4 * trainable) / 2**20)
+        kept_mib = (2 * size + states * 4 * trainable) / 2**20
+        return Cost(train_s, eval_s, max(0.0, peak), kept_mib, whole_batch)
 
 
-def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:
+def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> str:
     what = {
+        "whole_batch": whole_batch,
+        "augmentations": {name: settings.model_dump(mode="json") for name, settings in config.augmentations.items()},
+        "cache_prefix": config.train.cache_prefix,
+        "code": plugin.digest(config.model.arch) if plugin.is_reference(config.model.arch) else "",
         "model": config.model.model_dump(mode="json") | {"weights": "", "imagenet_file": ""},
         "augment": config.augment,
         "optimizer": config.train.optimizer,
@@ -330,16 +350,17 @@ def _file() -> Path:
 def _kept(key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What was measured under the key, now or earlier."""
     known = _read()
-    if key not in known:
+    if not isinstance(known.get(key), dict):
         known[key] = measure()
-        _write(key, known[key])
+        with suppress(OSError):  # a cache that cannot be written costs the next launch a measurement
+            _write(key, known[key])
     return known[key]
 
 
 def _read() -> dict[str, dict[str, float]]:
     try:
-        content: dict[str, dict[str, float]] = json.loads(_file().read_text())
-        return content
+        content = json.loads(_file().read_text())
+        return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
 

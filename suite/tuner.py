@@ -578,8 +578,7 @@ def measure(
     gpu = resources.gpu
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
-    cores = int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else os.cpu_count() or 1
-    given = list(configs), resources, trials, cores, pinned, list(search_path), data_gib
+    given = list(configs), resources, trials, _cores(), pinned, list(search_path), data_gib
     if measures_here(configs, resources):
         with deaf():  # torch's threads
             return _measure(*given)  # saves a worker's start
@@ -591,11 +590,11 @@ def measure(
             ray.cancel(measuring, force=True)
             if stop.requested:
                 raise StoppedError
-            return _unmeasured(resources, pinned, f"no answer after {resources.hang_after_s:g} s")
+            return _unmeasured(configs, resources, pinned, f"no answer after {resources.hang_after_s:g} s")
     try:
         found: Measured = ray.get(measuring)
     except ray.exceptions.RayError as error:
-        return _unmeasured(resources, pinned, brief(getattr(error, "cause", None) or error))
+        return _unmeasured(configs, resources, pinned, brief(getattr(error, "cause", None) or error))
     return found
 
 
@@ -618,11 +617,25 @@ def measures_here(configs: Networks, resources: ResourcesConfig) -> bool:
     return not probe.has_bf16() or not own
 
 
-def _unmeasured(resources: ResourcesConfig, pinned: Numerics | None, why: str) -> Measured:
+def _cores() -> tuple[int, ...]:
+    """The cores of each machine that trials may run on."""
+    if not ray.is_initialized():
+        return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,)
+    found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return tuple(cores for cores in found if cores) or (1,)
+
+
+def _unmeasured(configs: Networks, resources: ResourcesConfig, pinned: Numerics | None, why: str) -> Measured:
     gpu, last = resources.gpu, resources.memory_format != "contiguous"
     device = "cuda" if gpu else "cpu"
+    given = {config.train.precision for config, _, _ in configs} - {"auto"}
     numerics = pinned or Numerics(
-        "fp32", channels_last=last, threads=resources.least_cpu, device=device, sliced=not gpu, tiled=not gpu
+        "bf16" if given == {"bf16"} else "fp32",
+        channels_last=last,
+        threads=resources.least_cpu,
+        device=device,
+        sliced=not gpu,
+        tiled=not gpu,
     )
     line = f"precision: {numerics.precision} (not measured: {why})"
     return numerics, 1.0 if gpu == "auto" else float(gpu), 1, [line]
@@ -632,7 +645,7 @@ def _measure(
     configs: list[tuple[TrialConfig, int, int]],
     resources: ResourcesConfig,
     trials: tuple[int, int | None],
-    cores: int,
+    nodes: tuple[int, ...],
     pinned: Numerics | None,
     search_path: list[str],
     data_gib: float,
@@ -648,7 +661,7 @@ def _measure(
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     if gpu and device == "cpu":
         lines.append("no GPU here that torch can use: the sweep runs on the CPU")
-    numerics = pinned or probe.choose_numerics(configs, resources, probe.Room(*trials, cores, device), say=lines.append)
+    numerics = pinned or probe.choose_numerics(configs, resources, probe.Room(*trials, nodes, device), say=lines.append)
     if gpu != "auto":
         return numerics, float(gpu), 1, lines
     if device == "cpu":

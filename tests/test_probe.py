@@ -14,6 +14,7 @@ from suite import probe
 from suite.probe import Cost, Room
 from suite.records import Numerics
 from suite.spec import ResourcesConfig, TrialConfig
+from suite.spec.config import Crop
 
 FP32 = TrialConfig.model_validate({"train": {"precision": "fp32"}})
 AUTO = ResourcesConfig(cpu="auto", memory_format="auto")
@@ -29,15 +30,27 @@ def choose(
     config: TrialConfig = FP32,
 ) -> tuple[Numerics, list[str]]:  # fmt: skip
     """The choice where a network trains so many images a second with numerics."""
-    monkeypatch.setattr(probe, "cost", lambda *given: Cost(1 / speed(given[-1]), 0.0, 0.0, 0.0))
+
+    def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
+        asked.append(whole_batch)
+        return Cost(1 / speed(numerics), 0.0, 0.0, 0.0, whole_batch=False)
+
+    asked: list[bool | None] = []
+    monkeypatch.setattr(probe, "cost", cost)
     said: list[str] = []
-    return probe.choose_numerics([(config, 10, 32), (config, 10, 32)], resources, room, said.append), said
+    chosen = probe.choose_numerics([(config, 10, 32), (config, 10, 32)], resources, room, said.append)
+    assert True not in asked, "the first candidate says with which batches; all others have the same"
+    return chosen, said
 
 
 def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "has_bf16", lambda: False)
     chosen, said = choose(
-        monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, 2), ResourcesConfig(cpu=2), TrialConfig()
+        monkeypatch,
+        lambda numerics: pytest.fail("measured"),
+        Room(1, None, (2,)),
+        ResourcesConfig(cpu=2),
+        TrialConfig(),
     )
     assert chosen == replace(PLAIN, threads=2)
     assert said == ["precision: fp32 (this processor has no bf16)"]
@@ -47,7 +60,7 @@ def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.Mo
 def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, expected: str) -> None:
     monkeypatch.setattr(probe, "has_bf16", lambda: True)
     chosen, said = choose(
-        monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, 2),
+        monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, (2,)),
         ResourcesConfig(), TrialConfig(),
     )  # fmt: skip
     assert chosen == replace(PLAIN, precision=expected)
@@ -55,27 +68,35 @@ def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, e
 
 
 @pytest.mark.parametrize(
-    ("trials", "most", "cores", "here", "faster", "threads"),
+    ("trials", "most", "nodes", "here", "faster", "threads"),
     [
-        (8, None, 2, 2, 1.8, 1),  # cores do not wait: 4 rounds of 1 against 8 of 0.56
-        (1, None, 2, 2, 1.8, 2),
-        (1, None, 2, 2, 1.1, 1),  # not worth it
-        (3, None, 2, 2, 1.8, 2),  # 2 rounds of 1 against 3 of 0.56
-        (3, None, 2, 2, 1.5, 1),
-        (8, 1, 2, 2, 1.8, 2),  # one at once, by the user's wish
-        (4, None, 16, 16, 1.8, 4),
-        (16, None, 16, 16, 2.0, 1),
-        (2, None, 64, 8, 1.8, 8),  # never more than one machine has
-        (1, None, 1, 8, 1.8, 1),
+        (8, None, (2,), 2, 1.8, 1),  # twice the rounds cannot pay: not measured
+        (1, None, (2,), 2, 1.8, 2),
+        (1, None, (2,), 2, 1.1, 1),  # not worth it
+        (3, None, (2,), 2, 1.8, 2),  # 2 rounds of 1 against 3 of 0.56
+        (3, None, (2,), 2, 1.5, 1),
+        (8, 1, (2,), 2, 1.8, 2),  # one at once, by the user's wish
+        (4, None, (16,), 16, 1.8, 4),
+        (16, None, (16,), 16, 2.0, 1),
+        (2, None, (32, 32), 8, 1.8, 8),  # never more than the machine that measures has
+        (2, None, (8, 4), 8, 1.8, 4),  # nor more than the smallest has
+        (4, None, (3, 3), 8, 1.9, 1),  # one slot of two on each: 2 rounds of 0.53 against 1 of 1
+        (1, None, (1,), 8, 1.8, 1),
     ],
 )
 def test_threads_bring_the_last_trial_to_its_end_soonest(
-    monkeypatch: pytest.MonkeyPatch, trials: int, most: int | None, cores: int, here: int, faster: float, threads: int
+    monkeypatch: pytest.MonkeyPatch,
+    trials: int,
+    most: int | None,
+    nodes: tuple[int, ...],
+    here: int,
+    faster: float,
+    threads: int,
 ) -> None:
     """Each doubling of threads makes a trial so many times as fast."""
     monkeypatch.setattr(os, "cpu_count", lambda: here)
     chosen, said = choose(
-        monkeypatch, lambda numerics: faster ** (numerics.threads.bit_length() - 1), Room(trials, most, cores),
+        monkeypatch, lambda numerics: faster ** (numerics.threads.bit_length() - 1), Room(trials, most, nodes),
         ResourcesConfig(cpu="auto"),
     )  # fmt: skip
     assert chosen == replace(PLAIN, threads=threads)
@@ -88,7 +109,9 @@ def test_the_memory_format_is_measured_before_the_threads(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     chosen, said = choose(
-        monkeypatch, lambda numerics: numerics.threads * (1.0 if numerics.channels_last else faster), Room(1, None, 2)
+        monkeypatch,
+        lambda numerics: numerics.threads * (1.0 if numerics.channels_last else faster),
+        Room(1, None, (2,)),
     )
     assert chosen == replace(PLAIN, channels_last=expected, threads=2)
     assert [line.split(":")[0] for line in said] == ["memory format", "threads"]
@@ -96,7 +119,7 @@ def test_the_memory_format_is_measured_before_the_threads(
 
 def test_what_the_file_gives_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, said = choose(
-        monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, 2),
+        monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, (2,)),
         ResourcesConfig(cpu=2, memory_format="contiguous"),
     )  # fmt: skip
     assert chosen == replace(PLAIN, channels_last=False, threads=2) and said == []
@@ -106,7 +129,7 @@ def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pyt
     def fails(numerics: Numerics) -> float:
         raise ValueError("no such layer")
 
-    chosen, said = choose(monkeypatch, fails, Room(1, None, 2))
+    chosen, said = choose(monkeypatch, fails, Room(1, None, (2,)))
     assert chosen == PLAIN
     assert said == [
         "memory format: channels_last (not measured: resnet18_cifar: no such layer)",
@@ -118,12 +141,33 @@ def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     config = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"batch_size": 8}})
     first: list[str] = []
-    chosen = probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, os.cpu_count() or 1), first.append)
+    chosen = probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append)
     assert len(first) == 3
     monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
     again: list[str] = []
-    assert probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, os.cpu_count() or 1), again.append) == chosen
+    assert (
+        probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), again.append) == chosen
+    )
     assert again == first
+
+
+def test_a_cache_that_cannot_be_used_costs_a_measurement_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
+    for text in ("[1]", "no json", '{"other": 3}'):
+        (tmp_path / "probes.json").write_text(text)
+        assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+    monkeypatch.setattr(probe, "_file", lambda: Path("/proc/nowhere/probes.json"))
+    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+
+
+def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:
+    other = TrialConfig.model_validate({"train": {"precision": "fp32", "cache_prefix": "off"}})
+    named = FP32.model_copy(update={"augmentations": {"crop": Crop(padding=2)}})
+    keys = {probe._key(config, 10, 32, PLAIN) for config in (FP32, other, named)}
+    assert len(keys | {probe._key(FP32, 10, 32, PLAIN, True)}) == 4
 
 
 @pytest.mark.slow

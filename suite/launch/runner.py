@@ -68,7 +68,8 @@ class Runner:
         for line in lines:
             launch.board.console.print(line, highlight=False)
         _within("gpu", self.gpu, gpus, spec)
-        self.cpu = numerics.threads if wanted.cpu == "auto" else wanted.cpu
+        self.cpu = max(wanted.least_cpu, numerics.threads)  # those of an earlier launch stay what they were
+        _within("cpu", self.cpu, cpus, spec)
         by_kind = [cpus / self.cpu, *([gpus / self.gpu] if self.gpu else [])]
         self.slots = max(1, int(min(*by_kind, launch.options.max_concurrent or math.inf)))
         return numerics
