@@ -48,7 +48,7 @@ Rates = dict[str, list[float]]
 @click.command()
 @click.option("--images", default=50_000, show_default=True, help=f"For ours and Kornia; the others {ONE_BY_ONE:,}.")
 @click.option("--repeat", default=5, show_default=True, help="Turns, after one that is not counted.")
-@click.option("--short", is_flag=True, help="2,560 images, 3 turns, no tests, no result file: under a minute.")
+@click.option("--short", is_flag=True, help="2,560 images, 3 turns.")
 def main(images: int, repeat: int, short: bool) -> None:
     """Measure, print the table and keep it."""
     if short:

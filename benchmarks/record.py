@@ -40,6 +40,9 @@ def spread(values: Sequence[float], unit: str) -> str:
     return f"{statistics.median(values):.3g} ({low:.3g} to {high:.3g}) {unit}, n = {len(values)}"
 
 
+FAILS = "FAILS"
+
+
 def gate(*tests: str) -> str:
     """``passes: TESTS``, or ``FAILS``, as pytest finds here and now; a figure counts only where they pass.
 
@@ -48,7 +51,7 @@ def gate(*tests: str) -> str:
     """
     command = [sys.executable, "-m", "pytest", "-q", *tests]
     done = subprocess.run(command, cwd=RESULTS.parent.parent, stdout=subprocess.DEVNULL, check=False)
-    return f"{'passes' if done.returncode == 0 else 'FAILS'}: {' '.join(tests)}"
+    return f"{'passes' if done.returncode == 0 else FAILS}: {' '.join(tests)}"
 
 
 def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str = "") -> Path:
@@ -65,6 +68,9 @@ def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[
         header: names of the columns.
         rows: cells, as many as the header has.
         text: what was tried, what to bear in mind.
+
+    Raises:
+        SystemExit: with 1, once all is kept, where a gate fails.
     """
     file = RESULTS / f"{question}_{_short(hardware())}_{datetime.now(UTC):%Y-%m}.md"
     shown = markdown(header, rows)
@@ -73,6 +79,8 @@ def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[
     file.write_text("\n\n".join(parts) + "\n")
     print(shown)
     print(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+    if any(cell.startswith(FAILS) for row in rows for cell in row):
+        sys.exit("a gate fails: these figures do not count")
     return file
 
 
