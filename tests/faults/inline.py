@@ -296,7 +296,11 @@ def cut_power(folder: Path, names: bool = False) -> int:
     def lay(target: Path, inode: int, birth: int) -> None:
         for name, (child, born) in listed.get((inode, birth), {}).items():
             if born is None:
-                os.link(folder / "kept" / str(child), target / name)
+                safe_one = folder / "kept" / str(child)
+                if safe_one.exists():
+                    os.link(safe_one, target / name)
+                else:  # another thread's draft, seen when its folder was synced: the name is safe, the content is not
+                    (target / name).touch()
             else:
                 (target / name).mkdir()
                 lay(target / name, child, born)
