@@ -42,6 +42,11 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_floors() -> None:
     """Refuse packages that are too old to be safe.
 

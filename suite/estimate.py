@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from suite import data, models, probe
+from suite import data, environment, models, probe
 from suite.console import duration
 from suite.errors import UsageError, brief
 from suite.journal import FILE_NAME, History, read
@@ -59,7 +58,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     configs = [(arm.config, *plan.shape(arm.config)) for arm in arms]
     device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
     known = history.launch.get("numerics")
-    room = probe.Room(spec.first_trials, None, (os.cpu_count() or 1,), device)
+    room = probe.Room(spec.first_trials, None, (environment.cores(),), device)
     numerics = Numerics(**known) if known else probe.choose_numerics(
         plan.networks(), spec.resources, room, lines.append
     )  # fmt: skip
@@ -100,7 +99,7 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
     spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
     cpu = numerics.threads if spec.resources.cpu == "auto" else spec.resources.cpu
-    slots = max(1, (os.cpu_count() or 1) // cpu)
+    slots = max(1, environment.cores() // cpu)
     if device == "cuda" and isinstance(spec.resources.gpu, float) and spec.resources.gpu > 0:
         slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
     if spec.search and rows:

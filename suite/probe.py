@@ -60,11 +60,14 @@ def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole
     Args:
         whole_batch: whether in batches of the trial's size; None = where such a step is short.
     """
-    given = config, classes, side, numerics, whole_batch
-    found = _kept(_key(*given), lambda: asdict(_measure(*given)))
-    return Cost(
-        found["train_s"], found["eval_s"], found["memory_gib"], found["checkpoint_mib"], found["whole_batch"] > 0
-    )
+    key, known = _key(config, classes, side, numerics), _read()
+    for whole in (True, False) if whole_batch is None else (whole_batch,):
+        if isinstance(found := known.get(f"{key}-{whole}"), dict):
+            return Cost(**found, whole_batch=whole)
+    measured = _measure(config, classes, side, numerics, whole_batch)
+    kept = asdict(measured)
+    _keep(f"{key}-{kept.pop('whole_batch')}", kept)
+    return measured
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _with_threads(
 
     Each is measured with nothing beside it, which flatters a few threads a little: neighbours share caches.
     """
-    here = min(os.cpu_count() or 1, *room.nodes)
+    here = min(environment.cores(), *room.nodes)
     counts = [count for power in range(here.bit_length()) if (count := 2**power) <= here]
     counts = [count for count in counts if count == 1 or room.rounds(count) < 2 * room.rounds(count // 2)]
     if counts == [1]:
@@ -234,7 +237,11 @@ def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numer
 def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
     """Seconds of training per image and trial, of ``count`` trials trained as one network."""
     key = f"{_key(config, classes, side, numerics)}-{count}"
-    return _kept(key, lambda: {"train_s": _measure_joint(config, classes, side, numerics, count)})["train_s"]
+    if isinstance(found := _read().get(key), dict):
+        return found["train_s"]
+    seconds = _measure_joint(config, classes, side, numerics, count)
+    _keep(key, {"train_s": seconds})
+    return seconds
 
 
 def _measure_joint(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
@@ -321,9 +328,8 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
         return Cost(train_s, eval_s, max(0.0, peak), kept_mib, whole_batch)
 
 
-def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> str:
+def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:
     what = {
-        "whole_batch": whole_batch,
         "augmentations": {name: settings.model_dump(mode="json") for name, settings in config.augmentations.items()},
         "cache_prefix": config.train.cache_prefix,
         "code": plugin.digest(config.model.arch) if plugin.is_reference(config.model.arch) else "",
@@ -347,16 +353,6 @@ def _file() -> Path:
     return data.cache_folder() / "probes.json"
 
 
-def _kept(key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What was measured under the key, now or earlier."""
-    known = _read()
-    if not isinstance(known.get(key), dict):
-        known[key] = measure()
-        with suppress(OSError):  # a cache that cannot be written costs the next launch a measurement
-            _write(key, known[key])
-    return known[key]
-
-
 def _read() -> dict[str, dict[str, float]]:
     try:
         content = json.loads(_file().read_text())
@@ -365,12 +361,14 @@ def _read() -> dict[str, dict[str, float]]:
         return {}
 
 
-def _write(key: str, value: dict[str, float]) -> None:
+def _keep(key: str, value: dict[str, float]) -> None:
+    """Keep a measurement; where the cache cannot be written, the next launch makes it again."""
     file = _file()
-    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".probes-{os.getpid()}.json")
-    draft.write_text(json.dumps(_read() | {key: value}))
-    draft.replace(file)
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(_read() | {key: value}))
+        draft.replace(file)
 
 
 __all__ = ["Cost", "Room", "choose_numerics", "choose_pack", "cost", "gpu_fraction", "has_bf16", "joint_seconds"]

@@ -232,16 +232,16 @@ def _cluster(
     only the cores are counted.
     """
     if _on_cluster(options):
-        from suite import nodes, tuner
+        from suite import cluster, nodes
 
-        with tuner.cluster(options.address, options.verbose):
+        with cluster.running(options.address, options.verbose):
             wanted = spec.resources
             nodes.wait_for_workers(wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False))
             with reached(bucket.address) if bucket is not None else nullcontext():
                 nodes.check_storage(folder, bucket)
             yield
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = environment.cores()
     if spec.resources.least_cpu > cores and "ray" not in sys.modules:
         raise EnvironmentProblem(
             f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cores}",
@@ -265,7 +265,7 @@ def _writable(storage: Path) -> None:
 
 def _roomy(storage: Path, plan: Plan, options: Options) -> None:
     """Whether the checkpoints of as many trials as run at once fit beside what is there."""
-    slots = max(1, (os.cpu_count() or 1) // plan.spec.resources.least_cpu)
+    slots = max(1, environment.cores() // plan.spec.resources.least_cpu)
     text = disk.lacking(storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints")
     if text:
         raise EnvironmentProblem(text, remedy="Make room there, or name another folder with --storage-path.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Folder
 
-from suite import probe
+from suite import environment, probe
 from suite.probe import Cost, Room
 from suite.records import Numerics
 from suite.spec import ResourcesConfig, TrialConfig
@@ -32,14 +32,20 @@ def choose(
     """The choice where a network trains so many images a second with numerics."""
 
     def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
-        asked.append(whole_batch)
-        return Cost(1 / speed(numerics), 0.0, 0.0, 0.0, whole_batch=False)
+        seconds = 1 / speed(numerics)
+        asked.setdefault(config.model.arch, []).append(whole_batch)
+        return Cost(seconds, 0.0, 0.0, 0.0, whole_batch=config.model.arch == "resnet20")
 
-    asked: list[bool | None] = []
+    asked: dict[str, list[bool | None]] = {}
     monkeypatch.setattr(probe, "cost", cost)
     said: list[str] = []
-    chosen = probe.choose_numerics([(config, 10, 32), (config, 10, 32)], resources, room, said.append)
-    assert True not in asked, "the first candidate says with which batches; all others have the same"
+    other = config.model_copy(update={"model": config.model.model_copy(update={"arch": "resnet20"})})
+    chosen = probe.choose_numerics([(config, 10, 32), (other, 10, 32)], resources, room, said.append)
+    for arch, whole in (("resnet18_cifar", False), ("resnet20", True)):
+        others = [each for each in asked.get(arch, []) if each is not None]
+        assert set(others) <= {whole} and len(others) >= asked.get(arch, []).count(None), (
+            "the first candidate says with which batches of a network, and all others have the same"
+        )
     return chosen, said
 
 
@@ -94,7 +100,7 @@ def test_threads_bring_the_last_trial_to_its_end_soonest(
     threads: int,
 ) -> None:
     """Each doubling of threads makes a trial so many times as fast."""
-    monkeypatch.setattr(os, "cpu_count", lambda: here)
+    monkeypatch.setattr(environment, "cores", lambda: here)
     chosen, said = choose(
         monkeypatch, lambda numerics: faster ** (numerics.threads.bit_length() - 1), Room(trials, most, nodes),
         ResourcesConfig(cpu="auto"),
@@ -107,7 +113,7 @@ def test_threads_bring_the_last_trial_to_its_end_soonest(
 def test_the_memory_format_is_measured_before_the_threads(
     monkeypatch: pytest.MonkeyPatch, faster: float, expected: bool
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(environment, "cores", lambda: 2)
     chosen, said = choose(
         monkeypatch,
         lambda numerics: numerics.threads * (1.0 if numerics.channels_last else faster),
@@ -167,7 +173,23 @@ def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:
     other = TrialConfig.model_validate({"train": {"precision": "fp32", "cache_prefix": "off"}})
     named = FP32.model_copy(update={"augmentations": {"crop": Crop(padding=2)}})
     keys = {probe._key(config, 10, 32, PLAIN) for config in (FP32, other, named)}
-    assert len(keys | {probe._key(FP32, 10, 32, PLAIN, True)}) == 4
+    assert len(keys) == 3
+
+
+def test_batches_of_one_size_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its size has a place of its own, and where none is asked for, one that is there will do."""
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    asked: list[bool | None] = []
+
+    def measure(*given: object) -> Cost:
+        asked.append(given[-1])  # type: ignore[arg-type]
+        return Cost(1.0, 0.0, 0.0, 0.0, whole_batch=given[-1] is True)
+
+    monkeypatch.setattr(probe, "_measure", measure)
+    for whole in (False, None, False, True, None, True):
+        found = probe.cost(FP32, 10, 32, PLAIN, whole)
+        assert found.whole_batch == whole or whole is None
+    assert asked == [False, True]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from conftest import REPO, SWEEP, TINY, Folder
 from made_up import VAL, Store, network, run, runs
 from test_tracking import Story, mlflow_tracker, project
 
-from suite import checkpoint, environment, features, tuner
+from suite import checkpoint, cluster, environment, features
 from suite.cells import inert
 from suite.console import exit_codes
 from suite.data.cache import cached
@@ -638,14 +638,14 @@ def test_a_token_that_others_can_read_is_guarded(tmp_path: Path, monkeypatch: py
     token.write_text("mine")
     for mode in (0o644, 0o640, 0o600):
         token.chmod(mode)
-        tuner._guard_token()
+        cluster._guard_token()
         assert stat.S_IMODE(token.stat().st_mode) == 0o600 and token.read_text() == "mine"
     token.unlink()
-    tuner._guard_token()
+    cluster._guard_token()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
     token.unlink()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-    tuner._guard_token()
+    cluster._guard_token()
     assert list(token.parent.iterdir()) == []
 
 

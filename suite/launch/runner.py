@@ -41,7 +41,7 @@ class Runner:
 
     def start(self) -> Numerics:
         """Start Ray, once; what a trial gets and the numerics: given, or measured where trials will run."""
-        from suite import tuner
+        from suite import cluster, tuner
 
         launch, spec = self.launch, self.launch.spec
         if self.started and launch.numerics is not None:
@@ -54,9 +54,9 @@ class Runner:
             trials = spec.first_trials, launch.options.max_concurrent
             return tuner.measure(networks, wanted, trials, launch.numerics, where, self.stop, data_gib)
 
-        early = tuner.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
+        early = cluster.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
         found = measure() if early else None
-        resources = self.stack.enter_context(tuner.cluster(launch.options.address, launch.options.verbose))
+        resources = self.stack.enter_context(cluster.running(launch.options.address, launch.options.verbose))
         self.stop.listen()
         self.started = True
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)

@@ -217,11 +217,11 @@ def _note_epochs() -> None:
 def _leave_ray_out() -> None:
     import ray
 
-    from suite import tuner
+    from suite import cluster, tuner
     from suite.trainable import Member
 
     @contextmanager
-    def cluster(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
+    def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
         yield {"CPU": 1.0}
 
     def run_packs(
@@ -239,7 +239,7 @@ def _leave_ray_out() -> None:
             for payload in pack:
                 on_complete(payload["trial"]["id"], False)
 
-    tuner.cluster, tuner.run_packs = cluster, run_packs
+    cluster.running, tuner.run_packs = running, run_packs
     ray.put = ray.get = lambda value: value
 
 

@@ -3,7 +3,8 @@
 from importlib import import_module
 
 MODULES = (
-    "suite.train", "suite.fused", "suite.probe", "suite.trained", "suite.launch", "suite.tuner", "suite.sweep",
+    "suite.train", "suite.fused", "suite.probe", "suite.trained", "suite.launch", "suite.cluster", "suite.tuner",
+    "suite.sweep",
     "suite.gallery", "suite.vision", "sklearn.datasets", "rich._emoji_codes", "pandas.core.methods.to_dict",
     "alembic.command", "sqlalchemy.dialects.sqlite", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_workspace_store",

@@ -207,7 +207,7 @@ def to_each_process(process: subprocess.Popen[str], below: list[psutil.Process])
     process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.fault(2, full=True)
+@pytest.mark.fault(3, full=True)
 @pytest.mark.parametrize("send", [to_the_group, to_each_process])
 def test_a_signal_to_all_is_a_signal_to_the_driver(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally,
@@ -233,7 +233,7 @@ def test_a_signal_to_all_is_a_signal_to_the_driver(
     tally.add()
 
 
-@pytest.mark.fault(2, full=True)
+@pytest.mark.fault(3, full=True)
 @pytest.mark.parametrize("child", ["gcs_server", "raylet", "ray::"])
 def test_a_signal_while_ray_starts_is_one_to_the_suite(folder: Folder, tally: Tally, child: str) -> None:
     """Ray has handlers of its own there, which end the process at once."""
@@ -252,13 +252,11 @@ def test_a_signal_while_ray_starts_is_one_to_the_suite(folder: Folder, tally: Ta
     tally.add()
 
 
-@pytest.mark.fault(2, control=True, full=True)
+@pytest.mark.fault(3, control=True, full=True)
 def test_without_the_mask_ray_goes_first(folder: Folder) -> None:
     """A build that starts Ray as Ray starts itself."""
     often(folder)
-    (folder.path / "sitecustomize.py").write_text(
-        "import contextlib, signal\nsignal.pthread_sigmask = lambda how, mask: set()\n"
-    )
+    (folder.path / "sitecustomize.py").write_text("import signal\nsignal.pthread_sigmask = lambda how, mask: set()\n")
     process = folder.start(SLOW="0.1", PYTHONPATH=f"{folder.path}:{REPO}")
     folder.wait_for(process, epochs_done(3))
     to_the_group(process, [])
