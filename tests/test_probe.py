@@ -138,9 +138,22 @@ def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pyt
     chosen, said = choose(monkeypatch, fails, Room(1, None, (2,)))
     assert chosen == PLAIN
     assert said == [
-        "memory format: channels_last (not measured: resnet18_cifar: no such layer)",
-        "threads: 1 a trial (not measured: resnet18_cifar: no such layer)",
+        "memory format: channels_last (not measured: resnet20: no such layer)",
+        "threads: 1 a trial (not measured: resnet20: no such layer)",
     ]
+
+
+def test_a_network_that_fails_beside_one_that_does_not_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(config: TrialConfig, *given: object, whole_batch: bool | None = None) -> Cost:
+        if config.model.arch == "resnet20":
+            raise ValueError("no such layer")
+        return Cost(1.0 if given[-1].channels_last else 0.5, 0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(probe, "cost", cost)
+    broken = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"precision": "fp32"}})
+    for configs in ([(FP32, 10, 32), (broken, 10, 32)], [(broken, 10, 32), (FP32, 10, 32)]):
+        resources = ResourcesConfig(memory_format="auto")
+        assert not probe.choose_numerics(configs, resources, Room(1, None, (2,)), lambda line: None).channels_last
 
 
 def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
