@@ -149,6 +149,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "resources: {gpu: 1.5}\n",
         ["x.yaml:11: resources: gpu above 1 must be a whole number, got 1.5"],
     ),
+    "cpu autp": (
+        GOOD + "resources: {cpu: autp}\n",
+        ["x.yaml:11: resources.cpu: must be a whole number or be one of auto, got 'autp'", "Did you mean 'auto'?"],
+    ),
     "cpu 0": (GOOD + "resources: {cpu: 0}\n", ["x.yaml:11: resources.cpu: must be at least 1, got 0"]),
     "early_terminate": (
         GOOD + "early_terminate: {type: ahsa}\n",

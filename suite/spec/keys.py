@@ -193,15 +193,13 @@ def remedy_of(value: Any, errors: Sequence[Any]) -> str:
     kinds = {each["type"] for each in errors}
     if "bool_type" in kinds and isinstance(value, str):
         return "Write true or false: `yes`, `no`, `on` and `off` are plain text in YAML 1.2."
-    if kinds & {"float_type", "int_type"} and isinstance(value, str):
-        return "Write the number without quotes, units or underscores."
-    if "literal_error" in kinds and isinstance(value, str):
-        known = [
-            each.strip("' ")
-            for each in str(errors[0].get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
-        ]
-        return did_you_mean(value, known)
-    return ""
+    if not isinstance(value, str):
+        return ""
+    expected = [str(each["ctx"]["expected"]) for each in errors if each["type"] == "literal_error"]
+    known = [word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")]
+    if near := did_you_mean(value, known):
+        return near
+    return "Write the number without quotes, units or underscores." if kinds & {"float_type", "int_type"} else ""
 
 
 def quoted(value: Any) -> str:
