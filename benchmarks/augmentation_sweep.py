@@ -34,7 +34,7 @@ from PIL import Image
 from benchmarks.control import finished_runs, mlflow_client
 from benchmarks.peers.augmentation_sweep import ARMS, EXPERIMENT, VAL
 from benchmarks.processes import Span, middle, ratio, timed
-from benchmarks.record import keep_table
+from benchmarks.record import FAILS, keep_table
 from suite import journal
 
 TRAIN, TEST, CLASSES, SIDE, SLOTS = 2560, 500, 10, 32, 2
@@ -130,8 +130,10 @@ def gate(turns: dict[str, list[Turn]], arms: int, short: bool) -> str:
     every = [turn for found in turns.values() for turn in found]
     means = [statistics.mean(turn.accuracy for turn in found) for found in turns.values()]
     whole = all(turn.finished == arms for turn in every)
-    alike = "not compared" if short else "alike" if max(means) - min(means) <= BAND else "NOT ALIKE"
-    return f"Gate: trials {'all there' if whole else 'MISSING'}; accuracies {alike}."
+    alike = short or max(means) - min(means) <= BAND
+    said = "not compared" if short else f"at most {100 * (max(means) - min(means)):.1f} points apart"
+    fine = "passes" if whole and alike else FAILS
+    return f"Gate {fine}: trials {'all there' if whole else 'missing'}; accuracies {said} ({100 * BAND:.0f} allowed)."
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

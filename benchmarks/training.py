@@ -1,9 +1,10 @@
 """One training epoch on the CPU, both cores for one trial: the common loop and ``suite.train.Training``.
 
 ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
-fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Ours takes
-the precision that ``suite.probe`` chooses here. Both do forward, backward and the optimizer's step on the same number
-of images, one after the other in one process, in turn; the first epoch of each is not counted.
+fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Where the
+processor has bf16, a second peer is that loop with the two lines that guides to it add: channels_last and autocast.
+Ours takes the precision that ``suite.probe`` chooses here. All do forward, backward and the optimizer's step on the
+same number of images, one after the other in one process, in turn; the first epoch of each is not counted.
 
     python -m benchmarks.training [--images 1280] [--repeat 5] [--short]
 
@@ -65,12 +66,15 @@ def main(images: int, repeat: int, short: bool) -> None:
     text = "\n\n".join(
         [
             f"Large matrix products on {THREADS} threads, TFLOP/s: {peaks}. n = {repeat}, in turn.",
-            f"Gate {gate(*GATES)}",
+            f"Gate {gate(*GATES, full=not short)}",
             *notes,
             (__doc__ or "").partition("\n")[2].strip(),
         ]
     )
-    header = ["Net", "peer, img/s", "suite, img/s", "ratio", "goal", "peer, % of GEMM", "suite, % of GEMM"]
+    header = [
+        "Net", "peer, img/s", "peer with autocast, img/s", "suite, img/s", "ratio", "goal", "ratio to autocast",
+        "peer, % of GEMM", "with autocast, % of GEMM", "suite, % of GEMM",
+    ]  # fmt: skip
     keep_table("training-short" if short else "training", "One training epoch, batch 128", header, rows, text)
 
 
@@ -84,25 +88,32 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         ours, numerics = suite_epoch(arch, pixels, labels, Path(folder), said.append)
         chosen_s = time.perf_counter() - started
         theirs, workers = peer_epoch(arch, pixels, labels)
+        epochs = {"peer": theirs}
+        if probe.has_bf16():
+            epochs["autocast"], _ = peer_epoch(arch, pixels, labels, autocast=True)
+        epochs["suite"] = ours
         first_s = ours()
-        found: dict[str, list[float]] = {"peer": [], "suite": []}
+        found: dict[str, list[float]] = {name: [] for name in epochs}
         for _ in range(repeat):
             for kind in rates:
                 rates[kind] = max(rates[kind], *(gemm(kind, size) for size in (1024, 2048, 4096)))
-            for name, epoch in (("peer", theirs), ("suite", ours)):
+            for name, epoch in epochs.items():
                 found[name].append(count / epoch())
                 print(f"{arch}, {name}: {found[name][-1]:.1f} img/s", flush=True)
     printed, left, _ = NETS[arch]
     shares = [
-        100 * statistics.median(found[name]) * 6e6 * work / rates[kind]
+        f"{100 * statistics.median(found[name]) * 6e6 * work / rates[kind]:.0f}" if name in found else "-"
         for name, work, kind in (
             ("peer", printed, torch.float32),
+            ("autocast", printed, torch.bfloat16),
             ("suite", left, torch.bfloat16 if numerics.precision == "bf16" else torch.float32),
         )
     ]
+    known = "autocast" in found
     row = [
-        arch, middle(found["peer"]), middle(found["suite"]), ratio(found["suite"], found["peer"]), f"{goal:g}",
-        *(f"{share:.0f}" for share in shares),
+        arch, middle(found["peer"]), middle(found["autocast"]) if known else "-", middle(found["suite"]),
+        ratio(found["suite"], found["peer"]), f"{goal:g}",
+        ratio(found["suite"], found["autocast"]) if known else "-", *shares,
     ]  # fmt: skip
     epoch_s = count / statistics.median(found["suite"])
     return (
@@ -141,14 +152,23 @@ def suite_epoch(
     return epoch, numerics
 
 
-def peer_epoch(arch: str, pixels: Any, labels: Any) -> tuple[Callable[[], float], int]:
-    """What times one epoch of the usual loop with the better number of workers, in seconds; that number."""
+def peer_epoch(arch: str, pixels: Any, labels: Any, autocast: bool = False) -> tuple[Callable[[], float], int]:
+    """What times one epoch of the usual loop with the better number of workers, in seconds; that number.
+
+    Args:
+        arch: the network.
+        pixels: [N, H, W, 3] uint8.
+        labels: [N].
+        autocast: in bf16 with channels behind pixels, as guides to it have it.
+    """
     from torchvision.transforms import v2
 
     assert vision.torchvision
     tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     samples = [(Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)]
     model = models.build(ModelConfig(arch=arch), CLASSES).train()
+    if autocast:
+        model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loaders = {
         workers: DataLoader(
@@ -156,17 +176,20 @@ def peer_epoch(arch: str, pixels: Any, labels: Any) -> tuple[Callable[[], float]
         )
         for workers in (0, 2)
     }
-    warm = {workers: loop(model, optimizer, loader) for _ in range(2) for workers, loader in loaders.items()}
+    warm = {workers: loop(model, optimizer, loader, autocast) for _ in range(2) for workers, loader in loaders.items()}
     best = min(warm, key=lambda workers: warm[workers])  # of the second epoch of each
-    return lambda: loop(model, optimizer, loaders[best]), best
+    return lambda: loop(model, optimizer, loaders[best], autocast), best
 
 
-def loop(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any], autocast: bool) -> float:
     """One epoch as tutorials have it; seconds."""
     started, running = time.perf_counter(), 0.0
     for images, labels in loader:
+        if autocast:
+            images = images.to(memory_format=torch.channels_last)
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = F.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         running += loss.item()

@@ -489,7 +489,6 @@ class Training:
             "epochs": self.epoch,
             "best_epoch": chosen.epoch if chosen else None,
             "best_value": chosen.metrics[self.objective.name] if chosen else None,
-            "metrics": dict(chosen.metrics) if chosen else {},
             "parameters_trainable": trainable,
             "parameters_total": total,
             "prefix": self._say_prefix(),

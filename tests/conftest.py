@@ -265,10 +265,12 @@ class Folder:
         with (self.path / "reports" / self.name / "results.csv").open(newline="") as file:
             rows = {row["trial"]: row for row in csv.DictReader(file)}
         ends = {entry["id"]: entry for entry in self.journal if entry["kind"] == "end"}
+        epochs = {(entry["id"], entry["epoch"]): entry["metrics"] for entry in self.journal if entry["kind"] == "epoch"}
         assert rows.keys() == ends.keys()
         for trial, end in ends.items():
             assert (rows[trial]["status"], int(rows[trial]["epochs"])) == (end["status"], end["epochs"])
-            assert {name: float(rows[trial][name]) for name in end["metrics"]} == end["metrics"]
+            best = epochs[trial, end["best_epoch"]]
+            assert {name: float(rows[trial][name]) for name in best} == best
 
     def _figures(self) -> dict[tuple[str, str, int], float]:
         """(trial name, metric, step) -> value, of epochs with their times and memory, of ends and of pictures."""

@@ -702,10 +702,10 @@ def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
         f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise(names)
     )
     merges = "a: &a {x: 1}\n" + "".join(f"k{i}: &k{i} {{<<: [{','.join(['*a'] * 50)}]}}\n" for i in range(200))
-    started = time.perf_counter()
+    started = time.process_time()
     assert "x.yaml:6:4: aliases expand to over 500,000 values" in messages(tmp_path, bomb)[0]
     assert "unknown key" in messages(tmp_path, merges)[0]
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize("text", ["name: good\r\nseeds: [0]\r\n", "\ufeffname: good\nseeds: [0]\n"])

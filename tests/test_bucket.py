@@ -459,6 +459,7 @@ def epochs_done(count: int) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.fault(4, 16, 27)
+@pytest.mark.full
 def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:

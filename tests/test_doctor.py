@@ -76,6 +76,7 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     folder.assert_tracked()
 
 
+@pytest.mark.full
 def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     """The cursor is behind: as after a sweep that ended with exit code 4."""
     folder.write(parameters=None, seeds=[0])
@@ -97,17 +98,6 @@ def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     assert "it was tracked in another store" in said and not (folder.path / "other.db").exists()
 
 
-def test_a_sweep_that_runs_is_left_alone(folder: Folder) -> None:
-    folder.write(parameters=None, seeds=[0])
-    folder.sweep()
-    lock = Lock(folder.path / "runs" / "tiny")
-    try:
-        said = look(folder, "--fix", code=0)
-    finally:
-        lock.release()
-    assert "running: process" in said
-
-
 def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder.path / "runs" / "bad"
     place.mkdir(parents=True)
@@ -120,9 +110,14 @@ def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: p
     assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
 
 
-def test_results_that_changed_and_folders_that_cannot_be_used_are_said(folder: Folder) -> None:
+def test_a_sweep_that_runs_and_results_that_changed_and_folders_that_cannot_be_used_are_said(folder: Folder) -> None:
     folder.write(parameters=None, seeds=[0], activations=False)
     folder.sweep()
+    lock = Lock(folder.path / "runs" / "tiny")
+    try:
+        assert "running: process" in look(folder, "--fix", code=0), "it is left alone"
+    finally:
+        lock.release()
     for name in ("best.pt", "predictions.npz"):
         (file,) = (folder.path / "runs").rglob(name)
         content = bytearray(file.read_bytes())

@@ -213,7 +213,10 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize(("when", "number"), [("starting", "SIGINT"), ("starting", "SIGTERM"), ("report", "SIGINT")])
+@pytest.mark.parametrize(
+    ("when", "number"),
+    [("starting", "SIGINT"), ("starting", "SIGTERM"), pytest.param("report", "SIGINT", marks=pytest.mark.full)],
+)
 def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: str, number: str) -> None:
     """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
     place = {"starting": "suite.sweep.prepared", "report": "suite.sweep._report"}[when]

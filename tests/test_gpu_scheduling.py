@@ -37,7 +37,8 @@ def concurrency(folder: Folder) -> int:
     return most
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [("0.5", 2), pytest.param("1", 1, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("fraction", "expected"), [("0.5", 2), ("1", 1)])
+@pytest.mark.full
 def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fraction: str, expected: int) -> None:
     folder.write()
     done = subprocess.run(

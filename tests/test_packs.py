@@ -80,6 +80,7 @@ def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
     assert starts[1][0] == "start", "two of them must have run side by side"
 
 
+@pytest.mark.full
 def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

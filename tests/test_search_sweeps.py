@@ -32,6 +32,7 @@ def ends(folder: Folder) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder) -> None:
     folder.write(**SEARCH)
     process = folder.start(SLOW="0.05")

@@ -305,6 +305,7 @@ def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[
 @pytest.mark.slow
 @needs_postgres
 @pytest.mark.fault(28)
+@pytest.mark.full
 def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServer, tmp_path: Path) -> None:
     folder = Served(tmp_path, server)
     write(folder, "killed", epochs=10)

@@ -144,11 +144,11 @@ def test_a_small_space_is_drawn_whole_and_never_twice() -> None:
 
 
 def test_drawing_stops_where_a_range_has_no_more() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert sorted(point["n"].label for point in Space((Range("n", 1, 50, "int_uniform"),)).draws(100_000)) == [
         *range(1, 51)
     ]
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_a_label_is_found_by_what_is_the_same_as_it() -> None:

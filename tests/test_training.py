@@ -372,8 +372,11 @@ def test_bf16_trains_like_fp32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "resnet18", "resnet20"])
-def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch: str) -> None:
+@pytest.mark.parametrize("tiled", [False, True], ids=["as it is", "as it is trained"])
+def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch: str, tiled: bool) -> None:
     """Of every shape that the network has at 32 pixels: values and both gradients, relative to their length.
+
+    As it is trained: sliced where the map is tiny, by columns where it is small and has many channels.
 
     bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the inputs that is
     wrong would be off by 0.3.
@@ -397,6 +400,8 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch:
         for kind in (torch.float32, torch.bfloat16):
             twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
             twin._forward_hooks.clear()
+            if tiled and kind is torch.bfloat16:
+                models.slice_kernels(nn.Sequential(twin), tiled=True)
             fed = inputs.clone().requires_grad_()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind is torch.bfloat16):
                 out = twin(fed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,31 +11,27 @@ from conftest import Folder
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needed]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Folder]]:
-    """A small sweep, and MLflow's own server over what it left."""
-    folder = Folder(tmp_path_factory.mktemp("ui"))
+def test_a_small_sweep_can_be_looked_at_in_mlflows_own_pages(folder: Folder) -> None:
+    """One sweep, one server and one browser for all questions: they take most of the time."""
     folder.report = True
     folder.write(seeds=[0], description="Is a small step enough?")
     folder.sweep()
-    with mlflow_ui(folder) as url:
-        yield url, folder
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser.new_page(viewport={"width": 1600, "height": 1000})
+    with mlflow_ui(folder) as url, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below(url, folder, page)
+        a_childs_page_shows_figures_settings_and_curves(url, folder, page)
+        artifacts_of_child_and_parent_can_be_opened(url, folder, page)
+        the_parent_shows_the_report(url, folder, page)
+        a_trials_layers_can_be_stepped_through(url, folder, page)
 
 
 def run_id(folder: Folder, name: str) -> str:
     return str(folder.query("select run_uuid from runs where name = ?", name)[0][0])
 
 
-def test_the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below(
-    address: tuple[str, Folder], page: Any
+def the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below(
+    url: str, folder: Folder, page: Any
 ) -> None:
-    url, folder = address
     done = folder.sweep()  # again: already complete, and says where to look
     link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split("http://127.0.0.1:5000")[
         1
@@ -50,8 +45,7 @@ def test_the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below
     page.get_by_text("lr=0.2 seed=0").first.wait_for()
 
 
-def test_a_childs_page_shows_figures_settings_and_curves(address: tuple[str, Folder], page: Any) -> None:
-    url, folder = address
+def a_childs_page_shows_figures_settings_and_curves(url: str, folder: Folder, page: Any) -> None:
     base = f"{url}/#/experiments/1/runs/{run_id(folder, 'lr=0.2 seed=0')}"
     page.goto(base)
     page.get_by_text("val/acc", exact=True).first.wait_for()
@@ -65,8 +59,7 @@ def test_a_childs_page_shows_figures_settings_and_curves(address: tuple[str, Fol
     )
 
 
-def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder], page: Any) -> None:
-    url, folder = address
+def artifacts_of_child_and_parent_can_be_opened(url: str, folder: Folder, page: Any) -> None:
     base = f"{url}/#/experiments/1/runs"
     page.goto(f"{base}/{run_id(folder, 'lr=0.2 seed=0')}/artifacts")
     page.get_by_text("environment.json").first.wait_for()
@@ -79,8 +72,7 @@ def test_artifacts_of_child_and_parent_can_be_opened(address: tuple[str, Folder]
     assert page.get_by_text("plan.json").count() > 0
 
 
-def test_the_parent_shows_the_report(address: tuple[str, Folder], page: Any) -> None:
-    url, folder = address
+def the_parent_shows_the_report(url: str, folder: Folder, page: Any) -> None:
     page.goto(f"{url}/#/experiments/1/runs/{run_id(folder, 'tiny')}/artifacts/report/index.html")
     page.reload()
     report = page.frame_locator("iframe")
@@ -89,8 +81,7 @@ def test_the_parent_shows_the_report(address: tuple[str, Folder], page: Any) -> 
     assert report.locator("img").count() > 5
 
 
-def test_a_trials_layers_can_be_stepped_through(address: tuple[str, Folder], page: Any) -> None:
-    url, folder = address
+def a_trials_layers_can_be_stepped_through(url: str, folder: Folder, page: Any) -> None:
     page.goto(f"{url}/#/experiments/1/runs/{run_id(folder, 'lr=0.2 seed=0')}/model-metrics")
     page.reload()
     page.get_by_placeholder("Search metric charts").fill("activations")

@@ -5,11 +5,17 @@ are a matrix of what each output pixel sees, (B P, k k C). Forward: columns time
 gradients of the output times columns. Of the input, at stride 1: as forward, of the output's gradients and the mirrored
 kernel. With channels behind pixels a row is k runs of k C values, cheap to lay out (1 ms of the first 17 below).
 
-Of 128 images, two threads of a shared Xeon with AMX, torch 2.13, ms with oneDNN -> so (fastest of seven, one run; in
-brackets fp32, in which it is not worth it): 512 -> 512 channels, 4 x 4 pixels: forward 36 -> 17 (66 -> 54), weights 50
--> 15 (67 -> 56), inputs 23 -> 16 (52 -> 55). 256 -> 512, 8 x 8, stride 2: forward 7 -> 9, weights 28 -> 7. 256 -> 256,
-8 x 8: weights 43 -> 26, forward 15 -> 23. 128 -> 128, 16 x 16: weights 24 -> 34. A prototype without tiles, an hour
-before: 33 -> 14, 97 -> 19 and 34 -> 15 for the first, 16 -> 8 and 60 -> 10 for the second.
+What that changes, in ms, oneDNN -> so (128 images, two threads of a shared Xeon with AMX, torch 2.13; fastest of seven):
+
+=====================  ====  ========  ========  ========
+C -> O, pixels         in    forward   weights   inputs
+=====================  ====  ========  ========  ========
+512 -> 512, 4 x 4      bf16  36 -> 17  50 -> 15  23 -> 16
+256 -> 512, 8 x 8, /2  bf16   7 ->  9  28 ->  7
+256 -> 256, 8 x 8      bf16  15 -> 23  43 -> 26
+128 -> 128, 16 x 16    bf16            24 -> 34
+512 -> 512, 4 x 4      fp32  66 -> 54  67 -> 56  52 -> 55
+=====================  ====  ========  ========  ========
 """
 
 from __future__ import annotations
