@@ -1,7 +1,8 @@
 """Short measurements on this machine: which numerics are fastest, and what a sweep will cost.
 
 Each runs a few real training steps of the arm's network on random images. Results are kept in the suite's cache folder,
-keyed by all that they depend on, so a second dry run of a file answers at once.
+keyed by all that they depend on, so a second dry run of a file answers at once; but not what was measured while others
+used the processors: for one network bf16 was found 1.03 times as fast as fp32 so, and 2.16 times with nothing beside.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from suite import data, environment, fused, memory, models, plugin
@@ -32,6 +36,7 @@ KERNELS = 4  # raised when a step becomes faster or slower: what older code meas
 MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads) must be so much faster to be chosen
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
+BUSY = 0.2  # share of the processors' time that others took, from which on a measurement is not kept
 PACKS = (2, 4, 8, 16, 32)
 FRACTIONS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10)
 
@@ -45,6 +50,7 @@ class Cost:
         memory_gib: peak of torch on a GPU; on the CPU, growth of the process.
         checkpoint_mib: size of one resume checkpoint and its best weights.
         whole_batch: whether steps had the trial's own batch, and not a smaller one.
+        others: share of the processors' time that other processes took meanwhile.
     """
 
     train_s: float
@@ -52,6 +58,7 @@ class Cost:
     memory_gib: float
     checkpoint_mib: float
     whole_batch: bool = True
+    others: float = 0.0
 
 
 def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
@@ -64,10 +71,34 @@ def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole
     for whole in (True, False) if whole_batch is None else (whole_batch,):
         if isinstance(found := known.get(f"{key}-{whole}"), dict):
             return Cost(**found, whole_batch=whole)
+    others = _others()
     measured = _measure(config, classes, side, numerics, whole_batch)
+    measured = replace(measured, others=others())
     kept = asdict(measured)
-    _keep(f"{key}-{kept.pop('whole_batch')}", kept)
+    _keep(f"{key}-{kept.pop('whole_batch')}", kept, lasting=measured.others < BUSY)
     return measured
+
+
+def _others() -> Callable[[], float]:
+    """Start to watch; what is returned tells the share of all processors' time that others have taken since then.
+
+    Others are processes outside this one and, on a rented machine, other guests of its host ("steal").
+    """
+    process = psutil.Process()
+
+    def used() -> tuple[float, float, float]:
+        all_of, own = psutil.cpu_times(), process.cpu_times()
+        busy = sum(getattr(all_of, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        return time.monotonic(), busy, own.user + own.system
+
+    began, busy_before, own_before = used()
+
+    def share() -> float:
+        now, busy, own = used()
+        whole = (now - began) * (os.cpu_count() or 1)
+        return max(0.0, (busy - busy_before) - (own - own_before)) / whole if whole else 0.0
+
+    return share
 
 
 @dataclass(frozen=True)
@@ -128,12 +159,14 @@ def _with_precision(
     if plain.device == "cpu" and not has_bf16():
         say("precision: fp32 (this processor has no bf16)")
         return plain
-    (slow, fast), failure = _seconds(configs, [plain, bf16])
+    found = _compare(configs, [plain, bf16])
+    slow, fast = found.seconds
     if not fast:
-        say(f"precision: fp32 (not measured: {failure})")
+        say(f"precision: fp32 (not measured: {found.failure})")
         return plain
     chosen = bf16 if slow > MARGIN * fast else plain
-    say(f"precision: {chosen.precision} (measured: bf16 runs {slow / fast:.2f} times as fast as fp32 here)")
+    said = f"bf16 runs {slow / fast:.2f} times as fast as fp32 here{found.meanwhile}"
+    say(f"precision: {chosen.precision} (measured: {said})")
     return chosen
 
 
@@ -141,13 +174,15 @@ def _with_memory_format(
     configs: Sequence[tuple[TrialConfig, int, int]], usual: Numerics, say: Callable[[str], None]
 ) -> Numerics:
     other = replace(usual, channels_last=False)
-    (before, after), failure = _seconds(configs, [usual, other])
+    found = _compare(configs, [usual, other])
+    before, after = found.seconds
     if not after:
-        say(f"memory format: channels_last (not measured: {failure})")
+        say(f"memory format: channels_last (not measured: {found.failure})")
         return usual
     chosen = other if before > MARGIN * after else usual
     word = "channels_last" if chosen.channels_last else "contiguous"
-    say(f"memory format: {word} (measured: contiguous runs {before / after:.2f} times as fast as channels_last here)")
+    said = f"contiguous runs {before / after:.2f} times as fast as channels_last here{found.meanwhile}"
+    say(f"memory format: {word} (measured: {said})")
     return chosen
 
 
@@ -164,37 +199,51 @@ def _with_threads(
     if counts == [1]:
         say(f"threads: 1 a trial ({room.trials} to run on {sum(room.nodes)} cores)")
         return single
-    seconds, failure = _seconds(configs, [replace(single, threads=count) for count in counts])
+    found = _compare(configs, [replace(single, threads=count) for count in counts])
+    seconds = found.seconds
     if not all(seconds):
-        say(f"threads: 1 a trial (not measured: {failure})")
+        say(f"threads: 1 a trial (not measured: {found.failure})")
         return single
     ends = {count: room.rounds(count) * each for count, each in zip(counts, seconds, strict=True)}
     best = counts[0]
     for count in counts[1:]:
         best = count if ends[best] > MARGIN * ends[count] else best
-    gain = f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}"
+    gain = f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}{found.meanwhile}"
     say(f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} cores)")
     return replace(single, threads=best)
 
 
-def _seconds(
-    configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]
-) -> tuple[list[float], str]:
-    """Seconds per training image of all networks that can be trained, for each candidate; why another cannot be.
+class Comparison(NamedTuple):
+    """Candidates beside one another.
 
-    All are 0 where none can.
+    Attributes:
+        seconds: per training image, summed over all networks that can be trained, of each candidate; 0 where none can.
+        failure: why one of the networks cannot be trained.
+        others: the largest share of the processors' time that other processes took during a measurement.
     """
-    sums, failure = [0.0] * len(candidates), ""
+
+    seconds: list[float]
+    failure: str
+    others: float
+
+    @property
+    def meanwhile(self) -> str:
+        """The end of a sentence on what was measured."""
+        return f", while others used {self.others:.0%} of the processors" if self.others >= BUSY else ""
+
+
+def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]) -> Comparison:
+    sums, failure, others = [0.0] * len(candidates), "", 0.0
     for item in configs:
         try:
             first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
-            others = [cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:]]
-            each = [found.train_s for found in (first, *others)]
+            each = [first, *(cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:])]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
-        sums = [total + one for total, one in zip(sums, each, strict=True)]
-    return sums, failure
+        sums = [total + found.train_s for total, found in zip(sums, each, strict=True)]
+        others = max(others, *(found.others for found in each))
+    return Comparison(sums, failure, others)
 
 
 def has_bf16() -> bool:
@@ -353,21 +402,31 @@ def _file() -> Path:
     return data.cache_folder() / "probes.json"
 
 
+_passing: dict[Path, dict[str, dict[str, float]]] = {}  # file -> what is kept as long as this process only
+
+
 def _read() -> dict[str, dict[str, float]]:
+    return _stored(_file()) | _passing.get(_file(), {})
+
+
+def _stored(file: Path) -> dict[str, dict[str, float]]:
     try:
-        content = json.loads(_file().read_text())
+        content = json.loads(file.read_text())
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
 
 
-def _keep(key: str, value: dict[str, float]) -> None:
+def _keep(key: str, value: dict[str, float], lasting: bool = True) -> None:
     """Keep a measurement; where the cache cannot be written, the next launch makes it again."""
     file = _file()
+    if not lasting:
+        _passing.setdefault(file, {})[key] = value
+        return
     draft = file.with_name(f".probes-{os.getpid()}.json")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(_read() | {key: value}))
+        draft.write_text(json.dumps(_stored(file) | {key: value}))
         draft.replace(file)
 
 

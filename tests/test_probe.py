@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Folder
@@ -158,6 +161,7 @@ def test_a_network_that_fails_beside_one_that_does_not_has_no_say(monkeypatch: p
 
 def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(probe, "_others", lambda: lambda: 0.0)  # though other tests run
     config = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"batch_size": 8}})
     first: list[str] = []
     chosen = probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append)
@@ -180,6 +184,39 @@ def test_a_cache_that_cannot_be_used_costs_a_measurement_and_no_more(
         assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
     monkeypatch.setattr(probe, "_file", lambda: Path("/proc/nowhere/probes.json"))
     assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_what_is_measured_beside_others_is_kept_as_long_as_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(probe, "_others", lambda: lambda: share)
+    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
+    assert probe.cost(FP32, 10, 32, PLAIN).others == share
+    assert (tmp_path / "probes.json").exists() == (share < probe.BUSY)
+    monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
+    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+    said = probe._compare([(FP32, 10, 32)], [PLAIN]).meanwhile
+    assert said == ("" if share < probe.BUSY else ", while others used 50% of the processors")
+
+
+def test_others_are_seen() -> None:
+    others = probe._others()
+    code = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert others() * (os.cpu_count() or 1) > 0.5, "a process that keeps one core busy"
+
+
+def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 s on 4 cores: 5 s of processors, of which 3 were this process's, 1 another's and 1 another guest's."""
+    cpu = iter([SimpleNamespace(user=10.0, system=1.0, idle=7.0), SimpleNamespace(user=13.5, system=1.5, steal=1.0)])
+    own = iter([SimpleNamespace(user=4.0, system=0.5), SimpleNamespace(user=7.0, system=0.5)])
+    monkeypatch.setattr(probe.psutil, "cpu_times", lambda: next(cpu))
+    monkeypatch.setattr(probe.psutil, "Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=iter([100.0, 102.0]).__next__))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert probe._others()() == pytest.approx(2 / 8)
 
 
 def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:

@@ -5,7 +5,7 @@ are a matrix of what each output pixel sees, (B P, k k C). Forward: columns time
 gradients of the output times columns. Of the input, at stride 1: as forward, of the output's gradients and the mirrored
 kernel. With channels behind pixels a row is k runs of k C values, cheap to lay out (1 ms of the first 17 below).
 
-What that changes, in ms, oneDNN -> so (128 images, two threads of a shared Xeon with AMX, torch 2.13; fastest of seven):
+What that changes, in ms, oneDNN -> so (128 images, two threads of a shared Xeon with AMX, torch 2.13; best of seven):
 
 =====================  ====  ========  ========  ========
 C -> O, pixels         in    forward   weights   inputs
