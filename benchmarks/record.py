@@ -51,7 +51,7 @@ def gate(*tests: str, full: bool = False) -> str:
         tests: what pytest is asked for, from the repository's root.
         full: with those that are too long for each commit.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "--color=no", *tests]
+    command = [sys.executable, "-m", "pytest", "-v", "--color=no", *tests]  # pyproject.toml has a -q: then no counts
     done = subprocess.run(
         command, cwd=RESULTS.parent.parent, env=os.environ | ({"SUITE_FAULTS": "full"} if full else {}),
         stdout=subprocess.PIPE, text=True, check=False,
