@@ -90,7 +90,8 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         theirs, workers = peer_epoch(arch, pixels, labels)
         epochs = {"peer": theirs}
         if probe.has_bf16():
-            epochs["autocast"], _ = peer_epoch(arch, pixels, labels, autocast=True)
+            epochs["autocast"], others = peer_epoch(arch, pixels, labels, autocast=True)
+            workers = f"{workers} (with autocast {others})"
         epochs["suite"] = ours
         first_s = ours()
         found: dict[str, list[float]] = {name: [] for name in epochs}

@@ -62,7 +62,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     numerics = Numerics(**known) if known else probe.choose_numerics(
         plan.networks(), spec.resources, room, lines.append
     )  # fmt: skip
-    rows, total_s, memory, disk = [], 0.0, 0.0, 0.0
+    rows, total_s, memory, disk, others = [], 0.0, 0.0, 0.0, 0.0
     for arm, item in zip(arms, configs, strict=True):
         try:
             cost = probe.cost(*item, numerics)
@@ -90,12 +90,15 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
         total_s += left * epoch_s * arm.config.train.epochs
         memory = max(memory, cost.memory_gib)
         disk = max(disk, cost.checkpoint_mib)
+        others = max(others, cost.others)
     lines += _prefixes(plan, arms)
-    lines += _summary(plan, rows, total_s, memory, disk, numerics)
+    lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others))
     return Estimate(rows[:SHOWN], lines)
 
 
-def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics) -> list[str]:
+def _summary(
+    plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics, meanwhile: str
+) -> list[str]:
     spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
     cpu = numerics.threads if spec.resources.cpu == "auto" else spec.resources.cpu
@@ -114,7 +117,7 @@ def _summary(plan: Plan, rows: list[Row], total_s: float, memory: float, disk: f
         trials, epochs = sum(row.left for row in rows), sum(row.left * row.epochs for row in rows)
         lines.append(
             f"{trials} trials to run, {epochs} epochs, about {duration(total_s / slots)} "
-            f"with {slots} at once on this machine (measured now, on random images)"
+            f"with {slots} at once on this machine (measured now, on random images{meanwhile})"
         )
     images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values())
     kind = "GPU memory" if device == "cuda" else "memory"

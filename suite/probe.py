@@ -32,7 +32,7 @@ from suite.train import Training, clock
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
 TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
-KERNELS = 4  # raised when a step becomes faster or slower: what older code measured no longer holds
+KERNELS = 5  # raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer holds
 MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads) must be so much faster to be chosen
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
@@ -61,13 +61,26 @@ class Cost:
     others: float = 0.0
 
 
-def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
+def meanwhile(others: float) -> str:
+    """The end of a sentence on what was measured while other processes took such a share of the processors."""
+    return f", while others used {others:.0%} of the processors" if others >= BUSY else ""
+
+
+def cost(
+    config: TrialConfig,
+    classes: int,
+    side: int,
+    numerics: Numerics,
+    whole_batch: bool | None = None,
+    anew: bool = False,
+) -> Cost:
     """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W).
 
     Args:
         whole_batch: whether in batches of the trial's size; None = where such a step is short.
+        anew: whatever is kept; nor is what is found kept longer than this process.
     """
-    key, known = _key(config, classes, side, numerics), _read()
+    key, known = _key(config, classes, side, numerics), {} if anew else _read()
     for whole in (True, False) if whole_batch is None else (whole_batch,):
         if isinstance(found := known.get(f"{key}-{whole}"), dict):
             return Cost(**found, whole_batch=whole)
@@ -75,27 +88,30 @@ def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole
     measured = _measure(config, classes, side, numerics, whole_batch)
     measured = replace(measured, others=others())
     kept = asdict(measured)
-    _keep(f"{key}-{kept.pop('whole_batch')}", kept, lasting=measured.others < BUSY)
+    _keep(f"{key}-{kept.pop('whole_batch')}", kept, lasting=measured.others < BUSY and not anew)
     return measured
 
 
 def _others() -> Callable[[], float]:
-    """Start to watch; what is returned tells the share of all processors' time that others have taken since then.
+    """Start to watch; what is returned tells which share of our processors' time others have taken since then.
 
-    Others are processes outside this one and, on a rented machine, other guests of its host ("steal").
+    Others are processes outside this one and, on a rented machine, other guests of its host ("steal"); our processors
+    are those that this process may use.
     """
     process = psutil.Process()
+    ours = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(os.cpu_count() or 1)
 
     def used() -> tuple[float, float, float]:
-        all_of, own = psutil.cpu_times(), process.cpu_times()
-        busy = sum(getattr(all_of, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        each, own = psutil.cpu_times(percpu=True), process.cpu_times()
+        kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+        busy = sum(getattr(each[core], kind, 0.0) for core in ours for kind in kinds)
         return time.monotonic(), busy, own.user + own.system
 
     began, busy_before, own_before = used()
 
     def share() -> float:
         now, busy, own = used()
-        whole = (now - began) * (os.cpu_count() or 1)
+        whole = (now - began) * len(ours)
         return max(0.0, (busy - busy_before) - (own - own_before)) / whole if whole else 0.0
 
     return share
@@ -229,7 +245,7 @@ class Comparison(NamedTuple):
     @property
     def meanwhile(self) -> str:
         """The end of a sentence on what was measured."""
-        return f", while others used {self.others:.0%} of the processors" if self.others >= BUSY else ""
+        return meanwhile(self.others)
 
 
 def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]) -> Comparison:
@@ -238,6 +254,8 @@ def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequen
         try:
             first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
             each = [first, *(cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:])]
+            if any(found.others >= BUSY for found in each):  # beside one that is kept of a quiet time it tells nothing
+                each = [cost(*item, numerics, whole_batch=first.whole_batch, anew=True) for numerics in candidates]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
@@ -288,8 +306,9 @@ def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numeri
     key = f"{_key(config, classes, side, numerics)}-{count}"
     if isinstance(found := _read().get(key), dict):
         return found["train_s"]
+    others = _others()
     seconds = _measure_joint(config, classes, side, numerics, count)
-    _keep(key, {"train_s": seconds})
+    _keep(key, {"train_s": seconds}, lasting=others() < BUSY)
     return seconds
 
 

@@ -76,11 +76,20 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     folder.assert_tracked()
 
 
-@pytest.mark.full
-def test_what_an_outage_left_is_sent(folder: Folder) -> None:
+def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder.path / "runs" / "bad"
+    place.mkdir(parents=True)
+    (place / "journal.jsonl").write_text('{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n')
+    monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
+    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
+    bad = {finding.about: finding for finding in found if not finding.well}
+    assert "journal.jsonl:2: the journal is damaged" in bad["bad"].text and "backup" in bad["bad"].remedy
+    assert {"disk, results", "disk, cache", "disk, Ray's files"} <= bad.keys()
+    assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
+
+
+def what_an_outage_left_is_sent(folder: Folder) -> None:
     """The cursor is behind: as after a sweep that ended with exit code 4."""
-    folder.write(parameters=None, seeds=[0])
-    folder.sweep()
     rows = folder.metric_rows()
     run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
     with sqlite3.connect(folder.path / "mlflow.db") as connection:
@@ -98,19 +107,9 @@ def test_what_an_outage_left_is_sent(folder: Folder) -> None:
     assert "it was tracked in another store" in said and not (folder.path / "other.db").exists()
 
 
-def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = folder.path / "runs" / "bad"
-    place.mkdir(parents=True)
-    (place / "journal.jsonl").write_text('{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n')
-    monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
-    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
-    bad = {finding.about: finding for finding in found if not finding.well}
-    assert "journal.jsonl:2: the journal is damaged" in bad["bad"].text and "backup" in bad["bad"].remedy
-    assert {"disk, results", "disk, cache", "disk, Ray's files"} <= bad.keys()
-    assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
-
-
-def test_a_sweep_that_runs_and_results_that_changed_and_folders_that_cannot_be_used_are_said(folder: Folder) -> None:
+def test_a_sweep_that_runs_outages_results_that_changed_and_folders_that_cannot_be_used_are_said(
+    folder: Folder,
+) -> None:
     folder.write(parameters=None, seeds=[0], activations=False)
     folder.sweep()
     lock = Lock(folder.path / "runs" / "tiny")
@@ -118,6 +117,7 @@ def test_a_sweep_that_runs_and_results_that_changed_and_folders_that_cannot_be_u
         assert "running: process" in look(folder, "--fix", code=0), "it is left alone"
     finally:
         lock.release()
+    what_an_outage_left_is_sent(folder)
     for name in ("best.pt", "predictions.npz"):
         (file,) = (folder.path / "runs").rglob(name)
         content = bytearray(file.read_bytes())

@@ -50,9 +50,8 @@ def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fracti
     assert next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]["device"] == "cpu"
 
 
-@pytest.mark.parametrize("wanted", [0.25, "auto"])
+@pytest.mark.parametrize("wanted", [pytest.param(0.25, marks=pytest.mark.full), "auto"])
 @pytest.mark.fault(43)
-@pytest.mark.full
 def test_without_a_gpu_the_sweep_runs_on_the_cpu_and_says_so_in_one_line(folder: Folder, wanted: object) -> None:
     folder.write(resources={"cpu": 1, "gpu": wanted}, seeds=[0], parameters=None)
     done = folder.sweep()

@@ -57,9 +57,8 @@ def test_a_pack_that_was_asked_for_has_that_size() -> None:
     assert sizes([*trials, arm(5, augment="none", batch_size=20)], 4) == [4, 1, 1], "of the same shapes"
 
 
-@pytest.mark.full
-def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_path: Path) -> None:
-    """Real workers: kept features, a pack in lockstep; both give the numbers of running all layers."""
+def write(folder: Folder, **train: str) -> None:
+    """A sweep file of frozen layers."""
     arms = {
         "plain": {"train.lr": 0.05}, "lower": {"train.lr": 0.01},
         "flipped": {"augment": "flip"}, "flipped lower": {"augment": "flip", "train.lr": 0.01},
@@ -67,12 +66,22 @@ def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_pa
     settings = {
         "data": {"name": "digits", "image_size": 8, "train_size": 200},
         "model": {"arch": "resnet20", "freeze_depth": 3, "freeze_batchnorm": True},
-        "train": {"epochs": 2, "batch_size": 50, "precision": "fp32"},
+        "train": {"epochs": 2, "batch_size": 50, "precision": "fp32"} | train,
     }
     folder.write(parameters=None, arms=arms, seeds=[0], trial=settings, activations=False)
+
+
+def test_a_plan_says_which_frozen_layers_are_run_once(folder: Folder) -> None:
+    write(folder)
     said = folder.sweep("--dry-run").stdout
     assert "2 of 4 arms: features of the 3 frozen layers are computed once and kept" in said
     assert "2 of 4 arms: features of the 3 frozen layers are kept for validation and test" in said
+
+
+@pytest.mark.full
+def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_path: Path) -> None:
+    """Real workers: kept features, a pack in lockstep; both give the numbers of running all layers."""
+    write(folder)
     folder.sweep("--max-concurrent", "1")
     ends = {entry["id"]: entry["prefix"] for entry in folder.journal if entry["kind"] == "end"}
     names = {entry["id"]: entry["arm"] for entry in folder.journal if entry["kind"] == "trial"}
@@ -84,8 +93,7 @@ def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_pa
     assert sorted(value for (value,) in tags) == sorted(ways.values())
     (tmp_path / "whole").mkdir()
     whole = Folder(tmp_path / "whole")
-    settings["train"]["cache_prefix"] = "off"
-    whole.write(parameters=None, arms=arms, seeds=[0], trial=settings, activations=False)
+    write(whole, cache_prefix="off")
     whole.sweep("--max-concurrent", "1")
     assert {entry["prefix"] for entry in whole.journal if entry["kind"] == "end"} == {
         "run each time: train.cache_prefix is off"

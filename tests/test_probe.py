@@ -195,9 +195,9 @@ def test_what_is_measured_beside_others_is_kept_as_long_as_the_process(
     monkeypatch.setattr(probe, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
     assert probe.cost(FP32, 10, 32, PLAIN).others == share
     assert (tmp_path / "probes.json").exists() == (share < probe.BUSY)
+    said = probe._compare([(FP32, 10, 32)], [PLAIN]).meanwhile
     monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
     assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
-    said = probe._compare([(FP32, 10, 32)], [PLAIN]).meanwhile
     assert said == ("" if share < probe.BUSY else ", while others used 50% of the processors")
 
 
@@ -210,13 +210,30 @@ def test_others_are_seen() -> None:
 
 def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 2 s on 4 cores: 5 s of processors, of which 3 were this process's, 1 another's and 1 another guest's."""
-    cpu = iter([SimpleNamespace(user=10.0, system=1.0, idle=7.0), SimpleNamespace(user=13.5, system=1.5, steal=1.0)])
+    idle = SimpleNamespace(user=0.0)
+    first, second = SimpleNamespace(user=10.0, system=1.0, idle=7.0), SimpleNamespace(user=13.5, system=1.5, steal=1.0)
+    cpu = iter([[first, *[idle] * 5], [second, *[idle] * 3, *[SimpleNamespace(user=9.0)] * 2]])  # two are not ours
     own = iter([SimpleNamespace(user=4.0, system=0.5), SimpleNamespace(user=7.0, system=0.5)])
-    monkeypatch.setattr(probe.psutil, "cpu_times", lambda: next(cpu))
-    monkeypatch.setattr(probe.psutil, "Process", lambda: SimpleNamespace(cpu_times=lambda: next(own)))
+    process = SimpleNamespace(cpu_times=lambda: next(own), cpu_affinity=lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(probe.psutil, "cpu_times", lambda percpu: next(cpu))
+    monkeypatch.setattr(probe.psutil, "Process", lambda: process)
     monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=iter([100.0, 102.0]).__next__))
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert probe._others()() == pytest.approx(2 / 8)
+
+
+def test_what_is_kept_of_a_quiet_time_is_not_compared_with_a_busy_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    share, seconds = [0.0], [1.0]
+    monkeypatch.setattr(probe, "_others", lambda: lambda: share[0])
+    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(seconds[0], 0.0, 0.0, 0.0))
+    probe.cost(FP32, 10, 32, PLAIN)
+    share[0], seconds[0] = 0.5, 3.0
+    found = probe._compare([(FP32, 10, 32)], [PLAIN, replace(PLAIN, threads=2)])
+    assert found.seconds == [3.0, 3.0] and found.others == 0.5
+    monkeypatch.setattr(probe, "_passing", {})  # another process
+    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 1.0, "what was kept is still kept"
 
 
 def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:

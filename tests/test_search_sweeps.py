@@ -78,7 +78,6 @@ def test_a_random_search_with_median_stopping(folder: Folder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.full
 def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
     folder.write(
         **(SEARCH | {"run_cap": 3, "early_terminate": None, "baseline": None, "confirm": None, "seeds": [0]}),
