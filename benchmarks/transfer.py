@@ -85,7 +85,8 @@ def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tup
         f'time": {peer_arms} of {ARMS} arms, {peer_epochs} of {EPOCHS} epochs, scaled up. '
         f"Gate {gate('tests/test_prefix.py')}.\n\n" + (__doc__ or "").partition("\n")[2].strip()
     )
-    question = "transfer-short" if short else "transfer"
+    about = ["short"] if short else [case.translate({ord(" "): "-", ord(","): None, ord("+"): "-"}) for case in chosen]
+    question = "-".join(["transfer", *about])
     keep_table(question, "A transfer sweep of frozen layers, heads and dropout", header, rows, text)
 
 
