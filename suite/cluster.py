@@ -162,6 +162,7 @@ def _guard_token() -> None:
 def _make_token(path: Path) -> None:
     """A new token, whole or not at all: another sweep may be starting too, and the first one's counts."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    # unreadable to others from its first moment, which Path.open cannot ask for
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
         file.write(secrets.token_hex(32))
     try:

@@ -104,7 +104,8 @@ def _others() -> Callable[[], float]:
     def used() -> tuple[float, float, float]:
         each, own = psutil.cpu_times(percpu=True), process.cpu_times()
         kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-        busy = sum(getattr(each[core], kind, 0.0) for core in ours for kind in kinds)
+        seen = [each[core] for core in ours if core < len(each)]  # those that are off are not listed
+        busy = sum(getattr(core, kind, 0.0) for core in seen for kind in kinds)
         return time.monotonic(), busy, own.user + own.system
 
     began, busy_before, own_before = used()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Folder
@@ -147,10 +148,10 @@ def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pyt
 
 
 def test_a_network_that_fails_beside_one_that_does_not_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cost(config: TrialConfig, *given: object, whole_batch: bool | None = None) -> Cost:
+    def cost(config: TrialConfig, *given: Any, whole_batch: bool | None = None) -> Cost:
         if config.model.arch == "resnet20":
             raise ValueError("no such layer")
-        return Cost(1.0 if given[-1].channels_last else 0.5, 0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+        return Cost(1.0 if given[-1].channels_last else 0.5, 0.0, 0.0, 0.0)
 
     monkeypatch.setattr(probe, "cost", cost)
     broken = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"precision": "fp32"}})
@@ -248,8 +249,8 @@ def test_batches_of_one_size_are_measured_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     asked: list[bool | None] = []
 
-    def measure(*given: object) -> Cost:
-        asked.append(given[-1])  # type: ignore[arg-type]
+    def measure(*given: Any) -> Cost:
+        asked.append(given[-1])
         return Cost(1.0, 0.0, 0.0, 0.0, whole_batch=given[-1] is True)
 
     monkeypatch.setattr(probe, "_measure", measure)
