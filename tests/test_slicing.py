@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from suite import models
-from suite.models import columns
+from suite.models import strips
 from suite.models.slicing import SlicedConv2d, slice_kernels
 from suite.records import Numerics
 from suite.spec.config import ModelConfig
@@ -71,33 +72,36 @@ def test_what_is_no_plain_convolution_stays() -> None:
     assert isinstance(twin[5], SlicedConv2d) and twin.state_dict().keys() == net.state_dict().keys()
 
 
-COLUMNS = [
-    (4, 3, 1, 1),
-    (8, 3, 2, 1),
-    (8, 3, 1, 1),
-    (16, 3, 2, 1),
-    (8, 1, 2, 0),
-    (4, 3, 1, 0),
-    (7, 5, 2, 2),
-    (3, 3, 1, 2),
-]
+@pytest.fixture
+def strips_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """What has gone the way of strips, on any processor: oneDNN computes in bf16 on all of them."""
+    taken: list[tuple[int, ...]] = []
+    real = strips.Strips.apply
+
+    def watched(images: torch.Tensor, *given: Any) -> Any:
+        taken.append(tuple(images.shape))
+        return real(images, *given)
+
+    monkeypatch.setattr(strips.Strips, "apply", watched)
+    monkeypatch.setattr(strips, "has_amx", lambda: True)
+    return taken
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("side", "kernel", "stride", "padding"), COLUMNS)
-def test_columns_give_the_convolution_in_fp32_to_what_bf16_can_tell(
-    side: int, kernel: int, stride: int, padding: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("count", [3, 16, 21])
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"),
+    [(4, 3, 1), (8, 3, 2), (8, 3, 1), (16, 3, 2), (7, 5, 2), (3, 3, 1), (5, 7, 3), (6, 5, 1)],
+)
+def test_strips_give_the_convolution_in_fp32_to_what_bf16_can_tell(
+    side: int, kernel: int, stride: int, count: int, bias: bool, strips_taken: list[tuple[int, ...]]
 ) -> None:
-    """Values and all gradients, as near as oneDNN's own bf16 kernels come; in several chunks of images."""
-    monkeypatch.setattr(columns, "CHUNK_BYTES", 2**17)
+    """Values and all gradients, as near as oneDNN's own bf16 kernels come; of less than a strip, one, and more."""
     torch.manual_seed(side + kernel)
-    whole = nn.Conv2d(24, 256, kernel, stride, padding, bias=bias).to(memory_format=torch.channels_last)
+    whole = nn.Conv2d(24, 256, kernel, stride, kernel // 2, bias=bias).to(memory_format=torch.channels_last)
     twin = copy.deepcopy(whole)
     slice_kernels(twin, tiled=True)
-    images = torch.randn(9, 24, side, side).contiguous(memory_format=torch.channels_last)
-    taken: list[int] = []
-    real = columns.Columns.apply
-    monkeypatch.setattr(columns.Columns, "apply", lambda *given: taken.append(1) or real(*given))
+    images = torch.randn(count, 24, side, side).contiguous(memory_format=torch.channels_last)
     found = {}
     for name, layer, in_bf16 in (("fp32", whole, False), ("oneDNN", copy.deepcopy(whole), True), ("ours", twin, True)):
         fed = images.clone().requires_grad_()
@@ -107,56 +111,107 @@ def test_columns_give_the_convolution_in_fp32_to_what_bf16_can_tell(
         assert fed.grad is not None and all(each.grad.dtype is torch.float32 for each in layer.parameters())
         assert out.is_contiguous(memory_format=torch.channels_last)
         found[name] = [out.detach().float(), fed.grad, *(each.grad for each in layer.parameters())]
-    assert taken == [1]
+    assert strips_taken == [tuple(images.shape)]
     for exact, theirs, ours in zip(*found.values(), strict=True):
         assert ours.shape == exact.shape
         off, known = (float((exact - each).norm() / exact.norm()) for each in (ours, theirs))
         assert 0 < off < max(0.006, 1.5 * known), (off, known)
 
 
-def test_a_network_may_add_into_what_a_convolution_by_columns_gave() -> None:
+@pytest.mark.parametrize(("of_images", "of_weight"), [(True, False), (False, True)])
+@pytest.mark.parametrize("side", [4, 8])
+def test_strips_give_each_gradient_alone(
+    side: int, of_images: bool, of_weight: bool, strips_taken: list[tuple[int, ...]]
+) -> None:
+    """The first layer after frozen ones asks for no gradient of its input, a frozen one for none of its weights."""
+    layer = nn.Conv2d(8, 256, 3, padding=1, bias=False)
+    slice_kernels(layer, tiled=True)
+    found = []
+    for both in (True, False):
+        fed = torch.randn(5, 8, side, side, generator=torch.Generator().manual_seed(0))
+        fed.requires_grad_(both or of_images)
+        layer.weight.requires_grad_(both or of_weight)
+        layer.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(fed).float().square().sum().backward()
+        found.append((fed.grad, layer.weight.grad))
+    assert len(strips_taken) == 2
+    for asked, whole, alone in zip((of_images, of_weight), *found, strict=True):
+        assert torch.equal(alone, whole) if asked else alone is None
+
+
+def test_an_image_in_a_strip_is_the_same_among_any_others(strips_taken: list[tuple[int, ...]]) -> None:
+    """Bit for bit, forward and its gradient, wherever in a strip and however many strips."""
+    layer = nn.Conv2d(64, 256, 3, padding=1, bias=False)
+    slice_kernels(layer, tiled=True)
+    images = torch.randn(37, 64, 4, 4)
+
+    def through(some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        fed = some.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(fed)
+        out.float().square().sum().backward()
+        assert fed.grad is not None
+        return out.detach(), fed.grad
+
+    whole = through(images)
+    for first, last in ((0, 1), (5, 6), (3, 20), (20, 37)):
+        for all_of_them, some in zip(whole, through(images[first:last]), strict=True):
+            assert torch.equal(all_of_them[first:last], some)
+    assert len(strips_taken) == 5
+
+
+def test_a_network_may_add_into_what_a_convolution_by_strips_gave(strips_taken: list[tuple[int, ...]]) -> None:
     """As a block that ends in ``out += shortcut`` does."""
     layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False))
     slice_kernels(layer, tiled=True)
-    images = torch.randn(2, 256, 4, 4, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = layer(images)
-        out += images
-    out.float().sum().backward()
-    assert images.grad is not None
+    for count in (2, 16):
+        images = torch.randn(count, 256, 4, 4, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(images)
+            out += images
+        out.float().sum().backward()
+        assert images.grad is not None
+    assert len(strips_taken) == 2
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "in_bf16", "asked"),
-    [(256, 8, True, True), (256, 8, True, False), (256, 8, False, True), (128, 8, True, True), (256, 9, True, True)],
-)
-def test_columns_are_for_many_channels_of_small_maps_in_bf16(
-    channels: int, side: int, in_bf16: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+    ("channels", "side", "kernel", "padding", "in_bf16", "asked", "amx"),
+    [
+        (256, 8, 3, 1, True, True, True),
+        (256, 8, 3, 1, True, False, True), (256, 8, 3, 1, False, True, True), (256, 8, 3, 1, True, True, False),
+        (128, 8, 3, 1, True, True, True), (256, 9, 3, 1, True, True, True), (256, 8, 1, 0, True, True, True),
+        (256, 8, 3, 0, True, True, True), (256, 6, 4, 2, True, True, True),
+    ],
+)  # fmt: skip
+def test_strips_are_for_many_channels_of_small_maps_in_bf16_with_amx(
+    channels: int, side: int, kernel: int, padding: int, in_bf16: bool, asked: bool, amx: bool,
+    strips_taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(strips, "has_amx", lambda: amx)
+    layer = nn.Sequential(nn.Conv2d(3, channels, kernel, padding=padding))
     slice_kernels(layer, tiled=asked)
-    taken: list[int] = []
-    real = columns.Columns.apply
-    monkeypatch.setattr(columns.Columns, "apply", lambda *given: taken.append(1) or real(*given))
     with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
         layer(torch.randn(2, 3, side, side))
-    assert bool(taken) == (channels == 256 and side == 8 and in_bf16 and asked)
+    first = (channels, side, kernel, padding, in_bf16, asked, amx) == (256, 8, 3, 1, True, True, True)
+    assert bool(strips_taken) == first
 
 
-def test_a_network_with_columns_learns_what_it_learns_without(tmp_path: Path) -> None:
+def test_a_network_with_strips_learns_what_it_learns_without(
+    tmp_path: Path, strips_taken: list[tuple[int, ...]]
+) -> None:
     """bf16 both times, so rounding differs; the control is another seed."""
-    curves = {
-        (tiled, seed): [
-            record.metrics["train/loss"]
-            for record in finish(
-                training(
-                    trial("resnet18_cifar", seed, epochs=4, lr=0.01), tmp_path / f"{tiled}{seed}",
-                    numerics=Numerics("bf16", channels_last=True, sliced=True, tiled=tiled),
-                )
-            ).records
-        ]
-        for tiled, seed in ((False, 0), (True, 0), (True, 1))
-    }  # fmt: skip
+    curves, counts = {}, []
+    for tiled, seed in ((False, 0), (True, 0), (True, 1)):
+        done = finish(
+            training(
+                trial("resnet18_cifar", seed, epochs=4, lr=0.01), tmp_path / f"{tiled}{seed}",
+                numerics=Numerics("bf16", channels_last=True, sliced=True, tiled=tiled),
+            )
+        )  # fmt: skip
+        curves[tiled, seed] = [record.metrics["train/loss"] for record in done.records]
+        counts.append(len(strips_taken))
+    assert counts[0] == 0 < counts[1] < counts[2]
     without, ours, other = (torch.tensor(curve) for curve in curves.values())
     assert 0 < (ours - without).abs().mean() < 0.5 * (ours - other).abs().mean()
 

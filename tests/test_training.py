@@ -21,6 +21,7 @@ from training import ACC, LAST_LOSS, differing, everything, finish, images, plai
 
 from suite import checkpoint, data, models, optim, scores, train
 from suite.errors import DivergedError, OutOfMemoryError
+from suite.models import strips
 from suite.records import Numerics, stream
 from suite.spec import ModelConfig, TrainConfig, TrialConfig
 from suite.trained import rebuild
@@ -373,14 +374,18 @@ def test_bf16_trains_like_fp32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "resnet18", "resnet20"])
 @pytest.mark.parametrize("tiled", [False, True], ids=["as it is", "as it is trained"])
-def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch: str, tiled: bool) -> None:
+def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
+    arch: str, tiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of every shape that the network has at 32 pixels: values and both gradients, relative to their length.
 
-    As it is trained: sliced where the map is tiny, by columns where it is small and has many channels.
+    As it is trained: sliced where the map is tiny, by strips (on any processor here) where it is small and has
+    many channels.
 
     bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the inputs that is
     wrong would be off by 0.3.
     """
+    monkeypatch.setattr(strips, "has_amx", lambda: True)
     net = models.build(ModelConfig(arch=arch), 10)
     shapes: dict[tuple[Any, ...], tuple[nn.Conv2d, tuple[int, ...]]] = {}
 
@@ -396,7 +401,7 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(arch:
     generator = torch.Generator().manual_seed(0)
     for layer, shape in list(shapes.values()):
         found = []
-        inputs = torch.randn(4, *shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        inputs = torch.randn(20, *shape, generator=generator).contiguous(memory_format=torch.channels_last)
         for kind in (torch.float32, torch.bfloat16):
             twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
             twin._forward_hooks.clear()

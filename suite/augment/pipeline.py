@@ -11,19 +11,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from suite import allocator
 from suite.augment import colour, geometry, masks, mixes
 from suite.augment.operation import Mix, Operation, Parameters, to_float
 from suite.errors import Problem, raise_problems
 from suite.spec import config
 
 # On a CPU a batch is changed so many values at a time, but not fewer images than that, which bounds the temporary
-# tensors of a large batch or large images, and keeps them within what the C library keeps (see below). It costs no more
-# than it must at this size: one thread, 512 images of 32 px, the chain flip+crop+color_jitter+cutout, 24 us an image in
-# chunks of 2**20 values, 30 in chunks of 2**19, where more of the time goes into calls, 22 as a whole.
+# tensors of a large batch or large images, and keeps them within what the C library keeps. It costs no more than it
+# must at this size: one thread, 512 images of 32 px, the chain flip+crop+color_jitter+cutout, 24 us an image in chunks
+# of 2**20 values, 30 in chunks of 2**19, where more of the time goes into calls, 22 as a whole.
 CHUNK_VALUES, CHUNK_IMAGES = 2**20, 8
-
-KEPT = 2**25 - 2**16
-"""Bytes, just below the most that the GNU C library can be brought to keep."""
 
 
 class Pipeline:
@@ -37,7 +35,7 @@ class Pipeline:
     def __init__(self, operations: Sequence[Operation], num_classes: int) -> None:
         self.operations = tuple(operations)
         self.num_classes = num_classes
-        _keep_freed_memory()
+        allocator.keep_freed()
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Change a batch, each image by numbers of its own.
@@ -92,17 +90,6 @@ def _in_turn(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> T
     for operation, drawn in steps:
         images = operation.apply(images, drawn)
     return to_float(images)
-
-
-def _keep_freed_memory() -> None:
-    """Let the GNU C library keep what temporary tensors free, instead of returning it to the system.
-
-    It returns what exceeds twice the largest block ever freed that was mapped by itself; freeing one of the most that
-    counts, never touched and so never in memory, sets that to 64 MiB for the process. Without it the tensors of each
-    batch, 1.5 MiB apiece, may be returned and mapped anew: up to 2,500 page faults a batch of 128 images of 32 px,
-    random_resized_crop 4.8 against 1.3 ms. Elsewhere this does nothing.
-    """
-    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def build(

@@ -14,19 +14,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.models import columns
+from suite.models import strips
 
 MOST = 2  # pixels of a side: on larger maps outputs of a 3 x 3 kernel see blocks of different sizes
+TILE = 64  # images of a product
 
 
 class SlicedConv2d(nn.Conv2d):
     """A ``Conv2d`` that takes this way where the map is small, and its own otherwise.
 
     Attributes:
-        tiled: products are taken of so many images at a time that values do not depend on the batch; in bf16, maps that
-            are a little larger and have many channels go the way of ``suite.models.columns``.
+        tiled: products are taken of ``TILE`` images at a time, so that values do not depend on the batch; in bf16 with
+            AMX, maps that are a little larger and have many channels go the way of ``suite.models.strips``.
     """
 
     tiled: bool = False
@@ -37,9 +39,9 @@ class SlicedConv2d(nn.Conv2d):
         # Output row i sees the input's rows with the taps from padding - i * stride on. Those of the last row begin at
         # 0 or later, those of the first end within the kernel: each output then has a whole block of taps.
         if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
-            if self._pays(input, pixels):
-                found: Tensor = columns.Columns.apply(
-                    input.to(torch.bfloat16, memory_format=torch.channels_last), self.weight, stride, padding
+            if self._pays_beside(input, pixels):
+                found: Tensor = strips.Strips.apply(
+                    input.to(torch.bfloat16, memory_format=torch.channels_last), self.weight, stride
                 )  # type: ignore[no-untyped-call]
                 return found if self.bias is None else found + self.bias.to(found.dtype)[:, None, None]
             return super().forward(input)
@@ -50,12 +52,20 @@ class SlicedConv2d(nn.Conv2d):
             summed = summed + self.bias.to(summed.dtype)
         return summed.view(len(input), pixels, pixels, -1).permute(0, 3, 1, 2)
 
-    def _pays(self, input: Tensor, pixels: int) -> bool:
-        """Whether ``suite.models.columns`` is faster for maps that become so many ``pixels`` a side."""
-        kind = input.device.type
+    def _pays_beside(self, input: Tensor, pixels: int) -> bool:
+        """Whether ``suite.models.strips`` is faster for maps that become so many ``pixels`` a side."""
+        kind, (kernel, _, padding) = input.device.type, self._square()
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
-        small = input.shape[-2] == input.shape[-1] and 0 < pixels <= columns.WEIGHTS_SIDE
-        return self.tiled and in_bf16 and small and self.out_channels >= columns.OUT_CHANNELS
+        small = input.shape[-2] == input.shape[-1] and pixels <= strips.WEIGHTS_SIDE
+        centred = kernel > 1 and 2 * padding == kernel - 1
+        return (
+            self.tiled
+            and in_bf16
+            and small
+            and centred
+            and self.out_channels >= strips.OUT_CHANNELS
+            and strips.has_amx()
+        )
 
     def _square(self) -> tuple[int, int, int]:
         return self.kernel_size[0], self.stride[0], int(self.padding[0])
@@ -80,7 +90,7 @@ class _Blocks(torch.autograd.Function):
         ctx.side, ctx.corners = side, [corner - ctx.seen.start for corner in corners]
         blocks = [_block(taps, side, *at) for at in _places(ctx.corners)]
         if tiled:
-            return torch.stack([columns.product(rows, block, columns.TILE) for block in blocks], 1)
+            return torch.stack([_product(rows, block) for block in blocks], 1)
         return torch.stack([rows @ block.T for block in blocks], 1)
 
     @staticmethod
@@ -97,6 +107,16 @@ class _Blocks(torch.autograd.Function):
                 block = of_taps[:, top : top + ctx.side, left : left + ctx.side]
                 block.add_((gradient.T @ rows).view(block.shape))
         return of_rows, of_weight, None, None, None
+
+
+def _product(rows: Tensor, weights: Tensor) -> Tensor:
+    """(M, K) times (N, K) -> (M, N), ``TILE`` rows at a time, the last ones with zeros below.
+
+    A row's values then do not depend on how many others there are: BLAS adds up in another order for another M, and
+    features that are kept of frozen layers must be those of any batch, bit for bit.
+    """
+    parts = torch.split(rows, TILE)
+    return torch.cat([(F.pad(part, (0, 0, 0, TILE - len(part))) @ weights.T)[: len(part)] for part in parts])
 
 
 def _places(corners: list[int]) -> list[tuple[int, int]]:
