@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="allocator.keep_freed is for the GNU C library")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library only")
 
 # what a step does: blocks of 16 MiB, written to, and all of them freed again
 STEPS = """
