@@ -62,6 +62,16 @@ class Plan:
         return [(config, *self.shape(config)) for config in examples.values()]
 
     @cached_property
+    def shortest_images(self) -> int:
+        """Images that the shortest trial of ``networks`` trains on, once for each of its epochs."""
+        counts = []
+        for config, _, _ in self.networks():
+            dataset = self.dataset(config)
+            parts = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+            counts.append(len(parts.train) * config.train.epochs)
+        return min(counts, default=0)
+
+    @cached_property
     def trial_bytes(self) -> int:
         """Room on the disk that one trial of the largest network asks for while it runs."""
         return disk.MARGIN + disk.AT_ONCE * max(self._checkpoint_bytes(config) for config, _, _ in self.networks())

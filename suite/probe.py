@@ -32,8 +32,9 @@ from suite.train import Training, clock
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
 TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
-KERNELS = 5  # raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer holds
-MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads) must be so much faster to be chosen
+KERNELS = 6  # raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer holds
+MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads, compilation) must be so much faster
+COMPILED_FROM_S = 300.0  # seconds of a trial; what takes less is over sooner than its compilation would pay
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
 BUSY = 0.2  # share of the processors' time that others took, from which on a measurement is not kept
@@ -49,6 +50,7 @@ class Cost:
         train_s, eval_s: seconds per image.
         memory_gib: peak of torch on a GPU; on the CPU, growth of the process.
         checkpoint_mib: size of one resume checkpoint and its best weights.
+        ready_s: seconds of the first steps, with all that is prepared then.
         whole_batch: whether steps had the trial's own batch, and not a smaller one.
         others: share of the processors' time that other processes took meanwhile.
     """
@@ -57,6 +59,7 @@ class Cost:
     eval_s: float
     memory_gib: float
     checkpoint_mib: float
+    ready_s: float = 0.0
     whole_batch: bool = True
     others: float = 0.0
 
@@ -127,12 +130,14 @@ class Room:
         most: of them at once; None = as many as there are cores for.
         nodes: the cores of each machine.
         device: ``cpu`` or ``cuda``.
+        images: that the shortest trial trains on, once for each of its epochs.
     """
 
     trials: int
     most: int | None
     nodes: tuple[int, ...]
     device: str = "cpu"
+    images: int = 0
 
     def rounds(self, threads: int) -> int:
         """How many trials run one after another in each slot, with so many threads each."""
@@ -146,7 +151,7 @@ def choose_numerics(
     """The numerics of a sweep: one choice for all its trials, so that they can be compared.
 
     What the file gives is taken as it is; what it leaves open (``auto``) is measured, each in its turn: precision,
-    memory format, threads. The sum over all networks of the sweep decides.
+    memory format, threads, compilation. The sum over all networks of the sweep decides.
 
     Args:
         configs: (config, classes, side) of each distinct network.
@@ -162,6 +167,8 @@ def choose_numerics(
         chosen = _with_memory_format(configs, chosen, say)
     if resources.cpu == "auto":
         chosen = _with_threads(configs, chosen, room, say)
+    if resources.compile:
+        chosen = _with_compilation(configs, chosen, room, resources.compile == "auto", say)
     return chosen
 
 
@@ -230,18 +237,49 @@ def _with_threads(
     return replace(single, threads=best)
 
 
+def _with_compilation(
+    configs: Sequence[tuple[TrialConfig, int, int]], eager: Numerics, room: Room, auto: bool, say: Callable[[str], None]
+) -> Numerics:
+    """By when the shortest trial would end, or, where the file asks for it, wherever it is possible at all."""
+    if auto:
+        alone = room.images * _compare(configs, [eager]).mean[0]
+        if alone < COMPILED_FROM_S:
+            say(f"compile: no (not tried: a trial trains for about {alone:.0f} s)")
+            return eager
+    found = _compare(configs, [eager, replace(eager, compiled=True)])
+    before, after = found.seconds
+    if not after:
+        say(f"compile: no (not possible: {found.failure})")
+        return eager
+    ready = f"after {found.ready_s[1]:.0f} s{found.meanwhile}"
+    faster = f"compiled it runs {before / after:.2f} times as fast here, {ready}"
+    alone, compiled = (room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True))
+    chosen = not auto or alone > MARGIN * compiled
+    say(f"compile: {'yes' if chosen else 'no'} (measured: {faster})")
+    return replace(eager, compiled=chosen)
+
+
 class Comparison(NamedTuple):
     """Candidates beside one another.
 
     Attributes:
         seconds: per training image, summed over all networks that can be trained, of each candidate; 0 where none can.
+        ready_s: of the first steps of each candidate, the most that a network took.
+        networks: how many can be trained.
         failure: why one of the networks cannot be trained.
         others: the largest share of the processors' time that other processes took during a measurement.
     """
 
     seconds: list[float]
+    ready_s: list[float]
+    networks: int
     failure: str
     others: float
+
+    @property
+    def mean(self) -> list[float]:
+        """Seconds per training image of a network, of each candidate."""
+        return [total / max(1, self.networks) for total in self.seconds]
 
     @property
     def meanwhile(self) -> str:
@@ -250,7 +288,7 @@ class Comparison(NamedTuple):
 
 
 def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]) -> Comparison:
-    sums, failure, others = [0.0] * len(candidates), "", 0.0
+    sums, ready, networks, failure, others = [0.0] * len(candidates), [0.0] * len(candidates), 0, "", 0.0
     for item in configs:
         try:
             first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
@@ -261,8 +299,10 @@ def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequen
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
         sums = [total + found.train_s for total, found in zip(sums, each, strict=True)]
+        ready = [max(most, found.ready_s) for most, found in zip(ready, each, strict=True)]
+        networks += 1
         others = max(others, *(found.others for found in each))
-    return Comparison(sums, failure, others)
+    return Comparison(sums, ready, networks, failure, others)
 
 
 def has_bf16() -> bool:
@@ -374,16 +414,16 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder, _own_threads():
-        training = _training(config, classes, side, numerics, Path(folder))
+        batch, small = config.train.batch_size, not on_gpu and config.train.batch_size > CPU_BATCH
+        known = small and bool(whole_batch)
+        training = _training(config, classes, side, numerics, Path(folder), whole_batch=known)
         before = memory.resident_gib()
-        first = training.advance()  # warm-up: kernels are chosen and compiled
-        batch, speed = config.train.batch_size, first.metrics["time/img_per_s"] if first is not None else 0.0
-        small = not on_gpu and batch > CPU_BATCH
+        first, ready_s = _warmed(training)
         if whole_batch is None:
-            whole_batch = not small or batch < STEP_S * speed
-        if small and whole_batch:
+            whole_batch = not small or batch < STEP_S * first
+        if small and whole_batch and not known:
             training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
-            training.advance()
+            _, ready_s = _warmed(training)
         timed = [training.advance() for _ in range(TIMED_EPOCHS)]
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
         started = clock(training.device)
@@ -394,7 +434,14 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
         trainable, _ = models.count_parameters(training.model)
         states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
         kept_mib = (2 * size + states * 4 * trainable) / 2**20
-        return Cost(train_s, eval_s, max(0.0, peak), kept_mib, whole_batch)
+        return Cost(train_s, eval_s, max(0.0, peak), kept_mib, ready_s, whole_batch)
+
+
+def _warmed(training: Training) -> tuple[float, float]:
+    """The first epoch, in which kernels are chosen and code is compiled: its images a second, and its seconds."""
+    started = clock(training.device)
+    record = training.advance()
+    return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(training.device) - started
 
 
 def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:

@@ -97,9 +97,9 @@ class Numerics:
         device: ``cpu`` or ``cuda``.
         sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
         tiled: those are products of a fixed number of images, so that an image's values do not depend on the others of
-            its batch; in bf16, so are maps with 256 and more channels of up to 4 x 4 pixels, and the gradients of
-            weights of up to 8 x 8.
+            its batch; in bf16 with AMX, maps of up to 8 x 8 pixels with 256 and more channels go side by side.
         fused: trials of a pack that have the same shapes are trained as one network.
+        compiled: training steps of whole batches go through ``torch.compile``, on a GPU with CUDA graphs.
     """
 
     precision: str = "fp32"
@@ -109,6 +109,7 @@ class Numerics:
     sliced: bool = False
     tiled: bool = False
     fused: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -342,7 +342,7 @@ class StoppedError(Exception):
 
 def measure(
     configs: Networks, resources: ResourcesConfig, trials: tuple[int, int | None], pinned: Numerics | None,
-    search_path: Sequence[str], stop: Stop, data_gib: float = 0.0,
+    search_path: Sequence[str], stop: Stop, data_gib: float = 0.0, images: int = 0,
 ) -> Measured:  # fmt: skip
     """The numerics of a sweep, the GPUs of a pack and its trials: in this process if ``measures_here``, else in a
     worker like those that will train. Where that ends, hangs or fails, they are what needs no measurement.
@@ -352,6 +352,7 @@ def measure(
         trials: how many are to be run, and the most that may run at once; None = as many as there is room for.
         pinned: the numerics of an earlier launch, which stay.
         data_gib: of the images that a process has on its GPU.
+        images: that the shortest trial trains on, once for each of its epochs.
 
     Returns:
         numerics, GPUs per pack, trials per pack (1 = not measured to be better), lines for the user.
@@ -362,7 +363,7 @@ def measure(
     gpu = resources.gpu
     if pinned is not None and gpu != "auto":
         return pinned, float(gpu), 1, []
-    given = list(configs), resources, trials, _cores(), pinned, list(search_path), data_gib
+    given = list(configs), resources, trials, _cores(), pinned, list(search_path), data_gib, images
     if measures_here(configs, resources):
         with deaf():  # torch's threads
             return _measure(*given)  # saves a worker's start
@@ -387,7 +388,7 @@ def measures_here(configs: Networks, resources: ResourcesConfig) -> bool:
     own to run, which may hang or end the process."""
     if resources.gpu:
         return False
-    timed = "auto" in (resources.cpu, resources.memory_format)
+    timed = "auto" in (resources.cpu, resources.memory_format) or bool(resources.compile)
     if not timed and all(config.train.precision != "auto" for config, _, _ in configs):
         return True
     from suite import probe
@@ -433,6 +434,7 @@ def _measure(
     pinned: Numerics | None,
     search_path: list[str],
     data_gib: float,
+    images: int,
 ) -> Measured:
     import torch
 
@@ -445,7 +447,9 @@ def _measure(
     device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     if gpu and device == "cpu":
         lines.append("no GPU here that torch can use: the sweep runs on the CPU")
-    numerics = pinned or probe.choose_numerics(configs, resources, probe.Room(*trials, nodes, device), say=lines.append)
+    numerics = pinned or probe.choose_numerics(
+        configs, resources, probe.Room(*trials, nodes, device, images), say=lines.append
+    )
     if gpu != "auto":
         return numerics, float(gpu), 1, lines
     if device == "cpu":

@@ -127,6 +127,36 @@ def test_the_memory_format_is_measured_before_the_threads(
     assert [line.split(":")[0] for line in said] == ["memory format", "threads"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "images", "faster", "expected", "said"),
+    [
+        ("auto", 29_000, 2.0, False, "compile: no (not tried: a trial trains for about 290 s)"),
+        ("auto", 31_000, 2.0, True, "compile: yes (measured: compiled it runs 2.00 times as fast here, after 40 s)"),
+        ("auto", 31_000, 1.3, False, "compile: no (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
+        ("auto", 300_000, 1.3, True, "compile: yes (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
+        (True, 1, 0.9, True, "compile: yes (measured: compiled it runs 0.90 times as fast here, after 40 s)"),
+        (True, 1, None, False, "compile: no (not possible: resnet20: no compiler here)"),
+    ],
+)
+def test_compilation_is_chosen_by_when_a_trial_ends(
+    asked: bool | str, images: int, faster: float | None, expected: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial trains 100 images a second without; with it the first step takes 40 s."""
+
+    def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, **others: Any) -> Cost:
+        if numerics.compiled and faster is None:
+            raise RuntimeError("no compiler here")
+        return Cost(0.01 / (faster or 1) if numerics.compiled else 0.01, 0.0, 0.0, 0.0, 40.0 * numerics.compiled)
+
+    monkeypatch.setattr(probe, "cost", cost)
+    config = FP32.model_copy(update={"model": FP32.model.model_copy(update={"arch": "resnet20"})})
+    lines: list[str] = []
+    chosen = probe.choose_numerics(
+        [(config, 10, 32)], ResourcesConfig(compile=asked), Room(1, None, (2,), images=images), lines.append
+    )
+    assert chosen == replace(PLAIN, compiled=expected) and lines == [said]
+
+
 def test_what_the_file_gives_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, said = choose(
         monkeypatch, lambda numerics: pytest.fail("measured"), Room(1, None, (2,)),

@@ -27,11 +27,12 @@ class SlicedConv2d(nn.Conv2d):
     """A ``Conv2d`` that takes this way where the map is small, and its own otherwise.
 
     Attributes:
-        tiled: products are taken of ``TILE`` images at a time, so that values do not depend on the batch; in bf16 with
-            AMX, maps that are a little larger and have many channels go the way of ``suite.models.strips``.
+        tiled: products are taken of ``TILE`` images at a time, so that values do not depend on the batch.
+        beside: in bf16, maps that are a little larger and have many channels go the way of ``suite.models.strips``.
     """
 
     tiled: bool = False
+    beside: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
         (kernel, stride, padding), side = self._square(), input.shape[-1]
@@ -58,14 +59,7 @@ class SlicedConv2d(nn.Conv2d):
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
         small = input.shape[-2] == input.shape[-1] and pixels <= strips.WEIGHTS_SIDE
         centred = kernel > 1 and 2 * padding == kernel - 1
-        return (
-            self.tiled
-            and in_bf16
-            and small
-            and centred
-            and self.out_channels >= strips.OUT_CHANNELS
-            and strips.has_amx()
-        )
+        return self.beside and in_bf16 and small and centred and self.out_channels >= strips.OUT_CHANNELS
 
     def _square(self) -> tuple[int, int, int]:
         return self.kernel_size[0], self.stride[0], int(self.padding[0])
@@ -129,11 +123,15 @@ def _block(taps: Tensor, side: int, top: int, left: int) -> Tensor:
 
 
 def slice_kernels(net: nn.Module, tiled: bool = False) -> None:
-    """Let every plain square convolution of ``net`` look at the size of its maps. Names, weights and layers stay."""
+    """Let every plain square convolution of ``net`` look at the size of its maps. Names, weights and layers stay.
+
+    ``tiled`` as in ``suite.records.Numerics``.
+    """
     for module in net.modules():
         if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = SlicedConv2d
             setattr(module, "tiled", tiled)  # noqa: B010 - mypy takes it for a Conv2d still
+            setattr(module, "beside", tiled and strips.has_amx())  # noqa: B010
 
 
 def _is_plain(module: nn.Conv2d) -> bool:

@@ -26,7 +26,6 @@ Without AMX (the same machine, oneDNN kept to AVX-512 bf16) strips lose everywhe
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -40,7 +39,6 @@ ALL_SIDE = 4  # at most, all three products
 IMAGES = 16  # in a strip, always: an image's values do not depend on how many others there are
 
 
-@functools.cache
 def has_amx() -> bool:
     """Whether this processor has AMX, Intel's unit for products of small bf16 matrices."""
     return bool(torch.cpu._is_amx_tile_supported())
