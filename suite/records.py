@@ -97,7 +97,7 @@ class Numerics:
         device: ``cpu`` or ``cuda``.
         sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
         tiled: those are products of a fixed number of images, so that an image's values do not depend on the others of
-            its batch; in bf16 with AMX, maps of up to 8 x 8 pixels with 256 and more channels go side by side.
+            its batch; in bf16 with AMX, maps of up to 8 x 8 pixels with 32 and more channels go side by side.
         fused: trials of a pack that have the same shapes are trained as one network.
         compiled: training steps of whole batches go through ``torch.compile``, on a GPU with CUDA graphs.
     """

@@ -28,7 +28,7 @@ class SlicedConv2d(nn.Conv2d):
 
     Attributes:
         tiled: products are taken of ``TILE`` images at a time, so that values do not depend on the batch.
-        beside: in bf16, maps that are a little larger and have many channels go the way of ``suite.models.strips``.
+        beside: in bf16, maps that are a little larger go the way of ``suite.models.strips``.
     """
 
     tiled: bool = False
@@ -59,7 +59,8 @@ class SlicedConv2d(nn.Conv2d):
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
         small = input.shape[-2] == input.shape[-1] and pixels <= strips.WEIGHTS_SIDE
         centred = kernel > 1 and 2 * padding == kernel - 1
-        return self.beside and in_bf16 and small and centred and self.out_channels >= strips.OUT_CHANNELS
+        wide = min(self.in_channels, self.out_channels) >= strips.CHANNELS
+        return self.beside and in_bf16 and small and centred and wide
 
     def _square(self) -> tuple[int, int, int]:
         return self.kernel_size[0], self.stride[0], int(self.padding[0])

@@ -1,4 +1,4 @@
-"""Convolutions of small maps with many channels, of sixteen images side by side, where oneDNN is slow in bf16.
+"""Convolutions of small maps, of sixteen images side by side, where oneDNN is slow in bf16.
 
 B images, C input and O output channels, S x S pixels in, T x T out, k x k kernel (odd, padded by k // 2), N strips.
 
@@ -7,8 +7,8 @@ pixels: an image, P - S columns of zeros, the next image, and so on. Where P is 
 multiple of the stride, each image's outputs are those of its own convolution, and what lies between is left out: the
 same products, and zeros.
 
-What that changes, in ms, oneDNN -> so (128 images, two threads of a shared Xeon with AMX, torch 2.13; best of nine in
-turn; with the laying out of strips, without taking them apart, 0.1 to 0.5 ms):
+What that changes, in ms, oneDNN -> so (128 images, shared Xeon with AMX, torch 2.13; best of nine in turn; with the
+laying out of strips, without taking them apart, 0.1 to 0.5 ms; the first five rows on two threads, the others on one):
 
 ======================  ============  ============  ===========
 C -> O, pixels          forward       weights       inputs
@@ -18,6 +18,11 @@ C -> O, pixels          forward       weights       inputs
 256 -> 256, 8 x 8        4.3 ->  4.9  14.7 ->  9.6   4.5 -> 5.0
 128 -> 256, 16, /2       3.6 ->  3.8  11.4 ->  7.0   5.2 -> 3.5
 128 -> 128, 16 x 16      3.4 ->  5.5   8.9 ->  9.8   3.5 -> 5.3
+128 -> 128, 4 x 4        3.1 ->  2.5  10.7 ->  3.5   3.2 -> 2.4
+128 -> 256, 4 x 4, /2    4.4 ->  2.1  19.1 ->  3.8   4.5 -> 2.1
+64 -> 64, 8 x 8          1.8 ->  2.2   5.2 ->  3.2   1.9 -> 2.2
+32 -> 32, 8 x 8          0.5 ->  0.7   1.5 ->  1.1   0.6 -> 0.6
+16 -> 32, 8 x 8          0.4 ->  0.6   0.6 ->  0.7   0.4 -> 0.5
 ======================  ============  ============  ===========
 
 Without AMX (the same machine, oneDNN kept to AVX-512 bf16) strips lose everywhere but for the weights of 256 -> 512 (48
@@ -33,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OUT_CHANNELS = 256  # from here on, and on outputs of so many pixels a side:
+CHANNELS = 32  # in and out, from here on, and on outputs of so many pixels a side:
 WEIGHTS_SIDE = 8  # at most, gradients of weights, and at a stride those of inputs
 ALL_SIDE = 4  # at most, all three products
 IMAGES = 16  # in a strip, always: an image's values do not depend on how many others there are
@@ -103,7 +108,8 @@ def _beside(maps: Tensor, period: int) -> Tensor:
     """(B, C, S, S) -> (N, C, S, 16 P), channels behind pixels; the last strip filled up with images of zeros."""
     channels, side = maps.shape[1:3]
     by_pixel = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 0, 0, -len(maps) % IMAGES))
-    strips = maps.new_zeros(len(by_pixel) // IMAGES, side, IMAGES, period, channels)
+    strips = maps.new_empty(len(by_pixel) // IMAGES, side, IMAGES, period, channels)
+    strips[:, :, :, side:] = 0
     strips[:, :, :, :side] = by_pixel.reshape(-1, IMAGES, side, side, channels).transpose(1, 2)
     return strips.view(len(strips), side, IMAGES * period, channels).permute(0, 3, 1, 2)
 
