@@ -95,9 +95,11 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         epochs["suite"] = ours
         first_s = ours()
         found: dict[str, list[float]] = {name: [] for name in epochs}
+        products: list[str] = []
         for _ in range(repeat):
-            for kind in rates:
-                rates[kind] = max(rates[kind], *(gemm(kind, size) for size in (1024, 2048, 4096)))
+            now = {kind: max(gemm(kind, size) for size in (1024, 2048, 4096)) for kind in rates}
+            rates.update({kind: max(rates[kind], rate) for kind, rate in now.items()})
+            products.append(" and ".join(f"{rate / 1e12:.2f}" for rate in now.values()))
             for name, epoch in epochs.items():
                 found[name].append(count / epoch())
                 print(f"{arch}, {name}: {found[name][-1]:.1f} img/s", flush=True)
@@ -117,11 +119,14 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         ratio(found["suite"], found["autocast"]) if known else "-", *shares,
     ]  # fmt: skip
     epoch_s = count / statistics.median(found["suite"])
+    turns = zip(products, *found.values(), strict=True)
+    each = "; ".join(f"{now} TFLOP/s: {', '.join(f'{rate:.0f}' for rate in speeds)}" for now, *speeds in turns)
     return (
         row,
         f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: {numerics}. {' '.join(said)}."
         f" Not in the figures: {chosen_s:.1f} s to build it and choose the precision, where no earlier sweep has; its "
-        f"first epoch, {first_s - epoch_s:+.1f} s beside a later one.",
+        f"first epoch, {first_s - epoch_s:+.1f} s beside a later one. Each turn's products ({', '.join(map(str, rates))}) "
+        f"and images a second ({', '.join(found)}): {each}.",
     )
 
 
