@@ -125,8 +125,8 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         row,
         f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: {numerics}. {' '.join(said)}."
         f" Not in the figures: {chosen_s:.1f} s to build it and choose the precision, where no earlier sweep has; its "
-        f"first epoch, {first_s - epoch_s:+.1f} s beside a later one. Each turn's products ({', '.join(map(str, rates))}) "
-        f"and images a second ({', '.join(found)}): {each}.",
+        f"first epoch, {first_s - epoch_s:+.1f} s beside a later one. Each turn's products "
+        f"({', '.join(map(str, rates))}) and images a second ({', '.join(found)}): {each}.",
     )
 
 
