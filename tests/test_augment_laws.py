@@ -248,6 +248,32 @@ def furthest_correlation(column):
     return float((along[1 : len(column) // 2 + 1].abs() / along[0]).max())
 
 
+def test_operations_of_a_chain_know_nothing_of_each_other():
+    """All of them in one pipeline: no number of one goes with a number of another, of the same image or of one apart."""
+    batch = 10_000
+    pipeline = build([model() for model in config.AUGMENTATIONS.values()], 20, 5)
+    drawn = pipeline.draw((batch, 3, H, W), torch.Generator().manual_seed(0))
+    found = [
+        [values.view(batch, -1)[:, 0].double() for values in parameters.values() if len(values.unique()) > 1]
+        for parameters in drawn
+    ]
+    assert sum(map(bool, found)) >= 9
+    pairs = [pair for one, other in itertools.combinations(found, 2) for pair in itertools.product(one, other)]
+    assert max(furthest_cross_correlation(*pair) for pair in pairs) < 6.5 / math.sqrt(batch)
+
+
+def test_the_control_two_operations_that_draw_the_same_numbers_are_found_out():
+    degrees, flipped = draw(geometry.Rotation(15), 10_000)["degrees"], draw(geometry.Flip(0.5), 10_000)["flipped"]
+    assert furthest_cross_correlation(degrees.double(), flipped.double()) > 0.8
+    assert furthest_cross_correlation(degrees.double(), flipped.double().roll(7)) > 0.8
+
+
+def furthest_cross_correlation(one, other):
+    """The largest over all distances 0 to B - 1 between the images of two columns (B,), taken as rings."""
+    spectra = [torch.fft.rfft((column - column.mean()) / column.std()) for column in (one, other)]
+    return float((torch.fft.irfft(spectra[0] * spectra[1].conj(), len(one)) / len(one)).abs().max())
+
+
 def test_the_control_numbers_drawn_for_half_a_batch_are_found_out():
     half = draw(geometry.Rotation(15), 25_000)["degrees"].double()
     assert furthest_correlation(torch.cat((half, half))) > 0.99
