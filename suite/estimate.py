@@ -58,7 +58,8 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
     configs = [(arm.config, *plan.shape(arm.config)) for arm in arms]
     device = "cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu"
     known = history.launch.get("numerics")
-    room = probe.Room(spec.first_trials, None, (environment.cores(),), device, plan.shortest_images)
+    images = plan.shortest_images if spec.resources.compile == "auto" else 0
+    room = probe.Room(spec.first_trials, None, (environment.cores(),), device, images)
     numerics = Numerics(**known) if known else probe.choose_numerics(
         plan.networks(), spec.resources, room, lines.append
     )  # fmt: skip

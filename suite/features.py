@@ -30,7 +30,7 @@ from suite import data, environment
 from suite.models import Prefix
 from suite.records import Numerics
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("train", "val", "test")
 MOST_GIB = 4.0  # of one entry; more is not kept
 KEPT_GIB = 8.0  # of all entries; the longest unused go first

@@ -63,13 +63,14 @@ class Plan:
 
     @cached_property
     def shortest_images(self) -> int:
-        """Images that the shortest trial of ``networks`` trains on, once for each of its epochs."""
-        counts = []
-        for config, _, _ in self.networks():
-            dataset = self.dataset(config)
-            parts = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
-            counts.append(len(parts.train) * config.train.epochs)
-        return min(counts, default=0)
+        """Images that the shortest trial trains on, once for each of its epochs before it may be stopped."""
+        early, counts = self.spec.early_terminate, []
+        for arm in self.spec.arms_list or _corners(self.spec):
+            dataset = self.dataset(arm.config)
+            parts = data.split(dataset.train_labels, dataset.test_labels, arm.config.data, dataset.classes)
+            epochs = arm.config.train.epochs
+            counts.append(len(parts.train) * (min(epochs, early.grace_epochs) if early else epochs))
+        return min(counts)
 
     @cached_property
     def trial_bytes(self) -> int:

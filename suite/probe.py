@@ -105,11 +105,11 @@ def _others() -> Callable[[], float]:
     ours = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(os.cpu_count() or 1)
 
     def used() -> tuple[float, float, float]:
-        each, own = psutil.cpu_times(percpu=True), process.cpu_times()
+        each, own = psutil.cpu_times(percpu=True), process.cpu_times()  # our children's is a compiler's time
         kinds = ("user", "nice", "system", "irq", "softirq", "steal")
         seen = [each[core] for core in ours if core < len(each)]  # those that are off are not listed
         busy = sum(getattr(core, kind, 0.0) for core in seen for kind in kinds)
-        return time.monotonic(), busy, own.user + own.system
+        return time.monotonic(), busy, own.user + own.system + own.children_user + own.children_system
 
     began, busy_before, own_before = used()
 
@@ -241,16 +241,18 @@ def _with_compilation(
     configs: Sequence[tuple[TrialConfig, int, int]], eager: Numerics, room: Room, auto: bool, say: Callable[[str], None]
 ) -> Numerics:
     """By when the shortest trial would end, or, where the file asks for it, wherever it is possible at all."""
-    if auto:
-        alone = room.images * _compare(configs, [eager]).mean[0]
-        if alone < COMPILED_FROM_S:
-            say(f"compile: no (not tried: a trial trains for about {alone:.0f} s)")
-            return eager
+    plain = _compare(configs, [eager])
+    if not plain.networks:
+        say(f"compile: no (not measured: {plain.failure})")
+        return eager
+    if auto and room.images * plain.mean[0] < COMPILED_FROM_S:
+        say(f"compile: no (not tried: a trial trains for about {room.images * plain.mean[0]:.0f} s)")
+        return eager
     found = _compare(configs, [eager, replace(eager, compiled=True)])
-    before, after = found.seconds
-    if not after:
+    if found.networks < plain.networks:  # one choice for all
         say(f"compile: no (not possible: {found.failure})")
         return eager
+    before, after = found.seconds
     ready = f"after {found.ready_s[1]:.0f} s{found.meanwhile}"
     faster = f"compiled it runs {before / after:.2f} times as fast here, {ready}"
     alone, compiled = (room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True))
@@ -294,7 +296,11 @@ def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequen
             first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
             each = [first, *(cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:])]
             if any(found.others >= BUSY for found in each):  # beside one that is kept of a quiet time it tells nothing
-                each = [cost(*item, numerics, whole_batch=first.whole_batch, anew=True) for numerics in candidates]
+                again = [cost(*item, numerics, whole_batch=first.whole_batch, anew=True) for numerics in candidates]
+                # what was compiled before is ready at once
+                each = [
+                    replace(new, ready_s=max(new.ready_s, old.ready_s)) for new, old in zip(again, each, strict=True)
+                ]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
@@ -418,12 +424,14 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
         known = small and bool(whole_batch)
         training = _training(config, classes, side, numerics, Path(folder), whole_batch=known)
         before = memory.resident_gib()
-        first, ready_s = _warmed(training)
+        first, ready_s = _epoch(training)
         if whole_batch is None:
+            if small and numerics.compiled:
+                first, _ = _epoch(training)  # that one was the compiler's
             whole_batch = not small or batch < STEP_S * first
         if small and whole_batch and not known:
             training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
-            _, ready_s = _warmed(training)
+            _, ready_s = _epoch(training)
         timed = [training.advance() for _ in range(TIMED_EPOCHS)]
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
         started = clock(training.device)
@@ -437,8 +445,8 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
         return Cost(train_s, eval_s, max(0.0, peak), kept_mib, ready_s, whole_batch)
 
 
-def _warmed(training: Training) -> tuple[float, float]:
-    """The first epoch, in which kernels are chosen and code is compiled: its images a second, and its seconds."""
+def _epoch(training: Training) -> tuple[float, float]:
+    """Images a second of training, and seconds; in the first epoch kernels are chosen and code is compiled."""
     started = clock(training.device)
     record = training.advance()
     return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(training.device) - started

@@ -6,9 +6,10 @@ Plain values, no third party; every other module speaks in these words.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -97,7 +98,7 @@ class Numerics:
         device: ``cpu`` or ``cuda``.
         sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
         tiled: those are products of a fixed number of images, so that an image's values do not depend on the others of
-            its batch; in bf16 with AMX, maps of up to 8 x 8 pixels with 32 and more channels go side by side.
+            its batch; in bf16 with AMX, maps of up to 4 x 4 pixels go side by side, for some gradients up to 8 x 8.
         fused: trials of a pack that have the same shapes are trained as one network.
         compiled: training steps of whole batches go through ``torch.compile``, on a GPU with CUDA graphs.
     """
@@ -110,6 +111,11 @@ class Numerics:
     tiled: bool = False
     fused: bool = False
     compiled: bool = False
+
+    @staticmethod
+    def key(stored: Mapping[str, Any] | None) -> str:
+        """By what stored numerics are compared: a field that older ones lack has its default."""
+        return json.dumps({**asdict(Numerics()), **stored} if stored else None, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Training:
             average = get_ema_multi_avg_fn(self.config.train.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.changing = _changing(self.model)
-        self.compiled: nn.Module | None = None  # what training runs of it, once a step has needed it
+        self.compiled_network: nn.Module | None = None  # what training runs of it, once a step has needed it
 
     def _prepare_prefix(self, digest: str, cache: Path, others: dict[str, features.Lockstep] | None) -> None:
         """Where leading layers are frozen and give the same features each time, feed the rest with what is kept."""
@@ -283,11 +283,11 @@ class Training:
         """What runs a batch of so many images: where ``numerics`` ask for it and the batch is whole, compiled code."""
         if not self.numerics.compiled or count != self.config.train.batch_size:
             return network  # another size would have to be compiled, too
-        if self.compiled is None:
-            self.compiled = compiled(network, self.device)
+        if self.compiled_network is None:
+            self.compiled_network = compiled(network, self.device)
         if self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return self.compiled
+        return self.compiled_network
 
     def start_epoch(self) -> nn.Module:
         """Set all for the steps of the epoch in progress; what is trained of the network, in training mode."""

@@ -422,8 +422,10 @@ def _unmeasured(configs: Networks, resources: ResourcesConfig, pinned: Numerics 
         sliced=not gpu,
         tiled=not gpu,
     )
-    line = f"precision: {numerics.precision} (not measured: {why})"
-    return numerics, 1.0 if gpu == "auto" else float(gpu), 1, [line]
+    lines = [f"precision: {numerics.precision} (not measured: {why})"]
+    if resources.compile and not numerics.compiled:
+        lines.append(f"compile: no (not measured: {why})")
+    return numerics, 1.0 if gpu == "auto" else float(gpu), 1, lines
 
 
 def _measure(
@@ -465,7 +467,7 @@ def _measure(
     if pack > 1:
         fraction = 1.0  # a pack fills what one trial leaves idle; a second one beside it would only wait
         lines[-1] = f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as one by one)"
-    return replace(numerics, fused=pack > 1), fraction, pack, lines
+    return replace(numerics, fused=pack > 1, compiled=numerics.compiled and pack == 1), fraction, pack, lines
 
 
 def share(

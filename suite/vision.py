@@ -8,7 +8,7 @@ They have no implementation: calling ``torchvision.ops.nms`` still fails, but cl
 never do. Where torchvision imports by itself, nothing is declared.
 
 And torchvision imports torch's compiler, for a function that says whether an operator of boxes could be compiled. That
-took 1.7 s of each process, and nothing here compiles: the function is looked up when it is called.
+took 1.7 s of each process, and boxes are nobody's here: the function is looked up when it is called.
 
 Importing this module takes about a second: modules that may not need torchvision import it inside a function.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,14 @@ def run(*arguments: str) -> tuple[int, int]:
     return faults, returned
 
 
+def huge_pages() -> bool:
+    """Whether a fault maps 2 MiB and not 4 KiB, so that there are few in any case."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[always]" in setting.read_text()
+
+
+@pytest.mark.skipif(huge_pages(), reason="with huge pages there are few page faults in any case")
 def test_blocks_are_not_mapped_anew_in_each_step() -> None:
     faults, returned = run("keep")
-    assert faults < 1_000 < 10_000 < run()[0]
+    assert 10 * faults < run()[0]
     assert returned > 100 * 2**20, "what an earlier trial held stays with the process"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 from suite.analysis.power import detectable
 from suite.analysis.signs import ALPHA, LEAST_SEEDS, adjusted_p, interval
 from suite.journal import TrialHistory
-from suite.records import SPLIT_METRICS, TEST_ACC, Objective, Status
+from suite.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
 
 MARGIN = 0.005  # half a percentage point of accuracy
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
@@ -193,7 +192,7 @@ def finished_by_pair(items: Iterable[TrialHistory]) -> dict[str, dict[Pair, Tria
     found: dict[str, dict[Pair, TrialHistory]] = {}
     for item in items:
         if item.status is Status.FINISHED:
-            key = item.trial.seed, json.dumps(item.entry.get("numerics"), sort_keys=True)
+            key = item.trial.seed, Numerics.key(item.entry.get("numerics"))
             found.setdefault(item.trial.arm, {})[key] = item
     return found
 

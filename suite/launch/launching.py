@@ -328,9 +328,12 @@ class Launch:
         spec = self.spec
         with ExitStack() as stack:
             runner = stack.enter_context(Runner(self, stop))
-            self.numerics = self._pinned() or runner.start()
+            pinned = self._pinned()
+            self.numerics = pinned or runner.start()
             self._announce()
             self._say_kept()
+            if pinned and spec.resources.compile is True and not pinned.compiled:
+                self.board.warn("compile: no, as this sweep began without it, and its numerics stay")
             stack.enter_context(self.board.shown())
             if not spec.search:
                 grid = self.plan.trials(spec.arms_list)
@@ -354,12 +357,14 @@ class Launch:
             )
 
     def _pinned(self) -> Numerics | None:
-        """The numerics of an earlier launch: they stay, unless the file now asks for another precision."""
+        """The numerics of an earlier launch: they stay, unless the file now asks for another precision or has
+        ``compile: false``, which a machine without a compiler needs."""
         known = self.history.launch.get("numerics")
         wanted = {config.train.precision for config, _, _ in self.plan.networks()} - {"auto"}
         if known is None or (wanted and wanted != {known["precision"]}):
             return None
-        return Numerics(**known)
+        pinned = Numerics(**known)
+        return pinned if self.spec.resources.compile else replace(pinned, compiled=False)
 
     def _random(self, runner: Runner) -> None:
         first = [(arm, self.plan.trial(arm, self.spec.seeds[0])) for arm in self._with_baseline(self.spec.arms_list)]

@@ -52,7 +52,7 @@ class Runner:
         def measure() -> tuner.Measured:
             data_gib = max((images.nbytes for images in launch.plan.datasets.values()), default=0) / 2**30
             trials = spec.first_trials, launch.options.max_concurrent
-            images = launch.plan.shortest_images
+            images = launch.plan.shortest_images if wanted.compile == "auto" else 0
             return tuner.measure(networks, wanted, trials, launch.numerics, where, self.stop, data_gib, images)
 
         early = cluster.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)

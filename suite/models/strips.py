@@ -37,6 +37,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHANNELS = 32  # in and out, from here on, and on outputs of so many pixels a side:
 WEIGHTS_SIDE = 8  # at most, gradients of weights, and at a stride those of inputs
@@ -46,7 +47,10 @@ IMAGES = 16  # in a strip, always: an image's values do not depend on how many o
 
 def has_amx() -> bool:
     """Whether this processor has AMX, Intel's unit for products of small bf16 matrices."""
-    return bool(torch.cpu._is_amx_tile_supported())
+    try:
+        return bool(torch.cpu._is_amx_tile_supported())
+    except (AttributeError, RuntimeError):  # another torch
+        return False
 
 
 class Strips(torch.autograd.Function):
@@ -64,6 +68,7 @@ class Strips(torch.autograd.Function):
         return _apart(strips, len(images), period // stride, side)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         gradient, stride = gradients[0], ctx.stride

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from suite import analysis, predictions, tracking
 from suite.errors import SuiteError, UsageError
 from suite.predictions import Interval, Predictions, Telling
-from suite.records import Status
+from suite.records import Numerics, Status
 from suite.report import pictures
 from suite.report.pictures import Drawing
 from suite.report.stored import in_plan, parsed
@@ -205,7 +204,7 @@ def _finished(runs: SweepRuns) -> list[TrialRun]:
 
 
 def _pair(run: TrialRun) -> Pair:
-    return run.seed, json.dumps(parsed(run.tags.get("suite.numerics")), sort_keys=True)
+    return run.seed, Numerics.key(parsed(run.tags.get("suite.numerics")))
 
 
 def _of_other_data(a: TrialRun, b: TrialRun) -> bool:

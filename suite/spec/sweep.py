@@ -103,10 +103,11 @@ class ResourcesConfig(Frozen):
     memory_format: Literal["channels_last", "contiguous", "auto"] = "channels_last"
     """How images and kernels lie in memory: channels behind the pixels, before them, or `auto` = before them where that
     is measured to be faster by a seventh."""
-    compile: bool | Literal["auto"] = False
+    compile: Annotated[bool, Field(strict=True)] | Literal["auto"] = False
     """Whether training steps go through `torch.compile`, on a GPU with CUDA graphs: `true`, `false`, or `auto` = where
     that ends a trial sooner by a seventh, the time to compile included; it is measured where a trial trains for five
-    minutes or more. On a CPU it needs a C++ compiler."""
+    minutes or more. Batches of another size, evaluation, and trials of a pack that are trained as one network are not
+    compiled. It takes about a minute, in a trial's first epoch, and on a CPU needs g++ and Python's headers."""
     hang_after_s: Annotated[FiniteFloat, Field(ge=0)] = 1800.0
     """Seconds without a training step after which a trial counts as hung: its stacks are kept as `hung-*.txt` in its
     folder, its worker is ended, and it is tried once more. 0 = never."""
