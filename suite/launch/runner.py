@@ -219,6 +219,7 @@ class Runner:
             on_complete=on_complete,
             max_concurrent=launch.options.max_concurrent,
             storage=launch.folder / "tune",
+            slots=self.slots,
             ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
         )
 
