@@ -249,7 +249,7 @@ def furthest_correlation(column):
 
 
 def test_operations_of_a_chain_know_nothing_of_each_other():
-    """All of them in one pipeline: no number of one goes with a number of another, of the same image or of one apart."""
+    """All of them in one pipeline: no number of one goes with one of another, of the same image or of another."""
     batch = 10_000
     pipeline = build([model() for model in config.AUGMENTATIONS.values()], 20, 5)
     drawn = pipeline.draw((batch, 3, H, W), torch.Generator().manual_seed(0))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alone import alone, ends
-from conftest import TINY, Folder
+from conftest import SWEEP, TINY, Folder
+
+from suite import environment
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,17 @@ def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
     assert curves["first seed=0"] == curves["again seed=0"] != curves["other seed=0"]
     monkeypatch.setenv("PIDS", os.devnull)
     assert curves == alone(folder.path, tmp_path, monkeypatch)
+
+
+@pytest.mark.skipif(environment.cores() < 2, reason="two trials at once need two cores")
+def test_trials_shorter_than_a_worker_s_start_have_all_workers(folder: Folder) -> None:
+    """Tune would end a starting worker each time that another became free, and all trials would run in one."""
+    folder.write(trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 1}}, seeds=[0, 1, 2, 3, 4])
+    steps = folder.path / "steps"
+    folder.sweep(STEPS=str(steps), SLOW="0.25")
+    shares = Counter(steps.read_text().split())
+    assert len(shares) == 2 and sum(shares.values()) == 10 * 8, shares
+    assert min(shares.values()) >= 2 * 8, "one of them trained next to nothing"
 
 
 @pytest.mark.full

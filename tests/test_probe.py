@@ -155,7 +155,10 @@ def test_compilation_is_chosen_by_when_a_trial_ends(
     config = FP32.model_copy(update={"model": FP32.model.model_copy(update={"arch": "resnet20"})})
     lines: list[str] = []
     chosen = probe.choose_numerics(
-        [(FP32, 10, 32), (config, 10, 32)], ResourcesConfig(compile=asked), Room(1, None, (2,), images=images), lines.append
+        [(FP32, 10, 32), (config, 10, 32)],
+        ResourcesConfig(compile=asked),
+        Room(1, None, (2,), images=images),
+        lines.append,
     )
     assert chosen == replace(PLAIN, compiled=expected) and lines == [said]
 
