@@ -246,11 +246,17 @@ def test_others_are_seen() -> None:
 
 
 def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2 s on 4 cores: 5 s of processors, of which 3 were this process's, 1 another's and 1 another guest's."""
+    """Of 2 s on 4 cores: 5 s of processors, of which 2 were this process's, 1 that of a compiler it called, 1 another
+    process's and 1 another guest's.
+    """
     idle = SimpleNamespace(user=0.0)
     first, second = SimpleNamespace(user=10.0, system=1.0, idle=7.0), SimpleNamespace(user=13.5, system=1.5, steal=1.0)
     cpu = iter([[first, *[idle] * 5], [second, *[idle] * 3, *[SimpleNamespace(user=9.0)] * 2]])  # two are not ours
-    own = iter([SimpleNamespace(user=4.0, system=0.5), SimpleNamespace(user=7.0, system=0.5)])
+    times = ("user", "system", "children_user", "children_system")
+    own = iter(
+        SimpleNamespace(**dict(zip(times, values, strict=True)))
+        for values in ((4.0, 0.5, 1.0, 0.0), (6.0, 0.5, 1.75, 0.25))
+    )
     process = SimpleNamespace(cpu_times=lambda: next(own), cpu_affinity=lambda: [0, 1, 2, 3])
     monkeypatch.setattr(probe.psutil, "cpu_times", lambda percpu: next(cpu))
     monkeypatch.setattr(probe.psutil, "Process", lambda: process)
