@@ -257,7 +257,8 @@ def _with_compilation(
     faster = f"compiled it runs {before / after:.2f} times as fast here, {ready}"
     alone, compiled = (room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True))
     chosen = not auto or alone > MARGIN * compiled
-    say(f"compile: {'yes' if chosen else 'no'} (measured: {faster})")
+    why = "measured" if auto else "as asked"
+    say(f"compile: {'yes' if chosen else 'no'} ({why}: {faster})")
     return replace(eager, compiled=chosen)
 
 

@@ -137,7 +137,7 @@ def test_the_memory_format_is_measured_before_the_threads(
         ("auto", 31_000, 2.0, True, "compile: yes (measured: compiled it runs 2.00 times as fast here, after 40 s)"),
         ("auto", 31_000, 1.3, False, "compile: no (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
         ("auto", 300_000, 1.3, True, "compile: yes (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
-        (True, 1, 0.9, True, "compile: yes (measured: compiled it runs 0.90 times as fast here, after 40 s)"),
+        (True, 1, 0.9, True, "compile: yes (as asked: compiled it runs 0.90 times as fast here, after 40 s)"),
         (True, 1, None, False, "compile: no (not possible: resnet20: no compiler here)"),
     ],
 )

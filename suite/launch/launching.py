@@ -332,8 +332,9 @@ class Launch:
             self.numerics = pinned or runner.start()
             self._announce()
             self._say_kept()
-            if pinned and spec.resources.compile is True and not pinned.compiled:
-                self.board.warn("compile: no, as this sweep began without it, and its numerics stay")
+            if pinned and spec.resources.compile is (not pinned.compiled):
+                word = "yes" if pinned.compiled else "no"
+                self.board.warn(f"compile: {word}, as this sweep's last launch had it: its numerics stay")
             stack.enter_context(self.board.shown())
             if not spec.search:
                 grid = self.plan.trials(spec.arms_list)
@@ -357,14 +358,12 @@ class Launch:
             )
 
     def _pinned(self) -> Numerics | None:
-        """The numerics of an earlier launch: they stay, unless the file now asks for another precision or has
-        ``compile: false``, which a machine without a compiler needs."""
+        """The numerics of an earlier launch: they stay, unless the file now asks for another precision."""
         known = self.history.launch.get("numerics")
         wanted = {config.train.precision for config, _, _ in self.plan.networks()} - {"auto"}
         if known is None or (wanted and wanted != {known["precision"]}):
             return None
-        pinned = Numerics(**known)
-        return pinned if self.spec.resources.compile else replace(pinned, compiled=False)
+        return Numerics(**known)
 
     def _random(self, runner: Runner) -> None:
         first = [(arm, self.plan.trial(arm, self.spec.seeds[0])) for arm in self._with_baseline(self.spec.arms_list)]
