@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import allocator, augment, checkpoint, data, disk, features, memory, models, optim, records, sheets
+from suite import augment, checkpoint, data, disk, features, memory, models, optim, records, sheets
 from suite.compiling import compiled
 from suite.errors import DivergedError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
@@ -82,7 +82,6 @@ class Training:
         self.config = TrialConfig.model_validate(trial.config)
         self.device = torch.device(numerics.device)
         torch.set_num_threads(numerics.threads)  # features of frozen layers are made here
-        allocator.keep_freed()
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # torch's default: fp32 would mean 10 bits in convolutions alone
             torch.cuda.reset_peak_memory_stats(self.device)  # a worker's trials follow one another

@@ -35,7 +35,7 @@ class Pipeline:
     def __init__(self, operations: Sequence[Operation], num_classes: int) -> None:
         self.operations = tuple(operations)
         self.num_classes = num_classes
-        allocator.keep_freed()
+        allocator.keep_freed()  # for the steps of a trial, too: each begins with its pipeline
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Change a batch, each image by numbers of its own.
