@@ -258,7 +258,8 @@ def _with_compilation(
     alone, compiled = (room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True))
     chosen = not auto or alone > MARGIN * compiled
     why = "measured" if auto else "as asked"
-    say(f"compile: {'yes' if chosen else 'no'} ({why}: {faster})")
+    when = "; each worker compiles in the first epoch of its first trial" if chosen else ""
+    say(f"compile: {'yes' if chosen else 'no'} ({why}: {faster}){when}")
     return replace(eager, compiled=chosen)
 
 

@@ -213,6 +213,8 @@ class Folder:
                 own = {k: v for k, v in entry["metrics"].items() if not k.startswith(("time/", "memory/"))}
                 assert entry["epoch"] not in found.setdefault(names[entry["id"]], {}), "an epoch was written twice"
                 found[names[entry["id"]]][entry["epoch"]] = own
+            elif entry["kind"] == "forget":
+                found.pop(names[entry["id"]], None)
         return found
 
     def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:

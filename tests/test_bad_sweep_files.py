@@ -143,7 +143,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "sexagesimal seed": (with_line("[0, 1]", "[12:30:45]"), ["seeds.0: must be a whole number, got '12:30:45'"]),
     "resources": (
         GOOD + "resources: {gpu: lots}\n",
-        ["x.yaml:11: resources.gpu: must be a number or be one of auto, got 'lots'"],
+        ["x.yaml:11: resources.gpu: must be a number or auto, got 'lots'"],
     ),
     "gpu 1.5": (
         GOOD + "resources: {gpu: 1.5}\n",
@@ -151,7 +151,19 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "cpu autp": (
         GOOD + "resources: {cpu: autp}\n",
-        ["x.yaml:11: resources.cpu: must be a whole number or be one of auto, got 'autp'", "Did you mean 'auto'?"],
+        ["x.yaml:11: resources.cpu: must be a whole number or auto, got 'autp'", "Did you mean 'auto'?"],
+    ),
+    "compile 3": (
+        GOOD + "resources: {compile: 3}\n",
+        ["x.yaml:11: resources.compile: must be true, false or auto, got 3", "Write true or false"],
+    ),
+    "compile ayto": (
+        GOOD + "resources: {compile: ayto}\n",
+        ["x.yaml:11: resources.compile: must be true, false or auto, got 'ayto'", "Did you mean 'auto'?"],
+    ),
+    "compile and a short hang": (
+        GOOD + "resources: {compile: true, hang_after_s: 60}\n",
+        ["x.yaml:11: resources: hang_after_s must be 0 (never) or at least 300 with compile", "got 60"],
     ),
     "cpu 0": (GOOD + "resources: {cpu: 0}\n", ["x.yaml:11: resources.cpu: must be at least 1, got 0"]),
     "early_terminate": (
@@ -174,7 +186,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "run_cap too large": (GOOD + "run_cap: 1000000000\n", ["x.yaml:11: run_cap: must be at most 100000"]),
     "keep": (
         GOOD + "checkpoints: {keep: some}\n",
-        ["x.yaml:11: checkpoints.keep: must be a whole number or be one of all"],
+        ["x.yaml:11: checkpoints.keep: must be a whole number or all"],
     ),
     # ---- settings
     "unknown setting": (

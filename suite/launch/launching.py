@@ -406,6 +406,9 @@ class Launch:
     def plan_trial(self, arm: Arm, trial: Trial) -> None:
         if trial.id in self.history.trials:
             return
+        self._record_trial(arm, trial)
+
+    def _record_trial(self, arm: Arm, trial: Trial) -> None:
         assert self.numerics is not None
         key = weights_key(arm.config.model)
         self.record(
@@ -420,6 +423,26 @@ class Launch:
             objective=asdict(self.spec.objective),
             baseline=self.spec.is_baseline(arm),
         )
+
+    def renew(self, trials: Iterable[Trial]) -> None:
+        """Trials that are to run, but were planned with other numerics, start anew with those of this launch.
+
+        Without that a trial would be half trained with the one and half with the other, and say it was the first.
+        """
+        assert self.numerics is not None
+        now, known = self.numerics.key(asdict(self.numerics)), self.history.trials
+        stale = [trial for trial in trials if self.numerics.key(known[trial.id].entry.get("numerics")) != now]
+        begun = [known[trial.id] for trial in stale if known[trial.id].status is not Status.PENDING]
+        if begun:
+            self.board.warn(
+                f"precision is now {self.numerics.precision}: of the trials that had begun with other numerics, "
+                f"{len(begun)} not yet done will start anew"
+            )
+            self._forget(begun)
+        for trial in stale:
+            arm = self.plan.arm_of(self.history, trial.id)
+            assert arm is not None  # it is to run, so the file asks for it
+            self._record_trial(arm, self.plan.trial(arm, trial.seed))
 
     def record_plan(self, ids: list[str]) -> None:
         self.record("plan", ids=ids, confirmed=self.confirmed, baseline=[arm.name for arm in self.spec.baseline_arms])

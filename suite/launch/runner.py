@@ -55,6 +55,8 @@ class Runner:
             images = launch.plan.shortest_images if wanted.compile == "auto" else 0
             return tuner.measure(networks, wanted, trials, launch.numerics, where, self.stop, data_gib, images)
 
+        if wanted.compile and launch.numerics is None:
+            launch.board.console.print("measuring, compilation too: a minute or two", highlight=False)
         early = cluster.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
         found = measure() if early else None
         resources = self.stack.enter_context(cluster.running(launch.options.address, launch.options.verbose))
@@ -78,6 +80,7 @@ class Runner:
     def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
         """Run what is left of ``trials``, in their order, in packs where the file says so."""
         launch = self.launch
+        launch.renew(launch.pending(trials, complete))
         scheduler = self._scheduler(early, trials)
         waiting = launch.pending(trials, complete)
         launch.board.begin([trial.id for trial in trials])
@@ -103,6 +106,8 @@ class Runner:
         seed = spec.seeds[0]
         history = launch.history
         begun = [item for item in history.trials.values() if item.trial.seed == seed and self._is_current(item)]
+        launch.renew(launch.pending([item.trial for item in begun]))
+        begun = [history.trials[item.trial.id] for item in begun]  # a renewed one has a new history
         early = None if spec.pareto else spec.early_terminate
         scheduler = self._scheduler(early, [item.trial for item in begun])
         study = OptunaSearch(

@@ -153,7 +153,11 @@ def expected(errors: Sequence[Any]) -> str:
     """What pydantic wanted, as the end of a sentence that starts with "must"."""
     # Of several allowed types, speak of the one that the value has.
     fitting = [each for each in errors if not each["type"].endswith(("_type", "literal_error"))]
-    return " or ".join(dict.fromkeys(phrase(each) for each in fitting or errors))
+    first, *others = dict.fromkeys(phrase(each) for each in fitting or errors)
+    if not others:
+        return first
+    *between, last = [part.removeprefix("be ").removeprefix("one of ") for part in others]
+    return ", ".join([first, *between]).replace(" or ", ", ") + f" or {last}"
 
 
 def phrase(error: Any) -> str:
@@ -191,15 +195,15 @@ def phrase(error: Any) -> str:
 def remedy_of(value: Any, errors: Sequence[Any]) -> str:
     """What to write instead, where that can be guessed."""
     kinds = {each["type"] for each in errors}
-    if "bool_type" in kinds and isinstance(value, str):
+    if isinstance(value, str):
+        expected = [str(each["ctx"]["expected"]) for each in errors if each["type"] == "literal_error"]
+        known = [word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")]
+        if near := did_you_mean(value, known):
+            return near
+    if "bool_type" in kinds:
         return "Write true or false: `yes`, `no`, `on` and `off` are plain text in YAML 1.2."
-    if not isinstance(value, str):
-        return ""
-    expected = [str(each["ctx"]["expected"]) for each in errors if each["type"] == "literal_error"]
-    known = [word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")]
-    if near := did_you_mean(value, known):
-        return near
-    return "Write the number without quotes, units or underscores." if kinds & {"float_type", "int_type"} else ""
+    numeric = isinstance(value, str) and kinds & {"float_type", "int_type"}
+    return "Write the number without quotes, units or underscores." if numeric else ""
 
 
 def quoted(value: Any) -> str:

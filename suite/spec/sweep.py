@@ -31,6 +31,8 @@ MetricName = Literal[
     "time/img_per_s",
     "memory/peak_gib",
 ]
+COMPILES_S = 300
+"""The least seconds without a step that may count as a hang where steps are compiled."""
 _READ_AS = ("learning.rate",)  # `rate` alone would be read as the learning rate
 
 COSTS = ("time/epoch_s", "time/img_per_s", "memory/peak_gib")
@@ -118,9 +120,14 @@ class ResourcesConfig(Frozen):
         return 1 if self.cpu == "auto" else self.cpu
 
     @model_validator(mode="after")
-    def _whole_above_one(self) -> ResourcesConfig:
+    def _fits_together(self) -> ResourcesConfig:
         if self.gpu != "auto" and self.gpu > 1 and self.gpu != int(self.gpu):
             raise ValueError(f"gpu above 1 must be a whole number, got {self.gpu:g}")
+        if self.compile and 0 < self.hang_after_s < COMPILES_S:
+            raise ValueError(
+                f"hang_after_s must be 0 (never) or at least {COMPILES_S} with compile, as a first step takes long, "
+                f"got {self.hang_after_s:g}"
+            )
         return self
 
 
