@@ -88,6 +88,7 @@ SWEEP: dict[str, Any] = {
     },
     "parameters": {"train.lr": {"values": [0.05, 0.2]}},
     "seeds": [0, 1],
+    "checkpoints": {"keep": 0},  # exporting the champion takes 4 s of a processor; tests that are about it keep one
 }
 
 

@@ -428,7 +428,7 @@ def test_a_stop_ends_the_drawing(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("drawn"))
-    folder.write(resources={"cpu": 1, "pack": 2})
+    folder.write(resources={"cpu": 1, "pack": 2}, checkpoints={"keep": 1})
     folder.sweep()
     return folder
 

@@ -67,7 +67,7 @@ def test_an_address_is_told_from_a_folder() -> None:
 
 
 def test_without_a_store_the_sweep_is_refused(folder: Folder) -> None:
-    folder.write(seeds=[0])
+    folder.write(seeds=[0], checkpoints={"keep": 1})
     elsewhere = ObjectStore.variables(None, "http://127.0.0.1:9")  # type: ignore[arg-type]
     done = folder.sweep("--storage-path", "s3://bucket/runs", code=6, **elsewhere)
     assert (
@@ -396,7 +396,7 @@ def test_a_driver_that_was_replaced_stops_and_does_not_stop_the_other(
     first = Stored(tmp_path, store)
     for name, value in first.variables.items():
         monkeypatch.setenv(name, value)
-    first.write(seeds=[0])
+    first.write(seeds=[0], checkpoints={"keep": 1})
     asleep = first.start(SLOW="0.1")
     first.wait_for(asleep, epochs_done(2))
     group = [psutil.Process(asleep.pid), *psutil.Process(asleep.pid).children(recursive=True)]
@@ -436,7 +436,7 @@ def test_a_store_that_is_away_holds_nothing_up(
         monkeypatch.setenv(name, value)
     (folder.path / "tiny_net.py").write_text((folder.path / "tiny_net.py").read_text().replace(
         "time.sleep(", "open('steps', 'a').write('.') and time.sleep("))  # fmt: skip
-    folder.write(seeds=[0], parameters=None)
+    folder.write(seeds=[0], parameters=None, checkpoints={"keep": 1})
     process = folder.start(SLOW="0.5")
     folder.wait_for(process, epochs_done(1))
     steps = tmp_path / "steps"
@@ -469,7 +469,7 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
         monkeypatch.setenv(name, value)
     (folder.path / "tiny_net.py").write_text("import suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
                                              + (folder.path / "tiny_net.py").read_text())  # fmt: skip
-    folder.write(seeds=[0])
+    folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")
     # of both: where one worker comes late, the other's trial may be over
     folder.wait_for(process, lambda journal: len({entry["id"] for entry in journal if entry["kind"] == "epoch"}) == 2)
@@ -511,7 +511,7 @@ def test_a_signal_reaches_workers_through_a_bad_network(
     folder = Stored(tmp_path, store, proxy.uri)
     for name, value in store.variables().items():  # here without the bad network
         monkeypatch.setenv(name, value)
-    folder.write(seeds=[0], parameters=None)
+    folder.write(seeds=[0], parameters=None, checkpoints={"keep": 1})
     process = folder.start(SLOW="0.6")
     folder.wait_for(process, epochs_done(1))
     process.send_signal(signal.SIGINT)
@@ -538,7 +538,7 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(
     folder = Stored(tmp_path, store)
     for name, value in folder.variables.items():
         monkeypatch.setenv(name, value)
-    folder.write(seeds=[0], parameters=None)
+    folder.write(seeds=[0], parameters=None, checkpoints={"keep": 1})
     process = folder.start(SLOW="1")
     folder.wait_for(process, epochs_done(1))
     other = tmp_path / "another machine"

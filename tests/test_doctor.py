@@ -110,7 +110,7 @@ def what_an_outage_left_is_sent(folder: Folder) -> None:
 def test_a_sweep_that_runs_outages_results_that_changed_and_folders_that_cannot_be_used_are_said(
     folder: Folder,
 ) -> None:
-    folder.write(parameters=None, seeds=[0], activations=False)
+    folder.write(parameters=None, seeds=[0], activations=False, checkpoints={"keep": 1})
     folder.sweep()
     lock = Lock(folder.path / "runs" / "tiny")
     try:

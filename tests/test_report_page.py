@@ -265,7 +265,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder.report = True
     folder.write(
         parameters={"augment": {"values": ["none", "flip"]}}, baseline={"augment": "none"},
-        resources={"cpu": 1, "pack": 2},
+        resources={"cpu": 1, "pack": 2}, checkpoints={"keep": 1},
     )  # fmt: skip
     folder.sweep()
     return folder
@@ -330,7 +330,7 @@ def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
         "data": {"name": "folder", "root": "first", "val_size": 6}, "model": {"arch": "tiny_net:build"},
         "train": {"epochs": 1, "batch_size": 6, "lr": 0.05, "precision": "fp32"},
     }  # fmt: skip
-    folder.write(trial=trial, parameters={"augment": {"values": ["none", "flip"]}}, seeds=[0])
+    folder.write(trial=trial, parameters={"augment": {"values": ["none", "flip"]}}, seeds=[0], checkpoints={"keep": 1})
     folder.sweep()
     (tmp_path / "first").rename(tmp_path / "second")
     (tmp_path / "runs" / "tiny" / "test_images.npz").unlink()

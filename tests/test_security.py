@@ -677,6 +677,7 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
         trial=SWEEP["trial"] | {"data": SWEEP["trial"]["data"] | {"root": f"https://ann:{ROOT_CANARY}@host/images"}},
         parameters={"model.arch": {"values": ["tiny_net:build", "tiny_net:telltale"]}},
         seeds=[0],
+        checkpoints={"keep": 1},
         reference={"arch=tiny_net:build": {"val/acc": 0.5, "note": f"by {NOTE_CANARY}"}},
     )
     file.write_text(file.read_text() + f"# api_key: {COMMENT_CANARY}\n")

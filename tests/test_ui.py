@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, needed]
 def test_a_small_sweep_can_be_looked_at_in_mlflows_own_pages(folder: Folder) -> None:
     """One sweep, one server and one browser for all questions: they take most of the time."""
     folder.report = True
-    folder.write(seeds=[0], description="Is a small step enough?")
+    folder.write(seeds=[0], checkpoints={"keep": 1}, description="Is a small step enough?")
     folder.sweep()
     with mlflow_ui(folder) as url, chromium() as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})

@@ -472,7 +472,7 @@ class Launch:
         )
         if not self._warmed and not any(waiting):
             self._warmed = True
-            if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto:
+            if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto and self.spec.checkpoints.keep:
                 warm_export()
         if item.status is Status.FINISHED:
             self._remove(trial_id, "checkpoints")
@@ -583,7 +583,7 @@ class Launch:
             self._fetch(f"trials/{champion}/best.pt")
             if not best.exists():  # another plan's champion took its place meanwhile
                 self.registered = self.tracker.restore_champion(run) is not None
-                if not self.registered:
+                if not self.registered and self.spec.checkpoints.keep:
                     again = f"--force --only {shlex.quote(item.trial.arm)}"
                     self.board.warn(f"the champion's checkpoint is gone, so it is not registered; for one: {again}")
                 return

@@ -167,7 +167,8 @@ class CheckpointsConfig(Frozen):
     """What stays on disk and in MLflow. Live trials always keep their best and last checkpoint."""
 
     keep: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 1
-    """How many finished trials keep their best checkpoint, the best trials first; `all` = every one."""
+    """How many finished trials keep their best checkpoint, the best trials first; `all` = every one, 0 = none: then
+    the champion is not registered as a model either."""
 
 
 class ParameterConfig(Frozen):

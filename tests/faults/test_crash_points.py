@@ -57,6 +57,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model": {"arch": "tiny_net:build"},
             "train": {"epochs": EPOCHS, "batch_size": 50, "lr": 0.05, "precision": "fp32"},
         },
+        checkpoints={"keep": 1},
         seeds=[0],
         activations=False,
     )

@@ -49,7 +49,7 @@ def epochs_done(count: int) -> Callable[[list[dict[str, Any]]], bool]:
 def often(folder: Folder, **changes: Any) -> Folder:
     """The folder with a sweep whose workers keep a checkpoint of every epoch."""
     (folder.path / "tiny_net.py").write_text(OFTEN + SLEEPS)
-    folder.write(**changes)
+    folder.write(**{"checkpoints": {"keep": 1}} | changes)
     return folder
 
 
