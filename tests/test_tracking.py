@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -514,6 +515,21 @@ class TestMlflow(Contract):
         project(mlflow_tracker(uri, "twins", tmp_path), story.entries, tmp_path / "cursor")
         runs = tracker.read("twins")
         assert [run.status for run in runs.trials] == ["finished", "failed"]
+
+    def test_points_that_others_logged_are_what_mlflow_has(self, uri: str) -> None:
+        """Twice at a step, the later one first; no number; below the first step."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        client = MlflowClient(uri)
+        run = client.create_run(client.create_experiment("points")).info.run_id
+        logged = [(1, 0.1, 5), (2, 0.3, 9), (2, 0.2, 8), (3, math.nan, 6), (4, math.inf, 7), (-1, -2.5, 7)]
+        client.log_batch(run, [Metric("figure", value, T0 + ms, step) for step, value, ms in logged])
+        found = dict(find_run(uri, run).metrics["figure"])
+        history = client.get_metric_history(run, "figure")
+        latest = {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
+        assert math.isnan(found.pop(3)) and math.isnan(latest.pop(3))
+        assert found == latest and found[2] == 0.3 and found[-1] == -2.5
 
     def test_reading_a_run_that_is_not_there(self, uri: str, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no run 0123"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -263,9 +264,8 @@ def _histories(client: Any, runs: list[Any]) -> dict[str, History]:
 
 def _points(client: Any, store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]]:
     """(run, step, value) in the order of time."""
-    if hasattr(store, "get_metric_history_bulk"):
-        found = store.get_metric_history_bulk(run_ids, name, 100 * _POINTS_AT_ONCE)
-        return [(point.run_id, point.step, point.value) for point in found]
+    if hasattr(store, "ManagedSessionMaker"):
+        return _stored_points(store, run_ids, name)
     points = _rest_points(store, run_ids, name) if hasattr(store, "get_host_creds") else None
     if points is None:
         with ThreadPoolExecutor(8) as pool:
@@ -276,6 +276,19 @@ def _points(client: Any, store: Any, run_ids: list[str], name: str) -> list[tupl
                 for point in sorted(history, key=lambda point: point.timestamp)
             ]
     return points
+
+
+def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]]:
+    """From the database, through MLflow's own session and table. Its call for this makes two objects of each point."""
+    from mlflow.store.tracking.dbmodels.models import SqlMetric as Metric
+
+    with store.ManagedSessionMaker() as session:
+        rows = (
+            session.query(Metric.run_uuid, Metric.step, Metric.value, Metric.is_nan)
+            .filter(Metric.key == name, Metric.run_uuid.in_(run_ids))
+            .order_by(Metric.timestamp, Metric.step, Metric.value)
+        )
+        return [(run_id, step, math.nan if is_nan else value) for run_id, step, value, is_nan in rows]
 
 
 def _rest_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]] | None:
