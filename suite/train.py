@@ -12,8 +12,10 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, checkpoint, data, disk, features, memory, models, optim, records, sheets
+from suite import augment, checkpoint, data, disk, environment, features, memory, models, optim, records, sheets
 from suite.compiling import compiled
 from suite.errors import DivergedError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
@@ -31,6 +33,7 @@ from suite.scores import Running, scores
 from suite.spec import TrialConfig
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
+MOST_MAKERS, MAKERS_SIDE = 4, 64  # threads that make features; pixels a side up to which there is more than one
 EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
 LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
 # node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
@@ -215,12 +218,25 @@ class Training:
         """Of all images of a part, in its order, on the CPU."""
         # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
         as_fed = self._without_change if name == "train" else self._normalised
-        with self._autocast():
-            found = [
-                models.run_prefix(self.model, prefix.layers, as_fed(images)).cpu()
-                for images, _ in self._batches_of(part)
-            ]
-        return features.join(found)
+
+        def make(rows: Tensor) -> Tensor:
+            with self._autocast():  # torch keeps that for each thread
+                found = models.run_prefix(self.model, prefix.layers, as_fed(features.take(part.images, rows)))
+            self.alive()
+            return found.cpu()
+
+        mine = partial(torch.set_num_threads, self.numerics.threads)  # the same arithmetic, so the same numbers
+        with ThreadPoolExecutor(self._makers(), initializer=mine) as pool:
+            return features.join(list(pool.map(make, torch.split(part.index, EVAL_BATCH))))
+
+    def _makers(self) -> int:
+        """Threads that make features: the other workers of this node mostly wait for them, so its cores are free.
+
+        Each has the maps of its own batch; where those are large, one is enough.
+        """
+        if self.device.type != "cpu" or self.train.images.shape[-1] > MAKERS_SIDE:
+            return 1
+        return max(1, min(MOST_MAKERS, environment.cores() // self.numerics.threads))
 
     def _without_change(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32, as training feeds them where nothing is augmented."""

@@ -5,6 +5,7 @@ import math
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from suite import models
 from suite.errors import UsageError
+from suite.models import initial
 from suite.models.scratch import NETS
 from suite.records import stream
 from suite.spec.config import DropoutConfig, HeadConfig, ModelConfig
@@ -267,6 +269,29 @@ def test_torchvisions_resnet18_computes_what_torchvisions_own_does():
     ours = net("resnet18", weights="given", state=theirs.state_dict()).eval()
     with torch.no_grad():
         assert torch.equal(ours(images()), theirs(images()))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "convnext_tiny", "vit_b_16", "densenet121"])
+def test_given_weights_are_not_drawn_first_and_what_they_lack_is_drawn_as_without_them(
+    arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = torchvision.models.get_model(arch, num_classes=7).state_dict()
+    head = {"hidden": [16]}
+    drawn: list[str] = []
+    before = initial._Draws._before_draw
+
+    def noted(self: Any, target: torch.Tensor | None) -> str:
+        drawn.append(before(self, target))
+        return drawn[-1]
+
+    monkeypatch.setattr(initial._Draws, "_before_draw", noted)
+    made, alone = net(arch, weights="given", state=theirs, head=head), net(arch, head=head)
+    assert len(drawn) > 20, "it looks in another place than where weights are drawn"
+    own = made.state_dict()
+    heads = {name for name, _ in made.named_parameters() if models.parameter_groups(made)[1].count(name)}
+    assert len(heads) == 4
+    for name, value in own.items():
+        assert torch.equal(value, alone.state_dict()[name] if name in heads else theirs[name]), name
 
 
 def test_every_torchvision_classifier_is_known_and_nothing_else_of_it():

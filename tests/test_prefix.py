@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from suite import environment, features, models
+from suite import environment, features, models, train
 from suite.models import Prefix
 from suite.records import Numerics
 from suite.spec.config import DropoutConfig, ModelConfig
@@ -66,6 +68,38 @@ def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path:
     )  # fmt: skip
     assert kept.prefix.layers and "train" in kept.fed and not whole.prefix.layers, kept.prefix.why_not
     assert not differing(everything(kept), everything(whole))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_that_make_features_together_make_those_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True)
+    monkeypatch.setattr(train, "EVAL_BATCH", 8)
+    run, begun = models.run_prefix, threading.Lock()
+    now, most = 0, {1: 0, 3: 0}
+
+    def noted(net: nn.Module, layers: Any, images: Tensor) -> Tensor:
+        nonlocal now
+        with begun:
+            now += 1
+            most[environment.cores()] = max(most[environment.cores()], now)
+        time.sleep(0.02)  # so that none makes all before the next one begins
+        found = run(net, layers, images)
+        with begun:
+            now -= 1
+        return found
+
+    monkeypatch.setattr(models, "run_prefix", noted)
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(environment, "cores", lambda count=cores: count)
+        found.append(made(tmp_path / f"{cores}", tmp_path / f"cache{cores}", model__freeze_depth=7, arch="resnet18",
+                          numerics=numerics))  # fmt: skip
+    assert most == {1: 1, 3: 3}
+    one, three = (each.fed for each in found)
+    assert one.keys() == three.keys() == {"train", "val", "test"}
+    assert all(torch.equal(one[part].images, three[part].images) for part in one)
 
 
 def test_machines_that_share_a_home_keep_features_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

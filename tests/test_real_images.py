@@ -51,12 +51,12 @@ class Shipped(Folder):
 def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
     """The README's short command, on fewer images and two arms; then looked at as its user would."""
     folder = Shipped(
-        tmp_path, "augmentation", "seeds=[0,1]", "train.epochs=2", "model.arch=resnet20",
-        "data.train_size=600", "data.val_size=200", "data.test_size=200",
+        tmp_path, "augmentation", "seeds=[0]", "train.epochs=2", "model.arch=resnet20",
+        "data.train_size=400", "data.val_size=200", "data.test_size=200",
     )  # fmt: skip
     chosen = ("--only", "augment=flip", "--only", "augment=crop+flip+cutout")
     folder.sweep(*chosen, timeout=500)
-    assert Counter(folder.runs().values()) == {"FINISHED": 4} and folder.parents() == ["FINISHED"]
+    assert Counter(folder.runs().values()) == {"FINISHED": 2} and folder.parents() == ["FINISHED"]
     folder.assert_tracked()
     run = dict(folder.query("select name, run_uuid from runs"))
     with mlflow_ui(folder) as url, chromium() as browser:
@@ -67,12 +67,12 @@ def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
         page.locator(".ag-row").first.locator("button").first.click()
         for name in folder.runs():
             page.get_by_role("link", name=name, exact=True).first.wait_for()
-        page.goto(f"{base}/{run['augment=flip seed=1']}/model-metrics")
+        page.goto(f"{base}/{run['augment=flip seed=0']}/model-metrics")
         page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
         page.wait_for_function(  # curves of two epochs: paths of more than one point
             "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
         )
-        page.goto(f"{base}/{run['augment=flip seed=1']}/artifacts")
+        page.goto(f"{base}/{run['augment=flip seed=0']}/artifacts")
         page.reload()
         for file in ("config.yaml", "environment.json", "predictions.npz"):
             page.get_by_text(file).first.wait_for()

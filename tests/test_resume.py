@@ -96,35 +96,36 @@ def test_ctrl_c_costs_no_step(folder: Folder) -> None:
 
 
 @pytest.mark.fault(38)
-def test_a_finished_sweep_launched_again_runs_nothing_unless_it_is_forced(folder: Folder) -> None:
-    folder.write(seeds=[0])
-    folder.sweep()
-    before = folder.metric_rows()
-    first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
-    done = folder.sweep("--resume")
-    assert "already complete (2/2" in done.stdout
-    assert folder.metric_rows() == before
-    folder.sweep("--force", "--only", "lr=0.05")
-    second = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
-    assert len(first) == len(second) == 3
-    assert len(set(first) & set(second)) == 2, "only the forced arm gets a new run"
-    assert all(len(values) == 1 for values in folder.metric_rows().values())
-
-
-def test_another_seed_and_another_arm_run_only_what_is_new(folder: Folder) -> None:
+def test_a_finished_sweep_launched_again_runs_only_what_is_new_or_forced(folder: Folder) -> None:
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05]}})
     folder.sweep()
     starts = lambda: [entry["id"] for entry in folder.journal if entry["kind"] == "start"]  # noqa: E731
     assert len(starts()) == 1 == len(folder.runs())
-    folder.write(seeds=[0, 1])
+    before = folder.metric_rows()
+    done = folder.sweep("--resume")
+    assert "already complete (1/1" in done.stdout
+    assert folder.metric_rows() == before
+
+    folder.write(seeds=[0, 1])  # another seed and another arm
     folder.sweep()
     assert len(starts()) == len(set(starts())) == 4 == len(folder.runs())
     assert set(folder.runs().values()) == {"FINISHED"}
+
+    first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
+    folder.sweep("--force", "--only", "lr=0.05")
+    second = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
+    assert len(starts()) == 6 and len(first) == len(second) == 5
+    assert len(set(first) & set(second)) == 3, "only the forced arm gets new runs"
+    assert all(len(values) == 1 for values in folder.metric_rows().values())
+
     # an arm that is dropped from the file stays, and says that it is no longer in the plan
     folder.write(seeds=[0, 1], parameters={"train.lr": {"values": [0.2]}})
     folder.sweep()
-    assert len(starts()) == 4 == len(folder.runs())
-    rows = folder.query("select t.value, count(*) from tags t where t.key = 'suite.in_plan' group by t.value")
+    assert len(starts()) == 6 and len(folder.runs()) == 4
+    rows = folder.query(
+        "select t.value, count(*) from tags t join runs r using (run_uuid) "
+        "where t.key = 'suite.in_plan' and r.lifecycle_stage = 'active' group by t.value"
+    )
     assert dict(rows) == {"true": 2, "false": 2}
 
 

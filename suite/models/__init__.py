@@ -12,7 +12,7 @@ import contextlib
 import copy
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,12 @@ def build(
         EnvironmentProblem: if the weights are missing or unreadable.
     """
     sketch = not plugin.is_reference(config.arch)  # the user's own code may not expect torch's meta device
-    net = initial.draw(lambda: _assemble(config, num_classes), seed, sketch=sketch)
+    ready = weights if sketch and config.weights != "none" else None
+
+    def given(first: nn.Module) -> Container[str]:
+        return {name for name in ready or () if not in_head(first, name)}
+
+    net = initial.draw(lambda: _assemble(config, num_classes), seed, sketch=sketch, given=given)
     raise_problems(_structural_problems(net, config))
     if config.weights != "none":
         raise_problems(_weight_problems(net, config, num_classes, _loaded(config) if weights is None else weights))
