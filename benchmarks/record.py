@@ -127,5 +127,6 @@ def _commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    sources = ("--", ".", ":!benchmarks/results")  # a run of several questions writes there
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", *sources) else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed

@@ -38,13 +38,17 @@ def choose(
 ) -> tuple[Numerics, list[str]]:  # fmt: skip
     """The choice where a network trains so many images a second with numerics."""
 
-    def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
+    def cost(
+        config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None,
+        anew: bool = False,
+    ) -> Cost:  # fmt: skip
         seconds = 1 / speed(numerics)
         asked.setdefault(config.model.arch, []).append(whole_batch)
         return Cost(seconds, 0.0, 0.0, 0.0, whole_batch=config.model.arch == "resnet20")
 
     asked: dict[str, list[bool | None]] = {}
     monkeypatch.setattr(probe, "cost", cost)
+    monkeypatch.setattr(probe, "_keep_cost", lambda *given, **more: None)  # for tests that measure
     said: list[str] = []
     other = config.model_copy(update={"model": config.model.model_copy(update={"arch": "resnet20"})})
     chosen = probe.choose_numerics([(config, 10, 32), (other, 10, 32)], resources, room, said.append)
@@ -78,6 +82,32 @@ def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, e
     )  # fmt: skip
     assert chosen == replace(PLAIN, precision=expected)
     assert said == [f"precision: {expected} (measured: bf16 runs {faster:.2f} times as fast as fp32 here)"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "said"),
+    [
+        ({"fp32": [2.0], "bf16": [1.0]}, "bf16", "2.00"),  # clear at once
+        ({"fp32": [2.0, 2.2], "bf16": [1.9, 1.0]}, "bf16", "2.00"),  # something slowed bf16 down
+        ({"fp32": [2.0, 2.2], "bf16": [1.9, 1.95]}, "fp32", "1.05"),
+    ],
+)
+def test_what_is_too_close_to_call_is_measured_once_more_and_kept(
+    seconds: dict[str, list[float]], expected: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, *others: Any) -> Cost:
+        return Cost(seconds[numerics.precision].pop(0), 0.5, 0.0, 0.0)
+
+    monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
+    monkeypatch.setattr(probe, "has_bf16", lambda: True)
+    monkeypatch.setattr(probe, "_others", lambda: lambda: 0.0)
+    monkeypatch.setattr(probe, "_measure", measure)
+    for _ in range(2):  # the second launch measures nothing: the lists are empty
+        lines: list[str] = []
+        chosen = probe.choose_numerics([(TrialConfig(), 10, 32)], ResourcesConfig(), Room(1, None, (2,)), lines.append)
+        assert chosen.precision == expected
+        assert lines == [f"precision: {expected} (measured: bf16 runs {said} times as fast as fp32 here)"]
+        assert seconds == {"fp32": [], "bf16": []}
 
 
 @pytest.mark.parametrize(
