@@ -59,9 +59,13 @@ def main(images: int, repeat: int, short: bool) -> None:
         count = images if arch == "resnet18_cifar" else 4 * images
         if short:
             count, repeat = (2 * BATCH, 1) if arch == "resnet18_cifar" else (images, 2)
-        row, note = measured(arch, count, repeat, goal, rates)
-        rows.append(row)
+        row, reached, note = measured(arch, count, repeat, goal, rates)
+        rows.append((row, reached))
         notes.append(note)
+    # now that the fastest product of the whole run is known
+    table = [
+        [*row, *(f"{100 * flops / rates[kind]:.0f}" if kind else "-" for flops, kind in each)] for row, each in rows
+    ]
     peaks = ", ".join(f"{str(kind).removeprefix('torch.')} {rate / 1e12:.3f}" for kind, rate in rates.items())
     text = "\n\n".join(
         [
@@ -75,11 +79,12 @@ def main(images: int, repeat: int, short: bool) -> None:
         "Net", "peer, img/s", "peer with autocast, img/s", "suite, img/s", "ratio", "goal", "ratio to autocast",
         "peer, % of GEMM", "with autocast, % of GEMM", "suite, % of GEMM",
     ]  # fmt: skip
-    keep_table("training-short" if short else "training", "One training epoch, batch 128", header, rows, text)
+    keep_table("training-short" if short else "training", "One training epoch, batch 128", header, table, text)
 
 
-def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.dtype, float]) -> tuple[list[str], str]:
-    """A row of the table, and what was chosen."""
+def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.dtype, float]
+) -> tuple[list[str], list[tuple[float, torch.dtype | None]], str]:  # fmt: skip
+    """A row of the table, the arithmetic a second of each contender and its kind (None: not run), what was chosen."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.arange(count) % CLASSES
     said: list[str] = []
@@ -104,8 +109,8 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
                 found[name].append(count / epoch())
                 print(f"{arch}, {name}: {found[name][-1]:.1f} img/s", flush=True)
     printed, left, _ = NETS[arch]
-    shares = [
-        f"{100 * statistics.median(found[name]) * 6e6 * work / rates[kind]:.0f}" if name in found else "-"
+    reached = [
+        (statistics.median(found[name]) * 6e6 * work, kind) if name in found else (0.0, None)
         for name, work, kind in (
             ("peer", printed, torch.float32),
             ("autocast", printed, torch.bfloat16),
@@ -116,13 +121,14 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
     row = [
         arch, middle(found["peer"]), middle(found["autocast"]) if known else "-", middle(found["suite"]),
         ratio(found["suite"], found["peer"]), f"{goal:g}",
-        ratio(found["suite"], found["autocast"]) if known else "-", *shares,
+        ratio(found["suite"], found["autocast"]) if known else "-",
     ]  # fmt: skip
     epoch_s = count / statistics.median(found["suite"])
     turns = zip(products, *found.values(), strict=True)
     each = "; ".join(f"{now} TFLOP/s: {', '.join(f'{rate:.0f}' for rate in speeds)}" for now, *speeds in turns)
     return (
         row,
+        reached,
         f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: {numerics}. {' '.join(said)}."
         f" Not in the figures: {chosen_s:.1f} s to build it and choose the precision, where no earlier sweep has; its "
         f"first epoch, {first_s - epoch_s:+.1f} s beside a later one. Each turn's products "

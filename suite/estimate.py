@@ -42,12 +42,13 @@ class Estimate:
     lines: list[str]
 
 
-def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
+def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | None = None) -> Estimate:
     """Measure one trial of each network for a moment and add up. A search is estimated from its extremes.
 
     Args:
         folder: the sweep's, where there may be finished trials.
         only: names of the arms to run; none = all.
+        most: trials that may run at once; None = as many as there are cores for.
     """
     spec = plan.spec
     arms = list(spec.arms_list) or [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)]  # type: ignore[misc]
@@ -93,19 +94,21 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = ()) -> Estimate:
         disk = max(disk, cost.checkpoint_mib)
         others = max(others, cost.others)
     lines += _prefixes(plan, arms)
-    lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others))
+    lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others), most)
     return Estimate(rows[:SHOWN], lines)
 
 
 def _summary(
-    plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics, meanwhile: str
-) -> list[str]:
+    plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics, meanwhile: str,
+    most: int | None,
+) -> list[str]:  # fmt: skip
     spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
     cpu = numerics.threads if spec.resources.cpu == "auto" else spec.resources.cpu
     slots = max(1, environment.cores() // cpu)
     if device == "cuda" and isinstance(spec.resources.gpu, float) and spec.resources.gpu > 0:
         slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
+    slots = min(slots, most or slots)
     if spec.search and rows:
         trial_s = sum(row.epoch_s * row.epochs for row in rows) / len(rows)
         first = spec.run_cap * trial_s / slots

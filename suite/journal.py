@@ -276,6 +276,7 @@ class TrialHistory:
         reason: why it failed or stopped, else "".
         end: the last ``end`` entry, else empty.
         kept: whether its best checkpoint is still there as far as the budget goes.
+        forgotten: whether it is to run anew: what its folder holds until then is of no use.
         stopped_at: epochs that it had when ``early_terminate`` first stopped it; it may have been confirmed since.
     """
 
@@ -286,6 +287,7 @@ class TrialHistory:
     reason: str = ""
     end: Entry = field(default_factory=dict)
     kept: bool = False
+    forgotten: bool = False
     stopped_at: int | None = None
 
     def value(self, objective: Objective) -> float | None:
@@ -339,13 +341,14 @@ class History:
 
     def _on_trial(self, entry: Entry) -> None:
         trial = Trial(**{name: entry[name] for name in ("id", "arm", "seed", "name", "settings", "config")})
-        self.trials[trial.id] = TrialHistory(trial, entry)
+        before = self.trials.get(trial.id)
+        self.trials[trial.id] = TrialHistory(trial, entry, forgotten=before is not None and before.forgotten)
         if trial.id not in self.plan:
             self.plan.append(trial.id)
 
     def _on_start(self, entry: Entry) -> None:
         history = self.trials[entry["id"]]
-        history.status, history.reason, history.end = Status.RUNNING, "", {}
+        history.status, history.reason, history.end, history.forgotten = Status.RUNNING, "", {}, False
 
     def _on_epoch(self, entry: Entry) -> None:
         self.trials[entry["id"]].records[entry["epoch"]] = EpochRecord(entry["epoch"], entry["metrics"])
@@ -362,7 +365,7 @@ class History:
 
     def _on_forget(self, entry: Entry) -> None:
         history = self.trials[entry["id"]]
-        self.trials[entry["id"]] = TrialHistory(history.trial, history.entry)
+        self.trials[entry["id"]] = TrialHistory(history.trial, history.entry, forgotten=True)
 
     def _on_champion(self, entry: Entry) -> None:
         self.champion = entry["id"]

@@ -322,8 +322,11 @@ def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequen
 
 
 def _is_close(each: Sequence[Cost]) -> bool:
-    """Whether none is faster by ``MARGIN`` so far. A neighbour of a rented machine may have slowed one down meanwhile:
-    in one of five launches of a sweep bf16, 1.8 times as fast as fp32, was not found to be worth it."""
+    """Whether the slowest is not slower by ``MARGIN`` than the fastest, so far.
+
+    A neighbour of a rented machine may have slowed one down meanwhile: in one of five launches of a sweep bf16, 1.8
+    times as fast as fp32, was not found to be worth it.
+    """
     seconds = [found.train_s for found in each]
     return max(seconds) <= MARGIN * min(seconds) and all(found.turns == 1 for found in each)
 

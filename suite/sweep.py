@@ -339,7 +339,8 @@ def _last_words(
         console.print(text, style="yellow", soft_wrap=True)
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
-        where = f", as models:/{spec.name}@champion" if ended.registered else ", not registered"
+        why = "" if spec.checkpoints.keep else ": checkpoints.keep is 0"
+        where = f", as models:/{spec.name}@champion" if ended.registered else f", not registered{why}"
         console.print(f"champion: {name}{where if uri else ''}", markup=False, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
@@ -373,6 +374,7 @@ def show_plan(
     tracking_uri: str | None = None,
     storage: Path | Bucket | None = None,
     only: Sequence[str] = (),
+    max_concurrent: int | None = None,
 ) -> None:
     """Show every trial, and what the sweep will cost here; start nothing."""
     from rich.table import Table
@@ -389,7 +391,7 @@ def show_plan(
         bucket.check()
         with reached(bucket.address):
             bucket.take_journal(folder / FILE_NAME)
-    found = estimate(plan, folder, only)
+    found = estimate(plan, folder, only, max_concurrent)
     console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
@@ -473,7 +475,7 @@ def main(
     with exit_codes():
         storage = storage_of(storage_path)
         if dry_run:
-            show_plan(specs.load(file, overrides), console, tracking_uri, storage, only)
+            show_plan(specs.load(file, overrides), console, tracking_uri, storage, only, max_concurrent)
             return
         from suite.launch import Options
 

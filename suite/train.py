@@ -33,7 +33,7 @@ from suite.scores import Running, scores
 from suite.spec import TrialConfig
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
-MOST_MAKERS, MAKERS_SIDE = 4, 64  # threads that make features; pixels a side up to which there is more than one
+MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
 EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
 LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
 # node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
@@ -232,7 +232,8 @@ class Training:
     def _makers(self) -> int:
         """Threads that make features: the other workers of this node mostly wait for them, so its cores are free.
 
-        Each has the maps of its own batch; where those are large, one is enough.
+        Each has the maps of its own batch, 190 MiB in ResNet-18 with the CIFAR stem at 32 pixels and 760 at 64: for
+        larger images there is one.
         """
         if self.device.type != "cpu" or self.train.images.shape[-1] > MAKERS_SIDE:
             return 1

@@ -405,7 +405,7 @@ def measure(
     gpu = resources.gpu
     if pinned is not None and gpu != "auto":
         compiling = ", compiled" if pinned.compiled else ""
-        return pinned, float(gpu), 1, [f"precision: {pinned.precision}{compiling} (as at this sweep's first launch)"]
+        return pinned, float(gpu), 1, [f"precision: {pinned.precision}{compiling} (as at this sweep's last launch)"]
     given = list(configs), resources, trials, _cores(), pinned, list(search_path), data_gib, images
     if measures_here(configs, resources):
         with deaf():  # torch's threads

@@ -5,7 +5,6 @@ import math
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from suite import models
 from suite.errors import UsageError
-from suite.models import initial
 from suite.models.scratch import NETS
 from suite.records import stream
 from suite.spec.config import DropoutConfig, HeadConfig, ModelConfig
@@ -277,16 +275,21 @@ def test_given_weights_are_not_drawn_first_and_what_they_lack_is_drawn_as_withou
 ) -> None:
     theirs = torchvision.models.get_model(arch, num_classes=7).state_dict()
     head = {"hidden": [16]}
-    drawn: list[str] = []
-    before = initial._Draws._before_draw
+    filled = [0]
+    zero = torch.Tensor.zero_
 
-    def noted(self: Any, target: torch.Tensor | None) -> str:
-        drawn.append(before(self, target))
-        return drawn[-1]
+    def noted(self: torch.Tensor) -> torch.Tensor:
+        filled[-1] += 1
+        return zero(self)
 
-    monkeypatch.setattr(initial._Draws, "_before_draw", noted)
-    made, alone = net(arch, weights="given", state=theirs, head=head), net(arch, head=head)
-    assert len(drawn) > 20, "it looks in another place than where weights are drawn"
+    monkeypatch.setattr(torch.Tensor, "zero_", noted)
+    alone = net(arch, head=head)
+    filled.append(0)
+    made = net(arch, weights="given", state=theirs, head=head)
+    monkeypatch.undo()
+    assert filled[1] >= filled[0] + 5, "given weights were drawn all the same"
+    ignored = net(arch, head=head, state=theirs)  # weights: none
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in ignored.state_dict().items())
     own = made.state_dict()
     heads = {name for name, _ in made.named_parameters() if models.parameter_groups(made)[1].count(name)}
     assert len(heads) == 4

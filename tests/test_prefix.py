@@ -78,9 +78,11 @@ def test_threads_that_make_features_together_make_those_of_one(
     monkeypatch.setattr(train, "EVAL_BATCH", 8)
     run, begun = models.run_prefix, threading.Lock()
     now, most = 0, {1: 0, 3: 0}
+    kinds: set[tuple[int, bool]] = set()
 
     def noted(net: nn.Module, layers: Any, images: Tensor) -> Tensor:
         nonlocal now
+        kinds.add((torch.get_num_threads(), torch.is_autocast_enabled("cpu")))
         with begun:
             now += 1
             most[environment.cores()] = max(most[environment.cores()], now)
@@ -96,7 +98,7 @@ def test_threads_that_make_features_together_make_those_of_one(
         monkeypatch.setattr(environment, "cores", lambda count=cores: count)
         found.append(made(tmp_path / f"{cores}", tmp_path / f"cache{cores}", model__freeze_depth=7, arch="resnet18",
                           numerics=numerics))  # fmt: skip
-    assert most == {1: 1, 3: 3}
+    assert most == {1: 1, 3: 3} and kinds == {(1, precision == "bf16")}
     one, three = (each.fed for each in found)
     assert one.keys() == three.keys() == {"train", "val", "test"}
     assert all(torch.equal(one[part].images, three[part].images) for part in one)

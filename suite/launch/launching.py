@@ -221,6 +221,7 @@ class Launch:
         (self.folder / STOP_FILE).unlink(missing_ok=True)
         if stale := close_stale(self.history, self.record):
             self.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
+        self._clear([item for item in self.history.trials.values() if item.forgotten])  # it died before it had
         for item in self.history.trials.values():  # what a launch that died had on record as gone, and still lies there
             for name, gone in (
                 ("checkpoints", item.status is Status.FINISHED),
@@ -310,6 +311,9 @@ class Launch:
         for item in items:
             self.record("forget", id=item.trial.id)
         self._flush()
+        self._clear(items)
+
+    def _clear(self, items: Sequence[TrialHistory]) -> None:
         for item in items:
             _delete(self.folder / "trials" / item.trial.id)
             if self.bucket is not None:
@@ -354,7 +358,7 @@ class Launch:
         if other := sorted(kept - {now}):
             self.board.warn(
                 f"precision is now {now}; what was trained in {' and '.join(other)} is kept as it is "
-                "(--force runs it again), and is not compared with the new"
+                "(--force runs it again), and is not paired with the new"
             )
 
     def _pinned(self) -> Numerics | None:

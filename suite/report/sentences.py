@@ -170,7 +170,7 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
         pairs = "; pairs are made of those that both have" if (arms["against"] != "").any() else ""
         yield f"Arms have unequal numbers of finished seeds ({span}){pairs}."
     if len({str(item.entry.get("numerics")) for item in items}) > 1:
-        yield "Trials ran with different numerics; those of different numerics are not compared."
+        yield "Trials ran with different numerics; those of different numerics are not paired."
 
 
 def method(arms: pd.DataFrame, rules: Rules) -> list[str]:
