@@ -189,7 +189,7 @@ def _with_precision(
     if plain.device == "cpu" and not has_bf16():
         say("precision: fp32 (this processor has no bf16)")
         return plain
-    found = _compare(configs, [plain, bf16])
+    found = _compare(configs, [plain, bf16], patient=True)
     slow, fast = found.seconds
     if not fast:
         say(f"precision: fp32 (not measured: {found.failure})")
@@ -297,7 +297,13 @@ class Comparison(NamedTuple):
         return meanwhile(self.others)
 
 
-def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics]) -> Comparison:
+def _compare(
+    configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics], patient: bool = False
+) -> Comparison:
+    """Measure each candidate with each network; if ``patient``, once more where they are too close to call.
+
+    Only the first choice is patient: what it measures once more is kept, and must not change under an earlier one.
+    """
     sums, ready, networks, failure, others = [0.0] * len(candidates), [0.0] * len(candidates), 0, "", 0.0
     for item in configs:
         try:
@@ -309,7 +315,7 @@ def _compare(configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequen
                 each = [
                     replace(new, ready_s=max(new.ready_s, old.ready_s)) for new, old in zip(again, each, strict=True)
                 ]
-            elif _is_close(each):
+            elif patient and _is_close(each):
                 each = [_once_more(item, numerics, old) for numerics, old in zip(candidates, each, strict=True)]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"

@@ -46,26 +46,34 @@ class Shipped(Folder):
         return super().command(file, *self.overrides, *rest, module=module)
 
 
-@pytest.mark.browser
-@needed
-def test_the_augmentation_sweep_can_be_browsed(tmp_path: Path) -> None:
-    """The README's short command, on fewer images and two arms; then looked at as its user would."""
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
+    """The README's short command, on fewer images and two arms."""
     folder = Shipped(
-        tmp_path, "augmentation", "seeds=[0]", "train.epochs=2", "model.arch=resnet20",
+        tmp_path_factory.mktemp("augmented"), "augmentation", "seeds=[0]", "train.epochs=2", "model.arch=resnet20",
         "data.train_size=400", "data.val_size=200", "data.test_size=200",
     )  # fmt: skip
-    chosen = ("--only", "augment=flip", "--only", "augment=crop+flip+cutout")
-    folder.sweep(*chosen, timeout=500)
-    assert Counter(folder.runs().values()) == {"FINISHED": 2} and folder.parents() == ["FINISHED"]
-    folder.assert_tracked()
-    run = dict(folder.query("select name, run_uuid from runs"))
-    with mlflow_ui(folder) as url, chromium() as browser:
+    folder.sweep("--only", "augment=flip", "--only", "augment=crop+flip+cutout", timeout=500)
+    return folder
+
+
+def test_the_augmentation_sweep_is_tracked(augmented: Shipped) -> None:
+    assert Counter(augmented.runs().values()) == {"FINISHED": 2} and augmented.parents() == ["FINISHED"]
+    augmented.assert_tracked()
+
+
+@pytest.mark.full  # tests/test_ui.py looks at a smaller sweep in the same way
+@pytest.mark.browser
+@needed
+def test_the_augmentation_sweep_can_be_browsed(augmented: Shipped) -> None:
+    run = dict(augmented.query("select name, run_uuid from runs"))
+    with mlflow_ui(augmented) as url, chromium() as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         base = f"{url}/#/experiments/1/runs"
         page.goto(f"{base}?workflowType=machine_learning")
         page.get_by_role("link", name="augmentation", exact=True).last.wait_for()
         page.locator(".ag-row").first.locator("button").first.click()
-        for name in folder.runs():
+        for name in augmented.runs():
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         page.goto(f"{base}/{run['augment=flip seed=0']}/model-metrics")
         page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
