@@ -99,7 +99,10 @@ def test_ctrl_c_costs_no_step(folder: Folder) -> None:
 def test_a_finished_sweep_launched_again_runs_only_what_is_new_or_forced(folder: Folder) -> None:
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05]}})
     folder.sweep()
-    starts = lambda: [entry["id"] for entry in folder.journal if entry["kind"] == "start"]  # noqa: E731
+
+    def starts() -> list[str]:
+        return [entry["id"] for entry in folder.journal if entry["kind"] == "start"]
+
     assert len(starts()) == 1 == len(folder.runs())
     before = folder.metric_rows()
     done = folder.sweep("--resume")

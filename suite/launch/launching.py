@@ -221,7 +221,8 @@ class Launch:
         (self.folder / STOP_FILE).unlink(missing_ok=True)
         if stale := close_stale(self.history, self.record):
             self.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
-        self._clear([item for item in self.history.trials.values() if item.forgotten])  # it died before it had
+        # A launch may have died between having that on record and clearing their folders.
+        self._clear([item for item in self.history.trials.values() if item.forgotten])
         for item in self.history.trials.values():  # what a launch that died had on record as gone, and still lies there
             for name, gone in (
                 ("checkpoints", item.status is Status.FINISHED),

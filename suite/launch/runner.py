@@ -56,7 +56,9 @@ class Runner:
             return tuner.measure(networks, wanted, trials, launch.numerics, where, self.stop, data_gib, images)
 
         if wanted.compile and launch.numerics is None:
-            launch.board.console.print("measuring, compilation too: a minute or two", highlight=False)
+            launch.board.console.print(
+                "measuring; compilation, where it is tried, takes a minute or two", highlight=False
+            )
         early = cluster.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
         found = measure() if early else None
         resources = self.stack.enter_context(cluster.running(launch.options.address, launch.options.verbose))
