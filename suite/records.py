@@ -86,6 +86,20 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """At which seeds a sweep's verdicts are, or have been, looked at. Each look may err, so the report counts them.
+
+    Attributes:
+        planned: declared before the first trial (``seeds: {at_least, at_most, until: decided}``):
+            the seeds of each look, each a superset of the one before; empty if nothing was declared.
+        made: the seeds of each look so far, oldest first, the present one last.
+    """
+
+    planned: tuple[tuple[int, ...], ...] = ()
+    made: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Numerics:
     """How the arithmetic is done: resolved once per sweep, journalled, pinned for resume and extension.
 

@@ -20,6 +20,7 @@ from suite.analysis.course import best, epochs_to_baseline, last, reached, train
 from suite.analysis.curves import Curve, curves
 from suite.analysis.effects import LEAST_TRIALS, Bounds, Effect, Importance, front, importance, main_effects
 from suite.analysis.frames import arms_frame, rank_arms, trials_frame
+from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
 from suite.analysis.signs import ALPHA, CONFIDENCE, LEAST_SEEDS, adjusted_p, interval, sign_flips
 from suite.analysis.verdicts import (
@@ -80,6 +81,7 @@ __all__ = [
     "importance",
     "interval",
     "last",
+    "lost_seeds",
     "main_effects",
     "paired",
     "rank_arms",
