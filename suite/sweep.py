@@ -276,7 +276,8 @@ def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     small = {"train.epochs": 1, "train.warmup_epochs": 0, "seeds": f"[{spec.seeds[0]}]"}
     if spec.search:
         small["run_cap"] = min(spec.run_cap, SMOKE_ARMS)
-    kept = [override for override in given if override.partition("=")[0].strip() not in small]
+    keys = {override: override.partition("=")[0].strip() for override in given}
+    kept = [override for override, key in keys.items() if key not in small and not key.startswith("seeds.")]
     return [*kept, *(f"{key}={value}" for key, value in small.items())]
 
 
