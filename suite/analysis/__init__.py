@@ -7,65 +7,92 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
 
 ::
 
-    signs      intervals; the sign-flip test
-    power      the smallest difference that it sees
-    verdicts   differences to the baseline, and their verdicts
+    signs      Student intervals; simultaneous intervals by sign flips
+    levels     the error that each look at a sweep may spend
+    power      the smallest difference that they see
+    dunnett    the same under normality, from three seeds; P(A > B)
+    lost       seeds that an arm lost
+    verdicts   which arms are compared, by which figure; the words
+    comparison differences to the baseline, and their verdicts
     frames     one row per trial, one per arm
     course     epochs until a figure is reached; seconds
     curves     an arm's course over the epochs
     effects    main effects, importance, the Pareto front
 """
 
+from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, undecided
 from suite.analysis.course import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
+from suite.analysis.dunnett import critical_value, half_width, wins
 from suite.analysis.effects import LEAST_TRIALS, Bounds, Effect, Importance, front, importance, main_effects
 from suite.analysis.frames import arms_frame, rank_arms, trials_frame
+from suite.analysis.levels import FIRST_LOOK, look_level, look_levels
 from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
-from suite.analysis.signs import ALPHA, CONFIDENCE, LEAST_SEEDS, adjusted_p, interval, sign_flips
+from suite.analysis.signs import (
+    ALPHA,
+    CONFIDENCE,
+    LEAST_SEEDS,
+    Simultaneous,
+    adjusted_p,
+    interval,
+    sign_flips,
+    simultaneous,
+)
 from suite.analysis.verdicts import (
     BASELINE,
     BETTER,
+    BETTER_OF_FINISHED,
     EQUIVALENT,
+    EQUIVALENT_OF_FINISHED,
     INCONCLUSIVE,
     MARGIN,
     NO_BASELINE,
     NOT_CONFIRMED,
     TOO_FEW,
+    UNFINISHED,
     WORSE,
+    WORSE_OF_FINISHED,
     Pair,
     at_chosen,
     baselines,
-    compare,
-    compare_sweeps,
     finished_by_pair,
     paired,
+    pairing_gain,
     rises,
     spread,
     tested,
     verdict,
+    without_search_seed,
 )
 
 __all__ = [
     "ALPHA",
     "BASELINE",
     "BETTER",
+    "BETTER_OF_FINISHED",
     "CONFIDENCE",
     "EQUIVALENT",
+    "EQUIVALENT_OF_FINISHED",
+    "FIRST_LOOK",
     "INCONCLUSIVE",
     "LEAST_SEEDS",
     "LEAST_TRIALS",
     "MARGIN",
     "NOT_CONFIRMED",
     "NO_BASELINE",
+    "NO_LOOKS",
     "POWER",
     "TOO_FEW",
+    "UNFINISHED",
     "WORSE",
+    "WORSE_OF_FINISHED",
     "Bounds",
     "Curve",
     "Effect",
     "Importance",
     "Pair",
+    "Simultaneous",
     "adjusted_p",
     "arms_frame",
     "at_chosen",
@@ -73,24 +100,33 @@ __all__ = [
     "best",
     "compare",
     "compare_sweeps",
+    "critical_value",
     "curves",
     "detectable",
     "epochs_to_baseline",
     "finished_by_pair",
     "front",
+    "half_width",
     "importance",
     "interval",
     "last",
+    "look_level",
+    "look_levels",
     "lost_seeds",
     "main_effects",
     "paired",
+    "pairing_gain",
     "rank_arms",
     "reached",
     "rises",
     "sign_flips",
+    "simultaneous",
     "spread",
     "tested",
     "training_seconds",
     "trials_frame",
+    "undecided",
     "verdict",
+    "wins",
+    "without_search_seed",
 ]

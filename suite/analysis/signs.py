@@ -1,17 +1,29 @@
-"""Intervals over seeds, and the test of differences by flipping their signs."""
+"""Intervals over seeds: Student's of one mean, and simultaneous ones by flipping signs.
+
+The method, its sources and its limits are in ``docs/statistics.md``.
+
+Legend: N seeds, K arms, S sign vectors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 CONFIDENCE = 0.95
-ALPHA = 0.05  # family-wise: of all "better" and "worse" of a sweep together
-LEAST_SEEDS = 6  # with five, no sign-flip test can reach p < 0.05: the smallest p is 2 / 2^5
-EXACT_SEEDS = 12  # up to here all 2^n sign vectors are tried
-RANDOM_FLIPS = 10_000  # beyond, so many of them
+ALPHA = 0.05  # family-wise: of all verdicts of a sweep together, over all looks at it
+LEAST_SEEDS = 6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
+EXACT_SEEDS = 12  # up to here all sign vectors are tried
+RANDOM_FLIPS = 8192  # beyond, this many of them
+# Residuals about an estimated mean are too small. This divisor makes their standard deviation
+# unbiased under normality (Brugger 1969, American Statistician 23(4)).
+UNBIASED = 1.5
+_RATIO, _STEPS, _BISECTIONS = 1.15, 64, 40  # of the search for the ends of an interval
+_TOLERANCE = 1e-9
 
 Array = npt.NDArray[np.float64]
 
@@ -33,47 +45,129 @@ def interval(
     return mean, mean - half, mean + half
 
 
-def adjusted_p(differences: Array) -> Array:
-    """Two-sided p of each arm, adjusted for their number: step-down max-T over sign flips (Westfall and Young, 1993).
+@dataclass(frozen=True, eq=False)
+class Simultaneous:
+    """Differences of several arms to their baselines, with intervals that hold all at once.
 
-    One sign per seed is flipped for all arms at once, so that their common baseline and seeds are accounted for. The
-    hypothesis of an arm is that its differences are as likely to have the one sign as the other.
+    Attributes:
+        mean, low, high: (K,), in the unit of the differences. The bounds are NaN if the seeds are
+            too few for the level.
+        p: (K,), two-sided, adjusted for the number of arms.
+    """
+
+    mean: Array
+    low: Array
+    high: Array
+    p: Array
+
+
+def simultaneous(differences: Array, margin: float = 0.0, level: float = ALPHA) -> Simultaneous:
+    """Intervals that contain all true differences at once with probability ``1 - level``.
+
+    They invert a single-step max-T test over sign flips (Westfall and Young 1993). A value m is
+    in an arm's interval unless the arm's statistic about m exceeds what flipping the signs of whole
+    seeds gives: the arm's own differences less m, and the other arms' differences less their means.
+    The statistic is |mean| / (s.e. + s0) with s0 = margin / 2 + half the median s.e. of the arms.
+    Without s0 an arm whose few differences happen to be equal in size decides the maximum
+    (Tusher, Tibshirani and Chu 2001 use the same remedy).
+
+    Assumes that each seed's differences, less the true ones, are as likely to have either sign.
 
     Args:
-        differences: (seeds, arms); NaN where an arm lacks a seed.
-
-    Returns:
-        (arms,)
+        differences: (N, K); NaN if an arm lacks a seed. Each arm needs two seeds or more.
+        margin: a difference that does not matter, in the unit of the differences.
+        level: the probability of any error.
     """
-    statistics = _statistics(differences, sign_flips(len(differences)))
-    order = np.argsort(-statistics[0], kind="stable")
-    p = np.empty(len(order))
-    largest = np.zeros(len(statistics))
-    for arm in order[::-1]:  # from the least: the largest of those that are left at its step
-        largest = np.maximum(largest, statistics[:, arm])
-        p[arm] = np.mean(largest >= statistics[0, arm])
-    p[order] = np.maximum.accumulate(p[order])
-    return p
+    return _Family(differences, margin).intervals(level)
 
 
+def adjusted_p(differences: Array, margin: float = 0.0) -> Array:
+    """Two-sided p of each arm, (K,), adjusted for their number; see ``simultaneous``."""
+    family = _Family(differences, margin)
+    return np.array([family.p(arm, np.zeros(1))[0] for arm in range(differences.shape[1])])
+
+
+class _Family:
+    """The arms whose intervals hold at once, and what flipping signs makes of them.
+
+    The other arms' part of the maximum does not depend on the value that is tested, so it is
+    computed once.
+    """
+
+    def __init__(self, differences: Array, margin: float) -> None:
+        present = ~np.isnan(differences)
+        self.count = present.sum(axis=0)
+        self.mean = np.where(present, differences, 0.0).sum(axis=0) / self.count
+        residuals = np.where(present, differences - self.mean, 0.0)
+        self.squares = np.sum(residuals**2, axis=0)
+        self.error = np.sqrt(self.squares / self.count / (self.count - 1))
+        self.offset = margin / 2 + float(np.median(self.error)) / 2
+        flips = sign_flips(len(differences))
+        self.flipped_mean = flips @ residuals / self.count  # of the residuals, (S, K)
+        self.flipped_one = flips @ present / self.count  # of ones: what a shift is multiplied by
+        self._rest_of_maximum()
+
+    def _rest_of_maximum(self) -> None:
+        inflation = np.sqrt(self.count / (self.count - UNBIASED))
+        statistics = self._statistic(self.flipped_mean * inflation, self.squares * inflation**2, self.count)
+        self.leader = np.argmax(statistics, axis=1)
+        self.largest = np.max(statistics, axis=1)
+        np.put_along_axis(statistics, self.leader[:, None], 0.0, axis=1)
+        self.second = np.max(statistics, axis=1)
+
+    def _statistic(self, mean: Array, squares: Array, count: Array) -> Array:
+        """|mean| / (s.e. + offset) of ``count`` values with these sums of squares."""
+        error = np.sqrt(np.maximum(squares / count - mean**2, 0.0) / (count - 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.abs(mean) / (error + self.offset)
+        # What is equal but for rounding has to count as equal. 0 / 0: equal values, no difference.
+        return np.asarray(np.round(np.nan_to_num(ratio, nan=0.0, posinf=1e12), 9))
+
+    def p(self, arm: int, values: Array) -> Array:
+        """Adjusted p of the hypotheses that the arm's true difference is each of ``values``, (Q,)."""
+        count = self.count[arm]
+        shift = self.mean[arm] - values  # (Q,)
+        squares = self.squares[arm] + count * shift**2
+        others = np.where(self.leader == arm, self.second, self.largest)
+        own_mean = self.flipped_mean[:, arm, None] + self.flipped_one[:, arm, None] * shift
+        own = self._statistic(own_mean, squares, count)  # (S, Q)
+        observed = self._statistic(shift, squares, count)
+        return np.asarray(np.mean(np.maximum(own, others[:, None]) >= observed, axis=0))
+
+    def intervals(self, level: float) -> Simultaneous:
+        arms = range(len(self.mean))
+        ends = np.array([[self._end(arm, sign, level) for sign in (-1, 1)] for arm in arms])
+        p = np.array([self.p(arm, np.zeros(1))[0] for arm in arms])
+        low, high = (ends[:, 0], ends[:, 1]) if len(ends) else (np.zeros(0), np.zeros(0))
+        return Simultaneous(self.mean, low, high, p)
+
+    def _end(self, arm: int, sign: int, level: float) -> float:
+        """The outermost value on one side of the mean that is not rejected; NaN if all are kept."""
+        unit = self.error[arm] + self.offset
+        if unit == 0:
+            return float(self.mean[arm])  # equal differences without a margin
+        widths = unit * 0.01 * np.concatenate([[0.0], _RATIO ** np.arange(_STEPS)])
+        inside = self.p(arm, self.mean[arm] + sign * widths) > level + _TOLERANCE
+        last = int(np.flatnonzero(inside)[-1])  # the mean itself is always inside
+        if last == _STEPS:
+            return float("nan")
+        inner, outer = widths[last], widths[last + 1]
+        for _ in range(_BISECTIONS):
+            middle = (inner + outer) / 2
+            value = np.array([self.mean[arm] + sign * middle])
+            kept = self.p(arm, value)[0] > level + _TOLERANCE
+            inner, outer = (middle, outer) if kept else (inner, middle)
+        return float(self.mean[arm] + sign * outer)
+
+
+@lru_cache(maxsize=8)
 def sign_flips(seeds: int) -> Array:
-    """Vectors of signs, (vectors, seeds), the first one all +1: all that there are, or many drawn ones."""
-    if seeds <= EXACT_SEEDS:
-        bits = np.arange(2**seeds)[:, None] >> np.arange(seeds) & 1
-        return np.where(bits, -1.0, 1.0)
-    drawn = np.where(np.random.default_rng(0).integers(0, 2, (RANDOM_FLIPS, seeds)), -1.0, 1.0)
-    return np.vstack([np.ones(seeds), drawn])
+    """Vectors of signs, (S, N), the first one all +1: all that there are, or many drawn ones.
 
-
-def _statistics(differences: Array, flips: Array) -> Array:
-    """|t| of each arm under each vector of signs, (vectors, arms).
-
-    Flips leave the sum of squares as it is, so t follows from the sum alone; rounded, so that what is equal stays so.
+    Of two vectors with opposite signs one is left out: two-sided statistics do not tell them apart.
     """
-    count = np.sum(~np.isnan(differences), axis=0)
-    known = np.nan_to_num(differences)
-    squares = np.sum(known**2, axis=0)
-    share = (flips @ known) ** 2 / np.where(squares > 0, count * squares, 1.0)
-    share = np.clip(np.round(share, 12), 0.0, 1.0)
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.sqrt((count - 1) * share / (1.0 - share)), dtype=np.float64)
+    if seeds <= EXACT_SEEDS:
+        bits = np.arange(2 ** max(0, seeds - 1))[:, None] >> np.arange(seeds) & 1
+        return np.where(bits, -1.0, 1.0)
+    drawn = np.random.default_rng(0).integers(0, 2, (RANDOM_FLIPS - 1, seeds))
+    return np.vstack([np.ones(seeds), np.where(drawn, -1.0, 1.0)])

@@ -6,10 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from suite.analysis.power import detectable
-from suite.analysis.signs import ALPHA, LEAST_SEEDS, adjusted_p, interval
+from suite.analysis.dunnett import LEAST_BLOCKS
 from suite.journal import TrialHistory
 from suite.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
 
@@ -17,6 +15,10 @@ MARGIN = 0.005  # half a percentage point of accuracy
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"
 TOO_FEW, BASELINE, NO_BASELINE = "too few seeds", "baseline", "no baseline"
 NOT_CONFIRMED = "not confirmed"
+UNFINISHED = "unfinished"  # planned trials have not ended: looking now would be one more look
+BETTER_OF_FINISHED = "better on the seeds it finished"
+WORSE_OF_FINISHED = "worse on the seeds the baseline finished"
+EQUIVALENT_OF_FINISHED = "equivalent on the seeds both finished"
 
 LEAST_FREEDOM = 4  # with four a standard deviation is known to between 0.6 and 2.9 times it
 
@@ -60,90 +62,6 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
     return set.intersection(*map(_pairs, settings)) if settings else set()
 
 
-def compare(
-    items: Iterable[TrialHistory],
-    objective: Objective,
-    margin: float = MARGIN,
-    confirmed: Collection[str] | None = None,
-) -> pd.DataFrame:
-    """One row per arm: its paired difference to the baseline, with a 95 % interval, adjusted p and verdict.
-
-    Pairs are finished trials of one seed with the same numerics; trials stopped early are left out. Arms with fewer
-    than ``LEAST_SEEDS`` pairs are not tested. The interval covers seeds, not the choice of test images.
-
-    Args:
-        margin: differences up to it do not matter.
-        confirmed: of a search, the arms that ran on all seeds: only they are compared. None = every arm is.
-
-    Returns:
-        Columns arm, against, pairs, difference (arm less baseline, in the unit of ``tested(objective)``),
-        "difference low", "difference high", p, "smallest difference" (that would have been seen, see
-        ``power.detectable``), verdict.
-    """
-    items = list(items)
-    marked = {item.trial.arm for item in items if item.entry.get("baseline")}
-    left_out = {item.trial.arm for item in items if confirmed is not None and item.trial.arm not in confirmed} - marked
-    against = {arm: base for arm, base in baselines(items).items() if arm not in left_out}
-    values = values_by_pair(items, objective, tested(objective))
-    differences = {arm: paired(values.get(arm, {}), values.get(base, {})) for arm, base in against.items()}
-    fixed = dict.fromkeys(marked, BASELINE) | dict.fromkeys(left_out, NOT_CONFIRMED)
-    arms = list(dict.fromkeys(item.trial.arm for item in items))
-    return _judged(arms, against, differences, fixed, margin, rises(tested(objective)))
-
-
-def compare_sweeps(
-    items: Iterable[TrialHistory],
-    others: Iterable[TrialHistory],
-    objective: Objective,
-    other: Objective,
-    margin: float = MARGIN,
-) -> pd.DataFrame:
-    """The same for the arms that two sweeps share: the first sweep's less the other's, paired by seed.
-
-    Args:
-        objective, other: of the first sweep and of the other. Each chooses the epochs of its own trials alone.
-
-    Raises:
-        ValueError: the two are tested by different figures, between which there is no difference.
-    """
-    metric = tested(objective)
-    if tested(other) != metric:
-        raise ValueError(f"sweeps must be tested by the same figure, got {metric} and {tested(other)}")
-    ours, theirs = values_by_pair(items, objective, metric), values_by_pair(others, other, metric)
-    differences = {arm: paired(values, theirs[arm]) for arm, values in ours.items() if arm in theirs}
-    against = {arm: arm for arm in differences}
-    return _judged(list(differences), against, differences, {}, margin, rises(metric))
-
-
-def _judged(
-    arms: Sequence[str],
-    against: Mapping[str, str],
-    differences: Mapping[str, Mapping[int, float]],
-    fixed: Mapping[str, str],
-    margin: float,
-    rising: bool,
-) -> pd.DataFrame:
-    """The table of ``compare``; ``fixed`` are the verdicts of arms that are not tested."""
-    tested_arms = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= LEAST_SEEDS}
-    p = _adjusted_by_arm(tested_arms)
-    rows = []
-    for arm in arms:
-        pairs = differences.get(arm, {})
-        mean, low, high = interval(list(pairs.values()))
-        smallest = None
-        if arm in tested_arms:
-            smallest = detectable(len(pairs), len(tested_arms)) * float(np.std(list(pairs.values()), ddof=1))
-        word = fixed.get(arm) or (verdict(low, high, p.get(arm), margin, rising) if arm in against else NO_BASELINE)
-        rows.append((arm, against.get(arm, ""), len(pairs), mean, low, high, p.get(arm), smallest, word))
-    frame = pd.DataFrame(rows, columns=_COMPARED)
-    return frame.astype(dict.fromkeys(_COMPARED[3:8], float))
-
-
-_COMPARED = [
-    "arm", "against", "pairs", "difference", "difference low", "difference high", "p", "smallest difference", "verdict",
-]  # fmt: skip
-
-
 def spread(
     items: Iterable[TrialHistory], objective: Objective, confirmed: Collection[str] | None = None
 ) -> float | None:
@@ -165,21 +83,21 @@ def spread(
 
 
 def verdict(low: float | None, high: float | None, p: float | None, margin: float, rising: bool) -> str:
-    """The word for one arm.
+    """The word for one arm, from its interval alone.
 
     Args:
-        low, high: the interval of the difference to the baseline.
-        p: adjusted for the number of arms; None = it was not tested.
+        low, high: the simultaneous interval of the difference to the baseline.
+        p: None = the arm was not tested.
         margin: differences up to it do not matter.
         rising: whether more of the figure is better.
     """
-    if p is None or low is None or high is None:
+    if p is None or low is None or high is None or np.isnan(low) or np.isnan(high):
         return TOO_FEW
     if -margin <= low and high <= margin:
         return EQUIVALENT
-    if p >= ALPHA:
+    if low <= 0 <= high:
         return INCONCLUSIVE
-    return BETTER if (low + high > 0) == rising else WORSE
+    return BETTER if (low > 0) == rising else WORSE
 
 
 # What makes two trials a pair: their seed, and their numerics. Trials of different numerics are never compared, so
@@ -214,8 +132,34 @@ def paired(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[int
     return {key[0]: value - theirs[key] for key, value in ours.items() if key in theirs}
 
 
-def _adjusted_by_arm(differences: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    """Arm -> adjusted p, of its differences by seed."""
-    seeds = sorted({seed for pairs in differences.values() for seed in pairs})
-    table = np.array([[pairs.get(seed, np.nan) for pairs in differences.values()] for seed in seeds], dtype=float)
-    return dict(zip(differences, map(float, adjusted_p(table)), strict=True)) if differences else {}
+def pairing_gain(items: Iterable[TrialHistory], objective: Objective) -> float | None:
+    """How much pairing by seed gained: variance of an unpaired difference over that of a paired one.
+
+    Pooled over the arms with three pairs or more; below 1, pairing lost. None if no arm has them.
+    """
+    trials = list(items)
+    values = values_by_pair(trials, objective, tested(objective))
+    unpaired = together = 0.0
+    for arm, base in baselines(trials).items():
+        ours, theirs = values.get(arm, {}), values.get(base, {})
+        shared = sorted(set(ours) & set(theirs))
+        if len(shared) >= LEAST_BLOCKS:
+            a = np.array([ours[pair] for pair in shared])
+            b = np.array([theirs[pair] for pair in shared])
+            unpaired += float(np.var(a, ddof=1) + np.var(b, ddof=1))
+            together += float(np.var(a - b, ddof=1))
+    return unpaired / together if together > 0 else None
+
+
+def without_search_seed(
+    items: Iterable[TrialHistory], confirmed: Collection[str] | None, search_seed: int | None
+) -> list[TrialHistory]:
+    """The trials that may speak for the arms of a search: of confirmed arms, the unseen seeds only.
+
+    The seed that the search chose arms by flatters the chosen ones.
+    """
+    return [
+        trial
+        for trial in items
+        if search_seed is None or trial.trial.seed != search_seed or trial.trial.arm not in (confirmed or ())
+    ]
