@@ -123,6 +123,8 @@ WRONG: list[tuple[str, Any]] = [
     ("name", "a b"),
     ("seeds", []),
     ("seeds", [-1]),
+    ("seeds", {"at_least": 6, "at_most": 8, "until": "decided"}),
+    ("seeds", {"at_least": 8, "at_most": 16}),
     ("method", "gird"),
     ("metric", {"name": "test/acc"}),
     ("trial", {"train": {"epochs": 0}}),
@@ -170,6 +172,7 @@ RIGHT: list[tuple[str, Any]] = [
     ("augmentations", {"big": {"type": "cutout", "size": 9}, "flip": {"p": 1}}),
     ("resources", {"gpu": "auto"}),
     ("baseline", "none"),
+    ("seeds", {"at_least": 8, "at_most": 16, "until": "decided", "step": 4}),
 ]
 
 
