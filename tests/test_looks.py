@@ -12,6 +12,7 @@ from conftest import Folder
 from rich.console import Console
 
 from suite.console import Board
+from suite.estimate import _few_unseen_seeds
 from suite.journal import History
 from suite.launch import Options
 from suite.launch.launching import Launch
@@ -90,6 +91,8 @@ def test_decided_arms_get_no_more_seeds_and_a_killed_sweep_goes_on_as_the_unbrok
     assert "already complete (28/28 trials" in again.stdout and looks(folder) == [list(range(8)), list(range(10))]
     assert starts == Counter(entry["id"] for entry in folder.journal if entry["kind"] == "start")
     assert set(folder.runs().values()) == {"FINISHED"} and len(folder.runs()) == 28
+    shown = folder.sweep("--dry-run", COLUMNS="160").stdout
+    assert "0 trials to run" in shown and "look 2 of 2: 10 seeds, on record" in shown
 
 
 # ---- rounds, from a journal that is made up --------------------------------------------------------
@@ -368,3 +371,25 @@ def test_a_search_is_won_on_unseen_seeds_and_its_early_stops_are_no_losses(made:
     launch.launch._crown()
     assert launch.champion == "lr=0.3", "seed 0 chose the arms, and flatters the chosen"
     assert launch.launch.history.champion == "lr=0.3 1"
+
+
+# ---- the plan, before anything runs ----------------------------------------------------------------
+
+
+def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(folder: Folder) -> None:
+    folder.write(**PLANNED)
+    shown = " ".join(folder.sweep("--dry-run", COLUMNS="160").stdout.split())
+    assert "look 1 of 2: 8 seeds, at most 24 trials of 3 arms, two-sided error level 0.0" in shown
+    assert "look 2 of 2: 10 seeds, at most 30 trials of 3 arms, two-sided error level 0.0" in shown
+    assert "24 trials to run, 72 epochs" in shown
+    assert "at least 24 trials, about" in shown and "at most 30, about" in shown
+    assert not (folder.path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "noted"), [("[0,1,2]", "there are 2"), ("[0]", "there are 0"), ("[0,1,2,3,4,5,6]", "")]
+)
+def test_a_search_with_too_few_unseen_seeds_for_verdicts_gets_a_note(tmp_path: Path, seeds: str, noted: str) -> None:
+    plan = made_up_plan(tmp_path, LISTED, "method=random", "run_cap=3", f"seeds={seeds}")
+    notes = _few_unseen_seeds(plan.spec)
+    assert [("give at least 7 seeds" in note, noted in note) for note in notes] == ([(True, True)] if noted else [])
