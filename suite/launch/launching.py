@@ -363,10 +363,10 @@ class Launch:
 
     def _run_rounds(self, runner: Runner, stop: Any) -> None:
         """Run the seeds of one planned look after the other; decided arms get no more seeds."""
-        first = True
+        first, announced = True, set[int]()
         while not stop.requested:
             known = rounds(self.plan, self.history)
-            self._record_planned_looks(known)
+            self._record_planned_looks(known, announced, quiet=first)
             present = known[-1]
             if first or [trial.id for _, trial in present.pairs] != self.history.plan:
                 self._plan_trials(present.pairs)
@@ -380,11 +380,18 @@ class Launch:
             runner.run(trials, early=None)
             first = False
 
-    def _record_planned_looks(self, known: Sequence[Round]) -> None:
+    def _record_planned_looks(self, known: Sequence[Round], announced: set[int], quiet: bool) -> None:
+        """Put looks on record, and say what they decided; ``quiet``: not of those that are on record."""
         for taken in known:
-            if taken.ended and taken.seeds not in self.history.looks:
+            if not taken.ended:
+                continue
+            new = taken.seeds not in self.history.looks
+            if new:
                 self.record("look", seeds=list(taken.seeds))
-                self.board.console.print(_describe_look(taken, len(self.spec.looks)), markup=False, highlight=False)
+            if taken.number not in announced and (new or not quiet):
+                text = _describe_look(taken, len(self.spec.looks))
+                self.board.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            announced.add(taken.number)
 
     def _record_look(self) -> None:
         """Put on record at which seeds the verdicts can be read now, if those are other seeds than the last time."""
