@@ -85,14 +85,17 @@ def _tails(looks: tuple[Seeds, ...], arms: int) -> Array:
 
     Arms share their baseline, so their differences are correlated at one half.
     """
-    random = np.random.default_rng([len(looks), arms])
     seeds = sorted({seed for look in looks for seed in look})
     members = np.array([[seed in look for seed in seeds] for look in looks], dtype=float)
     weights = members / np.sqrt(2 * members.sum(axis=1, keepdims=True))  # (looks, seeds)
-    baseline = random.normal(size=(_PATHS, len(seeds))) @ weights.T
-    largest = np.zeros((_PATHS, len(looks)))
-    for _ in range(max(1, arms)):
-        own = random.normal(size=(_PATHS, len(seeds))) @ weights.T
-        np.maximum(largest, np.abs(own - baseline), out=largest)
-    pooled = np.sort(largest, axis=None)
-    return np.asarray(1 - np.searchsorted(pooled, largest) / pooled.size)
+    baseline = weights @ _noise(0, len(seeds))
+    largest = np.zeros((len(looks), _PATHS))
+    for arm in range(1, max(1, arms) + 1):
+        np.maximum(largest, np.abs(weights @ _noise(arm, len(seeds)) - baseline), out=largest)
+    ranks = np.argsort(np.argsort(largest, axis=1), axis=1)
+    return np.asarray(1 - ranks.T / _PATHS)
+
+
+def _noise(arm: int, seeds: int) -> Array:
+    """(seeds, paths). The noise of a seed does not depend on how many come after it."""
+    return np.random.default_rng([2026, arm]).normal(size=(seeds, _PATHS))
