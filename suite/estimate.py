@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from suite import data, environment, models, probe
+from suite import analysis, data, environment, models, probe
 from suite.console import duration
 from suite.errors import UsageError, brief
 from suite.journal import FILE_NAME, History, read
 from suite.plan import Plan
 from suite.records import Numerics, Status
-from suite.spec import Arm, TrialConfig
+from suite.rounds import Round, looks_at, rounds
+from suite.spec import Arm, SweepSpec, TrialConfig
 
 WORKER_GIB = 0.55  # a worker before it trains: torch, Ray, the suite
 SHOWN = 200
@@ -64,7 +65,9 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
     numerics = Numerics(**known) if known else probe.choose_numerics(
         plan.networks(), spec.resources, room, lines.append
     )  # fmt: skip
-    rows, total_s, memory, disk, others = [], 0.0, 0.0, 0.0, 0.0
+    present = rounds(plan, history)[-1] if spec.looks else None
+    rows, total_s, later_s, memory, disk, others = [], 0.0, 0.0, 0.0, 0.0, 0.0
+    later = 0  # trials of later rounds, if no arm is decided before the last look
     for arm, item in zip(arms, configs, strict=True):
         try:
             cost = probe.cost(*item, numerics)
@@ -75,13 +78,17 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
             ) from error
         trials = [plan.trial(arm, seed) for seed in spec.seeds]
         left = sum(not _done(history, trial.id) for trial in trials)
+        if present is not None:
+            left, after = _left_of_rounds(plan, history, arm, present)
+            later += after
+            later_s += after * arm.config.train.epochs * _epoch_s(plan, arm, cost)
         epoch_s = _epoch_s(plan, arm, cost)
         trainable, total = _parameters(plan, arm)
         rows.append(
             Row(
                 arm.name,
                 spec.is_baseline(arm),
-                str(len(trials)),
+                f"{len(spec.looks[0])}-{len(trials)}" if spec.looks else str(len(trials)),
                 arm.config.train.epochs,
                 trainable,
                 total,
@@ -95,7 +102,36 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
         others = max(others, cost.others)
     lines += _prefixes(plan, arms)
     lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others), most)
+    if present is not None:
+        lines += _looks(plan, history, present)
+        slots, now = _slots(plan, numerics, most), sum(row.left for row in rows)
+        lines += _bounds((now, total_s / slots), (now + later, (total_s + later_s) / slots)) if later else []
     return Estimate(rows[:SHOWN], lines)
+
+
+def _left_of_rounds(plan: Plan, history: History, arm: Arm, present: Round) -> tuple[int, int]:
+    """Trials of an arm that are left to run up to the present look, and at most after it."""
+    now = [trial for other, trial in present.pairs if other.name == arm.name]
+    left = 0 if present.ended else sum(not _done(history, trial.id) for trial in now)
+    goes_on = not present.ended and any(other.name == arm.name for other in present.arms)
+    return left, len(plan.spec.seeds) - len(present.seeds) if goes_on else 0
+
+
+def _looks(plan: Plan, history: History, present: Round) -> list[str]:
+    """One line per planned look: its seeds and its error level."""
+    spec = plan.spec
+    compared = len(spec.arms_list) - len(spec.baseline_arms)
+    lines = []
+    for number, seeds in enumerate(spec.looks, start=1):
+        level = analysis.look_level(looks_at(spec, history, number), compared)
+        if number < present.number or present.ended:
+            state = "on record"
+        else:
+            state = f"at most {len(present.arms) * len(seeds)} trials of {len(present.arms)} arms"
+        lines.append(
+            f"look {number} of {len(spec.looks)}: {len(seeds)} seeds, {state}, two-sided error level {level:.4f}"
+        )
+    return [*lines, "an arm whose verdict is decided gets no more seeds; the error over all looks is at most 5 %"]
 
 
 def _summary(
@@ -104,19 +140,17 @@ def _summary(
 ) -> list[str]:  # fmt: skip
     spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
-    cpu = numerics.threads if spec.resources.cpu == "auto" else spec.resources.cpu
-    slots = max(1, environment.cores() // cpu)
-    if device == "cuda" and isinstance(spec.resources.gpu, float) and spec.resources.gpu > 0:
-        slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
-    slots = min(slots, most or slots)
+    slots = _slots(plan, numerics, most)
     if spec.search and rows:
         trial_s = sum(row.epoch_s * row.epochs for row in rows) / len(rows)
         first = spec.run_cap * trial_s / slots
         again = (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
         lines.append(
             f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none stops early; "
-            f"then the best {spec.confirm.top} on all {len(spec.seeds)} seeds, about {duration(again)}"
+            f"then the best {spec.confirm.top} and the baseline on {len(spec.confirm_seeds)} other seeds, about "
+            f"{duration(again)}"
         )
+        lines += _few_unseen_seeds(spec)
     else:
         trials, epochs = sum(row.left for row in rows), sum(row.left * row.epochs for row in rows)
         lines.append(
@@ -133,6 +167,35 @@ def _summary(
     kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
     return lines
+
+
+def _few_unseen_seeds(spec: SweepSpec) -> list[str]:
+    """A note if a search has too few seeds for verdicts."""
+    unseen = len(spec.confirm_seeds) if spec.search_seed is not None else 0
+    if spec.pareto or unseen >= analysis.LEAST_SEEDS:
+        return []
+    return [
+        f"note: verdicts need {analysis.LEAST_SEEDS} seeds that the search has not seen, there are {unseen}: "
+        f"give at least {analysis.LEAST_SEEDS + 1} seeds"
+    ]
+
+
+def _bounds(least: tuple[int, float], most: tuple[int, float]) -> list[str]:
+    """Trials and seconds if the next look decides every arm, and if the last one decides none."""
+    return [
+        f"at least {least[0]} trials, about {duration(least[1])}, if the next look decides every arm; "
+        f"at most {most[0]}, about {duration(most[1])}"
+    ]
+
+
+def _slots(plan: Plan, numerics: Numerics, most: int | None) -> int:
+    """How many trials run at once."""
+    resources = plan.spec.resources
+    cpu = numerics.threads if resources.cpu == "auto" else resources.cpu
+    slots = max(1, environment.cores() // cpu)
+    if numerics.device == "cuda" and isinstance(resources.gpu, float) and resources.gpu > 0:
+        slots = max(1, min(slots, int(torch.cuda.device_count() / resources.gpu)))
+    return min(slots, most or slots)
 
 
 def _prefixes(plan: Plan, arms: Sequence[Arm]) -> list[str]:

@@ -18,6 +18,7 @@ file      a file of a trial (id) or of the sweep (id null) is ready for tracking
 images    pictures of a trial are ready for tracking: id, key, folder, files in order, step (epoch), metrics
 drop      the checkpoint budget removed the best checkpoint of a trial: id
 forget    a trial is to run again from its start (--force, --retry-errored): id
+look      all planned trials have ended, so that verdicts can be read: seeds. Each further look may err
 champion  the sweep's winner: id, value
 close     the process let the sweep go: status (finished, interrupted), counts
 ========  =====================================================================================================
@@ -309,13 +310,18 @@ class TrialHistory:
 
 
 class History:
-    """The state of a sweep, folded from its entries; kept up to date by feeding it each new one."""
+    """The state of a sweep, folded from its entries; kept up to date by feeding it each new one.
+
+    ``looks`` are the seeds of each ``look`` entry, oldest first. ``forget`` does not remove them:
+    whoever runs trials again has seen their verdicts.
+    """
 
     def __init__(self, entries: list[Entry] | None = None) -> None:
         self.trials: dict[str, TrialHistory] = {}
         self.plan: list[str] = []
         self.launch: Entry = {}
         self.champion: str | None = None
+        self.looks: list[tuple[int, ...]] = []
         for entry in entries or ():
             self.feed(entry)
 
@@ -369,6 +375,9 @@ class History:
 
     def _on_champion(self, entry: Entry) -> None:
         self.champion = entry["id"]
+
+    def _on_look(self, entry: Entry) -> None:
+        self.looks.append(tuple(entry["seeds"]))
 
 
 def close_stale(history: History, record: Callable[..., None]) -> int:

@@ -50,10 +50,15 @@ class Plan:
             module_digests=[self._digest(text) for text in references(arm.config)],
         )
 
-    def trials(self, arms: Iterable[Arm]) -> list[tuple[Arm, Trial]]:
-        """Every arm with every seed: seed by seed, so that early results compare all arms."""
+    def trials(self, arms: Iterable[Arm], seeds: Iterable[int] | None = None) -> list[tuple[Arm, Trial]]:
+        """Every arm with every seed: seed by seed, so that early results compare all arms.
+
+        Args:
+            seeds: default all seeds of the sweep.
+        """
         chosen = list(arms)
-        return [(arm, self.trial(arm, seed)) for seed in self.spec.seeds for arm in chosen]
+        repeats = self.spec.seeds if seeds is None else seeds
+        return [(arm, self.trial(arm, seed)) for seed in repeats for arm in chosen]
 
     def networks(self) -> list[tuple[TrialConfig, int, int]]:
         """(config, classes, side in pixels) of one arm for each architecture: what is measured to choose numerics."""

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -146,8 +146,12 @@ def _run(
     board = Board(spec.name, History(), spec.objectives, console)
     with _cluster(spec, options, folder, bucket, console):
         ended = launch(plan, folder, make_tracker, options, board, bucket)
-    trials = analysis.trials_frame(ended.history.in_plan(), spec.objective, ended.run_ids)
-    arms = analysis.arms_frame(trials, spec.objective)
+    items = list(ended.history.in_plan())
+    trials = analysis.trials_frame(items, spec.objective, ended.run_ids)
+    unseen = analysis.without_search_seed(items, ended.confirmed, spec.search_seed)
+    arms = analysis.arms_frame(analysis.trials_frame(unseen, spec.objective), spec.objective)
+    judged = [item for item in unseen if not spec.search or item.trial.arm in ended.confirmed]
+    arms = _lost_last(arms, analysis.lost_seeds(judged, analysis.baselines(judged)))
     page = None
     try:
         if uri and report and ended.exit_code in (0, 3) and not ended.message:
@@ -155,6 +159,11 @@ def _run(
     finally:  # whatever becomes of the page, a Ctrl-C too: the sweep has ended
         _last_words(spec, ended, arms, uri, page, options.only, console)
     return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code)
+
+
+def _lost_last(arms: pd.DataFrame, lost: Iterable[str]) -> pd.DataFrame:
+    """Arms that lost seeds after all others: the mean of their survivors is no lead."""
+    return arms.sort_values("arm", key=lambda names: names.isin(list(lost)), kind="stable", ignore_index=True)
 
 
 def prepared(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
@@ -276,7 +285,8 @@ def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     small = {"train.epochs": 1, "train.warmup_epochs": 0, "seeds": f"[{spec.seeds[0]}]"}
     if spec.search:
         small["run_cap"] = min(spec.run_cap, SMOKE_ARMS)
-    kept = [override for override in given if override.partition("=")[0].strip() not in small]
+    keys = {override: override.partition("=")[0].strip() for override in given}
+    kept = [override for override, key in keys.items() if key not in small and not key.startswith("seeds.")]
     return [*kept, *(f"{key}={value}" for key, value in small.items())]
 
 
@@ -330,6 +340,9 @@ def _last_words(
     whole = settled == len(items)
     state = "already complete" if whole and not ended.ran and not failed else "complete" if whole else "unfinished"
     console.print(f"{spec.name}: {state} ({settled}/{len(items)} trials, {duration(ended.seconds)})", highlight=False)
+    if spec.looks and whole:
+        most = len(spec.arms_list) * len(spec.seeds)
+        console.print(f"seeds until decided: {len(items)} of at most {most} trials were needed", highlight=False)
     if ended.message:
         console.print(ended.message, style="yellow", highlight=False)
     if failed:

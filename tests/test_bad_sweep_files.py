@@ -140,6 +140,48 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "negative seed": (with_line("[0, 1]", "[0, -1]"), ["x.yaml:9: seeds.1: must be at least 0, got -1"]),
     "seed is a fraction": (with_line("[0, 1]", "[0.5]"), ["x.yaml:9: seeds.0: must be a whole number, got 0.5"]),
     "seeds is a number": (with_line("[0, 1]", "3"), ["x.yaml:9: seeds: must be a list, got 3"]),
+    "a plan of six seeds": (
+        with_line("[0, 1]", "{at_least: 6, at_most: 16, until: decided}"),
+        ["x.yaml:9: seeds: at_least must be at least 8", "fewer seeds can never decide", "got 6"],
+    ),
+    "a plan that shrinks": (
+        with_line("[0, 1]", "{at_least: 9, at_most: 8, until: decided}"),
+        ["x.yaml:9: seeds: at_most must be at least at_least (9), got 8"],
+    ),
+    "a plan without step": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: decided, step: 0}"),
+        ["x.yaml:9: seeds.step: must be at least 1, got 0"],
+    ),
+    "a plan of too many looks": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 200, until: decided, step: 1}"),
+        ["x.yaml:9: seeds: at most 50 looks, got 193: give a larger step"],
+    ),
+    "a plan until nothing": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 16}"),
+        ["x.yaml:9: seeds.until: must be given"],
+    ),
+    "a plan until another word": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: significant}"),
+        ["x.yaml:9: seeds.until: must be one of decided, got 'significant'"],
+    ),
+    "a plan with a typing error": (
+        with_line("[0, 1]", "{at_least: 8, at_mots: 9, at_most: 16, until: decided}"),
+        ["x.yaml:9: seeds.at_mots: unknown key 'at_mots'", "Did you mean 'at_most'?"],
+    ),
+    "a plan without a baseline": (
+        with_line("[0, 1]\nbaseline: {augment: none}", "{at_least: 8, at_most: 16, until: decided}"),
+        ["x.yaml:9: seeds: seeds until decided needs a baseline", "Add e.g. `baseline: ARM`"],
+    ),
+    "a plan for a search": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nmethod: random\nrun_cap: 2").replace(
+            "baseline: {augment: none}", "baseline: {augment: none, train.lr: 0.1}"
+        ),
+        ["x.yaml:9: seeds: seeds until decided needs method: grid, got random", "seeds: [0, 1, 2, 3]"],
+    ),
+    "a plan with early stopping": (
+        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nearly_terminate: {type: asha}"),
+        ["x.yaml:9: seeds: seeds until decided cannot be combined with early_terminate", "Remove early_terminate"],
+    ),
     "sexagesimal seed": (with_line("[0, 1]", "[12:30:45]"), ["seeds.0: must be a whole number, got '12:30:45'"]),
     "resources": (
         GOOD + "resources: {gpu: lots}\n",
@@ -608,6 +650,7 @@ BAD_OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "not YAML": ("train.lr=[", ["command line: train.lr: not YAML", "in '['", "Quote the value."]),
     "fixed to nonsense": ("augment=flp", ["command line: augment: unknown augmentation 'flp'", "'flip'"]),
     "seeds": ("seeds=[1,1]", ["command line: seeds: must be different, got 1 more than once"]),
+    "a list in the file": ("seeds.at_most=9", ["seeds is a list in the file", "Give the whole list: seeds=[...]."]),
     "section": ("train=3", ["command line: train: must be a mapping of settings, got 3"]),
     "parameter values": ("parameters.augment.values=[none, flp]", ["command line: parameters.augment.values", "'flp'"]),
     "not UTF-8": ("data.root=\udcff", ["command line: data.root=\\udcff: is not UTF-8 text"]),

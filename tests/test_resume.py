@@ -113,6 +113,9 @@ def test_a_finished_sweep_launched_again_runs_only_what_is_new_or_forced(folder:
     folder.sweep()
     assert len(starts()) == len(set(starts())) == 4 == len(folder.runs())
     assert set(folder.runs().values()) == {"FINISHED"}
+    assert [entry["seeds"] for entry in folder.journal if entry["kind"] == "look"] == [[0], [0, 1]]
+    tags = folder.query("select value from tags where key = 'suite.looks'")
+    assert tags == [('{"planned": [], "made": ["0", "0-1"]}',)]
 
     first = folder.query("select run_uuid from runs where lifecycle_stage = 'active'")
     folder.sweep("--force", "--only", "lr=0.05")
@@ -125,6 +128,7 @@ def test_a_finished_sweep_launched_again_runs_only_what_is_new_or_forced(folder:
     folder.write(seeds=[0, 1], parameters={"train.lr": {"values": [0.2]}})
     folder.sweep()
     assert len(starts()) == 6 and len(folder.runs()) == 4
+    assert sum(entry["kind"] == "look" for entry in folder.journal) == 2, "the same seeds again are no further look"
     rows = folder.query(
         "select t.value, count(*) from tags t join runs r using (run_uuid) "
         "where t.key = 'suite.in_plan' and r.lifecycle_stage = 'active' group by t.value"

@@ -24,7 +24,7 @@ ARMS = {
     "joint": 0,
     "quickstart": 3,
     "scratch": 1,
-    "transfer": 4,
+    "transfer": 5,
 }
 
 
@@ -67,13 +67,22 @@ def test_a_shipped_file_runs_on_an_own_image_folder(path: Path) -> None:
 def test_the_transfer_arms_are_those_of_the_study() -> None:
     sweep = spec.load(ROOT / "search_spaces" / "transfer.yaml", ["model.imagenet_file=/r.pth"])
     models = {arm.name: arm.config.model for arm in sweep.arms_list}
-    assert [model.weights for model in models.values()] == ["none", "imagenet", "imagenet", "imagenet"]
-    assert [model.freeze_depth for model in models.values()] == [0, 0, 7, 7]
+    assert [model.weights for model in models.values()] == ["none", *["imagenet"] * 4]
+    assert [model.freeze_depth for model in models.values()] == [0, 0, 7, 7, 7]
+    assert models["freeze7"] == models["config1"].model_copy(update={"head": models["finetune"].head})
     assert models["config1"].head == spec.HeadConfig(hidden=(128,), dropout=0.3)
     assert models["config2"].head and models["config2"].head.rates() == (0.2, 0.2, 0.2, 0.2, 0.0)
     assert {model.imagenet_file for model in models.values()} == {"/r.pth"}
     assert sweep.reference["finetune"] == {"train/acc": 0.995, "val/acc": 0.811, "test/acc": 0.804, "time_s": 397}
     assert [arm.name for arm in sweep.baseline_arms] == ["scratch"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_file_that_compares_arms_has_seeds_enough_for_verdicts(path: Path) -> None:
+    """The smallest two-sided p of n seeds is 2/2^n: six are the fewest that reach .05."""
+    sweep = spec.load(path)
+    if sweep.baseline_arms:
+        assert 2 / 2 ** len(sweep.confirm_seeds) < 0.05
 
 
 def test_the_dropout_grid_has_one_arm_without_dropout() -> None:
@@ -123,6 +132,8 @@ WRONG: list[tuple[str, Any]] = [
     ("name", "a b"),
     ("seeds", []),
     ("seeds", [-1]),
+    ("seeds", {"at_least": 6, "at_most": 8, "until": "decided"}),
+    ("seeds", {"at_least": 8, "at_most": 16}),
     ("method", "gird"),
     ("metric", {"name": "test/acc"}),
     ("trial", {"train": {"epochs": 0}}),
@@ -170,6 +181,7 @@ RIGHT: list[tuple[str, Any]] = [
     ("augmentations", {"big": {"type": "cutout", "size": 9}, "flip": {"p": 1}}),
     ("resources", {"gpu": "auto"}),
     ("baseline", "none"),
+    ("seeds", {"at_least": 8, "at_most": 16, "until": "decided", "step": 4}),
 ]
 
 

@@ -376,6 +376,40 @@ def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
     assert sweep.source.overrides[0] == "seeds=[4,5]"
 
 
+def test_planned_seeds_are_looked_at_in_rounds(tmp_path: Path) -> None:
+    text = GRID.replace("[0, 1]\n", "{at_least: 8, at_most: 15, until: decided}\n", 1)
+    assert "until" in text
+    sweep = load(tmp_path, text)
+    assert sweep.seeds == tuple(range(15)), "all seeds that may run"
+    assert sweep.looks == (tuple(range(8)), tuple(range(12)), tuple(range(15)))
+    assert sweep.first_trials == 4 * 8, "what is measured beforehand is the first round"
+    shorter = load(tmp_path, text, "seeds.at_most=11", "seeds.step=2")
+    assert [len(look) for look in shorter.looks] == [8, 10, 11]
+    assert [len(look) for look in load(tmp_path, text, "seeds.at_most=8").looks] == [8]
+    listed = load(tmp_path, text, "seeds=[3,1]")
+    assert listed.seeds == (3, 1) and listed.looks == ()
+    assert load(tmp_path, GRID).looks == ()
+
+
+def test_a_smoke_run_takes_one_seed_of_a_plan(tmp_path: Path) -> None:
+    from suite.sweep import _smoke_overrides
+
+    text = GRID.replace("[0, 1]\n", "{at_least: 8, at_most: 15, until: decided}\n", 1)
+    sweep = load(tmp_path, text, "seeds.at_most=12")
+    smoke = load(tmp_path, text, *_smoke_overrides(sweep, ["seeds.at_most=12", "train.lr=0.5"]))
+    assert smoke.seeds == (0,) and smoke.looks == () and {arm.config.train.lr for arm in smoke.arms_list} == {0.5}
+
+
+def test_a_search_confirms_on_seeds_that_it_has_not_seen(tmp_path: Path) -> None:
+    text = "name: a\nmethod: random\nrun_cap: 2\nparameters: {train.lr: {values: [0.1, 0.2]}}\n"
+    sweep = load(tmp_path, text, "seeds=[3,5,8]")
+    assert (sweep.search_seed, sweep.confirm_seeds) == (3, (5, 8))
+    alone = load(tmp_path, text, "seeds=[3]")
+    assert (alone.search_seed, alone.confirm_seeds) == (None, (3,))
+    grid = load(tmp_path, GRID)
+    assert (grid.search_seed, grid.confirm_seeds) == (None, (0, 1))
+
+
 def test_paths_are_seen_from_the_file_or_from_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from suite.errors import EnvironmentProblem, UsageError
 from suite.journal import Entry
+from suite.records import Looks
 from suite.tracking import (
     MemoryTracker,
     MlflowTracker,
@@ -30,8 +31,10 @@ from suite.tracking import (
     default_uri,
     download,
     find_run,
+    looks_of,
     read,
     resolve_weights,
+    search_seed_of,
 )
 from suite.tracking.projection import Projection, flatten, safe_key
 
@@ -169,6 +172,26 @@ class Contract:
         assert runs.parent.tags["mlflow.source.git.commit"] == "abc123"
         assert "u:p" not in str(runs)
         assert (first.start_ms, first.end_ms) == (T0 + 5000, T0 + 10_000)
+
+    def test_looks_read_back_and_stay_when_a_trial_is_forgotten(self, make: Make, tmp_path: Path) -> None:
+        story = Story()
+        planned = [list(range(8)), list(range(12))]
+        story.add("launch", token="t", looks=planned, search_seed=None)
+        story.add("plan", ids=["t1"], baseline=[])
+        story.trial("t1").start("t1").epochs("t1", 1).end("t1").add("look", seeds=planned[0])
+        project(make("looks"), story.entries, tmp_path / "cursor")
+        eight, twelve = (tuple(seeds) for seeds in planned)
+        assert looks_of(make("looks").read("looks").parent.tags) == Looks((eight, twelve), (eight,))
+        story.close().add("launch", token="u", looks=[], search_seed=0)
+        story.add("forget", id="t1")
+        story.add("look", seeds=[0, 1, 5])
+        project(make("looks"), story.entries, tmp_path / "cursor")
+        tags = make("looks").read("looks").parent.tags
+        assert looks_of(tags) == Looks((), (eight, (0, 1, 5))) and search_seed_of(tags) == 0
+        again = make("looks")
+        for entry in story.entries:
+            again.apply(entry)
+        assert make("looks").read("looks").parent.tags == tags
 
     def test_sending_everything_again_changes_nothing(self, make: Make, tmp_path: Path) -> None:
         story = whole()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite import disk, environment, signals
-from suite.analysis import rank_arms
+from suite.analysis import baselines, lost_seeds, rank_arms
 from suite.bucket import AnotherOwner, Bucket, BucketUnavailable, reached
 from suite.checkpoint import MANIFEST
 from suite.console import Board, duration
@@ -41,6 +41,7 @@ from suite.journal import (
 from suite.launch.runner import COMPLETE, Runner
 from suite.plan import Plan, weights_key
 from suite.records import Numerics, Objective, Status, Trial
+from suite.rounds import Round, rounds
 from suite.spec import Arm, SweepSpec
 from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
 
@@ -114,6 +115,7 @@ class Launch:
         self.ran = 0
         self.confirmed: list[str] = []
         self.registered = False
+        self._all_lost_seeds = False  # then there is no champion, whoever was it before
         self._warmed = False  # for the champion's registration
         self.numerics: Numerics | None = None
         self._removals = ThreadPoolExecutor(1, "removals")
@@ -180,12 +182,14 @@ class Launch:
                     self._run_phases(stop)
                 finished = not stop.requested
                 if finished:
+                    if not self.spec.looks:
+                        self._record_look()
                     self._crown()
                     self._illustrate()
         finally:
             code = self._close(finished, stop)
         confirmed = tuple(self.confirmed)
-        ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self.history.champion)
+        ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self._champion)
         ended.registered = self.registered
         ended.parent_run = self.tracker.run_id(None)
         ended.page = getattr(self.tracker, "page", "")
@@ -277,7 +281,11 @@ class Launch:
             metric=[asdict(objective) for objective in spec.objectives],
             margin=spec.metrics[0].margin,
             reference={arm: dict(figures) for arm, figures in spec.reference.items()},
+            looks=[list(look) for look in spec.looks],
+            search_seed=spec.search_seed,
         )
+        if not spec.search:
+            self._record_look()  # of an older version, or of a launch that died just before
         if self.options.force:
             before = [self.history.trials[trial] for trial in self._planned_before()]
             self._forget([item for item in before if self._chosen(item.trial.arm)])
@@ -341,6 +349,9 @@ class Launch:
                 word = "yes" if pinned.compiled else "no"
                 self.board.warn(f"compile: {word}, as this sweep's last launch had it: its numerics stay")
             stack.enter_context(self.board.shown())
+            if spec.looks:
+                self._run_rounds(runner, stop)
+                return
             if not spec.search:
                 grid = self.plan.trials(spec.arms_list)
                 self._plan_trials(grid)
@@ -349,6 +360,52 @@ class Launch:
             runner.search() if spec.method == "optuna" else self._random(runner)
             if not stop.requested and not spec.pareto:
                 self._confirm(runner)
+
+    def _run_rounds(self, runner: Runner, stop: Any) -> None:
+        """Run the seeds of one planned look after the other; decided arms get no more seeds."""
+        first, announced = True, set[int]()
+        while not stop.requested:
+            known = rounds(self.plan, self.history)
+            self._record_planned_looks(known, announced, quiet=first)
+            present = known[-1]
+            if first or [trial.id for _, trial in present.pairs] != self.history.plan:
+                self._plan_trials(present.pairs)
+            # Only the first pass runs failed trials again: otherwise each round would.
+            trials = [trial for _, trial in present.pairs if first or not self.history.trials[trial.id].ended]
+            if not self.pending(trials):
+                if not present.ended:
+                    look = f"look {present.number} of {len(self.spec.looks)}"
+                    self.board.warn(f"{look} waits for trials of the arms that --only left out")
+                return
+            runner.run(trials, early=None)
+            first = False
+
+    def _record_planned_looks(self, known: Sequence[Round], announced: set[int], quiet: bool) -> None:
+        """Put looks on record, and say what they decided; ``quiet``: not of those that are on record."""
+        for taken in known:
+            if not taken.ended:
+                continue
+            new = taken.seeds not in self.history.looks
+            if new:
+                self.record("look", seeds=list(taken.seeds))
+            if taken.number not in announced and (new or not quiet):
+                text = _describe_look(taken, len(self.spec.looks))
+                self.board.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            announced.add(taken.number)
+
+    def _record_look(self) -> None:
+        """Put on record at which seeds the verdicts can be read now, if those are other seeds than the last time."""
+        trials = list(self.history.in_plan())
+        if not trials or not all(item.ended for item in trials):
+            return
+        seeds = tuple(sorted({item.trial.seed for item in trials if self._counts_for_verdicts(item)}))
+        if seeds and self.history.looks[-1:] != [seeds]:
+            self.record("look", seeds=list(seeds))
+
+    def _counts_for_verdicts(self, item: TrialHistory) -> bool:
+        """Of a search, only confirmed arms count, with the seeds that the search has not seen."""
+        trial = item.trial
+        return not self.spec.search or (trial.arm in self.confirmed and trial.seed in self.spec.confirm_seeds)
 
     def _say_kept(self) -> None:
         """Precision is no part of a trial's identity: say so where the file's is no longer that of what is kept."""
@@ -379,7 +436,7 @@ class Launch:
         return list({arm.name: arm for arm in [*self.spec.baseline_arms, *arms]}.values())
 
     def _confirm(self, runner: Runner) -> None:
-        """The best arms of a search, and the baseline, at full length on all seeds."""
+        """The best arms of a search, and the baseline, at full length on the seeds that it has not seen."""
         first = self.spec.seeds[0]
         candidates = [item for item in self.history.in_plan() if item.trial.seed == first and item.status in COMPLETE]
         ranked = rank_arms(map(_as_searched, candidates), self.spec.objective)
@@ -387,10 +444,13 @@ class Launch:
         arms = [arm for name in names if (arm := self._find_arm(name)) is not None]
         arms = self._with_baseline(arms)
         self.confirmed = [arm.name for arm in arms]
-        self._plan_trials(self.plan.trials(arms), keep=True)
-        trials = [trial for _, trial in self.plan.trials(arms)]
+        pairs = self.plan.trials(arms, self.spec.confirm_seeds)
+        self._plan_trials(pairs, keep=True)
+        trials = [trial for _, trial in pairs]
         if self.pending(trials, (Status.FINISHED,)):
-            self.board.console.print(f"confirming {len(arms)} arms on {len(self.spec.seeds)} seeds", highlight=False)
+            unseen = "unseen seeds" if self.spec.search_seed is not None else "seed"
+            text = f"confirming {len(arms)} arms on {len(self.spec.confirm_seeds)} {unseen}"
+            self.board.console.print(text, highlight=False)
         runner.run(trials, early=None, complete=(Status.FINISHED,))
 
     def _find_arm(self, name: str) -> Arm | None:
@@ -491,9 +551,14 @@ class Launch:
         if keep == "all":
             return
         finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]
+        candidates = [item for item in finished if self._counts_for_verdicts(item)]
+        # Until arms are confirmed, and behind those that are, the search's own order counts.
+        order = dict.fromkeys([*self._ranked(candidates), *self._ranked(finished)])
         spared: set[str] = set()
-        for name in rank_arms(finished, self.spec.objective)[: keep + more]:
-            best = best_trial([item for item in finished if item.trial.arm == name], self.spec.objective)
+        for name in list(order)[: keep + more]:
+            own = [item for item in candidates if item.trial.arm == name]
+            own = own or [item for item in finished if item.trial.arm == name]
+            best = best_trial(own, self.spec.objective)
             if best is not None:
                 spared.add(best.trial.id)
         for item in self.history.trials.values():
@@ -523,16 +588,29 @@ class Launch:
                 self._remove(item.trial.id, "checkpoints")
         if self.spec.pareto or self.options.limit_batches:
             return
-        finished = [item for item in self.history.in_plan() if item.status is Status.FINISHED]
-        if self.spec.search:
-            finished = [item for item in finished if item.trial.arm in self.confirmed]
-        ranked = rank_arms(finished, self.spec.objective)
+        candidates = [item for item in self.history.in_plan() if self._counts_for_verdicts(item)]
+        finished = [item for item in candidates if item.status is Status.FINISHED]
+        ranked = self._ranked(finished)
         if not ranked:
+            return
+        if ranked[0] in self._arms_with_lost_seeds():
+            self._all_lost_seeds = True
+            self.board.warn("no champion: every arm lost seeds that another one finished")
             return
         winner = best_trial([item for item in finished if item.trial.arm == ranked[0]], self.spec.objective)
         if winner is None or (winner.trial.id == self.history.champion and self.ran == 0):
             return
         self.record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
+
+    def _ranked(self, finished: Sequence[TrialHistory]) -> list[str]:
+        """Arms by their mean, best first; those that lost seeds follow the others: only their lucky seeds count."""
+        lost = self._arms_with_lost_seeds()
+        return sorted(rank_arms(finished, self.spec.objective), key=lambda arm: arm in lost)
+
+    def _arms_with_lost_seeds(self) -> set[str]:
+        """Arms that failed, or were stopped, on seeds that their baseline finished."""
+        items = [item for item in self.history.in_plan() if self._counts_for_verdicts(item)]
+        return set(lost_seeds(items, baselines(items)))
 
     def _illustrate(self) -> None:
         """Put the pictures that a report cannot make without the data beside the journal and on record."""
@@ -565,7 +643,7 @@ class Launch:
         if not self.journal.flush(1.0 if isinstance(self.journal.failure, AnotherOwner) else FLUSH_S):
             stop.problem = stop.problem or f"the journal cannot be written: {self._no_room()}"
         synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
-        if synced and finished and self.history.champion:
+        if synced and finished and self._champion:
             self._register()
         self.sender.close()
         self.journal.close()
@@ -576,6 +654,10 @@ class Launch:
         if failed:
             return 3
         return 0 if synced else 4
+
+    @property
+    def _champion(self) -> str | None:
+        return None if self._all_lost_seeds else self.history.champion
 
     def _register(self) -> None:
         """Register the champion as a model that loads and predicts without this package."""
@@ -606,6 +688,18 @@ def _as_searched(item: TrialHistory) -> TrialHistory:
     if item.stopped_at is None:
         return item
     return replace(item, records={epoch: record for epoch, record in item.records.items() if epoch <= item.stopped_at})
+
+
+def _describe_look(taken: Round, looks: int) -> str:
+    """E.g. ``look 2 of 3: 12 seeds; decided: a, b; 3 arms go on``."""
+    going = len(taken.undecided)
+    parts = [f"look {taken.number} of {looks}: {len(taken.seeds)} seeds"]
+    parts.append(f"decided: {', '.join(taken.decided) or 'none'}")
+    if going:
+        rest = "goes on" if going == 1 else "go on"
+        ending = "undecided at the last look" if taken.number == looks else rest
+        parts.append(f"{going} {'arm' if going == 1 else 'arms'} {ending}")
+    return "; ".join(parts)
 
 
 def best_trial(items: Sequence[TrialHistory], objective: Objective) -> TrialHistory | None:

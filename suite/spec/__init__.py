@@ -20,6 +20,7 @@ from suite.spec.sweep import (
     MetricConfig,
     ParameterConfig,
     ResourcesConfig,
+    SeedPlan,
     SweepSpec,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "ParameterConfig",
     "ResourcesConfig",
+    "SeedPlan",
     "SweepSource",
     "SweepSpec",
     "TrainConfig",

@@ -17,9 +17,18 @@ from suite.spec.config import AUGMENTATIONS
 from suite.spec.draft import FIELDS, Draft
 from suite.spec.loader import Path_, SweepSource
 from suite.spec.overrides import apply_overrides
-from suite.spec.sweep import COSTS, EARLY_TERMINATE, ArmBuilder, MetricConfig, SweepSpec, problems_of
+from suite.spec.sweep import (
+    COSTS,
+    EARLY_TERMINATE,
+    ArmBuilder,
+    MetricConfig,
+    SeedList,
+    SeedPlan,
+    SweepSpec,
+    problems_of,
+)
 
-_READ_ELSEWHERE = ("trial", "parameters", "arms", "baseline", "metric", "early_terminate", "augmentations")
+_READ_ELSEWHERE = ("trial", "parameters", "arms", "baseline", "metric", "early_terminate", "augmentations", "seeds")
 _MAY_BE_NULL = ("description", "resources", "confirm", "reference", "checkpoints")
 
 
@@ -66,6 +75,7 @@ def _sweep(draft: Draft) -> SweepSpec:
     sound = sound and len(draft.found) == before
     rules.check_trials(draft, space)
     rules.check_search(draft, varied)
+    rules.check_seed_plan(draft)
     baseline = rules.baseline_arms(draft, builder, arms, sound)
     if sound:
         rules.check_reference(draft, arms, baseline)
@@ -96,7 +106,16 @@ def _plain_fields(draft: Draft) -> None:
         draft.complain((), "`name` is missing", f"Add e.g. `name: {draft.file.path.stem}`: runs are kept under it.")
     _metric(draft)
     _early_terminate(draft)
-    seeds = draft.values.get("seeds", ())
+    if "seeds" in draft.raw:
+        _seeds(draft, draft.raw["seeds"])
+
+
+def _seeds(draft: Draft, raw: Any) -> None:
+    """A list of seeds, or a plan for rounds of them."""
+    if isinstance(raw, dict):
+        draft.checked("seeds", SeedPlan, ("seeds",), raw)
+        return
+    seeds = draft.checked("seeds", SeedList, ("seeds",), raw) or ()
     if twice := sorted(seed for seed, count in Counter(seeds).items() if count > 1):
         draft.complain(("seeds",), f"seeds must be different, got {', '.join(map(str, twice))} more than once")
 

@@ -176,6 +176,25 @@ def check_search(draft: Draft, parameters: Sequence[Parameter]) -> None:
         draft.complain(("method",), f"method: {method} needs parameters to vary", remedy)
 
 
+def check_seed_plan(draft: Draft) -> None:
+    """What ``seeds: {at_least, at_most, until}`` needs of the rest of the file."""
+    if not isinstance(draft.raw.get("seeds"), dict):
+        return
+    as_list = "or give seeds as a list, e.g. seeds: [0, 1, 2, 3, 4, 5, 6, 7]."
+    if draft.raw.get("baseline") is None:
+        rule = "seeds until decided needs a baseline: verdicts are about differences to it"
+        draft.complain(("seeds",), rule, f"Add e.g. `baseline: ARM`, {as_list}")
+    method = draft.values.get("method", "grid")
+    if method != "grid":
+        rule = f"seeds until decided needs method: grid, got {method}"
+        draft.complain(("seeds",), rule, "A search confirms its best arms on a list of seeds: seeds: [0, 1, 2, 3].")
+    elif len(_metrics(draft)) > 1:
+        draft.complain(("seeds",), "seeds until decided needs one metric, got a list", f"Name one, {as_list}")
+    if draft.raw.get("early_terminate") is not None:
+        rule = "seeds until decided cannot be combined with early_terminate: stopped trials decide nothing"
+        draft.complain(("seeds",), rule, f"Remove early_terminate, {as_list}")
+
+
 # ---- baseline and reference ------------------------------------------------------------------------------------------
 
 

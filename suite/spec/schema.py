@@ -27,6 +27,7 @@ from suite.spec.sweep import (
     MetricConfig,
     ParameterConfig,
     ResourcesConfig,
+    SeedPlan,
     SweepSpec,
 )
 
@@ -171,6 +172,7 @@ def _tables() -> Iterator[str]:
     yield _table("The file", SweepSpec, intro="Top-level keys.")
     parts: tuple[tuple[str, type[BaseModel]], ...] = (
         ("metric", MetricConfig),
+        ("seeds", SeedPlan),
         ("resources", ResourcesConfig),
         ("early_terminate", AshaConfig),
         ("early_terminate", MedianConfig),

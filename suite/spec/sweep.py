@@ -21,6 +21,11 @@ ARMS = "arm"
 """The name of the parameter that stands for the file's ``arms``."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+SeedList = Annotated[tuple[Seed, ...], Field(min_length=1)]
+MIN_PLANNED_SEEDS = 8
+"""Fewest seeds of a first look: 6 seeds have a smallest two-sided sign-flip p of 2/64 = .031, more
+than any of several looks may spend; 8 have 2/256 = .0078."""
+MAX_LOOKS = 50
 MetricName = Literal[
     "val/acc",
     "val/loss",
@@ -157,10 +162,45 @@ EARLY_TERMINATE: dict[str, type[AshaConfig] | type[MedianConfig]] = {"asha": Ash
 
 
 class ConfirmConfig(Frozen):
-    """What follows a search: the best arms again, at full length, on all seeds. Only these get verdicts."""
+    """What follows a search on the first seed: the best arms at full length on all other seeds, which the search has
+    not seen. Only these arms and seeds count for verdicts and for the champion."""
 
     top: Count = 3
     """How many of the best arms, besides the baseline."""
+
+
+class SeedPlan(Frozen):
+    """Seeds in rounds, each followed by a look at the verdicts: seeds 0 to `at_least` - 1 of every arm first, then
+    `step` more, up to `at_most`. An arm whose verdict is decided gets no more seeds. The error over all looks stays
+    5 %. Needs a `baseline` and `method: grid`."""
+
+    at_least: Annotated[int, Field(ge=1, strict=True, json_schema_extra={"minimum": MIN_PLANNED_SEEDS})]
+    """Seeds of every arm at the first look, 8 or more."""
+    at_most: Annotated[int, Field(ge=1, le=10_000, strict=True)]
+    """Seeds of an arm that is still undecided at the last look."""
+    until: Literal["decided"]
+    """When an arm gets no more seeds: as soon as its verdict is decided. Must be given."""
+    step: Count | None = None
+    """Seeds between two looks. Default: half of `at_most - at_least`, rounded up: three looks."""
+
+    @model_validator(mode="after")
+    def _can_decide(self) -> SeedPlan:
+        if self.at_least < MIN_PLANNED_SEEDS:
+            raise ValueError(
+                f"at_least must be at least {MIN_PLANNED_SEEDS}: with several looks fewer seeds can never decide, "
+                f"got {self.at_least}"
+            )
+        if self.at_most < self.at_least:
+            raise ValueError(f"at_most must be at least at_least ({self.at_least}), got {self.at_most}")
+        if len(self.counts) > MAX_LOOKS:
+            raise ValueError(f"at most {MAX_LOOKS} looks, got {len(self.counts)}: give a larger step")
+        return self
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of seeds at each look."""
+        step = self.step or max(1, -(-(self.at_most - self.at_least) // 2))
+        return (*range(self.at_least, self.at_most, step), self.at_most)
 
 
 class CheckpointsConfig(Frozen):
@@ -218,8 +258,9 @@ class SweepSpec(Frozen):
     with each other and with `arms`."""
     arms: dict[str, dict[str, Any]] = {}
     """Named configurations to compare: name -> settings, nested or dotted, over those of `trial`."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """Repeats: every arm runs every seed, so comparisons are paired. Below six, differences rarely count as real."""
+    seed_settings: SeedList | SeedPlan = Field(default=(0,), alias="seeds")
+    """Repeats: every arm runs every seed, so comparisons are paired. Below six, differences rarely count as real.
+    Or a plan, `{at_least: 8, at_most: 16, until: decided}`: seeds in rounds until each arm's verdict is decided."""
     baseline: str | dict[str, Any] | None = None
     """The arm that the others are compared with: its name, or a mapping of settings. A mapping that fits several
     arms means: compare within equal remaining settings. Default: none."""
@@ -228,7 +269,7 @@ class SweepSpec(Frozen):
     early_terminate: Annotated[AshaConfig | MedianConfig, Field(discriminator="type")] | None = None
     """Stop bad trials early: `{type: asha | median, ...}`. Default: never."""
     confirm: ConfirmConfig = ConfirmConfig()
-    """After `method: random` or `optuna`: rerun the best arms at full length on all seeds."""
+    """After `method: random` or `optuna`: run the best arms at full length on the seeds that the search did not see."""
     run_cap: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1000
     """Most arms of the sweep. A larger grid is refused. For `random` and `optuna`: the number of arms; must be
     given."""
@@ -297,6 +338,33 @@ class SweepSpec(Frozen):
         """Whether arms are drawn or searched (first seed, then ``confirm``) instead of all being run."""
         return self.method != "grid"
 
+    # ---- seeds
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds; with planned looks those of the last look."""
+        plan = self.seed_settings
+        return tuple(range(plan.at_most)) if isinstance(plan, SeedPlan) else plan
+
+    @property
+    def looks(self) -> tuple[tuple[int, ...], ...]:
+        """The seeds of each planned look, each a superset of the one before; empty for a list."""
+        plan = self.seed_settings
+        return tuple(tuple(range(count)) for count in plan.counts) if isinstance(plan, SeedPlan) else ()
+
+    @property
+    def search_seed(self) -> int | None:
+        """The seed that a search chooses its arms by and that therefore counts in no verdict.
+
+        None for a grid, and for a search with one seed, which has no other to confirm on.
+        """
+        return self.seeds[0] if self.search and len(self.seeds) > 1 else None
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """The seeds of the verdicts: all, less the one that a search has seen."""
+        return tuple(seed for seed in self.seeds if seed != self.search_seed)
+
     # ---- what runs
 
     @property
@@ -311,8 +379,9 @@ class SweepSpec(Frozen):
 
     @property
     def first_trials(self) -> int:
-        """How many trials it begins with: all of a grid, one of each arm that a search asks for."""
-        return self.run_cap if self.search else len(self._arms) * len(self.seeds)
+        """How many trials it begins with: all of a grid, or those of its first look; one of each arm of a search."""
+        first = self.looks[0] if self.looks else self.seeds
+        return self.run_cap if self.search else len(self._arms) * len(first)
 
     def expand(self) -> tuple[Arm, ...]:
         """The same as ``arms_list``."""

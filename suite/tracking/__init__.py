@@ -10,6 +10,7 @@ on from where it was, and sending an entry twice changes nothing. See ``projecti
 mlflow takes seconds to import; nothing here imports it before it is needed (``warm`` does so on a thread).
 """
 
+from suite.tracking.looks import looks_of, search_seed_of
 from suite.tracking.memory import MemoryTracker
 from suite.tracking.pictures import log_images, read_images
 from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
@@ -36,10 +37,12 @@ __all__ = [
     "exists",
     "find_run",
     "log_images",
+    "looks_of",
     "publish_report",
     "read",
     "read_images",
     "resolve_weights",
+    "search_seed_of",
     "warm",
     "warm_export",
 ]

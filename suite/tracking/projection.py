@@ -11,6 +11,7 @@ file        an artifact
 images      pictures that MLflow's page steps through, as ``mlflow.log_image`` stores them; metrics
 drop        the artifact ``checkpoints/best.pt`` is deleted; the tag ``suite.checkpoint`` says so
 forget      the run is deleted (MLflow keeps deleted runs until ``mlflow gc``); its next ``start`` makes a new one
+look        ``suite.looks`` on the parent: the seeds of the planned looks and of those made
 champion    ``suite.champion`` on the parent and on the winner
 close       the parent: FINISHED or KILLED; ``suite.counts``
 ==========  ==================================================================================================
@@ -44,6 +45,7 @@ import yaml
 from suite.journal import DIED, Entry
 from suite.records import Status
 from suite.redaction import redacted
+from suite.tracking.looks import LOOKS, SEARCH_SEED, looks_tag
 from suite.tracking.port import EntryRejected, RunMissing
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,8 @@ class Projection(ABC):
         self._plan: Entry = {}
         self._stamp: dict[str, str] = {}
         self._environment: Any = {}
+        self._planned_looks: list[list[int]] = []
+        self._looks_made: dict[int, list[int]] = {}  # number of the entry -> seeds
 
     # ---- the store, by subclasses; each raises TrackingUnavailable, RunMissing or EntryRejected --------------------
 
@@ -175,8 +179,11 @@ class Projection(ABC):
         if entry["kind"] == "launch":
             self._stamp = self._stamped(entry)
             self._environment = entry.get("environment") or {}
+            self._planned_looks = entry.get("looks") or []
         elif entry["kind"] == "plan":
             self._plan = entry
+        elif entry["kind"] == "look":
+            self._looks_made[entry["seq"]] = entry["seeds"]
 
     def epochs(self, entries: Sequence[Entry]) -> None:
         """Project ``epoch`` entries of one trial in one call to the store."""
@@ -219,6 +226,8 @@ class Projection(ABC):
         tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
         if entry.get("margin") is not None:
             tags["suite.margin"] = _text(entry["margin"])
+        tags[LOOKS] = looks_tag(self._planned_looks, self._looks_made.values())
+        tags[SEARCH_SEED] = _text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
         self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
@@ -322,6 +331,13 @@ class Projection(ABC):
             return
         self._delete(run)
         self._runs().pop(trial, None)
+
+    def _on_look(self, entry: Entry) -> None:
+        self.learn(entry)
+        parent = self._parent()
+        if entry["seq"] > parent.mark(SEQ):
+            tag = looks_tag(self._planned_looks, self._looks_made.values())
+            self._put(parent, tags={LOOKS: tag}, seq=entry["seq"])
 
     def _on_champion(self, entry: Entry) -> None:
         parent = self._parent()
