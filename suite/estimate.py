@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
         disk = max(disk, cost.checkpoint_mib)
         others = max(others, cost.others)
     lines += _prefixes(plan, arms)
+    lines += _left_out(plan, arms)
     lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others), most)
     return Estimate(rows[:SHOWN], lines)
 
@@ -135,6 +137,25 @@ def _summary(
     return lines
 
 
+def _left_out(plan: Plan, arms: Sequence[Arm]) -> list[str]:
+    """How many training images each epoch leaves out: one line per number, in the order of the arms."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for arm in arms:
+        images = len(plan.split(arm.config).train)
+        counts[images - data.trained_images(images, arm.config.train), images] += 1
+    return [
+        f"{_arms(count, len(arms))}: each epoch leaves out {left:,} of {images:,} training images, other ones each "
+        "time (train.last_batch: drop)"
+        for (left, images), count in counts.items()
+        if left
+    ]
+
+
+def _arms(count: int, total: int) -> str:
+    """The start of a line that holds for ``count`` of ``total`` arms."""
+    return "all arms" if count == total else f"{count} of {total} arms"
+
+
 def _prefixes(plan: Plan, arms: Sequence[Arm]) -> list[str]:
     """What becomes of frozen leading layers, a line for each way."""
     ways: dict[str, int] = {}
@@ -167,9 +188,9 @@ def _way(prefix: models.Prefix, config: TrialConfig) -> str:
 
 
 def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:
-    dataset = plan.dataset(arm.config)
-    parts = data.split(dataset.train_labels, dataset.test_labels, arm.config.data, dataset.classes)
-    return len(parts.train) * cost.train_s + (len(parts.val) + len(parts.test)) * cost.eval_s
+    parts = plan.split(arm.config)
+    trained = data.trained_images(len(parts.train), arm.config.train)
+    return trained * cost.train_s + (len(parts.val) + len(parts.test)) * cost.eval_s
 
 
 def _parameters(plan: Plan, arm: Arm) -> tuple[int, int]:

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from suite.compiling import compiled
 from suite.errors import DivergedError
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.scores import Running, scores
-from suite.spec import TrialConfig
+from suite.spec import read_stored_config
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
 MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
@@ -82,7 +83,7 @@ class Training:
         self.trial, self.objective, self.numerics = trial, objective, numerics
         self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
         self.kept = kept
-        self.config = TrialConfig.model_validate(trial.config)
+        self.config = read_stored_config(trial.config)
         self.device = torch.device(numerics.device)
         torch.set_num_threads(numerics.threads)  # features of frozen layers are made here
         if self.device.type == "cuda":
@@ -120,7 +121,8 @@ class Training:
                 (on_device.test_images, on_device.test_labels, split.test),
             )
         )
-        self.batches = _batches(len(self.train), config.train.batch_size)  # once: each step looks at them
+        self.batches = data.batch_slices(len(self.train), config.train)  # once: each step looks at them
+        self.usual_size = _most_frequent(batch.stop - batch.start for batch in self.batches)
         if weights is not None and weights.mean is not None and weights.std is not None:
             mean, std = np.asarray(weights.mean), np.asarray(weights.std)
         else:
@@ -177,7 +179,8 @@ class Training:
             self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
         if found.prefix.layers and others is not None and "train" not in parts:
             pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
-            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index)])  # the key has the batch size
+            stops = [batch.stop for batch in self.batches]
+            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index), stops])
             if len(self.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
                 self.lockstep = others.setdefault(same, features.Lockstep())
 
@@ -296,8 +299,8 @@ class Training:
         return True
 
     def _compiled(self, network: nn.Module, count: int) -> nn.Module:
-        """What runs a batch of so many images: where ``numerics`` ask for it and the batch is whole, compiled code."""
-        if not self.numerics.compiled or count != self.config.train.batch_size:
+        """What runs a batch of so many images: compiled code for the most frequent size, if ``numerics`` ask for it."""
+        if not self.numerics.compiled or count != self.usual_size:
             return network  # another size would have to be compiled, too
         if self.compiled_network is None:
             self.compiled_network = compiled(network, self.device)
@@ -648,12 +651,9 @@ def _digest(rows: Tensor) -> str:
     return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
 
-def _batches(count: int, size: int) -> list[slice]:
-    """Slices over ``count`` images. A last batch of one joins the one before: BatchNorm needs two."""
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+def _most_frequent(sizes: Iterable[int]) -> int:
+    """The size that most batches have; the largest of equally frequent ones."""
+    return max(Counter(sizes).items(), key=lambda pair: (pair[1], pair[0]))[0]
 
 
 def _changing(model: nn.Module) -> list[str]:

@@ -22,6 +22,10 @@ Whole = Annotated[int, Field(ge=0, strict=True)]
 Size = Annotated[Count | Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)], Field()]
 
 
+LastBatch = Literal["drop", "spread", "keep"]
+DEFAULT_LAST_BATCH: LastBatch = "drop"
+
+
 class Frozen(BaseModel):
     """Base of all models of a sweep file: frozen, no unknown keys, no silent conversions of text to numbers."""
 
@@ -127,7 +131,14 @@ class TrainConfig(Frozen):
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 128
-    """Images per optimizer step. The last, smaller batch of an epoch is trained on too."""
+    """Images per optimizer step. Fewer if the training set is smaller, or by `last_batch`."""
+    last_batch: LastBatch = DEFAULT_LAST_BATCH
+    """What happens to the images that do not fill a batch at the end of an epoch. `drop`: they are left out, other
+    images in each epoch (PyTorch's `DataLoader(drop_last=True)`, as timm and torchvision's references train). `spread`:
+    batches of equal size to within one image, none above `batch_size` (5,000 images at 128: 40 batches of 125). `keep`:
+    a smaller last batch (the default of `DataLoader`). A small last batch is a full step on a noisy gradient and on
+    noisy BatchNorm statistics: docs/decisions/0016-last-batch-and-evaluation.md. A training set smaller than a
+    batch is one batch in every mode. A last batch of one image, which BatchNorm refuses, joins the batch before."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """`sgd` (with Nesterov momentum where `momentum` is above 0), `adam`, `adamw`."""
     lr: Positive = 0.05
