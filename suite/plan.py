@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from suite import augment, data, disk, models, plugin
 from suite.errors import Problem, ProblemsError, raise_problems
+from suite.evaluation import EpochImages
 from suite.journal import History, TrialHistory
 from suite.records import Trial
 from suite.spec import Arm, DataConfig, ModelConfig, SweepSpec, TrialConfig
@@ -67,9 +68,8 @@ class Plan:
         """Images that the shortest trial trains on, once for each of its epochs before it may be stopped."""
         early, counts = self.spec.early_terminate, []
         for arm in self.spec.arms_list or _corners(self.spec):
-            parts = self.split(arm.config)
+            trained = self.epoch_images(arm.config).train
             epochs = arm.config.train.epochs
-            trained = data.trained_images(len(parts.train), arm.config.train)
             counts.append(trained * (min(epochs, early.grace_epochs) if early else epochs))
         return min(counts)
 
@@ -100,6 +100,12 @@ class Plan:
             dataset = self.dataset(config)
             self._splits[key] = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
         return self._splits[key]
+
+    def epoch_images(self, config: TrialConfig) -> EpochImages:
+        """How many images an epoch of a trial trains on, and one evaluation passes over."""
+        parts = self.split(config)
+        trained = data.trained_images(len(parts.train), config.train)
+        return EpochImages(trained, len(parts.val), len(parts.test))
 
     def images_of(self, item: TrialHistory) -> data.Dataset:
         """The images of a journalled trial, which may have come from another place then.

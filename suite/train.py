@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from suite import augment, checkpoint, data, disk, environment, features, memory, models, optim, records, sheets
 from suite.compiling import compiled
 from suite.errors import DivergedError
+from suite.evaluation import EpochImages, test_schedule
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.scores import Running, scores
 from suite.spec import read_stored_config
@@ -123,6 +124,8 @@ class Training:
         )
         self.batches = data.batch_slices(len(self.train), config.train)  # once: each step looks at them
         self.usual_size = _most_frequent(batch.stop - batch.start for batch in self.batches)
+        per_epoch = EpochImages(self.batches[-1].stop, len(self.val), len(self.test))
+        self.test_schedule = test_schedule(config.train.evaluate_test, per_epoch)
         if weights is not None and weights.mean is not None and weights.std is not None:
             mean, std = np.asarray(weights.mean), np.asarray(weights.std)
         else:
@@ -356,7 +359,7 @@ class Training:
         self.partial.add(logits.detach(), targets)
         self.step += 1
         if self.step % LOOK_EVERY == 0:
-            self._refuse_nan(float(self.partial.loss_sum), "train/loss")
+            self._refuse_nan(float(self.partial.loss_sum), "train/loss", self.epoch + 1)
 
     def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
@@ -401,11 +404,12 @@ class Training:
         figures = self.partial.figures()
         images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
         started = time.perf_counter()
-        logits: dict[str, Tensor] = {}
-        for name in ("val", "test"):
-            if len(self.fed[name]):
-                logits[name], labels = self._predict(name)
-                figures |= scores(name, logits[name], labels)
+        test_logits: Tensor | None = None
+        if len(self.fed["val"]):
+            figures |= scores("val", *self._predict("val"))
+        if len(self.fed["test"]) and self._is_test_due(figures):
+            test_logits, labels = self._predict("test")
+            figures |= scores("test", test_logits, labels)
         figures |= {
             records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
             records.IMAGES_PER_SECOND: images_per_second,
@@ -413,23 +417,55 @@ class Training:
             records.MEMORY_GIB: memory.in_use_gib(self.device),
         }
         for name, value in figures.items():
-            self._refuse_nan(value, name)
+            self._refuse_nan(value, name, self.epoch + 1)
         record = EpochRecord(self.epoch + 1, figures)
         self.records.append(record)
         self.step, self.partial = 0, Running()
         if self.objective.chosen(self.records) is record:
-            self.best = self._describe_best(logits.get("test"))
+            self.best = self._describe_best(test_logits)
         if self.complete or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self.save()
         return record
+
+    def _is_test_due(self, figures: Mapping[str, float]) -> bool:
+        """Whether the epoch with these training and validation figures evaluates the test images."""
+        if self.test_schedule != "best":
+            return self.test_schedule == "every"
+        name = self.objective.name
+        if name not in figures:  # seconds or memory, which are known only after evaluation
+            return True
+        best = replace(self.objective, strategy="best").chosen(self.records)
+        return self.objective.better(figures[name], best.metrics[name] if best else None)
+
+    def _missing_test_figures(self, chosen: EpochRecord) -> dict[str, float]:
+        """Test figures of the chosen epoch if its record has none; its logits are then in ``best``."""
+        if not len(self.fed["test"]) or records.TEST_LOSS in chosen.metrics:
+            return {}
+        logits, labels = self._predict("test", self._best_network())
+        self.best["test_logits"] = logits.cpu()
+        figures = scores("test", logits, labels)
+        for name, value in figures.items():
+            self._refuse_nan(value, name, chosen.epoch)
+        return figures
+
+    def _best_network(self) -> nn.Module:
+        """A copy of the network as it was at the best epoch."""
+        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
+        network.load_state_dict(self.best["model"], strict=False)
+        return network
 
     def evaluate_test(self) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, K), and labels, int64 (N,), of the test images as the network is now."""
         return self._predict("test")
 
-    def _predict(self, name: str) -> tuple[Tensor, Tensor]:
-        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order."""
-        model = self.averaged.module if self.averaged is not None else self.model
+    def _predict(self, name: str, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order.
+
+        Args:
+            model: the network to use. Default: as it is now, averaged where that is asked for.
+        """
+        if model is None:
+            model = self.averaged.module if self.averaged is not None else self.model
         network = self._trained_part(model.eval())
         part = self.fed[name]
         prepared = (lambda features: features) if self.prefix.layers else self._normalised
@@ -437,9 +473,9 @@ class Training:
             pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
-    def _refuse_nan(self, value: float, name: str) -> None:
+    def _refuse_nan(self, value: float, name: str, epoch: int) -> None:
         if not math.isfinite(value):
-            raise DivergedError(f"diverged in epoch {self.epoch + 1}: {name} is {value}")
+            raise DivergedError(f"diverged in epoch {epoch}: {name} is {value}")
 
     def _out_of_patience(self) -> bool:
         best = replace(self.objective, strategy="best").chosen(self.records)
@@ -522,7 +558,8 @@ class Training:
         """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
 
         Returns:
-            Plain facts of the end: epochs, best_epoch, best_value, parameters, and the files with their sha256.
+            Plain facts of the end: epochs, best_epoch, best_value, parameters, the files with their sha256, and
+            "test": the test figures of best_epoch, unless its record has them already.
         """
         chosen = self.objective.chosen(self.records)
         trainable, total = models.count_parameters(self.model)
@@ -533,10 +570,12 @@ class Training:
             "parameters_trainable": trainable,
             "parameters_total": total,
             "prefix": self._say_prefix(),
+            "test": {},
             "files": {},
         }
-        if not self.best or not self.allowed():
+        if chosen is None or not self.best or not self.allowed():
             return facts
+        facts["test"] = self._missing_test_figures(chosen)
         logits = self.best["test_logits"]
         if logits is not None:
             labels = self.test.labels[self.test.index]
@@ -574,8 +613,7 @@ class Training:
         Raises:
             InterruptedError: a stop was asked for meanwhile.
         """
-        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
-        network.load_state_dict(self.best["model"], strict=False)
+        network = self._best_network()
         image = self.test.images[self.example]
         about = f"test image {self.example} ({self.classes[int(self.test.labels[self.example])]})"
         dead = sheets.find_dead(network, self._looked_at(self.test))
