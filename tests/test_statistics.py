@@ -183,7 +183,7 @@ def test_verdicts_are_those_of_the_interval_alone() -> None:
     assert verdict(-0.02, 0.02, 0.001, 0.005, True) == "inconclusive"
     assert verdict(0.0, 0.02, 0.01, 0.005, True) == "inconclusive"
     assert verdict(0.01, 0.02, None, 0.005, True) == "too few seeds"
-    assert verdict(float("nan"), float("nan"), 0.03, 0.005, True) == "too few seeds"
+    assert verdict(float("nan"), float("nan"), 0.03, 0.005, True) == "inconclusive"
     assert verdict(0.0, 0.0, 1.0, 0.0, True) == "equivalent"
 
 
