@@ -26,8 +26,16 @@ from training import (
 
 from suite import data, estimate, fused, packs, plan, train
 from suite.records import Trial
-from suite.spec import TrainConfig, TrialConfig, load, read_stored_config, trained_with_remainder
+from suite.spec import (
+    DataConfig,
+    TrainConfig,
+    TrialConfig,
+    load,
+    read_stored_config,
+    trained_with_remainder,
+)
 from suite.spec.config import DEFAULT_LAST_BATCH
+from suite.spec.stored import NAMED_IMAGES
 
 MODES = ("drop", "spread", "keep")
 
@@ -263,13 +271,16 @@ def test_an_old_trial_trained_again_has_its_remainder(tmp_path: Path) -> None:
     [(None, 5000, True), ("keep", 5000, True), ("drop", 5000, False), ("spread", 5000, False),
      (None, 4992, False), (None, 100, False), (None, 129, False), (None, 130, True)],
 )  # fmt: skip
-def test_results_with_a_remainder_are_known_from_nested_and_dotted_settings(
-    mode: str | None, count: int, expected: bool
-) -> None:
-    nested: dict[str, Any] = {"train": {"batch_size": 128} | ({"last_batch": mode} if mode else {})}
-    dotted = {f"train.{name}": str(value) for name, value in nested["train"].items()}
-    assert trained_with_remainder(nested, count) is expected
-    assert trained_with_remainder(dotted, count) is expected
+def test_results_with_a_remainder_are_known_from_a_run_s_params(mode: str | None, count: int, expected: bool) -> None:
+    params = {"train.batch_size": "128"} | ({"train.last_batch": mode} if mode else {})
+    assert trained_with_remainder(params | {"data.train_size": str(count)}) is expected
+    folder = params | {"data.name": "folder", "data.train_size": "null", "data.val_size": "0"}
+    assert trained_with_remainder(folder, count) is expected
+    assert trained_with_remainder(folder) in (None, False)
+
+
+def test_the_images_of_named_data_sets_are_those_that_they_have() -> None:
+    assert len(data.load(DataConfig(name="digits")).train_labels) == NAMED_IMAGES["digits"]
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------
