@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -24,190 +23,17 @@ from made_up import (
     taught,
     transfer,
 )
-from scipy import stats
 
 from suite import analysis
-from suite.analysis import adjusted_p, baselines, compare, curves, sign_flips, verdict
+from suite.analysis import curves
 from suite.journal import TrialHistory
-from suite.records import EpochRecord, Objective, Status, Trial
+from suite.records import EpochRecord, Status, Trial
 from suite.report import figures
 from suite.report.content import Content, content
 from suite.report.making import write
 from suite.report.stored import Rules, histories, rules
 from suite.report.tables import markdown
 from suite.tracking import TrialRun
-
-# ---- verdicts --------------------------------------------------------------------------------------------------------
-
-
-def t_of(values: Sequence[float]) -> float:
-    return float(abs(stats.ttest_1samp(values, 0).statistic))
-
-
-def closed_test(table: np.ndarray) -> list[float]:
-    """Adjusted p by closed testing: an arm's p is the largest of all max-T tests of sets of arms that it is in."""
-    seeds, arms = table.shape
-    flips = list(itertools.product((1, -1), repeat=seeds))
-    t = [[t_of(table[:, arm] * np.array(signs)) for arm in range(arms)] for signs in flips]
-    p = [0.0] * arms
-    for size in range(1, arms + 1):
-        for some in itertools.combinations(range(arms), size):
-            largest = [max(row[arm] for arm in some) for row in t]
-            share = sum(value >= largest[0] - 1e-9 for value in largest) / len(flips)
-            for arm in some:
-                p[arm] = max(p[arm], share)
-    return p
-
-
-@pytest.mark.parametrize("case", range(4))
-def test_adjusted_p_is_that_of_the_closed_test(case: int) -> None:
-    rng = np.random.default_rng(case)
-    table = rng.normal([0.0, 0.5, 1.5, 0.1], 1.0, (6, 4)) - rng.normal(0, 1, (6, 1))
-    assert adjusted_p(table) == pytest.approx(closed_test(table))
-
-
-def test_one_arm_gets_scipys_permutation_p() -> None:
-    values = np.random.default_rng(5).normal(0.4, 1, 8)
-    found = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert adjusted_p(values[:, None]) == pytest.approx([found.pvalue])
-
-
-def test_six_seeds_can_tell_however_many_arms_there_are_and_five_cannot() -> None:
-    steady = np.linspace(0.9, 1.1, 6)[:, None] * np.ones((1, 40))
-    assert adjusted_p(steady) == pytest.approx([2 / 64] * 40)
-    assert adjusted_p(steady[:5]).min() == pytest.approx(2 / 32)
-
-
-def test_equal_arms_have_p_one_and_constant_differences_the_smallest() -> None:
-    p = adjusted_p(np.column_stack([np.zeros(6), np.full(6, 0.1)]))
-    assert p == pytest.approx([1.0, 2 / 64])
-
-
-def test_signs_are_all_there_are_up_to_twelve_seeds_and_many_beyond() -> None:
-    assert len({tuple(row) for row in sign_flips(12)}) == 4096
-    many = sign_flips(13)
-    assert many.shape == (10_001, 13) and (many[0] == 1).all() and abs(many[1:].mean()) < 0.01
-    assert (many == sign_flips(13)).all()
-
-
-def test_random_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = np.random.default_rng(2).normal(0.45, 1, (12, 3))
-    exact = adjusted_p(table)
-    monkeypatch.setattr("suite.analysis.signs.EXACT_SEEDS", 6)
-    assert adjusted_p(table) == pytest.approx(exact, abs=0.02)
-
-
-def test_an_arm_that_lacks_seeds_is_tested_on_those_it_has() -> None:
-    full = np.random.default_rng(3).normal(1.0, 0.5, 6)
-    assert adjusted_p(np.append(full, np.nan)[:, None]) == pytest.approx(adjusted_p(full[:, None]))
-
-
-def simulated(sweeps: int, effects: Sequence[float], seeds: int = 6) -> list[Sequence[str]]:
-    """Verdicts of sweeps whose arms share a baseline and the noise of each seed."""
-    rng = np.random.default_rng(1)
-    words = []
-    for _ in range(sweeps):
-        noise = rng.normal(0, 0.01, (seeds, len(effects) + 1)) + rng.normal(0, 0.01, (seeds, 1))
-        differences = noise[:, 1:] + np.array(effects) - noise[:, :1]
-        p = adjusted_p(differences)
-        spans = [analysis.interval(list(column))[1:] for column in differences.T]
-        words.append([verdict(low, high, p[arm], 0.005, True) for arm, (low, high) in enumerate(spans)])
-    return words
-
-
-def test_false_verdicts_are_rare_where_nothing_differs() -> None:
-    wrong = sum(bool({"better", "worse"} & set(words)) for words in simulated(1000, [0.0] * 5))
-    assert 5 <= wrong <= 64
-
-
-def test_true_differences_do_not_make_false_verdicts_about_other_arms() -> None:
-    words = simulated(1000, [0.1, -0.1, 0.0, 0.0])
-    assert sum(bool({"better", "worse"} & set(row[2:])) for row in words) <= 64
-    assert sum(row[:2] == ["better", "worse"] for row in words) > 900
-
-
-def test_verdicts_are_those_of_the_rule() -> None:
-    assert verdict(-0.001, 0.004, 0.01, 0.005, True) == "equivalent"
-    assert verdict(0.001, 0.02, 0.03, 0.005, True) == "better"
-    assert verdict(0.001, 0.02, 0.03, 0.005, False) == "worse"
-    assert verdict(-0.02, -0.01, 0.03, 0.005, True) == "worse"
-    assert verdict(-0.02, 0.02, 0.4, 0.005, True) == "inconclusive"
-    assert verdict(0.001, 0.02, 0.05, 0.005, True) == "inconclusive"
-    assert verdict(0.01, 0.02, None, 0.005, True) == "too few seeds"
-    assert verdict(0.0, 0.0, 1.0, 0.0, True) == "equivalent"
-
-
-def test_differences_are_paired_by_seed_at_the_epoch_that_validation_chose() -> None:
-    base, other = [0.50, 0.55, 0.60, 0.52, 0.58, 0.61], [0.53, 0.57, 0.65, 0.56, 0.60, 0.66]
-    row = compare(sweep_of({"base": base, "other": other}), VAL).set_index("arm").loc["other"]
-    expected = stats.ttest_rel(other, base)
-    span = expected.confidence_interval(0.95)
-    assert row["difference"] == pytest.approx(np.mean(other) - np.mean(base))
-    assert (row["difference low"], row["difference high"]) == pytest.approx((span.low, span.high))
-    assert (row["pairs"], row["p"], row["verdict"], row["against"]) == (6, pytest.approx(2 / 64), "better", "base")
-
-
-def test_stopped_failed_and_differently_computed_trials_are_in_no_pair() -> None:
-    items = sweep_of({"base": [0.5] * 6, "other": [0.9] * 6})
-    items[6].status = Status.STOPPED
-    items[7].status = Status.FAILED
-    items[8].entry["numerics"] = {"precision": "bf16"}
-    row = compare(items, VAL).set_index("arm").loc["other"]
-    assert (row["pairs"], row["verdict"]) == (3, "too few seeds")
-    assert np.isnan(row["p"])
-
-
-def test_a_loss_is_better_when_it_falls() -> None:
-    items = sweep_of({"base": [0.5] * 6, "other": [0.4, 0.41, 0.42, 0.4, 0.41, 0.43]})
-    for item in items:
-        item.records = {1: EpochRecord(1, {"val/loss": 1.0, "test/loss": item.records[1].metrics["test/acc"]})}
-    assert list(compare(items, Objective("val/loss", "minimize"))["verdict"]) == ["baseline", "better"]
-
-
-def test_an_arm_is_compared_with_the_baseline_of_equal_remaining_settings() -> None:
-    items = [
-        history(f"{depth} {lr}", 0, baseline=depth == 0, settings={"depth": depth, "lr": lr})
-        for depth in (0, 1, 2)
-        for lr in (0.1, 0.2)
-    ]
-    assert baselines(items) == {"1 0.1": "0 0.1", "1 0.2": "0 0.2", "2 0.1": "0 0.1", "2 0.2": "0 0.2"}
-
-
-def test_without_a_baseline_nothing_is_compared() -> None:
-    frame = compare(sweep_of({"a": [0.5] * 6, "b": [0.6] * 6}), VAL)
-    assert list(frame["verdict"]) == ["no baseline", "no baseline"]
-
-
-def test_the_smallest_visible_difference_is_seen_as_often_as_it_says() -> None:
-    """At the difference that ``detectable`` names, one arm of five is told from the baseline in 80 % of sweeps."""
-    spread = 0.01 * np.sqrt(2)  # of a difference of two arms, each with noise of 0.01
-    difference = analysis.detectable(6, 5) * spread
-    seen = sum(row[0] == "better" for row in simulated(1000, [difference, 0.0, 0.0, 0.0, 0.0]))
-    assert seen / 1000 == pytest.approx(0.8, abs=0.05)
-    half = sum(row[0] == "better" for row in simulated(500, [difference / 2, 0.0, 0.0, 0.0, 0.0]))
-    assert half / 500 < 0.5
-
-
-def test_more_seeds_see_smaller_differences_and_more_arms_only_larger_ones() -> None:
-    assert analysis.detectable(5, 1) == float("inf")
-    assert analysis.detectable(6, 1) > analysis.detectable(8, 1) > analysis.detectable(12, 1)
-    assert analysis.detectable(6, 1) < analysis.detectable(6, 5) < analysis.detectable(6, 20)
-
-
-def test_with_many_seeds_and_one_arm_the_visible_difference_is_that_of_the_t_test() -> None:
-    n = 20
-    t = stats.t.ppf(0.975, n - 1)
-    sizes = np.linspace(0.4, 1, 601)
-    power = 1 - stats.nct.cdf(t, n - 1, sizes * np.sqrt(n))
-    assert analysis.detectable(n, 1) == pytest.approx(sizes[np.argmax(power >= 0.8)], abs=0.05)
-
-
-def test_the_spread_of_differences_is_pooled_over_arms() -> None:
-    items = sweep_of({"base": [0.5, 0.5, 0.5, 0.5], "a": [0.5, 0.6, 0.7, 0.8], "b": [0.5, 0.7, 0.9, 1.1]})
-    expected = np.sqrt((np.var([0, 1, 2, 3], ddof=1) * 0.01 + np.var([0, 2, 4, 6], ddof=1) * 0.01) / 2)
-    assert analysis.spread(items, VAL) == pytest.approx(expected)
-    assert analysis.spread(items[:2] + items[4:6], VAL) is None, "one degree of freedom says nothing"
-
 
 # ---- how fast, and what mattered -------------------------------------------------------------------------------------
 

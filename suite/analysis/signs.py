@@ -22,7 +22,8 @@ RANDOM_FLIPS = 8192  # beyond, this many of them
 # Residuals about an estimated mean are too small. This divisor makes their standard deviation
 # unbiased under normality (Brugger 1969, American Statistician 23(4)).
 UNBIASED = 1.5
-_RATIO, _STEPS, _BISECTIONS = 1.15, 64, 40  # of the search for the ends of an interval
+_RATIO, _STEPS = 1.5, 24  # of the search for the ends of an interval: widths that are tried,
+_ROUNDS, _PIECES = 6, 9  # and how often the last step is cut into how many pieces
 _TOLERANCE = 1e-9
 
 Array = npt.NDArray[np.float64]
@@ -152,11 +153,13 @@ class _Family:
         if last == _STEPS:
             return float("nan")
         inner, outer = widths[last], widths[last + 1]
-        for _ in range(_BISECTIONS):
-            middle = (inner + outer) / 2
-            value = np.array([self.mean[arm] + sign * middle])
-            kept = self.p(arm, value)[0] > level + _TOLERANCE
-            inner, outer = (middle, outer) if kept else (inner, middle)
+        for _ in range(_ROUNDS):
+            inside_widths = np.linspace(inner, outer, _PIECES + 1)[1:-1]
+            values = self.mean[arm] + sign * inside_widths
+            kept = np.flatnonzero(self.p(arm, values) > level + _TOLERANCE)
+            first_out = int(kept[-1]) + 1 if len(kept) else 0
+            ends = np.concatenate([[inner], inside_widths, [outer]])
+            inner, outer = ends[first_out], ends[first_out + 1]
         return float(self.mean[arm] + sign * outer)
 
 
