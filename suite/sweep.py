@@ -375,6 +375,8 @@ def _cell(row: Mapping[Hashable, Any], name: str) -> str:
         return ""
     if low is None or low != low or high is None:
         return f"{mean:.4f}"
+    if abs((low + high) / 2 - mean) > 1e-9:  # 0 or 1 cuts the interval off
+        return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
     return f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 

@@ -45,7 +45,7 @@ from suite.report.making import folder_name, publish, write
 from suite.report.stored import Rules, histories, rules
 from suite.report.tables import csv, latex, markdown, plain
 from suite.report.versus import versus
-from suite.report.words import half_width
+from suite.report.words import with_interval
 from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
 
 # ---- two sweeps ------------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_an_unknown_sweep_and_a_missing_store_are_said(folder: Any) -> None:
 def test_a_large_sweep_is_reported_soon_and_small(tmp_path: Path) -> None:
     """200 arms, one trial each: every one has its row, the page stays one that a browser opens."""
     page = publish(report(*grid([f"arm{n}" for n in range(200)], 1, epochs=50)), tmp_path)
-    assert page.read_text().count('<th scope="row"') == 200 and page.stat().st_size < 20_000_000
+    assert page.read_text().count('<th scope="row"') == 2 * 200 and page.stat().st_size < 20_000_000
 
 
 def test_numerics_are_those_of_the_trials_and_the_command_is_whole() -> None:
@@ -432,8 +432,10 @@ def test_changes_and_cost_are_said() -> None:
 
 
 def test_behind_plus_minus_stands_half_the_interval() -> None:
-    assert half_width("test/acc", 0.5, 0.6) == " ± 5.00" and half_width("val/loss", 0.5, 0.6) == " ± 0.0500"
-    assert half_width("test/acc", None, 0.6) == half_width("test/acc", float("nan"), 0.6) == ""
+    assert with_interval("test/acc", 0.55, 0.5, 0.6) == "55.00 ± 5.00"
+    assert with_interval("val/loss", 0.55, 0.5, 0.6) == "0.5500 ± 0.0500"
+    assert with_interval("test/acc", 0.5, None, 0.6) == "50.00"
+    assert with_interval("test/acc", 0.5, float("nan"), 0.6) == "50.00"
 
 
 def test_trials_stopped_early_are_not_among_the_finished_ones() -> None:
@@ -534,7 +536,10 @@ def test_freezing_that_helps_costs_nothing_and_heads_that_differ_do_not_end_alik
         trials += [taught("scratch", seed, SCRATCH, 0.7, 0.3), taught("finetune", seed, FINETUNE, 0.75, 0.9)]
         trials += [taught("config1", seed, CONFIG1, 0.85, 0.9), taught("config2", seed, CONFIG2, 0.8, 0.9)]
     told = {row[0]: row[-1] for table in report(*trials).tables if table.name == "claims" for row in table.rows}
-    assert told["Freezing (config1) costs nothing against learning all weights (finetune)"] == "reproduced"
+    assert (
+        told["Freezing together with another head (config1) costs nothing against learning all weights (finetune)"]
+        == "reproduced"
+    )
     assert told["Config1 (config1) and Config2 (config2) end alike"] == "not reproduced"
 
 

@@ -10,10 +10,12 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
     signs      Student intervals; simultaneous intervals by sign flips
     levels     the error that each look at a sweep may spend
     power      the smallest difference that they see
+    seed_power the same for usual numbers of seeds, tabulated
     dunnett    the same under normality, from three seeds; P(A > B)
     lost       seeds that an arm lost
     verdicts   which arms are compared, by which figure; the words
     comparison differences to the baseline, and their verdicts
+    welch      a difference to published seeds
     frames     one row per trial, one per arm
     course     epochs until a figure is reached; seconds
     curves     an arm's course over the epochs
@@ -24,11 +26,21 @@ from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, undecid
 from suite.analysis.course import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
 from suite.analysis.dunnett import critical_value, half_width, wins
-from suite.analysis.effects import LEAST_TRIALS, Bounds, Effect, Importance, front, importance, main_effects
-from suite.analysis.frames import arms_frame, rank_arms, trials_frame
+from suite.analysis.effects import (
+    LEAST_TRIALS,
+    Bounds,
+    Effect,
+    Importance,
+    front,
+    importance,
+    main_effects,
+    standing_out,
+)
+from suite.analysis.frames import arms_frame, figure_interval, rank_arms, trials_frame
 from suite.analysis.levels import FIRST_LOOK, look_level, look_levels
 from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
+from suite.analysis.seed_power import SEEDS, seed_power
 from suite.analysis.signs import (
     ALPHA,
     CONFIDENCE,
@@ -65,6 +77,7 @@ from suite.analysis.verdicts import (
     verdict,
     without_search_seed,
 )
+from suite.analysis.welch import welch
 
 __all__ = [
     "ALPHA",
@@ -83,6 +96,7 @@ __all__ = [
     "NO_BASELINE",
     "NO_LOOKS",
     "POWER",
+    "SEEDS",
     "TOO_FEW",
     "UNFINISHED",
     "WORSE",
@@ -104,6 +118,7 @@ __all__ = [
     "curves",
     "detectable",
     "epochs_to_baseline",
+    "figure_interval",
     "finished_by_pair",
     "front",
     "half_width",
@@ -119,14 +134,17 @@ __all__ = [
     "rank_arms",
     "reached",
     "rises",
+    "seed_power",
     "sign_flips",
     "simultaneous",
     "spread",
+    "standing_out",
     "tested",
     "training_seconds",
     "trials_frame",
     "undecided",
     "verdict",
+    "welch",
     "wins",
     "without_search_seed",
 ]

@@ -134,6 +134,11 @@ def importance(
     return sorted(found, key=lambda each: -each.share)
 
 
+def standing_out(shares: Sequence[Importance]) -> list[Importance]:
+    """The parameters whose whole interval lies above an equal share."""
+    return [one for one in shares if one.low > 1 / len(shares)]
+
+
 def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
     import optuna
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,6 +39,14 @@ def trials_frame(
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_TRIAL_COLUMNS)
 
 
+def figure_interval(metric: str, values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """``interval`` of a figure; that of an accuracy ends at 0 and at 1."""
+    mean, low, high = interval(values)
+    if low is None or high is None or not metric.endswith("acc"):
+        return mean, low, high
+    return mean, max(0.0, low), min(1.0, high)
+
+
 def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
     """One row per arm, best first: seeds, mean and 95 % interval of the metric and of the accuracies.
 
@@ -56,7 +64,7 @@ def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
             "stopped": int((group["status"] == "stopped").sum()),
         }
         for column in columns:
-            mean, low, high = interval(done[column].dropna().tolist())
+            mean, low, high = figure_interval(column, done[column].dropna().tolist())
             row |= {column: mean, f"{column} low": low, f"{column} high": high}
         rows.append(row)
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds", "failed", "stopped"])

@@ -11,9 +11,11 @@ import pandas as pd
 from suite import analysis
 from suite.journal import TrialHistory
 from suite.records import TRAIN_ACC, VAL_ACC, Objective
+from suite.report.image_error import ImageError
 from suite.report.parts import Table
 from suite.report.stored import Rules
-from suite.report.words import count, figure, half_width, heading, points, seconds
+from suite.report.verdicts import verdict_cell, worst_case
+from suite.report.words import count, figure, heading, p_value, points, rounded, seconds, with_interval
 from suite.space import short_names, show
 
 Row = Mapping[Any, Any]
@@ -25,12 +27,32 @@ def arms_frame(
     trials: pd.DataFrame,
     rules: Rules,
     sizes: Mapping[str, tuple[int, int]],
+    images: Mapping[str, ImageError] | None = None,
+    planned_trials: int = 0,
 ) -> pd.DataFrame:
-    """One row per arm, best first, confirmed ones before all others: all figures over seeds, and the verdict."""
-    planned = Counter(item.trial.arm for item in items)
+    """One row per arm, best first: all figures over seeds, and the verdict.
+
+    Arms of a search that were not confirmed, and arms that lost seeds, come after all others.
+
+    Args:
+        trials: one row per trial, of ``items``.
+        images: arm -> what the choice of test images does to its difference.
+        planned_trials: of the sweep; those that have no run yet are missing in ``items``.
+    """
+    judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
+    if len(judged) < len(items):
+        trials = analysis.trials_frame(judged, rules.objective)
+    planned = Counter(item.trial.arm for item in judged)
     frame = analysis.arms_frame(trials, rules.objective)
     frame.insert(1, "planned", [planned[arm] for arm in frame["arm"]])
-    compared = analysis.compare(items, rules.objective, rules.margin, rules.confirmed)
+    compared = analysis.compare(
+        judged,
+        rules.objective,
+        rules.margin,
+        rules.confirmed,
+        rules.looks,
+        planned_trials - (len(items) - len(judged)),
+    )
     for more in (compared, analysis.epochs_to_baseline(items, course(items, rules)), analysis.training_seconds(items)):
         frame = frame.merge(more, on="arm", how="left", sort=False)
     for name in [str(name) for name in frame if str(name).endswith("/acc")]:
@@ -44,10 +66,25 @@ def arms_frame(
     for place, (name, column) in enumerate(columns(varying(items)).items()):
         values = {item.trial.arm: item.trial.settings.get(name) for item in items}
         frame.insert(1 + place, column, [show(values[arm]) for arm in frame["arm"]])
-    if rules.confirmed is None:
-        return frame
-    first = [arm not in rules.confirmed for arm in frame["arm"]]
-    return frame.iloc[sorted(range(len(first)), key=lambda row: first[row])].reset_index(drop=True)
+    _add_image_errors(frame, images or {})
+    return _ordered(frame, judged, rules)
+
+
+def _add_image_errors(frame: pd.DataFrame, images: Mapping[str, ImageError]) -> None:
+    if images:
+        known = [images.get(arm) for arm in frame["arm"]]
+        frame["test images"] = [error.half if error else float("nan") for error in known]
+        frame["test images exact"] = [error is not None and error.exact for error in known]
+
+
+def _ordered(frame: pd.DataFrame, items: Sequence[TrialHistory], rules: Rules) -> pd.DataFrame:
+    """The arms that may lead first; ``lost`` counts lost seeds of arms without a comparison too."""
+    confirmed = None if rules.confirmed is None else set(rules.confirmed)
+    candidates = [item for item in items if confirmed is None or item.trial.arm in confirmed]
+    lost = analysis.lost_seeds(candidates, analysis.baselines(candidates))
+    frame["lost"] = [len(lost.get(arm, ())) for arm in frame["arm"]]
+    behind = [(confirmed is not None and arm not in confirmed, arm in lost) for arm in frame["arm"]]
+    return frame.iloc[sorted(range(len(behind)), key=behind.__getitem__)].reset_index(drop=True)
 
 
 def varying(items: Iterable[TrialHistory]) -> list[str]:
@@ -74,7 +111,7 @@ def course(items: Iterable[TrialHistory], rules: Rules) -> Objective:
 
 
 def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
-    """The main table. The first column is the arm, the last the verdict; what is the same for all stands below."""
+    """The main table: accuracies and the comparison with the baseline; the last column is the verdict."""
     rows = arms.to_dict("records")
     cells_of: dict[str, list[str]] = {}
     cells_of["Seeds"] = [_seeds(row) for row in rows]
@@ -82,18 +119,27 @@ def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
     shown = [name for name in sorted(wanted, key=_order) if name in arms]
     cells_of |= {_title(name): [_mean(row, name) for row in rows] for name in shown}
     cells_of |= _compared(arms, rows, rules)
-    optional = {name: cells for name, cells in _cost(arms, rows).items() if any(cell != "–" for cell in cells)}
-    same = {name: cells[0] for name, cells in optional.items() if len(rows) > 1 and len(set(cells)) == 1}
-    cells_of |= {name: cells for name, cells in optional.items() if name not in same}
-    caption = "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "."
     cells = list(zip(*cells_of.values(), strict=True))
     return Table(
         "arms",
         ("Arm", *cells_of, "Verdict"),
-        tuple((str(row["arm"]), *line, str(row["verdict"])) for row, line in zip(rows, cells, strict=True)),
-        caption if same else "",
+        tuple((str(row["arm"]), *line, verdict_cell(row)) for row, line in zip(rows, cells, strict=True)),
         told=True,
     )
+
+
+def cost_table(arms: pd.DataFrame) -> Table | None:
+    """What each arm costs; what is the same for all stands below. None if nothing is known."""
+    rows = arms.to_dict("records")
+    known = {name: cells for name, cells in _cost(arms, rows).items() if any(cell != "–" for cell in cells)}
+    same = {name: cells[0] for name, cells in known.items() if len(rows) > 1 and len(set(cells)) == 1}
+    cells_of = {name: cells for name, cells in known.items() if name not in same}
+    if not known:
+        return None
+    caption = "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "."
+    lines = zip(*cells_of.values(), strict=True) if cells_of else ((),) * len(rows)
+    cells = tuple((str(row["arm"]), *line) for row, line in zip(rows, lines, strict=True))
+    return Table("costs", ("Arm", *cells_of), cells if cells_of else (), caption if same else "")
 
 
 def settings_table(arms: pd.DataFrame, settings: Sequence[str]) -> Table | None:
@@ -132,34 +178,69 @@ def _seeds(row: Row) -> str:
 def _mean(row: Row, name: str) -> str:
     if pd.isna(row[name]):
         return "–"
-    text = figure(name, row[name]) + half_width(name, row[f"{name} low"], row[f"{name} high"])
+    text = with_interval(name, row[name], row[f"{name} low"], row[f"{name} high"])
     error = 100 - float(figure(name, row[name]))  # of the rounded figure, so that the two add up
     return f"{text} ({error:.2f})" if name.endswith("/acc") else text
 
 
 def _compared(arms: pd.DataFrame, rows: Sequence[Row], rules: Rules) -> dict[str, list[str]]:
+    """Columns of the comparison with the baseline: those that have anything to say."""
     unit = "percentage points" if rules.tested.endswith("acc") else rules.tested
-    found: dict[str, list[str]] = {}
-    if (arms["against"] != "").any():
-        found[f"Difference to the baseline, {unit}"] = [difference(row, rules.tested) for row in rows]
-    if arms["p"].notna().any():
-        found["Adjusted p"] = [p_value(row) for row in rows]
-    return found
+    test = rules.tested
+    untested = bool(arms["p"].isna().all())
+    if not (arms["against"] != "").any():
+        return {}
+    columns = {
+        f"Difference to the baseline, {unit}": [difference(row, test) for row in rows],
+        "Test images": [_image_error(row, test) for row in rows],
+        "Adjusted p": [adjusted_p(row) for row in rows],
+        "P(better)": [_wins(row) for row in rows],
+        "If normal (Dunnett)": [_dunnett(row, test, alone=untested) for row in rows],
+        "Worst case": [worst_case(row, test) for row in rows],
+    }
+    first = next(iter(columns))
+    return {name: cells for name, cells in columns.items() if name == first or any(cell != "–" for cell in cells)}
 
 
 def difference(row: Row, test: str) -> str:
-    """A difference with its interval."""
+    """A difference, with its simultaneous interval if it was tested."""
     if pd.isna(row["difference"]):
         return "–"
     text = points(test, row["difference"])
-    if pd.isna(row["difference low"]):
-        return text
+    if row["verdict"] == analysis.UNFINISHED or pd.isna(row["p"]) or pd.isna(row["difference low"]):
+        return text  # an interval would be a verdict
     return f"{text} [{points(test, row['difference low'])}, {points(test, row['difference high'])}]"
 
 
-def p_value(row: Row) -> str:
+def adjusted_p(row: Row) -> str:
     """An adjusted p."""
-    return "–" if pd.isna(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+    if pd.isna(row["p"]) or row["verdict"] == analysis.UNFINISHED:
+        return "–"
+    return p_value(row["p"])
+
+
+def _image_error(row: Row, test: str) -> str:
+    """``± 0.42``, or ``≤ 0.61`` for an upper bound."""
+    half = row.get("test images", float("nan"))
+    if pd.isna(half):
+        return "–"
+    return f"{'±' if row['test images exact'] else '≤'} {figure(test, half)}"
+
+
+def _wins(row: Row) -> str:
+    if pd.isna(row["wins"]):
+        return "–"
+    share, low, high = (rounded(row[name], 2) for name in ("wins", "wins low", "wins high"))
+    return f"{share} [{low}, {high}]"
+
+
+def _dunnett(row: Row, test: str, alone: bool) -> str:
+    """Dunnett's verdict; with its interval if no arm has another one."""
+    if pd.isna(row["dunnett low"]) or row["verdict"] == analysis.UNFINISHED:
+        return "–"
+    low, high = (points(test, row[f"dunnett {end}"]) for end in ("low", "high"))
+    word = str(row["dunnett verdict"]).partition(" on the ")[0]
+    return f"{word} [{low}, {high}]" if alone else word
 
 
 def _cost(arms: pd.DataFrame, rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -189,49 +270,3 @@ def _epochs(row: Row) -> str:
 
 def _time(row: Row) -> str:
     return "–" if pd.isna(row["seconds"]) else seconds(row["seconds"])
-
-
-# ---- published figures -----------------------------------------------------------------------------------------------
-
-
-def reference_table(arms: pd.DataFrame, trials: pd.DataFrame, rules: Rules) -> Table | None:
-    """The sweep file's ``reference`` beside what was measured; None where it has none for any arm."""
-    known = {str(row["arm"]): row for row in arms.to_dict("records")}
-    rows = []
-    for arm, published in rules.reference.items():
-        note = str(published.get("note", ""))
-        for name, value in published.items() if arm in known else ():
-            if name != "note" and isinstance(value, (int, float)):
-                rows.append((arm, *_beside(name, float(value), known[arm], _measured(trials, arm, name)), note))
-                note = ""
-    if not rows:
-        return None
-    noted = any(row[-1] for row in rows)
-    headings = ("Arm", "Figure", "Published", "Measured", "Difference", "Note")
-    return Table(
-        "published",
-        headings if noted else headings[:-1],
-        tuple(row if noted else row[:-1] for row in rows),
-        "Published figures are as the sweep file gives them; they come without seeds, so that no difference to them "
-        "is tested. Data, budget and machine may differ from those here.",
-    )
-
-
-def _measured(trials: pd.DataFrame, arm: str, name: str) -> list[float]:
-    """A figure of each finished trial of an arm."""
-    if name not in trials:
-        return []
-    chosen = trials[(trials["arm"] == arm) & (trials["status"] == "finished")]
-    return [float(value) for value in chosen[name].dropna()]
-
-
-def _beside(name: str, value: float, row: Row, measured: Sequence[float]) -> tuple[str, str, str, str]:
-    if name == "time_s":
-        known = not pd.isna(row["seconds"])
-        spent = seconds(row["seconds"]) if known else "–"
-        return "Time to train", seconds(value), spent, f"× {row['seconds'] / value:.2f}" if known and value else "–"
-    mean, low, high = analysis.interval(measured)
-    if mean is None:
-        return heading(name), figure(name, value), "–", "–"
-    shown = figure(name, mean) + half_width(name, low, high)
-    return heading(name), figure(name, value), shown, points(name, mean - value)

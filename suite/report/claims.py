@@ -1,8 +1,9 @@
 """What the study "ResNet-18 on CIFAR-10" claims, each reproduced or not, where a sweep has the arms to tell.
 
-A claim about a difference is reproduced, or not, where a sign-flip test over seeds says so; a claim that two are the
-same, where the interval of their difference lies within the margin; that one net overfits, where all of its seeds do,
-or none. Each needs as many seeds as any verdict. All else cannot be told, and its figures stand.
+A claim about a difference is reproduced, or not, if the interval of the difference excludes zero. A claim that two
+arms are the same is reproduced if the interval lies within the margin, and refuted if all of it lies outside. That one
+net overfits is reproduced if all of its seeds do, and refuted if none does. Each needs as many seeds as any verdict.
+All else cannot be told, and its figures stand.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from suite.records import TEST_ACC, TRAIN_ACC, VAL_ACC, VAL_LOSS, Objective
 from suite.report.parts import Table
 from suite.report.roles import Roles
 from suite.report.stored import Rules
-from suite.report.words import figure, points, some
+from suite.report.words import figure, percent, points, some
 
 REPRODUCED, NOT_REPRODUCED, UNKNOWN = "reproduced", "not reproduced", "cannot be told"
 OVERFITS_BEFORE = 10  # epochs
 RISE = 0.01  # of the lowest validation loss: less is no rise but noise and rounding
+OWN_FRACTION = 0.9  # of an arm's own last accuracy
 _NO_PAIR = "No seed that both finished with the same numerics."
 
 ByPair = Mapping[Pair, TrialHistory]
@@ -45,33 +47,40 @@ class Claim:
 
 def claims(items: Sequence[TrialHistory], roles: Roles, rules: Rules) -> list[Claim]:
     """The claims that the sweep's arms allow to be looked at."""
-    trials = finished_by_pair(items)
+    judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
+    trials = finished_by_pair(judged)
+    level = rules.level(1)
     found: list[Claim] = []
     for random, pretrained in roles.weights:
         found.append(_overfits(random, trials.get(random, {})))
         found.append(_faster(f"Pretrained ({pretrained}) learns faster than a random start ({random})",
-                             trials.get(pretrained, {}), trials.get(random, {})))  # fmt: skip
+                             trials.get(pretrained, {}), trials.get(random, {}), level))  # fmt: skip
     for deep, short in roles.heads:
         found.append(_faster(f"Config1 ({short}) learns faster than Config2 ({deep})",
-                             trials.get(short, {}), trials.get(deep, {})))  # fmt: skip
+                             trials.get(short, {}), trials.get(deep, {}), level))  # fmt: skip
         found.append(_same(f"Config1 ({short}) and Config2 ({deep}) end alike",
                            trials.get(short, {}), trials.get(deep, {}), rules))  # fmt: skip
     for free, frozen in roles.freezing:
         found.append(_same(f"Freezing ({frozen}) costs nothing against learning all weights ({free})",
                            trials.get(frozen, {}), trials.get(free, {}), rules, no_worse=True))  # fmt: skip
+    found += _freezing_and_head(roles, trials, rules)
     for shallow, deep in roles.depths:
         found.append(_degrades(shallow, deep, trials.get(shallow, {}), trials.get(deep, {}), rules))
     return found
 
 
-def table(found: Sequence[Claim]) -> Table | None:
-    """The claims as a table; None where there are none."""
+def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table | None:
+    """The claims as a table; None if there are none.
+
+    Args:
+        level: at which each claim is judged.
+    """
     if not found:
         return None
     caption = (
-        "Claims of the study that this sweep repeats. A difference counts where a two-sided sign-flip test over at "
-        f"least {LEAST_SEEDS} seeds has p < {analysis.ALPHA:g}; each claim is tested by itself. “Epochs to the same "
-        "accuracy”: until a trial reaches the lower one of the two arms’ best validation accuracies of that seed."
+        "Claims of the study that this sweep repeats. A difference counts if its sign-flip interval, "
+        f"over at least {LEAST_SEEDS} seeds at a level of {percent(level)}, excludes zero; each claim is "
+        "tested by itself."
     )
     caption = " ".join([caption, *dict.fromkeys(claim.rule for claim in found if claim.rule)])
     rows = tuple((claim.text, claim.figures, claim.outcome) for claim in found)
@@ -131,22 +140,63 @@ def _gap(item: TrialHistory) -> float | None:
     return None if train is None or val is None else train - val
 
 
-def _faster(text: str, ours: ByPair, theirs: ByPair) -> Claim:
-    """That ``ours`` reaches the same validation accuracy in fewer epochs than ``theirs``."""
-    objective = Objective(VAL_ACC)
-    a: dict[Pair, float] = {}
-    b: dict[Pair, float] = {}
-    for pair in sorted(set(ours) & set(theirs)):
-        bests = analysis.best(ours[pair], objective), analysis.best(theirs[pair], objective)
-        if bests[0] is not None and bests[1] is not None:
-            target = min(bests[0], bests[1])
-            a[pair] = float(analysis.reached(ours[pair], objective, target) or 0)
-            b[pair] = float(analysis.reached(theirs[pair], objective, target) or 0)
-    if not a:
+_FASTER = (
+    "“Learns faster” is judged twice, and reproduced only if both say so: by the epochs to the same "
+    "accuracy (the lower one of the two arms’ best validation accuracies of that seed), which an arm "
+    "that ends higher reaches sooner without learning faster, and by the epochs to "
+    f"{100 * OWN_FRACTION:.0f} % of each arm’s own last validation accuracy."
+)
+
+
+def _faster(text: str, ours: ByPair, theirs: ByPair, level: float) -> Claim:
+    """That ``ours`` learns in fewer epochs than ``theirs``: to a common accuracy and to its own."""
+    pairs = sorted(set(ours) & set(theirs))
+    common, own = (
+        {pair: epochs for pair in pairs if (epochs := count(ours[pair], theirs[pair])) is not None}
+        for count in (_epochs_to_common, _epochs_to_own)
+    )
+    if not common or not own:
         return Claim(text, UNKNOWN, f"{_NO_PAIR[:-1]} and validation accuracies.")
-    means = sum(a.values()) / len(a), sum(b.values()) / len(b)
-    told = f"Epochs to the same accuracy: {means[0]:.1f} against {means[1]:.1f}; fewer in "
-    return _told(text, told, paired(b, a))
+    outcomes, parts = [], []
+    for name, epochs in (
+        ("the same accuracy", common),
+        (f"{100 * OWN_FRACTION:.0f} % of its own last accuracy", own),
+    ):
+        fewer = {pair[0]: slow - fast for pair, (fast, slow) in epochs.items()}
+        outcomes.append(_decided(fewer, level))
+        means = [float(np.mean(side)) for side in zip(*epochs.values(), strict=True)]
+        above = sum(value > 0 for value in fewer.values())
+        parts.append(
+            f"Epochs to {name}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of {some(len(fewer), 'seed')}"
+        )
+    outcome = outcomes[0] if outcomes[0] == outcomes[1] else UNKNOWN
+    return Claim(text, outcome, f"{'. '.join(parts)}{_few(len(common))}.", _FASTER)
+
+
+def _epochs_to_common(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, float] | None:
+    """Epochs of both until the lower one of their best accuracies."""
+    objective = Objective(VAL_ACC)
+    bests = analysis.best(ours, objective), analysis.best(theirs, objective)
+    if bests[0] is None or bests[1] is None:
+        return None
+    return _epochs(ours, theirs, (min(bests[0], bests[1]),) * 2)
+
+
+def _epochs_to_own(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, float] | None:
+    """Epochs of both until a fraction of what each ends with."""
+    ends = last(ours, VAL_ACC), last(theirs, VAL_ACC)
+    if ends[0] is None or ends[1] is None:
+        return None
+    return _epochs(ours, theirs, (OWN_FRACTION * ends[0], OWN_FRACTION * ends[1]))
+
+
+def _epochs(ours: TrialHistory, theirs: TrialHistory, targets: tuple[float, float]) -> tuple[float, float]:
+    objective = Objective(VAL_ACC)
+    fast, slow = (
+        float(analysis.reached(trial, objective, target) or 0)
+        for trial, target in zip((ours, theirs), targets, strict=True)
+    )
+    return fast, slow
 
 
 def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rules) -> Claim:
@@ -157,7 +207,7 @@ def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rule
         differences = paired(values[0], values[1])
         if not differences:
             return Claim(text, UNKNOWN, _NO_PAIR)
-        outcomes.append(_decided(differences))
+        outcomes.append(_decided(differences, rules.level(1), rules.margin))
         both = set(values[0]) & set(values[1])
         means = [1 - np.mean([each[pair] for pair in sorted(both)]) for each in values]
         kind = "Training" if metric == TRAIN_ACC else "test"
@@ -166,47 +216,72 @@ def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rule
     return Claim(text, outcome, f"{', '.join(told)}; {_enough(len(differences))}.")
 
 
-def _same(text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool = False) -> Claim:
-    """That ``ours`` ends as well as ``theirs``, or with ``no_worse`` that it ends no worse."""
+def _same(text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool = False, note: str = "") -> Claim:
+    """That ``ours`` ends as well as ``theirs``, or with ``no_worse`` that it ends no worse.
+
+    Refuted only if the whole interval lies outside the margin.
+    """
     metric = rules.tested
     differences = paired(*(at_chosen(trials, rules.objective, metric) for trials in (ours, theirs)))
-    mean, low, high = analysis.interval(list(differences.values()))
-    if mean is None:
-        return Claim(text, UNKNOWN, _NO_PAIR)
-    span = f" [{points(metric, low)}, {points(metric, high)}]" if low is not None and high is not None else ""
+    if not differences:
+        return Claim(text, UNKNOWN, _NO_PAIR, note)
+    mean = sum(differences.values()) / len(differences)
+    span = _interval(differences, rules.level(1), rules.margin)
+    shown = f" [{points(metric, span[0])}, {points(metric, span[1])}]" if span else ""
     unit = " points" if metric.endswith("acc") else ""
-    figures = f"Difference of {metric}: {points(metric, mean)}{span}{unit}, margin {points(metric, rules.margin)[1:]}; "
-    figures += f"{_enough(len(differences))}."
-    if len(differences) < LEAST_SEEDS or low is None or high is None:
-        return Claim(text, UNKNOWN, figures)
-    rising = analysis.rises(metric)
-    worst = low if rising else -high
-    within = -rules.margin <= low and high <= rules.margin
-    if within or (no_worse and worst >= -rules.margin):
-        return Claim(text, REPRODUCED, figures)
-    sign = _decided({seed: value if rising else -value for seed, value in differences.items()})
-    differs = sign == NOT_REPRODUCED if no_worse else sign != UNKNOWN
-    return Claim(text, NOT_REPRODUCED if differs else UNKNOWN, figures)
+    figures = (
+        f"Difference of {metric}: {points(metric, mean)}{shown}{unit}, margin "
+        f"{figure(metric, rules.margin)}; {_enough(len(differences))}."
+    )
+    if span is None:
+        return Claim(text, UNKNOWN, figures, note)
+    low, high = span if analysis.rises(metric) else (-span[1], -span[0])
+    within = -rules.margin <= low and (no_worse or high <= rules.margin)
+    outside = high < -rules.margin or (low > rules.margin and not no_worse)
+    outcome = REPRODUCED if within else NOT_REPRODUCED if outside else UNKNOWN
+    return Claim(text, outcome, figures, note)
+
+
+def _freezing_and_head(roles: Roles, trials: Mapping[str, ByPair], rules: Rules) -> Iterable[Claim]:
+    """Frozen arms that also have another head, for free arms without a frozen arm of their own head."""
+    separated = {free for free, _ in roles.freezing}
+    for free, frozen in roles.freezing_and_head:
+        if free not in separated:
+            yield _same(
+                f"Freezing together with another head ({frozen}) costs nothing against learning all weights ({free})",
+                trials.get(frozen, {}),
+                trials.get(free, {}),
+                rules,
+                no_worse=True,
+                note=_TWO_CAUSES,
+            )
+
+
+_TWO_CAUSES = (
+    "“Together with another head”: the two arms differ in their heads as well, so the difference is "
+    "not that of freezing. An arm with frozen layers and the head of the other one would tell."
+)
 
 
 # ---- over seeds ------------------------------------------------------------------------------------------------------
 
 
-def _told(text: str, told: str, differences: Mapping[int, float]) -> Claim:
-    """A claim that is true where the differences are above zero."""
-    above = sum(value > 0 for value in differences.values())
-    seeds = some(len(differences), "seed")
-    return Claim(text, _decided(differences), f"{told}{above} of {seeds}{_few(len(differences))}.")
-
-
-def _decided(differences: Mapping[int, float]) -> str:
-    """Whether differences are above zero (reproduced), below it, or neither for all that can be told."""
+def _interval(differences: Mapping[int, float], level: float, margin: float = 0.0) -> tuple[float, float] | None:
+    """The sign-flip interval of one difference; None if the seeds are too few for the level."""
     if len(differences) < LEAST_SEEDS:
-        return UNKNOWN
+        return None
     values = np.array([list(differences.values())]).T
-    if float(analysis.adjusted_p(values)[0]) >= analysis.ALPHA:
+    span = analysis.simultaneous(values, margin, level)
+    low, high = float(span.low[0]), float(span.high[0])
+    return None if np.isnan(low) or np.isnan(high) else (low, high)
+
+
+def _decided(differences: Mapping[int, float], level: float, margin: float = 0.0) -> str:
+    """Whether differences are above zero (reproduced), below it, or neither for all that can be told."""
+    span = _interval(differences, level, margin)
+    if span is None or span[0] <= 0 <= span[1]:
         return UNKNOWN
-    return REPRODUCED if values.mean() > 0 else NOT_REPRODUCED
+    return REPRODUCED if span[0] > 0 else NOT_REPRODUCED
 
 
 def _few(seeds: int) -> str:

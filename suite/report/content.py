@@ -12,14 +12,25 @@ from suite import analysis
 from suite.journal import TrialHistory
 from suite.records import Status
 from suite.report import claims, matters
-from suite.report.arms import arms_frame, course, main_table, reference_table, settings_table, varying
+from suite.report.arms import (
+    arms_frame,
+    cost_table,
+    course,
+    main_table,
+    settings_table,
+    varying,
+)
 from suite.report.courses import Courses
 from suite.report.errors import Errors
 from suite.report.figures import styles
+from suite.report.image_error import ImageError
+from suite.report.method import method
 from suite.report.parts import Failure, Photo, Picture, Section, Table, kept
+from suite.report.published import reference_table
 from suite.report.roles import roles
-from suite.report.sentences import conclusions, facts, method, notices
+from suite.report.sentences import facts, notices
 from suite.report.stored import Rules, configs, histories, is_search, parameters
+from suite.report.verdicts import conclusions, leading_arm
 from suite.tracking import SweepRuns
 
 _UNTOLD = 12  # failures and the like beyond so many are only counted
@@ -80,23 +91,32 @@ class Content:
         return tuple(photo for section in self.pictured for strip in section.strips for photo in strip.photos)
 
 
-def content(runs: SweepRuns, rules: Rules, environment: Mapping[str, Any] | None = None) -> Content:
+def content(
+    runs: SweepRuns,
+    rules: Rules,
+    environment: Mapping[str, Any] | None = None,
+    images: Mapping[str, ImageError] | None = None,
+) -> Content:
     """Everything that the report says of a sweep.
 
     Args:
         environment: ``environment.json`` of the parent run, where there is one.
+        images: arm -> what the choice of test images does to its difference to the baseline.
     """
     items = histories(runs)
     run_ids = {run.trial or run.run_id: run.run_id for run in runs.trials}
     trials = analysis.trials_frame(items, rules.objective, run_ids)
-    arms = arms_frame(items, trials, rules, parameters(runs))
+    planned = int(runs.parent.tags.get("suite.planned", 0))
+    arms = arms_frame(items, trials, rules, parameters(runs), images, planned)
+    judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
+    spread = analysis.spread(judged, rules.objective, rules.confirmed)
+    gain = analysis.pairing_gain(judged, rules.objective)
     failures = [_failure(item, run_ids) for item in items if item.status is Status.FAILED]
-    known = arms[arms[rules.objective.name].notna()] if rules.objective.name in arms else arms[:0]
     marked = list(arms.loc[arms["verdict"] == analysis.BASELINE, "arm"])
     return Content(
         sweep=runs.sweep,
         question=runs.parent.tags.get("mlflow.note.content", ""),
-        conclusions=tuple(conclusions(arms, rules, analysis.spread(items, rules.objective, rules.confirmed))),
+        conclusions=tuple(conclusions(arms, rules, spread, sum(item.ended for item in items))),
         notices=tuple(notices(runs, items, arms, rules)),
         sections=kept(_sections(runs, items, trials, arms, rules, marked)),
         trials=trials,
@@ -104,10 +124,10 @@ def content(runs: SweepRuns, rules: Rules, environment: Mapping[str, Any] | None
         failures=tuple(failures[:_UNTOLD]),
         more_failures=max(0, len(failures) - _UNTOLD),
         facts=tuple(facts(runs, items, environment or {})),
-        method=tuple(method(arms, rules)),
+        method=tuple(method(arms, rules, gain)),
         arguments=runs.sweep,
         baseline=str(marked[0]) if len(marked) == 1 else "",
-        winner=str(known.iloc[0]["arm"]) if len(known) else "",
+        winner=leading_arm(arms, rules.objective.name),
     )
 
 
@@ -123,9 +143,10 @@ def _sections(
     looks = styles(order, baselines)
     about = roles({} if is_search(runs) else configs(runs))
     curves = Courses(items, order, looks).pictures(course(items, rules).name, about)
-    main = (main_table(arms, rules), settings_table(arms, varying(items))) if len(arms) else ()
+    settings = settings_table(arms, varying(items)) if len(arms) else None
+    main = (main_table(arms, rules), settings, cost_table(arms)) if len(arms) else ()
     published = reference_table(arms, trials, rules)
-    claimed = claims.table(claims.claims(items, about, rules))
+    claimed = claims.table(claims.claims(items, about, rules), rules.level(1))
     return [
         Section("arms", "Arms", (), tuple(table for table in main if table)),
         Section("published", "Against published figures", (), (published,) if published else ()),

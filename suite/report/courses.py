@@ -93,7 +93,7 @@ class Courses:
     def _final(self, roles: Roles) -> Iterable[Picture | None]:
         """The random start, the pretrained net with all weights learnable, and the one with some frozen."""
         for number, (random, pretrained) in enumerate(roles.weights, start=1):
-            frozen = [arm for free, arm in roles.freezing if free == pretrained]
+            frozen = [arm for free, arm in (*roles.freezing, *roles.freezing_and_head) if free == pretrained]
             if frozen:
                 caption = "The final comparison: random start, all weights learnable, some frozen."
                 arms = (random, pretrained, *frozen[:3])

@@ -24,7 +24,7 @@ from suite.records import Numerics, Status
 from suite.report import pictures
 from suite.report.pictures import Drawing
 from suite.report.stored import in_plan, parsed
-from suite.report.words import some
+from suite.report.words import figure, p_value, points, some
 from suite.tracking import SweepRuns, TrialRun
 
 PREDICTIONS, IMAGES = "predictions.npz", "test_images.npz"
@@ -179,6 +179,18 @@ def duel(runs: SweepRuns, uri: str, ours: str, theirs: str) -> Duel | str:
     if _of_other_data(a[pairs[0]], b[pairs[0]]):
         return f"{ours} and {theirs} were tested on different data"
     return _align(loaded, told, len(a) + len(b) - 2 * len(pairs))
+
+
+def count_test_images(runs: SweepRuns, uri: str, arms: Iterable[str]) -> int | None:
+    """How many test images the networks of these arms were tested on, by the first file that can be read."""
+    wanted = set(arms)
+    for run in _finished(runs):
+        if run.arm in wanted:
+            try:
+                return len(_load(uri, run).labels)
+            except (SuiteError, ValueError, OSError):
+                continue
+    return None
 
 
 def _align(loaded: Sequence[tuple[int, Predictions, Predictions]], told: list[str], alone: int) -> Duel | str:
@@ -362,12 +374,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
+    return figure("acc", value)
 
 
 def _points(value: float, sign: bool = True) -> str:
-    text = f"{100 * value:+.2f}" if sign else f"{100 * value:.2f} points"
-    return text.replace("-", "−")
+    return points("acc", value) if sign else f"{figure('acc', value)} points"
 
 
 def _interval(change: Interval) -> str:
@@ -375,7 +386,8 @@ def _interval(change: Interval) -> str:
 
 
 def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 # ---- what is shown ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from suite.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.report import errors, layers
 from suite.report.content import Content, content
 from suite.report.figures import address, darkened
+from suite.report.image_error import image_errors
 from suite.report.parts import Picture, kept
 from suite.report.stored import rules
 from suite.report.tables import csv, latex, markdown
@@ -48,7 +49,9 @@ def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warn
         EnvironmentProblem: the store cannot be read or the folder cannot be written.
     """
     runs = tracking.read(uri, sweep)
-    found = content(runs, rules(runs, uri), _environment(runs, uri))
+    judged = rules(runs, uri)
+    images = image_errors(runs, uri, judged)
+    found = content(runs, judged, _environment(runs, uri), images)
     page = publish(_illustrated(found, runs, uri), out)
     try:
         tracking.publish_report(uri, runs.parent.run_id, page.parent)

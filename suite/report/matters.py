@@ -14,7 +14,7 @@ from suite.report.parts import Picture, Section
 from suite.report.points import Dot, Dots, Mark, Scatter
 from suite.report.slices import Point, Slice, Slices, levels
 from suite.report.stored import Rules
-from suite.report.words import heading, label, scale, some
+from suite.report.words import heading, label, names, scale, some
 from suite.space import show
 
 _MOST = 60  # rows of a figure
@@ -80,7 +80,18 @@ def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, .
         "Trials that were stopped early count with the figure they had."
     )
     alt = f"Importance of {', '.join(one.name for one in found)}, in percent, with intervals."
-    return (), [Picture("importance", alt, caption, Dots(dots, "Importance, %")), *sliced]
+    return _importance(found), [Picture("importance", alt, caption, Dots(dots, "Importance, %")), *sliced]
+
+
+def _importance(shares: Sequence[analysis.Importance]) -> tuple[str, ...]:
+    """Which parameters matter more than an equal share; nothing to say of a single one."""
+    if len(shares) < 2:
+        return ()
+    chosen = [share.name for share in analysis.standing_out(shares)]
+    equal = f"the equal share of {100 / len(shares):.0f} %"
+    if not chosen:
+        return (f"Nothing stands out: no parameter's interval lies above {equal}.",)
+    return (f"Above {equal} with its whole interval: {names(chosen)}.",)
 
 
 def _slices(known: Sequence[tuple[TrialHistory, float]], rules: Rules, ranked: Sequence[str]) -> list[Picture]:

@@ -29,7 +29,8 @@ class Roles:
     Attributes:
         weights: (random start, pretrained).
         heads: (Config2, Config1).
-        freezing: (all weights learnable, some frozen).
+        freezing: (all weights learnable, some frozen), with equal heads.
+        freezing_and_head: the same, but the heads differ too.
         depths: (shallow plain net, deep plain net).
         residual: plain net -> the residual net of its depth.
         dropout: places -> rate -> arm; the arm without dropout is in all of them.
@@ -38,6 +39,7 @@ class Roles:
     weights: tuple[tuple[str, str], ...] = ()
     heads: tuple[tuple[str, str], ...] = ()
     freezing: tuple[tuple[str, str], ...] = ()
+    freezing_and_head: tuple[tuple[str, str], ...] = ()
     depths: tuple[tuple[str, str], ...] = ()
     residual: Mapping[str, str] = field(default_factory=dict)
     dropout: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
@@ -46,10 +48,13 @@ class Roles:
 def roles(configs: Configs) -> Roles:
     """What the arms' settings make of them."""
     plain = {arm: match for arm in configs if (match := _PLAIN.fullmatch(_of(configs, arm, "model.arch")))}
+    alike = list(_pairs(configs, _learnable, _frozen, _FREEZING))
+    frozen = list(_pairs(configs, _learnable, _frozen, (*_FREEZING, *_HEAD)))
     return Roles(
         weights=tuple(_pairs(configs, _random, _learnable, _WEIGHTS)),
         heads=tuple(_pairs(configs, _is_config2, _is_config1, _HEAD)),
-        freezing=tuple(_pairs(configs, _learnable, _frozen, (*_FREEZING, *_HEAD))),
+        freezing=tuple(alike),
+        freezing_and_head=tuple(pair for pair in frozen if pair not in alike),
         depths=tuple(
             (a, b)
             for a, b in _twins(configs, list(plain), list(plain), _ARCH)

@@ -1,9 +1,9 @@
-"""What a report says in sentences: verdicts, what is missing, how to read it, where it comes from."""
+"""What a report says in sentences: what is missing, and where it comes from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,89 +13,8 @@ from suite import analysis
 from suite.journal import TrialHistory
 from suite.records import Status
 from suite.report.stored import Rules, in_plan, is_search, not_numbers
-from suite.report.words import figure, half_width, label, names, points, scale, seconds, some
+from suite.report.words import seconds, some, with_unit
 from suite.tracking import SweepRuns
-
-
-def conclusions(arms: pd.DataFrame, rules: Rules, spread: float | None = None) -> list[str]:
-    """The verdicts first, then what could have been seen, then who leads.
-
-    Args:
-        spread: standard deviation over seeds of a difference to the baseline, over all arms; None = not known.
-    """
-    said = [text for word, say in _VERDICTS.items() if (text := _of(arms, word, say, rules))]
-    said += [text] if (text := visible(arms, rules, spread)) else []
-    name = rules.objective.name
-    if name not in arms or not arms[name].notna().any():
-        return [*said, "Nothing can be concluded yet: no trial has finished."]
-    first = arms.iloc[0]
-    leader = f"{'Highest' if rules.objective.goal == 'maximize' else 'Lowest'} mean {label(name).lower()}"
-    half = half_width(name, first[f"{name} low"], first[f"{name} high"])
-    value = f"{figure(name, first[name])}{half}{' %' if scale(name) > 1 else ''}"
-    ahead = f"{leader}: {first['arm']}, {value} over {some(first['seeds'], 'seed')}."
-    return [*said, ahead + (" Being first in a list is no verdict." if len(arms) > 1 else "")]
-
-
-def _of(arms: pd.DataFrame, word: str, say: Callable[[str, Rules], str], rules: Rules) -> str:
-    chosen = list(arms.loc[arms["verdict"] == word, "arm"])
-    others = int((arms["verdict"] != analysis.BASELINE).sum())
-    every = f"all {others} other arms" if len(chosen) == others > _LISTED else ""
-    return say(every or names(chosen), rules) if chosen else ""
-
-
-_LISTED = 4  # arms of one verdict that are named where all have it
-
-
-_VERDICTS: dict[str, Callable[[str, Rules], str]] = {
-    analysis.BETTER: lambda text, _: f"Better than the baseline: {text}.",
-    analysis.WORSE: lambda text, _: f"Worse than the baseline: {text}.",
-    analysis.EQUIVALENT: lambda text, rules: f"Equivalent to the baseline within {margin(rules)}: {text}.",
-    analysis.INCONCLUSIVE: lambda text, _: f"Inconclusive, a difference was neither shown nor ruled out: {text}.",
-    analysis.TOO_FEW: lambda text, _: (
-        f"Too few seeds to tell (fewer than {analysis.LEAST_SEEDS} that the baseline finished too): {text}."
-    ),
-}
-
-
-def visible(arms: pd.DataFrame, rules: Rules, spread: float | None) -> str:
-    """The smallest difference to the baseline that the sweep could have seen."""
-    least, power = analysis.LEAST_SEEDS, _power()
-    told = arms[arms["p"].notna()]
-    compared = int((arms["against"] != "").sum())
-    if not len(told):
-        if not compared or arms["seeds"].max() == 0:
-            return ""
-        said = f"With fewer than {least} seeds no difference, however large, can be told from chance."
-        if spread is None:
-            return said
-        size = _size(analysis.detectable(least, compared) * spread, rules)
-        return f"{said} With {least}, by the spread so far, one of {size} would be seen with {power} power."
-    found = told["smallest difference"]
-    span = ""
-    if len(told) > 1:
-        span = f" (by arm {_number(found.min(), rules)} to {_number(found.max(), rules)})"
-    seeds = some(int(told["pairs"].min()), "seed")
-    return (
-        f"Smallest difference to the baseline that this sweep could have seen with {power} power: "
-        f"{_size(found.median(), rules)}{span}, from {seeds}, {some(len(told), 'tested arm')} and the spread measured."
-    )
-
-
-def _power() -> str:
-    return f"{100 * analysis.POWER:.0f} %"
-
-
-def _size(value: float, rules: Rules) -> str:
-    return f"{_number(value, rules)} {'points' if rules.tested.endswith('acc') else rules.tested}"
-
-
-def _number(value: float, rules: Rules) -> str:
-    return points(rules.tested, value).lstrip("+")
-
-
-def margin(rules: Rules) -> str:
-    """The margin with its unit."""
-    return _size(rules.margin, rules)
 
 
 def notices(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules) -> list[str]:
@@ -106,7 +25,8 @@ def notices(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, 
     if gone:
         found.append(f"{some(gone, 'run')} of arms or seeds that the sweep file no longer has: left out.")
     if not rules.margin_known:
-        found.append(f"The sweep's margin is not in the store; the default of {margin(rules)} stands in.")
+        default = with_unit(rules.tested, rules.margin)
+        found.append(f"The sweep's margin is not in the store; the default of {default} stands in.")
     if is_search(runs):
         found.append(_searched(rules))
     return [text for text in found if text]
@@ -117,6 +37,12 @@ def _searched(rules: Rules) -> str:
         return "A search chose these arms by their first seed, which also counts here; confirmed arms alone have more."
     if not rules.confirmed:
         return "A search: no arm has been confirmed on all seeds, so there are no verdicts yet."
+    if rules.search_seed is not None:
+        return (
+            f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at full length on "
+            f"seeds that the search has not seen; only these get verdicts. Seed {rules.search_seed}, by which they "
+            "were chosen, counts in none of their figures."
+        )
     return (
         f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at full length on all "
         "seeds; only these get verdicts. The first seed, on which they were chosen, also counts, which flatters them."
@@ -171,36 +97,6 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
         yield f"Arms have unequal numbers of finished seeds ({span}){pairs}."
     if len({str(item.entry.get("numerics")) for item in items}) > 1:
         yield "Trials ran with different numerics; those of different numerics are not paired."
-
-
-def method(arms: pd.DataFrame, rules: Rules) -> list[str]:
-    """How to read the figures."""
-    objective, test = rules.objective, analysis.tested(rules.objective)
-    epoch = "the epoch with the best" if objective.strategy == "best" else "the last epoch with a"
-    said = [
-        f"Figures, those of the test images too, are of {epoch} {objective.name}; ± is a 95 % Student interval over "
-        "seeds. It covers seeds, not the choice of test images.",
-    ]
-    if (arms["against"] != "").any():
-        said.append(
-            f"Differences are of {test}, paired by seed, with a 95 % Student interval. p is of a two-sided sign-flip "
-            "test adjusted for the number of arms (step-down max-T, one sign per seed for all arms): where nothing "
-            "differs, and differences are as likely to have the one sign as the other, the chance of any false "
-            '"better" or "worse" in the whole table is at most 5 %.'
-        )
-        said.append(
-            f'"Equivalent": the interval lies within {margin(rules)}; these intervals are not adjusted for the number '
-            f'of arms. "Inconclusive": neither. "Too few seeds": below {analysis.LEAST_SEEDS} pairs no sign-flip test '
-            "can reach 5 %."
-        )
-        said.append(
-            "The smallest difference that could have been seen: the true difference that would be called better or "
-            f"worse with {_power()} power, by simulating sweeps of as many seeds and arms (one of which "
-            "differs; normal noise; differences correlated at one half, as they share the baseline) and the standard "
-            "deviation over seeds of the paired differences measured here, an arm's own; the median arm is named. "
-            "arms.csv has each arm's."
-        )
-    return said
 
 
 # ---- where it comes from ---------------------------------------------------------------------------------------------

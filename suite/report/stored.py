@@ -13,7 +13,7 @@ from suite import analysis, tracking
 from suite.analysis import Bounds
 from suite.errors import SuiteError
 from suite.journal import TrialHistory
-from suite.records import METRICS, EpochRecord, Objective, Status, Trial
+from suite.records import METRICS, EpochRecord, Looks, Objective, Status, Trial
 from suite.spec.stored import read_stored_params
 from suite.tracking import SweepRuns, TrialRun
 
@@ -33,6 +33,8 @@ class Rules:
         reference: published figures: arm -> metric (``time_s``, ``note`` too) -> value.
         confirmed: of a search, the arms that ran on all seeds; None where every arm is to.
         bounds: of a search, the parameters that are ranges.
+        looks: at which seeds verdicts are, or have been, looked at.
+        search_seed: of a search, the seed that it chose arms by; it counts in no verdict.
     """
 
     objective: Objective
@@ -41,6 +43,12 @@ class Rules:
     reference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     confirmed: tuple[str, ...] | None = None
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    looks: Looks = analysis.NO_LOOKS
+    search_seed: int | None = None
+
+    def level(self, arms: int) -> float:
+        """The probability of any false verdict that the present look at ``arms`` comparisons has."""
+        return analysis.look_level(self.looks, arms)
 
     @property
     def tested(self) -> str:
@@ -129,6 +137,8 @@ def rules(runs: SweepRuns, uri: str) -> Rules:
         reference=_reference(spec) if spec else {},
         confirmed=_confirmed(runs, uri) if is_search(runs) else None,
         bounds=_bounds(spec) if spec else {},
+        looks=tracking.looks_of(runs.parent.tags),
+        search_seed=tracking.search_seed_of(runs.parent.tags),
     )
 
 

@@ -10,15 +10,14 @@ import pandas as pd
 from suite import analysis
 from suite.errors import UsageError
 from suite.journal import TrialHistory
-from suite.report.arms import difference, p_value
+from suite.report.arms import adjusted_p, difference
 from suite.report.content import Content
 from suite.report.courses import Courses
 from suite.report.figures import styles
 from suite.report.parts import Picture, Section, Table, kept
 from suite.report.roles import Roles
-from suite.report.sentences import margin, visible
 from suite.report.stored import Rules, configs, histories
-from suite.report.words import figure, half_width, heading, names, scale
+from suite.report.words import heading, names, scale, with_interval, with_unit
 from suite.tracking import SweepRuns
 
 _VERDICTS = {
@@ -96,12 +95,14 @@ def _trials(runs: SweepRuns, items: Sequence[TrialHistory], rules: Rules) -> pd.
 
 
 def _method(ours: str, theirs: str, rules: Rules, other: Rules) -> str:
-    said = "Each sweep's own metric chose the epochs of its trials. Intervals are 95 % Student intervals over seeds"
+    said = "Each sweep's own metric chose the epochs of its trials. ± is a 95 % Student interval over seeds."
     if rules.tested != other.tested:
-        return f"{said}."
+        return said
     return (
-        f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal numerics). {said}; p is of "
-        "a two-sided sign-flip test adjusted for the number of arms."
+        f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal numerics). Their 95 % "
+        "intervals hold for all arms at once (a max-T test that flips the signs of whole seeds, inverted); verdicts "
+        "are read from them alone, and p is adjusted for the number of arms. Earlier looks at either sweep are not "
+        f"counted. {said}"
     )
 
 
@@ -146,12 +147,12 @@ def _table(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rule
 def _own(row: Mapping[Any, Any], name: str, test: str) -> tuple[str, str]:
     """An arm's seeds and figure in one of the sweeps."""
     mean, low, high = (row[f"{name}: {test}{end}"] for end in ("", " low", " high"))
-    return str(row[f"{name}: seeds"]), "–" if pd.isna(mean) else figure(test, mean) + half_width(test, low, high)
+    return str(row[f"{name}: seeds"]), "–" if pd.isna(mean) else with_interval(test, mean, low, high)
 
 
 def _compared(row: Mapping[Any, Any], test: str) -> list[str]:
     pairs = 0 if pd.isna(row["pairs"]) else int(row["pairs"])
-    return [str(pairs), difference(row, test), p_value(row)]
+    return [str(pairs), difference(row, test), adjusted_p(row)]
 
 
 def _curves(
@@ -188,11 +189,17 @@ def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other
     for word, text in _VERDICTS.items():
         if chosen := list(arms.loc[arms["verdict"] == word, "arm"]):
             yield text.format(
-                ours=ours, theirs=theirs, arms=names(chosen), margin=margin(rules), least=analysis.LEAST_SEEDS
+                ours=ours,
+                theirs=theirs,
+                arms=names(chosen),
+                margin=with_unit(rules.tested, rules.margin),
+                least=analysis.LEAST_SEEDS,
             )
     if arms["p"].notna().any():
-        yield visible(arms.assign(against="x", seeds=arms["pairs"]), rules, None).replace(
-            "difference to the baseline that this sweep", "difference that this comparison"
+        seen = arms["smallest difference"].median()
+        yield (
+            f"Smallest difference that this comparison sees with {100 * analysis.POWER:.0f} % power, at the measured "
+            f"spread over seeds: {with_unit(rules.tested, seen)} (the median arm)."
         )
 
 

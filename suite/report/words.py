@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pandas as pd
 
@@ -27,22 +28,52 @@ def scale(metric: str) -> float:
     return 100.0 if metric.endswith("acc") else 1.0
 
 
+def rounded(value: float, decimals: int, sign: bool = False) -> str:
+    """A number as text, with a true minus sign; zero has no sign.
+
+    A number that was computed in two ways differs in its last bits. Ten decimals are kept first, so
+    that both round alike and a page shows one number.
+    """
+    exact = Decimal(repr(round(float(value), 10)))
+    text = f"{exact:.{decimals}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return (f"{exact:+.{decimals}f}" if sign else text).replace("-", "−")
+
+
 def figure(metric: str, value: float) -> str:
     """One figure: percent with two decimals, else four."""
-    return f"{value * scale(metric):.{_decimals(metric)}f}"
+    return rounded(value * scale(metric), _decimals(metric))
 
 
-def half_width(metric: str, low: float | None, high: float | None) -> str:
-    """`` ± 1.23``, or nothing where there is no interval."""
+def with_interval(metric: str, mean: float, low: float | None, high: float | None) -> str:
+    """``81.20 ± 0.31``; ``99.80 [99.10, 100.00]`` if 0 or 100 % cuts the interval off."""
+    text = figure(metric, mean)
     if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return ""
-    return f" ± {(high - low) / 2 * scale(metric):.{_decimals(metric)}f}"
+        return text
+    if abs((low + high) / 2 - mean) > 1e-9:
+        return f"{text} [{figure(metric, low)}, {figure(metric, high)}]"
+    return f"{text} ± {figure(metric, (high - low) / 2)}"
 
 
 def points(metric: str, value: float) -> str:
-    """A difference with its sign, in percentage points for accuracies; a true minus sign."""
-    text = f"{value * scale(metric):+.{_decimals(metric)}f}"
-    return text.replace("-", "−")
+    """A difference with its sign, in percentage points for accuracies."""
+    return rounded(value * scale(metric), _decimals(metric), sign=True)
+
+
+def with_unit(metric: str, value: float) -> str:
+    """The size of a difference: ``0.50 points``."""
+    return f"{figure(metric, value)} {'points' if metric.endswith('acc') else metric}"
+
+
+def p_value(p: float) -> str:
+    """``0.031``, ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else rounded(p, 3)
+
+
+def percent(share: float) -> str:
+    """A level, to two significant digits: ``3.1 %``, ``0.63 %``."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
 
 
 def _decimals(metric: str) -> int:

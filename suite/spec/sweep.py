@@ -57,6 +57,8 @@ ReferenceKey = Literal[
     "note",
 ]
 
+PublishedSeeds = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+
 
 class MetricConfig(Frozen):
     """What decides which arm, and which epoch of a trial, is best."""
@@ -276,9 +278,10 @@ class SweepSpec(Frozen):
     augmentations: dict[str, Augmentation] = {}
     """Named variants of augmentations, usable in `augment` like the built-in names: `{cutout8: {type: cutout, size:
     8}}`. Under a built-in name: new settings for it. Names have letters, digits, `_` and `-`."""
-    reference: dict[str, dict[ReferenceKey, FiniteFloat | str]] = {}
+    reference: dict[str, dict[ReferenceKey, FiniteFloat | PublishedSeeds | str]] = {}
     """Published figures per arm, shown beside the measured ones: metric names (accuracies as fractions), `time_s` =
-    training time in seconds, `note` = text."""
+    training time in seconds, `note` = text. A figure may be a list with one number per published seed: then the
+    difference to it is tested (Welch's t)."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     """How many checkpoints are kept."""
     activations: Annotated[bool, Field(strict=True)] = True
