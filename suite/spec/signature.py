@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suite.records import Objective
-from suite.spec.config import TrialConfig
+from suite.spec.config import DEFAULT_VAL_SIZE, TrialConfig
 
 SCHEMA_VERSION = 1
 """Of the sweep file's format."""
@@ -107,6 +107,8 @@ def resolved(config: TrialConfig) -> dict[str, Any]:
     }
     weights = config.model.weights
     settings["model.weights"] = weights if weights in ("none", "imagenet") else "given"
+    if config.data.train_size is None and config.data.val_size is None:
+        settings["data.val_size"] = DEFAULT_VAL_SIZE
     settings["augment"] = [_augmentation(step.model_dump(mode="json")) for step in config.pipeline()]
     return settings
 
