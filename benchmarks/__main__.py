@@ -8,7 +8,17 @@ import time
 
 from benchmarks.record import RESULTS
 
-QUESTIONS = ("augmentation", "training", "transfer", "augmentation_sweep", "control", "memory", "search", "report")
+QUESTIONS = (
+    "augmentation",
+    "training",
+    "transfer",
+    "augmentation_sweep",
+    "control",
+    "memory",
+    "search",
+    "report",
+    "soundness",
+)
 
 
 def main() -> int:

@@ -168,7 +168,7 @@ def counted(judged: tuple[list[str], Array, Array], true: Array, seeds: float = 
     words, low, high = judged
     return Counts(
         wrong=is_wrong(words, true),
-        covered=bool(np.all((low <= true) & (true <= high))),
+        covered=not np.any((true < low) | (true > high)),  # NaN: an interval without an end
         power=words[0] == "worse",
         contradictions=contradicts(words, low, high),
         seeds=seeds,

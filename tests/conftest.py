@@ -272,7 +272,7 @@ class Folder:
         assert rows.keys() == ends.keys()
         for trial, end in ends.items():
             assert (rows[trial]["status"], int(rows[trial]["epochs"])) == (end["status"], end["epochs"])
-            best = epochs[trial, end["best_epoch"]]
+            best = epochs[trial, end["best_epoch"]] | (end.get("test") or {})
             assert {name: float(rows[trial][name]) for name in best} == best
 
     def _figures(self) -> dict[tuple[str, str, int], float]:
@@ -285,7 +285,9 @@ class Folder:
                 step = entry["epoch" if entry["kind"] == "epoch" else "step"]
                 found |= {(name, key, step): value for key, value in entry["metrics"].items() if value is not None}
             elif entry["kind"] == "end" and entry.get("best_value") is not None:
-                found[name, "best/value", entry.get("best_epoch") or entry.get("epochs") or 0] = entry["best_value"]
+                step = entry.get("best_epoch") or entry.get("epochs") or 0
+                found[name, "best/value", step] = entry["best_value"]
+                found |= {(name, key, step): value for key, value in (entry.get("test") or {}).items()}
             elif entry["kind"] == "forget":
                 found = {key: value for key, value in found.items() if key[0] != name}
         return found

@@ -211,7 +211,7 @@ def test_a_sweep_in_a_notebook_gives_frames_run_ids_and_a_report(folder: Folder)
     code = lines[1].replace("search_spaces/quickstart.yaml", "sweep.yaml")
     code += """
 import json
-again = sweep.run("sweep.yaml", ["seeds=[0,1,2,3]"])
+again = sweep.run("sweep.yaml", ["seeds=[0,1,2,3,4,5,6]"])
 assert again.trials.equals(result.trials), "the second call runs nothing and gives the same"
 print(json.dumps([
     len(result.trials), result.arms["arm"].tolist(), sorted(result.trials["run_id"]) == sorted(result.run_ids.values()),
@@ -225,7 +225,7 @@ print(json.dumps([
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     trials, arms, same_ids, last, page, code_ = json.loads(ran.stdout.splitlines()[-1])
-    assert (trials, sorted(arms), same_ids, page, code_) == (8, ["lr=0.05", "lr=0.2"], True, True, 0)
+    assert (trials, sorted(arms), same_ids, page, code_) == (14, ["lr=0.05", "lr=0.2"], True, True, 0)
     assert last == 4
 
 

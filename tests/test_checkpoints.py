@@ -31,7 +31,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "sgd"}, FULL], ids=["sgd", "all at once"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"optimizer": "sgd"}, FULL, {"last_batch": "spread"}, {"last_batch": "keep", "nesterov": True}],
+    ids=["sgd", "all at once", "spread", "keep"],
+)
 def test_a_stop_at_any_step_changes_no_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
     made = trial(augment="flip+crop+cutout+mixup", **settings)
     unbroken = finish(training(made, tmp_path / "unbroken"))

@@ -87,16 +87,33 @@ def test_compiled_steps_are_the_steps(
 ) -> None:  # fmt: skip
     """Up to rounding; the last batch of an epoch, of 8 images and not 10, is run as it is. Control: another seed."""
     monkeypatch.setattr(strips, "has_amx", lambda: True)  # strips give the same everywhere
-    made, plain = trial(arch, epochs=2, **settings), replace(numerics, compiled=False)
+    made, plain = trial(arch, epochs=2, last_batch="keep", **settings), replace(numerics, compiled=False)
     eager = finish(training(made, tmp_path / "eager", numerics=plain))
     assert compiled_sizes == [] and not counters["stats"]
     ours = finish(training(made, tmp_path / "compiled", numerics=numerics))
     assert compiled_sizes == [10] * 8
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], "parts were run as they are"
-    other = finish(training(trial(arch, seed=1, epochs=2, **settings), tmp_path / "other", numerics=plain))
+    other_trial = trial(arch, seed=1, epochs=2, last_batch="keep", **settings)
+    other = finish(training(other_trial, tmp_path / "other", numerics=plain))
     off, control = (float((losses(each) - losses(eager)).abs().max()) for each in (ours, other))
     assert off < (0.05 if numerics.precision == "fp32" else 0.5) * control
     assert ours.model.state_dict().keys() == eager.model.state_dict().keys()
+
+
+@pytest.mark.parametrize(("last_batch", "expected"), [("drop", [20] * 2), ("spread", [15] * 2), ("keep", [20] * 2)])
+def test_the_most_frequent_size_is_compiled(
+    last_batch: str, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """44 images at 20: with ``spread`` no batch has 20."""
+    sizes: list[int] = []
+
+    def noted(network: torch.nn.Module, device: torch.device) -> Any:
+        return lambda inputs: sizes.append(len(inputs)) or network(inputs)
+
+    monkeypatch.setattr(train, "compiled", noted)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
+    finish(training(trial(**settings), tmp_path, numerics=COMPILED))
+    assert sizes == expected
 
 
 def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(tmp_path: Path, counters: Any) -> None:

@@ -19,7 +19,7 @@ from suite.records import EpochRecord, Numerics, Trial
 from suite.spec.config import HeadConfig, ModelConfig, TrialConfig
 from suite.train import Training
 from suite.trainable import Member, advance_together
-from tests.training import plain, training, trial
+from tests.training import finish, plain, training, trial
 
 
 def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
@@ -168,6 +168,19 @@ def test_each_trial_gets_its_own_curve(tmp_path: Path) -> None:
     assert len(losses) == 4, "they must differ, or this shows nothing"
 
 
+@pytest.mark.parametrize(("last_batch", "steps"), [("drop", 2), ("spread", 3), ("keep", 3)])
+def test_a_joined_trial_has_the_batches_of_its_own(tmp_path: Path, last_batch: str, steps: int) -> None:
+    """44 images at 20, with plain and Nesterov momentum."""
+    settings = {"batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
+    pack = [made(tmp_path / "pack", number, nesterov=number == 0, **settings) for number in (0, 1)]
+    assert pack[0].steps_per_epoch == steps
+    together(pack)
+    for number, one in enumerate(pack):
+        solo = finish(made(tmp_path / "solo", number, nesterov=number == 0, **settings))
+        for ours, theirs in zip(plain(one.records), plain(solo.records), strict=True):
+            assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=2e-3)
+
+
 def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) -> None:
     one, other = (made(tmp_path, number) for number in (0, 1))
     one.model, other.model = other.model, one.model
@@ -298,9 +311,14 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     assert outcomes[-1]["status"] == "finished"
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 20}, {"arch": "plain32"}, {"data__train_size": 40}], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [{"batch_size": 20}, {"batch_size": 10, "last_batch": "keep"}, {"arch": "plain32"}, {"data__train_size": 40}],
+    ids=str,
+)
 def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
-    assert not fused.can_join([made(tmp_path, 0), made(tmp_path, 1, **other)])
+    size = {"batch_size": 10} if "last_batch" in other else {}  # 48 images: four batches of 10, and of 8 with keep
+    assert not fused.can_join([made(tmp_path, 0, **size), made(tmp_path, 1, **other)])
     assert not fused.can_join([made(tmp_path, 2)]) and not fused.can_join([])
 
 

@@ -38,6 +38,7 @@ def test_trials_that_share_augmented_features_run_together_on_all_slots() -> Non
     "other",
     [
         {"seed": 1}, {"augment": "crop"}, {"batch_size": 20}, {"model__freeze_depth": 6}, {"data__train_size": 20},
+        {"last_batch": "spread"},
         {"model__weights": "other.pth"}, {"model__freeze_batchnorm": False}, {"cache_prefix": "off"},
     ],
     ids=str,
@@ -55,6 +56,7 @@ def test_a_pack_that_was_asked_for_has_that_size() -> None:
     trials = [arm(number, augment="none") for number in range(5)]
     assert sizes(trials, 2) == [2, 2, 1] and sizes(trials, 1) == [1] * 5
     assert sizes([*trials, arm(5, augment="none", batch_size=20)], 4) == [4, 1, 1], "of the same shapes"
+    assert sizes([*trials, arm(5, augment="none", last_batch="keep")], 4) == [4, 1, 1], "of the same batches"
 
 
 def write(folder: Folder, **train: str) -> None:

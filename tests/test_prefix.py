@@ -152,6 +152,27 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
         assert not differing(everything(pack[number]), everything(solo)), arm
 
 
+@pytest.mark.parametrize("last_batch", ["drop", "spread", "keep"])
+@pytest.mark.parametrize("augment", ["none", "flip"], ids=["kept", "shared"])
+def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str, augment: str) -> None:
+    """44 images at 20; beside it in the pack is an arm with other batches, whose features it must not take."""
+    base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": augment, "batch_size": 20, "data__val_size": 20}
+    ways = {"drop": [20, 20], "spread": [15, 15, 14], "keep": [20, 20, 4]}
+    others: dict[str, features.Lockstep] = {}
+    pack = [
+        made(tmp_path / f"pack {way}", tmp_path / "cache", others=others, last_batch=way, **base)
+        for way in (*(way for way in ways if way != last_batch), last_batch)
+    ]
+    while not all(one.complete for one in pack):
+        for one in pack:
+            one.advance()
+    ours = pack[-1]
+    assert ours.prefix.layers and [batch.stop - batch.start for batch in ours.batches] == ways[last_batch]
+    assert len(others) == (0 if augment == "none" else 3)
+    solo = finish(made(tmp_path / "solo", tmp_path / "cache", cache_prefix="off", last_batch=last_batch, **base))
+    assert not differing(everything(ours), everything(solo))
+
+
 def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip", "epochs": 3}
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", **settings))

@@ -365,3 +365,17 @@ def test_dropout_rates_come_out_as_one_figure_with_a_panel_for_each_place() -> N
     (picture,) = (picture for picture in report(*trials).pictures if picture.name == "dropout")
     texts = [[line.text for line in panel.lines] for panel in picture.plot.panels]  # type: ignore[attr-defined]
     assert texts[:2] == [["rate 0", "rate 0.1", "rate 0.5"]] * 2
+
+
+def test_results_that_were_made_with_a_small_last_batch_are_named() -> None:
+    old = {"train.batch_size": "128", "data.name": "cifar10", "data.train_size": "5000"}
+    trials = [run(arm, 0, params=old) for arm in ("base", "a")]
+    notices = " ".join(content(runs(*trials), Rules(VAL)).notices)
+    assert "2 trials were trained with a small last batch" in notices
+    for params in (old | {"data.train_size": "4992"}, old | {"train.last_batch": "drop"}):
+        trials = [run(arm, 0, params=params) for arm in ("base", "a")]
+        assert "last batch" not in " ".join(content(runs(*trials), Rules(VAL)).notices)
+    unknown = {"train.batch_size": "128", "data.name": "folder"}
+    trials = [run(arm, 0, params=unknown) for arm in ("base", "a")]
+    notices = " ".join(content(runs(*trials), Rules(VAL)).notices)
+    assert "2 trials may have been trained with a small last batch" in notices

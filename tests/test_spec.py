@@ -477,19 +477,19 @@ def identity(config: dict[str, Any], seed: int = 0, **options: Any) -> str:
 # Written out: a change here means that no finished trial is found again. Then RESULT_VERSION or ADDED must change.
 HEAD = {"hidden": [128], "dropout": 0.3}
 GOLDEN: list[tuple[dict[str, Any], int, dict[str, Any], str]] = [
-    ({}, 0, {}, "ebebb822d68402b8"),
-    ({"train": {"lr": 0.1, "epochs": 5}, "augment": "flip+crop"}, 3, {}, "8fbfa32f82ca86a6"),
+    ({}, 0, {}, "0776e52c8d61ddba"),
+    ({"train": {"lr": 0.1, "epochs": 5}, "augment": "flip+crop"}, 3, {}, "2389af0162311668"),
     (
         {"model": {"arch": "resnet18", "weights": "imagenet", "head": HEAD}},
         0,
         {"weights_digest": "w"},
-        "dc98eff2ac8b48c8",
+        "aadee3b89780aa79",
     ),
     (
         {"model": {"weights": "/x/y.pth"}, "train": {"patience": 3}},
         0,
         {"weights_digest": "w", "objective": Objective("val/acc"), "module_digests": ["m"]},
-        "b8a6160738332ee9",
+        "3d1abccd8caf0e3e",
     ),
 ]
 
@@ -504,6 +504,8 @@ def test_ids_never_change(config: dict[str, Any], seed: int, options: dict[str, 
     [
         ({"train": {"precision": "bf16"}}, {"train": {"precision": "fp32"}}),
         ({"train": {"cache_prefix": "off"}}, {}),
+        ({"train": {"evaluate_test": "every"}}, {"train": {"evaluate_test": "last"}}),
+        ({"data": {"val_size": 0.1}}, {}),
         ({"data": {"root": "/a"}}, {"data": {"root": "/b"}}),
         ({"train": {"lr": 0.1, "epochs": 3}}, {"train": {"epochs": 3, "lr": 0.1}}),
         ({"train": {"lr": 1}}, {"train": {"lr": 1.0}}),
@@ -531,6 +533,7 @@ def test_weights_count_by_their_digest_not_by_their_place() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"train": {"last_batch": "spread"}}, {"train": {"nesterov": True}}, {"train": {"decay": "weights"}},
         {"train": {"lr": 0.051}}, {"train": {"epochs": 31}}, {"data": {"split_seed": 1}}, {"augment": "flip"},
         {"model": {"arch": "resnet20"}}, {"model": {"head": {}}}, {"train": {"patience": 1}}, {"augment": "crop+flip"},
         {"augment": "flip", "augmentations": {"flip": {"type": "flip", "p": 0.4}}},
@@ -539,6 +542,10 @@ def test_weights_count_by_their_digest_not_by_their_place() -> None:
 @pytest.mark.fault(39)
 def test_what_can_change_the_result_changes_the_id(change: dict[str, Any]) -> None:
     assert identity(change) != identity({})
+
+
+def test_validation_images_of_a_subset_change_the_id() -> None:
+    assert identity({"data": {"train_size": 500}}) != identity({"data": {"train_size": 500, "val_size": 0.1}})
 
 
 @pytest.mark.fault(40)

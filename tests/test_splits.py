@@ -48,7 +48,7 @@ def split(
 
 
 def test_the_split_of_even_classes_is_even() -> None:
-    parts = split(train_size=5000, test_size=0.1)
+    parts = split(train_size=5000, test_size=0.1, val_size=0.1)
     assert np.bincount(EVEN[parts.val]).tolist() == [500] * 10
     assert np.bincount(EVEN[parts.train]).tolist() == [500] * 10
     assert np.bincount(EVEN_TEST[parts.test]).tolist() == [100] * 10
@@ -61,6 +61,27 @@ def test_by_default_all_images_are_used_once() -> None:
     assert len(parts.train) == 45_000 and len(parts.val) == 5_000
     assert sorted([*parts.train, *parts.val]) == list(range(50_000))
     assert sorted(parts.test) == list(range(10_000))
+
+
+@pytest.mark.parametrize(
+    ("train_size", "train", "val"),
+    [(5000, 5000, 556), (2600, 2600, 289), (45_000, 45_000, 5000), (0.1, 4500, 500), (20, 20, 10)],
+)
+def test_a_subset_has_a_ninth_as_many_validation_images(train_size: float, train: int, val: int) -> None:
+    """A tenth of both together. They are some of those that all images would have; training images do not change."""
+    parts, whole, given = split(train_size=train_size), split(), split(train_size=train_size, val_size=0.1)
+    assert (len(parts.train), len(parts.val)) == (train, val)
+    assert parts.val.tolist() == whole.val[:val].tolist()
+    assert parts.train.tolist() == given.train.tolist() and len(given.val) == 5000
+    assert np.ptp(np.bincount(EVEN[parts.val])) <= 1 and np.bincount(EVEN[parts.val]).min() >= 1
+
+
+def test_a_subset_validates_on_every_class_that_it_can() -> None:
+    """1,000 images of two classes and 10 of a third, of which one falls into the tenth."""
+    labels = np.repeat(np.arange(3), (500, 500, 10))
+    parts = split(labels, labels, train_size=101)
+    assert 11 < len(parts.val) <= 101 and np.bincount(labels[parts.val], minlength=3).tolist()[2] == 1
+    assert labels[parts.val[-1]] == 2, "no more than that takes"
 
 
 def test_fractions_of_training_images_are_of_what_validation_leaves() -> None:
@@ -200,7 +221,7 @@ def test_the_description_counts_images_per_part_and_class(cache: Path) -> None:
     parts = data.split(dataset.train_labels, dataset.test_labels, DataConfig(train_size=100))
     text = data.describe(dataset, parts)
     assert json.loads(json.dumps(text)) == text
-    assert (text["train"], text["val"], text["test"], text["num_classes"]) == (100, 144, 359, 10)
+    assert (text["train"], text["val"], text["test"], text["num_classes"]) == (100, 11, 359, 10)
     assert text["per_class"]["train"]["7"] == Counter(dataset.train_labels[parts.train].tolist())[7]
     assert text["digest"] == dataset.digest and text["image_size"] == 32
 

@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import checkpoint, data, models, optim, scores, train
+from suite import checkpoint, data, models, optim, scores
 from suite.errors import DivergedError, OutOfMemoryError
 from suite.models import strips
 from suite.records import Numerics, stream
@@ -119,19 +119,21 @@ def ours(parameters: list[nn.Parameter], config: Any) -> torch.optim.Optimizer:
     return optim.build(parameters[:4], parameters[4:], config)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str) -> None:
+@pytest.mark.parametrize("decayed", ["all", "weights"])
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw"])
+def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str, decayed: str) -> None:
     """Nesterov as in Sutskever et al. 2013, Adam as in Kingma and Ba 2014, AdamW as in Loshchilov and Hutter 2017."""
-    weights, gradients = steps_of(ours, 3, optimizer=optimizer)
+    settings = {"optimizer": "sgd", "nesterov": True} if optimizer == "nesterov" else {"optimizer": optimizer}
+    weights, gradients = steps_of(ours, 3, decay=decayed, **settings)
     for place, start in enumerate(weights[0]):
-        decay = 0.01 if start.ndim >= 2 else 0.0  # biases and BatchNorm do not decay
+        decay = 0.01 if start.ndim >= 2 or decayed == "all" else 0.0
         p, first, second = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
         for count, drawn in enumerate(gradients, start=1):
             g = drawn[place].double()
-            if optimizer == "sgd":
+            if optimizer in ("sgd", "nesterov"):
                 g = g + decay * p
                 first = g if count == 1 else 0.9 * first + g
-                p = p - 0.1 * (g + 0.9 * first)
+                p = p - 0.1 * (g + 0.9 * first if optimizer == "nesterov" else first)
             else:
                 if optimizer == "adamw":
                     p = p - 0.1 * decay * p
@@ -140,6 +142,20 @@ def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str) -> None
                 first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
                 p = p - 0.1 * (first / (1 - 0.9**count)) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
             torch.testing.assert_close(weights[count][place].double(), p, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_by_default_an_optimizer_steps_as_torchs_does(optimizer: str) -> None:
+    """Given ``model.parameters()``: plain momentum, and weight decay on biases and BatchNorm too."""
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    more: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {}
+
+    def stock(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+        return kind(parameters, lr=0.1, weight_decay=0.01, **more)  # type: ignore[no-any-return]
+
+    steps = [steps_of(build, 3, optimizer=optimizer)[0] for build in (ours, stock)]
+    for found, expected in zip(*steps, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_without_momentum_a_step_goes_down_the_gradient() -> None:
@@ -278,7 +294,7 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
 
 
 def test_the_training_figures_are_those_of_each_step(tmp_path: Path) -> None:
-    made = training(trial("nets:plain", lr=1e-12, epochs=1), tmp_path)
+    made = training(trial("nets:plain", lr=1e-12, epochs=1, last_batch="keep"), tmp_path)
     (record,) = finish(made).records
     with torch.inference_mode():
         logits = made.model((made.train.images[made.train.index].float() / 255 - made.mean) / made.std)
@@ -349,16 +365,46 @@ def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
     assert facts["files"] == {name: checkpoint.digest(tmp_path / name) for name in facts["files"]}
 
 
-def test_a_last_batch_of_one_image_joins_the_one_before(tmp_path: Path) -> None:
-    """BatchNorm refuses a single value per channel."""
-    sizes = lambda count, size: [each.stop - each.start for each in train._batches(count, size)]  # noqa: E731
-    assert sizes(61, 20) == [20, 20, 21] and sizes(62, 20) == [20, 20, 20, 2] and sizes(60, 20) == [20] * 3
-    assert sizes(1, 20) == [1] and sizes(21, 20) == [21]
-    made = training(trial(data__val_size=0, data__train_size=61, batch_size=20), tmp_path, objective=LAST_LOSS)
+@pytest.mark.parametrize(
+    ("last_batch", "images", "size", "expected"),
+    [
+        ("drop", 5000, 128, [128] * 39), ("drop", 4992, 128, [128] * 39), ("drop", 61, 20, [20] * 3),
+        ("drop", 19, 20, [19]), ("drop", 1, 20, [1]), ("drop", 39, 20, [20]),
+        ("spread", 5000, 128, [125] * 40), ("spread", 62, 20, [16, 16, 15, 15]), ("spread", 60, 20, [20] * 3),
+        ("spread", 19, 20, [19]), ("spread", 21, 20, [11, 10]), ("spread", 2600, 128, [124] * 17 + [123] * 4),
+        ("spread", 3, 2, [3]), ("spread", 5, 2, [3, 2]), ("spread", 3, 1, [1, 1, 1]),
+        ("keep", 5000, 128, [128] * 39 + [8]), ("keep", 62, 20, [20, 20, 20, 2]), ("keep", 60, 20, [20] * 3),
+        ("keep", 61, 20, [20, 20, 21]), ("keep", 21, 20, [21]), ("keep", 1, 20, [1]), ("keep", 19, 20, [19]),
+    ],
+)  # fmt: skip
+def test_the_batches_of_an_epoch(last_batch: Any, images: int, size: int, expected: list[int]) -> None:
+    """By hand. They follow each other; BatchNorm refuses a single value per channel, so no batch is one image."""
+    config = TrainConfig(batch_size=size, last_batch=last_batch)
+    slices = data.batch_slices(images, config)
+    assert [batch.stop - batch.start for batch in slices] == expected
+    assert [batch.start for batch in slices] == [0, *(batch.stop for batch in slices[:-1])]
+    assert data.trained_images(images, config) == sum(expected)
+
+
+@pytest.mark.parametrize(
+    ("last_batch", "expected"), [("drop", [20, 20]), ("spread", [15, 15, 14]), ("keep", [20, 20, 4])]
+)
+def test_an_epoch_trains_on_its_batches(tmp_path: Path, last_batch: str, expected: list[int]) -> None:
+    """44 images at 20. What ``drop`` leaves out differs from epoch to epoch."""
+    settings: dict[str, Any] = {"data__val_size": 0, "data__train_size": 44, "batch_size": 20, "epochs": 2}
+    made = training(trial(last_batch=last_batch, **settings), tmp_path, objective=LAST_LOSS)
     seen: list[int] = []
     made.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if made.model.training else None)
-    made.advance()
-    assert seen == [20, 20, 21] and made.steps_per_epoch == 3
+    orders = []
+    for _ in range(2):
+        made.advance()
+        orders.append(made.order)
+    assert seen == 2 * expected and made.steps_per_epoch == len(expected)
+    left = [set(order[sum(expected) :].tolist()) for order in orders]
+    assert [len(rows) for rows in left] == [44 - sum(expected)] * 2
+    assert last_batch != "drop" or left[0] != left[1]
+    rates = [optim.multiplier(step, len(expected), made.config.train) for step in range(2 * len(expected))]
+    assert made.records[-1].metrics["train/lr"] == pytest.approx(0.05 * rates[-1])
 
 
 def test_bf16_trains_like_fp32(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **setti
     sections: dict[str, dict[str, Any]] = {
         "data": {"name": "own:load", "val_size": 16},
         "model": {"arch": arch},
-        "train": {"epochs": 2, "batch_size": 10, "lr": 0.05, "precision": "fp32"},
+        "train": {"epochs": 2, "batch_size": 10, "lr": 0.05, "precision": "fp32", "evaluate_test": "every"},
     }
     for key, value in settings.items():
         section, _, name = key.rpartition("__")

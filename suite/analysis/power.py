@@ -10,6 +10,7 @@ from suite.analysis.levels import FIRST_LOOK
 from suite.analysis.signs import LEAST_SEEDS, UNBIASED, Array, sign_flips
 
 POWER = 0.8
+MARGIN = 0.5  # standard deviations of a difference: 0.5 points beside a usual spread of 0.7 to 1
 _SWEEPS = 1000  # simulated: the power found is right to about 0.013
 _FLIPS = 1024  # sign vectors tried in each
 _MOST_ARMS = 64  # more are taken for so many: they add little
@@ -20,7 +21,7 @@ def detectable(seeds: int, arms: int, power: float = POWER, level: float = FIRST
 
     Found by simulating sweeps in which one arm differs and the others do not: normal noise, the
     arms' differences correlated at one half (they share the baseline), tested as
-    ``signs.simultaneous`` tests them, without a margin.
+    ``signs.simultaneous`` tests them, with a margin of half a standard deviation.
 
     Returns:
         It, in standard deviations (over seeds) of a paired difference; infinite if the seeds are
@@ -68,9 +69,10 @@ def _power(differences: Array, rivals: Array, flips: Array, level: float) -> flo
 
 
 def _statistics(differences: Array, flips: Array) -> Array:
-    """|mean| / (s.e. + half a typical s.e.) under each sign vector, (sweeps, vectors)."""
+    """|mean| / (s.e. + offset) under each sign vector, (sweeps, vectors)."""
     seeds = differences.shape[1]
     mean = differences @ flips.T / seeds
     squares = np.mean(differences**2, axis=1, keepdims=True)
     error = np.sqrt(np.maximum(squares - mean**2, 0) / (seeds - 1))
-    return np.asarray(np.round(np.abs(mean) / (error + 0.5 / np.sqrt(seeds)), 9))
+    offset = MARGIN / 2 * np.sqrt(LEAST_SEEDS / seeds)
+    return np.asarray(np.round(np.abs(mean) / (error + offset), 9))

@@ -68,9 +68,10 @@ def simultaneous(differences: Array, margin: float = 0.0, level: float = ALPHA) 
     They invert a single-step max-T test over sign flips (Westfall and Young 1993). A value m is
     in an arm's interval unless the arm's statistic about m exceeds what flipping the signs of whole
     seeds gives: the arm's own differences less m, and the other arms' differences less their means.
-    The statistic is |mean| / (s.e. + s0) with s0 = margin / 2 + half the median s.e. of the arms.
-    Without s0 an arm whose few differences happen to be equal in size decides the maximum
-    (Tusher, Tibshirani and Chu 2001 use the same remedy).
+    The statistic is |mean| / (s.e. + s0) with s0 = margin / 2 at six seeds, less with more seeds as
+    1 / sqrt(N). Without s0 an arm whose few differences happen to be equal in size decides the
+    maximum (Tusher, Tibshirani and Chu 2001 use the same remedy). s0 must not come from the other
+    arms: their noise would hide an arm that is more precise.
 
     Assumes that each seed's differences, less the true ones, are as likely to have either sign.
 
@@ -102,7 +103,7 @@ class _Family:
         residuals = np.where(present, differences - self.mean, 0.0)
         self.squares = np.sum(residuals**2, axis=0)
         self.error = np.sqrt(self.squares / self.count / (self.count - 1))
-        self.offset = margin / 2 + float(np.median(self.error)) / 2
+        self.offset = margin / 2 * float(np.sqrt(LEAST_SEEDS / len(differences)))
         flips = sign_flips(len(differences))
         self.flipped_mean = flips @ residuals / self.count  # of the residuals, (S, K)
         self.flipped_one = flips @ present / self.count  # of ones: what a shift is multiplied by

@@ -87,15 +87,16 @@ def verdict(low: float | None, high: float | None, p: float | None, margin: floa
 
     Args:
         low, high: the simultaneous interval of the difference to the baseline.
+            NaN = without an end: after many looks the level can be below the smallest p.
         p: None = the arm was not tested.
         margin: differences up to it do not matter.
         rising: whether more of the figure is better.
     """
-    if p is None or low is None or high is None or np.isnan(low) or np.isnan(high):
+    if p is None or low is None or high is None:
         return TOO_FEW
     if -margin <= low and high <= margin:
         return EQUIVALENT
-    if low <= 0 <= high:
+    if np.isnan(low) or np.isnan(high) or low <= 0 <= high:
         return INCONCLUSIVE
     return BETTER if (low > 0) == rising else WORSE
 

@@ -3,7 +3,7 @@
 ::
 
     lock -> journal -> what died is closed -> plan, less what has finished -> numerics -> packs through Tune
-         -> (a search: its best arms on all seeds) -> champion -> tracking drained -> lock released
+         -> (a search: its best arms on unseen seeds) -> champion -> tracking drained -> lock released
 """
 
 from __future__ import annotations

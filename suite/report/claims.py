@@ -156,13 +156,13 @@ def _faster(text: str, ours: ByPair, theirs: ByPair, level: float) -> Claim:
     if not common or not own:
         return Claim(text, UNKNOWN, f"{_NO_PAIR[:-1]} and validation accuracies.", _FASTER)
     outcomes, parts = [], []
-    for goal, epochs in (
+    for goal, counts in (
         ("the same accuracy", common),
         (f"{100 * OWN_FRACTION:.0f} % of its own last accuracy", own),
     ):
-        fewer = {pair[0]: slow - fast for pair, (fast, slow) in epochs.items()}
+        fewer = {pair[0]: slow - fast for pair, (fast, slow) in counts.items()}
         outcomes.append(_decided(fewer, level))
-        means = [float(np.mean(side)) for side in zip(*epochs.values(), strict=True)]
+        means = [float(np.mean(side)) for side in zip(*counts.values(), strict=True)]
         above = sum(value > 0 for value in fewer.values())
         parts.append(
             f"Epochs to {goal}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of {some(len(fewer), 'seed')}"

@@ -14,6 +14,7 @@ from suite.journal import TrialHistory
 from suite.records import Status
 from suite.report.stored import Rules, in_plan, is_search, not_numbers
 from suite.report.words import seconds, some, with_unit
+from suite.spec.stored import trained_with_remainder
 from suite.tracking import SweepRuns
 
 
@@ -85,6 +86,23 @@ def _missing(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame,
         yield "Some figures were not numbers (NaN or infinite) and are missing from curves."
     if any(run.tags.get("suite.tracking_error") for run in (runs.parent, *runs.trials)):
         yield "Some entries were refused by the store; the tag suite.tracking_error of the runs says which."
+    yield _remainders(runs)
+
+
+def _remainders(runs: SweepRuns) -> str:
+    """Which results a small last batch may have lowered; "" if none."""
+    trials = [run for run in runs.trials if in_plan(run) and "train.batch_size" in run.params]
+    known = [trained_with_remainder(run.params) for run in trials]
+    affected, unknown = known.count(True), known.count(None)
+    if not affected + unknown:
+        return ""
+    were = "were" if affected else "may have been"
+    count = some(affected or unknown, "trial")
+    return (
+        f"{count} {were} trained with a small last batch in each epoch (train.last_batch: keep, "
+        "the rule before version 5 of the results). On small training sets that costs accuracy, and "
+        "more for some arms than for others."
+    )
 
 
 def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]:

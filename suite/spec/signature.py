@@ -12,15 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suite.records import Objective
-from suite.spec.config import TrialConfig
+from suite.spec.config import DEFAULT_VAL_SIZE, TrialConfig
 
 SCHEMA_VERSION = 1
 """Of the sweep file's format."""
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 """Raised when the same configuration starts to give other numbers. 2: color_jitter rounds otherwise. 3 and 4: small
-maps in bf16 do."""
+maps in bf16 do. 5: the images that do not fill a batch are no longer a last, smaller one (``train.last_batch``);
+momentum is plain and weight decay acts on all parameters; a subset has fewer validation images."""
 
-EXCLUDED = frozenset(("data.root", "model.imagenet_file", "train.precision", "train.cache_prefix"))
+EXCLUDED = frozenset(
+    ("data.root", "model.imagenet_file", "train.precision", "train.cache_prefix", "train.evaluate_test")
+)
 """Settings that lead to a result without determining it."""
 
 ADDED: dict[str, Any] = {}
@@ -104,6 +107,8 @@ def resolved(config: TrialConfig) -> dict[str, Any]:
     }
     weights = config.model.weights
     settings["model.weights"] = weights if weights in ("none", "imagenet") else "given"
+    if config.data.train_size is None and config.data.val_size is None:
+        settings["data.val_size"] = DEFAULT_VAL_SIZE
     settings["augment"] = [_augmentation(step.model_dump(mode="json")) for step in config.pipeline()]
     return settings
 
