@@ -397,6 +397,7 @@ def show_plan(
     from suite.estimate import estimate
     from suite.journal import FILE_NAME
     from suite.launch import check_only
+    from suite.planned_power import seed_advice
 
     check_only(spec, only)
 
@@ -418,7 +419,7 @@ def show_plan(
             f"{row.epoch_s:.1f} s", duration(row.trial_s), str(row.left),
         )  # fmt: skip
     console.print(table)
-    for line in found.lines:
+    for line in (*found.lines, *seed_advice(plan, folder)):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -19,6 +19,7 @@ from suite.analysis import Bounds
 from suite.records import Objective
 from suite.report import layers
 from suite.report.content import Content, content
+from suite.report.image_error import ImageError
 from suite.report.making import _illustrated, publish
 from suite.report.slices import levels
 from suite.report.stored import Rules
@@ -190,8 +191,11 @@ def full() -> Content:
         }
         metrics["time/epoch_s"] = dict.fromkeys(range(1, 13), spent)
         trials.append(replace(one, tags=one.tags | tags, metrics=metrics))
-    made = report(*trials)
-    assert len(made.tables[0].headings) == 11 and len(made.tables[1].headings) == 5
+    lost = replace(trials[-1], status="failed", metrics={}, tags=trials[-1].tags | {"suite.reason": "NaN"})
+    images = {arm: ImageError(0.0123, arm == "config1") for arm in ("finetune", "config1", "config2")}
+    made = content(runs(*trials[:-1], lost), Rules(VAL), None, images)
+    assert len(made.tables[0].headings) == 12 and len(made.tables[1].headings) == 5
+    assert len(made.tables[2].headings) == 4 and made.tables[2].name == "costs"
     return made
 
 

@@ -8,7 +8,7 @@ All else cannot be told, and its figures stand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ OWN_FRACTION = 0.9  # of an arm's own last accuracy
 _NO_PAIR = "No seed that both finished with the same numerics."
 
 ByPair = Mapping[Pair, TrialHistory]
+Epochs = tuple[float, float]  # of the one arm and of the other
 
 
 @dataclass(frozen=True)
@@ -150,15 +151,12 @@ _FASTER = (
 
 def _faster(text: str, ours: ByPair, theirs: ByPair, level: float) -> Claim:
     """That ``ours`` learns in fewer epochs than ``theirs``: to a common accuracy and to its own."""
-    pairs = sorted(set(ours) & set(theirs))
-    common, own = (
-        {pair: epochs for pair in pairs if (epochs := count(ours[pair], theirs[pair])) is not None}
-        for count in (_epochs_to_common, _epochs_to_own)
-    )
+    common = _by_pair(_epochs_to_common, ours, theirs)
+    own = _by_pair(_epochs_to_own, ours, theirs)
     if not common or not own:
-        return Claim(text, UNKNOWN, f"{_NO_PAIR[:-1]} and validation accuracies.")
+        return Claim(text, UNKNOWN, f"{_NO_PAIR[:-1]} and validation accuracies.", _FASTER)
     outcomes, parts = [], []
-    for name, counts in (
+    for goal, counts in (
         ("the same accuracy", common),
         (f"{100 * OWN_FRACTION:.0f} % of its own last accuracy", own),
     ):
@@ -167,13 +165,21 @@ def _faster(text: str, ours: ByPair, theirs: ByPair, level: float) -> Claim:
         means = [float(np.mean(side)) for side in zip(*counts.values(), strict=True)]
         above = sum(value > 0 for value in fewer.values())
         parts.append(
-            f"Epochs to {name}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of {some(len(fewer), 'seed')}"
+            f"Epochs to {goal}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of {some(len(fewer), 'seed')}"
         )
     outcome = outcomes[0] if outcomes[0] == outcomes[1] else UNKNOWN
     return Claim(text, outcome, f"{'. '.join(parts)}{_few(len(common))}.", _FASTER)
 
 
-def _epochs_to_common(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, float] | None:
+def _by_pair(
+    count: Callable[[TrialHistory, TrialHistory], Epochs | None], ours: ByPair, theirs: ByPair
+) -> dict[Pair, Epochs]:
+    """Pair -> epochs of both, where they can be counted."""
+    counted = {pair: count(ours[pair], theirs[pair]) for pair in sorted(set(ours) & set(theirs))}
+    return {pair: epochs for pair, epochs in counted.items() if epochs is not None}
+
+
+def _epochs_to_common(ours: TrialHistory, theirs: TrialHistory) -> Epochs | None:
     """Epochs of both until the lower one of their best accuracies."""
     objective = Objective(VAL_ACC)
     bests = analysis.best(ours, objective), analysis.best(theirs, objective)
@@ -182,7 +188,7 @@ def _epochs_to_common(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, 
     return _epochs(ours, theirs, (min(bests[0], bests[1]),) * 2)
 
 
-def _epochs_to_own(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, float] | None:
+def _epochs_to_own(ours: TrialHistory, theirs: TrialHistory) -> Epochs | None:
     """Epochs of both until a fraction of what each ends with."""
     ends = last(ours, VAL_ACC), last(theirs, VAL_ACC)
     if ends[0] is None or ends[1] is None:
@@ -190,7 +196,7 @@ def _epochs_to_own(ours: TrialHistory, theirs: TrialHistory) -> tuple[float, flo
     return _epochs(ours, theirs, (OWN_FRACTION * ends[0], OWN_FRACTION * ends[1]))
 
 
-def _epochs(ours: TrialHistory, theirs: TrialHistory, targets: tuple[float, float]) -> tuple[float, float]:
+def _epochs(ours: TrialHistory, theirs: TrialHistory, targets: tuple[float, float]) -> Epochs:
     objective = Objective(VAL_ACC)
     fast, slow = (
         float(analysis.reached(trial, objective, target) or 0)
