@@ -257,7 +257,7 @@ def test_the_main_table_has_errors_epochs_time_and_parameters() -> None:
     )  # fmt: skip
     costs = found.tables[-1]
     assert costs.headings == ("Arm", "Epochs to the baseline’s best")
-    assert costs.caption == "The same for all arms: Time to train 6 s; Trainable parameters 1000 of 11.17 M."
+    assert main.caption == "The same for all arms: Time to train 6 s; Trainable parameters 1000 of 11.17 M."
     arms = found.arms.set_index("arm")
     assert arms.loc["other", "test/error"] == pytest.approx(1 - arms.loc["other", "test/acc"])
     assert arms.loc["other", "test/error low"] == pytest.approx(1 - arms.loc["other", "test/acc high"])

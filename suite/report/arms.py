@@ -20,6 +20,7 @@ from suite.space import short_names, show
 
 Row = Mapping[Any, Any]
 PARAMETERS = ("trainable", "parameters")
+WINS, DUNNETT, WORST = "P(better)", "If normal (Dunnett)", "Worst case"
 
 
 def arms_frame(
@@ -111,7 +112,10 @@ def course(items: Iterable[TrialHistory], rules: Rules) -> Objective:
 
 
 def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
-    """The main table: accuracies and the comparison with the baseline; the last column is the verdict."""
+    """The main table: accuracies and the comparison with the baseline; the last column is the verdict.
+
+    Costs that are the same for all arms stand below.
+    """
     rows = arms.to_dict("records")
     cells_of: dict[str, list[str]] = {}
     cells_of["Seeds"] = [_seeds(row) for row in rows]
@@ -119,27 +123,33 @@ def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
     shown = [name for name in sorted(wanted, key=_order) if name in arms]
     cells_of |= {_title(name): [_mean(row, name) for row in rows] for name in shown}
     cells_of |= _compared(arms, rows, rules)
+    _, same = _costs(arms)
     cells = list(zip(*cells_of.values(), strict=True))
     return Table(
         "arms",
         ("Arm", *cells_of, "Verdict"),
         tuple((str(row["arm"]), *line, verdict_cell(row)) for row, line in zip(rows, cells, strict=True)),
+        "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "." if same else "",
         told=True,
+        wraps=(WINS, DUNNETT, WORST),
     )
 
 
 def cost_table(arms: pd.DataFrame) -> Table | None:
-    """What each arm costs; what is the same for all stands below. None if nothing is known."""
+    """How fast each arm learns and what it costs; None if that is the same for all arms, or unknown."""
+    differing, _ = _costs(arms)
+    if not differing:
+        return None
+    lines = zip(arms["arm"], *differing.values(), strict=True)
+    return Table("costs", ("Arm", *differing), tuple(tuple(map(str, line)) for line in lines))
+
+
+def _costs(arms: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Costs that differ between arms, by column; and those that are the same for all."""
     rows = arms.to_dict("records")
     known = {name: cells for name, cells in _cost(arms, rows).items() if any(cell != "–" for cell in cells)}
     same = {name: cells[0] for name, cells in known.items() if len(rows) > 1 and len(set(cells)) == 1}
-    cells_of = {name: cells for name, cells in known.items() if name not in same}
-    if not known:
-        return None
-    caption = "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "."
-    lines = zip(*cells_of.values(), strict=True) if cells_of else ((),) * len(rows)
-    cells = tuple((str(row["arm"]), *line) for row, line in zip(rows, lines, strict=True))
-    return Table("costs", ("Arm", *cells_of), cells if cells_of else (), caption if same else "")
+    return {name: cells for name, cells in known.items() if name not in same}, same
 
 
 def settings_table(arms: pd.DataFrame, settings: Sequence[str]) -> Table | None:
@@ -194,9 +204,9 @@ def _compared(arms: pd.DataFrame, rows: Sequence[Row], rules: Rules) -> dict[str
         f"Difference to the baseline, {unit}": [difference(row, test) for row in rows],
         "Test images": [_image_error(row, test) for row in rows],
         "Adjusted p": [adjusted_p(row) for row in rows],
-        "P(better)": [_wins(row) for row in rows],
-        "If normal (Dunnett)": [_dunnett(row, test, alone=untested) for row in rows],
-        "Worst case": [worst_case(row, test) for row in rows],
+        WINS: [_wins(row) for row in rows],
+        DUNNETT: [_dunnett(row, test, alone=untested) for row in rows],
+        WORST: [worst_case(row, test) for row in rows],
     }
     first = next(iter(columns))
     return {name: cells for name, cells in columns.items() if name == first or any(cell != "–" for cell in cells)}

@@ -28,6 +28,7 @@ class Table:
         name: unique in the report.
         caption: a sentence or two below it.
         told: whether the last column is a verdict or an outcome.
+        wraps: headings of columns whose cells may take two lines if the page is too narrow.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     told: bool = False
+    wraps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
