@@ -511,11 +511,11 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "reference seeds": (
         GOOD + "reference: {x: {test/acc: [0.5, a]}}\n",
-        ["x.yaml:11: reference.x", "must be a number, got 'a'"],
+        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"],
     ),
     "reference without seeds": (
         GOOD + "reference: {x: {test/acc: []}}\n",
-        ["x.yaml:11: reference.x", "must have at least 1 entries, got []"],
+        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got []"],
     ),
     "reference key": (
         GOOD + "reference: {x: {test/accuracy: 0.5}}\n",
