@@ -509,6 +509,14 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "reference: {flip: {test/acc: 0.5}}\n",
         ["x.yaml:11: reference.flip: reference 'flip' is no arm", "Arms: augment=none lr=0.1"],
     ),
+    "reference seeds": (
+        GOOD + "reference: {x: {test/acc: [0.5, a]}}\n",
+        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"],
+    ),
+    "reference without seeds": (
+        GOOD + "reference: {x: {test/acc: []}}\n",
+        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got []"],
+    ),
     "reference key": (
         GOOD + "reference: {x: {test/accuracy: 0.5}}\n",
         ["x.yaml:11: reference.x", "must be one of train/loss"],

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from suite.errors import Problem, UsageError
 from suite.records import Objective, Trial
@@ -57,7 +57,20 @@ ReferenceKey = Literal[
     "note",
 ]
 
-PublishedSeeds = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+
+def _published_seeds(value: Any) -> Any:
+    """A list is checked as a whole: as one type of several it would get a message for each."""
+    numbers = isinstance(value, (list, tuple)) and all(type(seed) in (int, float) for seed in value)
+    if isinstance(value, (list, tuple)) and not (value and numbers):
+        rule = "must be a number, a list of one number or more, or text"
+        raise ValueError(f"{rule}, got {keys.quoted(value)}")
+    return value
+
+
+PublishedFigure = Annotated[
+    FiniteFloat | Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] | str,
+    BeforeValidator(_published_seeds),
+]
 
 
 class MetricConfig(Frozen):
@@ -278,7 +291,7 @@ class SweepSpec(Frozen):
     augmentations: dict[str, Augmentation] = {}
     """Named variants of augmentations, usable in `augment` like the built-in names: `{cutout8: {type: cutout, size:
     8}}`. Under a built-in name: new settings for it. Names have letters, digits, `_` and `-`."""
-    reference: dict[str, dict[ReferenceKey, FiniteFloat | PublishedSeeds | str]] = {}
+    reference: dict[str, dict[ReferenceKey, PublishedFigure]] = {}
     """Published figures per arm, shown beside the measured ones: metric names (accuracies as fractions), `time_s` =
     training time in seconds, `note` = text. A figure may be a list with one number per published seed: then the
     difference to it is tested (Welch's t)."""
