@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import REPO, Folder
+from conftest import REPO, SWEEP, Folder
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -194,6 +194,27 @@ def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
     )
     assert re.search(r"memory: about \d\.\d GiB a trial", shown)
     assert re.search(r"disk: about \d+ MiB of checkpoints at most", shown)
+
+
+def test_a_dry_run_says_which_images_an_epoch_leaves_out_and_when_it_tests(folder: Folder) -> None:
+    """Digits: 1,438 training images, 359 test images. By hand, at a third of a step for a forward pass."""
+    settings = {**SWEEP["trial"], "data": {"name": "digits", "image_size": 8, "train_size": 500}}
+    arms = {"dropped": {"train.last_batch": "drop"}, "spread": {"train.last_batch": "spread"},
+            "often": {"train.evaluate_test": "every", "train.lr": 0.2}}  # fmt: skip
+    settings["train"] = {**settings["train"], "batch_size": 48, "epochs": 4}
+    folder.write(trial=settings, arms=arms, parameters=None, seeds=[0])
+    lines = folder.sweep("--dry-run", COLUMNS="160").stdout.splitlines()
+    left_out = "each epoch leaves out 20 of 500 training images, other ones each time (train.last_batch: drop)"
+    assert f"2 of 3 arms: {left_out}" in lines
+    # 56 validation images (500 / 9); last: (4 x 56 + 359) / 3 = 194 of 2,114 for 480 images, of 2,194 for 500
+    once = "test images are evaluated once, at the end (train.evaluate_test: auto); validation and test take about 9 %"
+    assert f"2 of 3 arms: {once} of a trial" in lines
+    # every: 4 x 415 / 3 = 553 of 2,473
+    often = "test images are evaluated at every epoch (train.evaluate_test: every); validation and test take about 22 %"
+    assert f"1 of 3 arms: {often} of a trial" in lines
+    assert not any(
+        "leaves out" in line for line in folder.sweep("--dry-run", "train.batch_size=50").stdout.splitlines()
+    )
 
 
 def test_a_smoke_run_is_tracked_nowhere(folder: Folder) -> None:

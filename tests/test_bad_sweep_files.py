@@ -284,6 +284,14 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("epochs: 3", "epochs: 3, warmup_epochs: 3"),
         ["x.yaml:5: trial.train.epochs: train.warmup_epochs must be below train.epochs, got 3 and 3"],
     ),
+    "nesterov without momentum": (
+        with_line("epochs: 3", "momentum: 0, nesterov: true"),
+        ["x.yaml:5: trial.train.momentum: train.nesterov: true needs train.momentum above 0, got 0"],
+    ),
+    "unknown last batch": (
+        with_line("epochs: 3", "last_batch: pad"),
+        ["x.yaml:5: trial.train.last_batch", "drop", "spread", "keep", "'pad'"],
+    ),
     "dropout nowhere": (
         with_line("train: {epochs: 3}", "model: {dropout: {rate: 0.1}}"),
         ["x.yaml:5", "dropout.after must name at least one layer"],

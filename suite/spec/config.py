@@ -53,8 +53,8 @@ class DataConfig(Frozen):
     """Folder of the images. Relative to the sweep file. Default: the suite's cache folder for named data sets;
     required for `folder`. Not part of a trial's identity: the digest of the images is."""
     train_size: Size | None = None
-    """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it
-    (rounded). Default: all."""
+    """Training images, drawn stratified by class from what validation leaves (without `val_size`: from nine tenths of
+    the training images): a number, or a fraction of it (rounded). Default: all."""
     val_size: Size | Literal[0] | None = None
     """Validation images, taken first, stratified, from the training images: a number or a fraction. 0 = none; then
     `metric` must be a training figure with `strategy: last`. Default: a tenth of the training images; if `train_size`
