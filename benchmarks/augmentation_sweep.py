@@ -39,6 +39,8 @@ from suite import journal
 
 TRAIN, TEST, CLASSES, SIDE, SLOTS = 2560, 500, 10, 32, 2
 WHOLE = "suite with its report, n = 1"
+# As the training loop of the peer; weight decay acts on all parameters in both.
+PEER_SETTINGS = {"nesterov": True, "last_batch": "keep", "evaluate_test": "every"}
 BAND = 0.05  # largest difference of the two mean test accuracies over arms, as a fraction
 
 
@@ -234,7 +236,7 @@ def sweep_file(size: int, epochs: int, arms: int) -> dict[str, Any]:
         "trial": {
             "data": {"name": "folder", "root": "../images", "train_size": size, "val_size": VAL},
             "model": {"arch": "resnet18"},
-            "train": {"epochs": epochs, "batch_size": 128, "lr": 0.05},
+            "train": {"epochs": epochs, "batch_size": 128, "lr": 0.05, **PEER_SETTINGS},
         },
         "parameters": {"augment": {"values": list(ARMS[:arms])}},
         "seeds": [0],

@@ -64,7 +64,7 @@ def scratch(device: str, short: bool) -> list[list[str]]:
         "data": {"name": "folder", "root": source, "val_size": 0, "train_size": size} if source else {"val_size": 0},
         "model": {"arch": "resnet18_cifar"},
         "augment": "crop+flip",
-        "train": {"epochs": epochs, "batch_size": BATCH, "lr": 0.1},
+        "train": {"epochs": epochs, "batch_size": BATCH, "lr": 0.1, "nesterov": True, "evaluate_test": "every"},
     }
     config = TrialConfig.model_validate(settings)
     dataset = data.load(DataConfig.model_validate(settings["data"])) if source else made_up(size)

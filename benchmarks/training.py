@@ -146,7 +146,7 @@ def suite_epoch(
     settings = {
         "data": {"name": "own:load", "val_size": 0},
         "model": {"arch": arch},
-        "train": {"epochs": 10_000, "batch_size": BATCH},
+        "train": {"epochs": 10_000, "batch_size": BATCH, "nesterov": True, "last_batch": "keep"},  # as the peer
     }
     config = TrialConfig.model_validate(settings)
     numerics = probe.choose_numerics(

@@ -160,7 +160,10 @@ def sweep_file(depth: int, augment: bool, images: int, arms: int, epochs: int, c
                 "arch": "resnet18", "weights": "../weights.pth", "freeze_depth": depth, "freeze_batchnorm": True,
             },
             "augment": "crop+flip" if augment else "none",
-            "train": {"epochs": epochs, "batch_size": 128, "lr": 0.05, "precision": "fp32", "cache_prefix": cache},
+            "train": {
+                "epochs": epochs, "batch_size": 128, "lr": 0.05, "precision": "fp32", "cache_prefix": cache,
+                "nesterov": True, "last_batch": "keep", "evaluate_test": "every",  # as the peer
+            },
         },
         "arms": {
             f"head{number}": {"model.head.hidden": head["hidden"], "model.head.dropout": head["dropout"]}

@@ -120,7 +120,7 @@ def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(tmp_pa
     """In the middle of an epoch, and beside other trials of the same worker, whose code it has: bit for bit."""
     made = trial(epochs=2, augment="flip", model__head={"hidden": [8], "dropout": 0.5})
     whole = finish(training(made, tmp_path / "whole", numerics=COMPILED))
-    cut = training(made, tmp_path / "cut", numerics=COMPILED, should_stop=stopping_at(7))
+    cut = training(made, tmp_path / "cut", numerics=COMPILED, should_stop=stopping_at(6))
     assert cut.advance() is not None and cut.advance() is None and cut.step == 2
     for seed in range(10):  # by itself the compiler would give up after eight
         between = trial(seed=seed, epochs=1, model__head={"hidden": [8], "dropout": 0.05 * (seed + 1)})

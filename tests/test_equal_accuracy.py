@@ -57,9 +57,13 @@ def settings(case: Case) -> TrialConfig:
             "model": {"arch": case.arch},
             "augment": "crop",
             "augmentations": {"crop": {"type": "crop", "padding": PADDING}},
-            "train": {"epochs": EPOCHS, "batch_size": BATCH, "lr": case.lr, "schedule": "cosine", "precision": "fp32"},
+            "train": {
+                "epochs": EPOCHS, "batch_size": BATCH, "lr": case.lr, "schedule": "cosine", "precision": "fp32",
+                # as in the pilots
+                "nesterov": True, "decay": "weights", "last_batch": "keep", "evaluate_test": "every",
+            },
         }
-    )
+    )  # fmt: skip
 
 
 def ours(case: Case, seed: int, folder: Path) -> float:

@@ -358,6 +358,33 @@ def test_deeper_plain_nets_are_compared_with_shallower_ones_of_their_kind() -> N
     assert outcomes(report(*nets(plain20=0.4, plain56=0.3))) == ["not reproduced"]
 
 
+def test_test_figures_of_a_single_epoch_are_no_curve() -> None:
+    """As ``train.evaluate_test: last`` gives them; in the table and the verdicts they are as before."""
+    every = nets(plain20=0.3, plain56=0.4, resnet20=0.3, resnet56=0.25)
+    found, dense = report(*map(_tested_once, every)), report(*every)
+    (depths,) = (picture for picture in found.pictures if picture.name == "depths")
+    assert {panel.metric for panel in depths.plot.panels} == {"train/acc"}  # type: ignore[attr-defined]
+    (splits,) = (picture for picture in found.pictures if picture.name == "splits")
+    drawn = {panel.metric: len(panel.lines) for panel in splits.plot.panels}  # type: ignore[attr-defined]
+    assert drawn["test/acc"] == 0 and drawn["val/acc"] == 4
+    assert outcomes(found) == outcomes(dense)
+    trials = [run(f"rate={rate}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": '["layer1"]'})
+              for rate in (0.1, 0.5)]  # fmt: skip
+    trials.append(run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"}))
+    once = [_tested_once(trial) for trial in trials]
+    names = [{picture.name for picture in report(*some).pictures} for some in (trials, once)]
+    assert "dropout" in names[0] and "dropout" not in names[1]
+
+
+def _tested_once(trial: TrialRun) -> TrialRun:
+    """The run with test figures of its best epoch alone."""
+    best = max(trial.metrics["val/acc"], key=lambda epoch: trial.metrics["val/acc"][epoch])
+    metrics = {
+        name: {best: values[best]} if name.startswith("test/") else values for name, values in trial.metrics.items()
+    }
+    return replace(trial, metrics=metrics)
+
+
 def test_dropout_rates_come_out_as_one_figure_with_a_panel_for_each_place() -> None:
     trials = [run(f"rate={rate} {place}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": place})
               for rate in (0.1, 0.5) for place in ('["layer1"]', '["layer4"]')]  # fmt: skip

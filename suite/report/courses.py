@@ -33,7 +33,7 @@ class Courses:
         self.looks = looks
         place = {arm: number for number, arm in enumerate(order)}
         self._curves = {
-            metric: sorted(analysis.curves(items, metric), key=lambda curve: place[curve.arm])
+            metric: sorted(_drawable(items, metric), key=lambda curve: place[curve.arm])
             for metric in (*_GRID, *{record for item in items for one in item.curve for record in one.metrics})
         }
 
@@ -113,6 +113,8 @@ class Courses:
             for metric in (TEST_ACC, TEST_LOSS)
             for place, rates in roles.dropout.items()
         ]
+        if not any(panel.lines for panel in panels):
+            return
         caption = (
             f"Dropout rates, after each place: the first {some(len(roles.dropout), 'panel')} test accuracy in percent, "
             "the others test loss. Colours are those of the rates, from none to most, not of the arms."
@@ -141,11 +143,24 @@ class Courses:
             for metric, split in ((TRAIN_ACC, "Training"), (TEST_ACC, "Test"))
             for kind, group in groups
         ]
-        if any(panel.lines for panel in panels):
+        if panels := _measured(panels):
             caption = "Plain against residual nets: a deeper net that trains worse is degraded, not overfitted."
             alt = f"Training and test error by epoch of {names(arms)}."
             plot = Panels(tuple(panels), len(groups), shared=True)
             yield Picture("depths", alt, f"{caption} {_SAME}", plot)
+
+
+def _drawable(items: Sequence[TrialHistory], metric: str) -> list[Curve]:
+    """The curves of a metric; of test figures that longer trials have at a single epoch, none."""
+    longest = max((len(item.records) for item in items), default=0)
+    single = metric.startswith("test/") and longest > 1
+    return [curve for curve in analysis.curves(items, metric) if not single or len(curve.epochs) > 1]
+
+
+def _measured(panels: Sequence[Panel]) -> list[Panel]:
+    """The panels of those metrics that any arm has a curve of."""
+    metrics = {panel.metric for panel in panels if panel.lines}
+    return [panel for panel in panels if panel.metric in metrics]
 
 
 _TRAINING = (TRAIN_LOSS, TRAIN_ACC, VAL_LOSS, VAL_ACC)

@@ -92,7 +92,7 @@ def _draw(axes: Any, panel: Panel, below: str, small: bool, letters: int) -> Non
     if not panel.lines:
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=LIGHT.ink)
+        axes.text(0.5, 0.5, "not measured by epoch", transform=axes.transAxes, ha="center", color=LIGHT.ink)
 
 
 def _cut(panel: Panel) -> float | None:
