@@ -70,6 +70,19 @@ def test_the_spread_of_finished_trials_takes_its_place(tmp_path: Path, monkeypat
     assert sizes(lines[0])[2] == pytest.approx(spread * analysis.seed_power(2)[8], abs=0.006)
 
 
+def test_the_seed_of_a_search_is_no_part_of_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(
+        tmp_path, method="random", run_cap=4, seeds=list(range(7)),
+        parameters={"train.lr": {"min": 0.01, "max": 0.1}}, baseline={"train.lr": 0.05},
+    )  # fmt: skip
+    values = list(np.random.default_rng(0).normal(0.6, 0.01, 6))
+    finished = sweep_of({"base": [0.6] * 7, "b": [0.99, *values]})
+    monkeypatch.setattr(planned_power.History, "in_plan", lambda _: finished)
+    lines = seed_advice(plan, tmp_path)
+    assert sizes(lines[1]) == [round(100 * float(np.std(values, ddof=1)), 2)]
+    assert "this file's 6 seeds" in lines[0], "the seventh is the search's own"
+
+
 def test_few_seeds_see_nothing_and_planned_looks_are_judged_at_their_level(tmp_path: Path) -> None:
     few = seed_advice(planned(tmp_path, seeds=[0, 1]), tmp_path)
     assert "none with this file's 2 seeds" in few[0]

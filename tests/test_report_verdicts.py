@@ -184,6 +184,14 @@ def test_a_planned_sweep_says_what_it_saved_and_when_each_arm_was_decided() -> N
     assert f"Look 3 of 3 planned ones. Each is judged at {percent(level)}" in "\n".join(found.method)
 
 
+def test_a_plan_that_was_changed_counts_as_open() -> None:
+    planned = (tuple(range(8)), tuple(range(12)))
+    looks = Looks(planned, (tuple(range(6)), tuple(range(8))))
+    found = content(sweep({"base": around(0.6), "b": around(0.7)}), Rules(VAL, looks=looks))
+    text = "\n".join(found.method)
+    assert "planned seeds were changed" in text and "this is look 2" in text and "planned ones" not in text
+
+
 def test_rules_read_looks_and_the_search_seed_from_the_parent() -> None:
     tags = {"looks": json.dumps({"planned": [], "made": ["0-5", "0-7"]}), "search_seed": "3"}
     judged = rules(sweep({"base": around(0.6)}, **tags), "sqlite:////nowhere/mlflow.db")
