@@ -55,20 +55,27 @@ def _pairs(by_seed: pd.DataFrame) -> list[np.ndarray]:
     return [(by_seed[first] - by_seed[second]).dropna().to_numpy() for first, second in PAIRS]
 
 
-def pooled(rows: pd.DataFrame, by: list[str]) -> list[str]:
-    """Markdown lines: differences averaged over the cells of each group; the seed is the unit."""
+def pooled(rows: pd.DataFrame) -> list[str]:
+    """Markdown lines: differences averaged over cells; the seed is the unit of the interval.
+
+    Only seeds that all cells of a group have count.
+    """
     wide = rows.pivot_table(index=[*CELL, "seed"], columns="last_batch", values="acc")
     wide = wide.reindex(columns=MODES).reset_index()
+    groups = [("all", wide)]
+    for name in CELL:
+        groups += [(f"{name} {value}", part) for value, part in wide.groupby(name, sort=False)]
     lines = ["| cells | drop - spread | keep - drop |", "|---|--:|--:|"]
-    groups = [("all", wide)] if not by else [(f"{by[0]} {key}", part) for key, part in wide.groupby(by[0])]
     for name, part in groups:
-        texts = []
-        for first, second in PAIRS:
-            known = part.dropna(subset=[first, second])
-            means = (known[first] - known[second]).groupby(known["seed"]).mean()
-            texts.append(interval(means.to_numpy()))
+        texts = [interval(_seed_means(part, *pair)) for pair in PAIRS]
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
     return lines
+
+
+def _seed_means(wide: pd.DataFrame, first: str, second: str) -> np.ndarray:
+    by_seed = (wide[first] - wide[second]).dropna().groupby(wide["seed"])
+    cells = len(wide.groupby(CELL))
+    return by_seed.mean()[by_seed.size() == cells].to_numpy()
 
 
 def main() -> None:
@@ -81,9 +88,7 @@ def main() -> None:
     if options.csv:
         rows.to_csv(options.csv, index=False)
     rows["acc"] = 100 * rows.pop("test_acc")
-    print("\n".join([*table(rows), ""]))
-    for by in ([], ["train_size"], ["optimizer"], ["augment"]):
-        print("\n".join([*pooled(rows, by), ""]))
+    print("\n".join([*table(rows), "", *pooled(rows)]))
 
 
 if __name__ == "__main__":
