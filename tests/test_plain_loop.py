@@ -57,15 +57,11 @@ def precision() -> str:
 
 def accuracy_of_loop(images: plain_loop.Images, augment: str, seed: int) -> float:
     """Test accuracy of the plain loop after the last epoch, in percent."""
-    arm = plain_loop.Arm(
-        TRAIN_SIZE, EPOCHS, augment, batch_size=BATCH, test_size=TEST_SIZE, precision=precision()
-    )
+    arm = plain_loop.Arm(TRAIN_SIZE, EPOCHS, augment, batch_size=BATCH, test_size=TEST_SIZE, precision=precision())
     return 100 * float(plain_loop.train(arm, seed, images)["test_acc"])
 
 
-def accuracy_of_suite(
-    images: plain_loop.Images, augment: str, seed: int, folder: Path, **settings: Any
-) -> float:
+def accuracy_of_suite(images: plain_loop.Images, augment: str, seed: int, folder: Path, **settings: Any) -> float:
     """Test accuracy of the suite's trainer after the last epoch, in percent."""
     names = [f"class{label}" for label in range(10)]
     train = (images.train.numpy(), images.train_labels.numpy())
@@ -102,21 +98,14 @@ def test_the_number_of_seeds_has_the_power() -> None:
 
 
 @pytest.mark.parametrize("augment", ARMS)
-def test_the_suite_learns_what_a_plain_loop_learns(
-    tmp_path: Path, images: plain_loop.Images, augment: str
-) -> None:
+def test_the_suite_learns_what_a_plain_loop_learns(tmp_path: Path, images: plain_loop.Images, augment: str) -> None:
     loop = [accuracy_of_loop(images, augment, seed) for seed in SEEDS]
     suite = [accuracy_of_suite(images, augment, seed, tmp_path / f"{seed}") for seed in SEEDS]
     assert p_of_equivalence(suite, loop, MARGIN) < 0.05, describe(suite, loop)
 
 
-def test_a_remainder_that_is_trained_on_is_not_equivalent(
-    tmp_path: Path, images: plain_loop.Images
-) -> None:
+def test_a_remainder_that_is_trained_on_is_not_equivalent(tmp_path: Path, images: plain_loop.Images) -> None:
     loop = [accuracy_of_loop(images, "none", seed) for seed in SEEDS[:4]]
-    suite = [
-        accuracy_of_suite(images, "none", seed, tmp_path / f"{seed}", last_batch="keep")
-        for seed in SEEDS[:4]
-    ]
+    suite = [accuracy_of_suite(images, "none", seed, tmp_path / f"{seed}", last_batch="keep") for seed in SEEDS[:4]]
     assert p_of_equivalence(suite, loop, MARGIN) > 0.05, describe(suite, loop)
     assert np.mean(suite) < np.mean(loop) - MARGIN, describe(suite, loop)
