@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from suite import data, environment, models, probe
 from suite.console import duration
 from suite.errors import UsageError, brief
+from suite.evaluation import evaluation_share, test_schedule
 from suite.journal import FILE_NAME, History, read
 from suite.plan import Plan
 from suite.records import Numerics, Status
@@ -31,6 +33,7 @@ class Row:
     trainable: int
     total: int
     epoch_s: float
+    trial_s: float
     left: int
 
 
@@ -75,7 +78,7 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
             ) from error
         trials = [plan.trial(arm, seed) for seed in spec.seeds]
         left = sum(not _done(history, trial.id) for trial in trials)
-        epoch_s = _epoch_s(plan, arm, cost)
+        epoch_s, trial_s = _seconds(plan, arm, cost)
         trainable, total = _parameters(plan, arm)
         rows.append(
             Row(
@@ -86,14 +89,17 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
                 trainable,
                 total,
                 epoch_s,
+                trial_s,
                 left,
             )
         )
-        total_s += left * epoch_s * arm.config.train.epochs
+        total_s += left * trial_s
         memory = max(memory, cost.memory_gib)
         disk = max(disk, cost.checkpoint_mib)
         others = max(others, cost.others)
     lines += _prefixes(plan, arms)
+    lines += _left_out(plan, arms)
+    lines += _evaluation(plan, arms)
     lines += _summary(plan, rows, total_s, memory, disk, numerics, probe.meanwhile(others), most)
     return Estimate(rows[:SHOWN], lines)
 
@@ -110,7 +116,7 @@ def _summary(
         slots = max(1, min(slots, int(torch.cuda.device_count() / spec.resources.gpu)))
     slots = min(slots, most or slots)
     if spec.search and rows:
-        trial_s = sum(row.epoch_s * row.epochs for row in rows) / len(rows)
+        trial_s = sum(row.trial_s for row in rows) / len(rows)
         first = spec.run_cap * trial_s / slots
         again = (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
         lines.append(
@@ -133,6 +139,46 @@ def _summary(
     kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
     return lines
+
+
+def _left_out(plan: Plan, arms: Sequence[Arm]) -> list[str]:
+    """How many training images each epoch leaves out: one line per number, in the order of the arms."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for arm in arms:
+        images = len(plan.split(arm.config).train)
+        counts[images - data.trained_images(images, arm.config.train), images] += 1
+    return [
+        f"{_arms(count, len(arms))}: each epoch leaves out {left:,} of {images:,} training images, other ones each "
+        "time (train.last_batch: drop)"
+        for (left, images), count in counts.items()
+        if left
+    ]
+
+
+_WHEN = {
+    "every": "at every epoch",
+    "best": "at each epoch that is the best so far",
+    "last": "once, at the end",
+}
+
+
+def _evaluation(plan: Plan, arms: Sequence[Arm]) -> list[str]:
+    """When the test images are evaluated, and the share of a trial that evaluation takes."""
+    counts: Counter[str] = Counter()
+    for arm in arms:
+        images, train = plan.epoch_images(arm.config), arm.config.train
+        schedule = test_schedule(train.evaluate_test, images)
+        share = f"{evaluation_share(schedule, images, train.epochs):.0%}".replace("%", " %")
+        counts[
+            f"test images are evaluated {_WHEN[schedule]} (train.evaluate_test: {train.evaluate_test}); "
+            f"validation and test take {'at most ' if schedule == 'best' else ''}about {share} of a trial"
+        ] += 1
+    return [f"{_arms(count, len(arms))}: {text}" for text, count in counts.items()]
+
+
+def _arms(count: int, total: int) -> str:
+    """The start of a line that holds for ``count`` of ``total`` arms."""
+    return "all arms" if count == total else f"{count} of {total} arms"
 
 
 def _prefixes(plan: Plan, arms: Sequence[Arm]) -> list[str]:
@@ -166,10 +212,13 @@ def _way(prefix: models.Prefix, config: TrialConfig) -> str:
     return f"features of the {len(prefix.layers)} frozen layers are kept for validation and test ({size})"
 
 
-def _epoch_s(plan: Plan, arm: Arm, cost: probe.Cost) -> float:
-    dataset = plan.dataset(arm.config)
-    parts = data.split(dataset.train_labels, dataset.test_labels, arm.config.data, dataset.classes)
-    return len(parts.train) * cost.train_s + (len(parts.val) + len(parts.test)) * cost.eval_s
+def _seconds(plan: Plan, arm: Arm, cost: probe.Cost) -> tuple[float, float]:
+    """Seconds of an epoch, and of a trial; ``best`` counts as if each epoch were the best so far."""
+    images, train = plan.epoch_images(arm.config), arm.config.train
+    once = test_schedule(train.evaluate_test, images) == "last"
+    test_s = images.test * cost.eval_s
+    epoch_s = images.train * cost.train_s + images.val * cost.eval_s + (0.0 if once else test_s)
+    return epoch_s, train.epochs * epoch_s + (test_s if once else 0.0)
 
 
 def _parameters(plan: Plan, arm: Arm) -> tuple[int, int]:

@@ -25,7 +25,7 @@ def can_join(trainings: Sequence[Training]) -> bool:
     if len(trainings) < 2 or any(each.prefix.layers for each in trainings):
         return False
     first = trainings[0]
-    places = {(each.epoch, each.step, len(each.train), each.config.train.batch_size) for each in trainings}
+    places = {(each.epoch, each.step, *(batch.stop for batch in each.batches)) for each in trainings}
     shapes = {tuple(weight.shape for weight in each.model.parameters()) for each in trainings}
     if len(places) > 1 or len(shapes) > 1:
         return False

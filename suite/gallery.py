@@ -22,7 +22,7 @@ from suite.data.batches import statistics
 from suite.journal import TrialHistory
 from suite.predictions import Predictions
 from suite.records import Status, stream
-from suite.spec import TrialConfig
+from suite.spec import TrialConfig, read_stored_config
 from suite.spec.config import Frozen
 
 AUGMENTATIONS, IMAGES = "augmentations.png", "test_images.npz"
@@ -50,7 +50,7 @@ def illustrations(
     """
     if not items:
         return {}
-    configs = [TrialConfig.model_validate(item.trial.config) for item in items]
+    configs = [read_stored_config(item.trial.config) for item in items]
     based = [item for item in items if item.entry.get("baseline")]
     dataset = images_of((based or items)[0])
     files: dict[str, list[Path]] = {}

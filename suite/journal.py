@@ -13,7 +13,8 @@ plan      the trials of the sweep as it now stands: ids, in order; ids of droppe
 trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests, numerics
 start     a worker began or went on with a trial: id, epoch (completed so far), host, pid
 epoch     a trial completed an epoch: id, epoch, metrics
-end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker says of it
+end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker says of it; test
+          holds the test figures of best_epoch that its epoch entry does not have (``train.evaluate_test``)
 file      a file of a trial (id) or of the sweep (id null) is ready for tracking: path, folder
 images    pictures of a trial are ready for tracking: id, key, folder, files in order, step (epoch), metrics
 drop      the checkpoint budget removed the best checkpoint of a trial: id
@@ -271,7 +272,7 @@ class TrialHistory:
 
     Attributes:
         trial: the trial as planned.
-        records: its epochs, by number.
+        records: its epochs, by number; test figures that came with its end are in that of its best epoch.
         status: where it stands; RUNNING in a journal without a live owner means that the owner died.
         reason: why it failed or stopped, else "".
         end: the last ``end`` entry, else empty.
@@ -357,6 +358,8 @@ class History:
         history = self.trials[entry["id"]]
         history.status, history.reason, history.end = Status(entry["status"]), entry.get("reason", ""), entry
         history.kept = bool(entry.get("checkpoint"))
+        if figures := entry.get("test"):
+            _add_figures(history, entry["best_epoch"], figures)
         if history.status is Status.STOPPED and history.stopped_at is None:
             history.stopped_at = int(entry["epochs"])
 
@@ -369,6 +372,12 @@ class History:
 
     def _on_champion(self, entry: Entry) -> None:
         self.champion = entry["id"]
+
+
+def _add_figures(history: TrialHistory, epoch: int, figures: dict[str, float]) -> None:
+    record = history.records.get(epoch)
+    if record is not None:
+        history.records[epoch] = EpochRecord(epoch, {**record.metrics, **figures})
 
 
 def close_stale(history: History, record: Callable[..., None]) -> int:

@@ -123,14 +123,15 @@ def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
 def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
     """The optimizer over the trainable parameters, in up to four groups.
 
-    Each group carries ``scale``, its learning rate as a multiple of the scheduled one. Weight decay falls on tensors
-    of two or more dimensions only: kernels and matrices, not biases and BatchNorm (common since Goyal et al. 2017).
+    Each group carries ``scale``, its learning rate as a multiple of the scheduled one. With ``train.decay: weights``
+    weight decay acts on tensors of two or more dimensions only: kernels and matrices, not biases and BatchNorm
+    (common since Goyal et al. 2017).
     """
     groups = []
     for parameters, scale in ((backbone, config.backbone_lr_scale), (head, 1.0)):
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         for decayed in (True, False):
-            members = [parameter for parameter in trainable if (parameter.ndim >= 2) == decayed]
+            members = [weight for weight in trainable if _is_decayed(weight, config) == decayed]
             if members:
                 decay = config.weight_decay if decayed else 0.0
                 groups.append({"params": members, "weight_decay": decay, "scale": scale})
@@ -138,9 +139,13 @@ def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config
         raise ValueError("nothing to train: every layer is frozen")
     # fused: one pass over each parameter instead of one per operation; exact, and the same on every run
     if config.optimizer == "sgd":
-        return _SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+        return _SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     make = _Adam if config.optimizer == "adam" else _AdamW
     return make(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+
+
+def _is_decayed(parameter: nn.Parameter, config: TrainConfig) -> bool:
+    return config.decay == "all" or parameter.ndim >= 2
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

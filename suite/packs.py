@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from suite.records import Trial
@@ -41,7 +41,7 @@ def _shapes(trial: Trial) -> str:
     config = trial.config
     head = config["model"]["head"]
     model = config["model"] | {"dropout": None, "head": head and head["hidden"]}
-    return json.dumps([config["data"], model, config["train"]["batch_size"]], sort_keys=True)
+    return json.dumps([config["data"], model, *_batching(config["train"])], sort_keys=True)
 
 
 def _shared(trial: Trial) -> str | None:
@@ -53,5 +53,10 @@ def _shared(trial: Trial) -> str | None:
         return None
     if train["cache_prefix"] == "off":
         return None
-    drawn = [trial.seed, config["augment"], config["augmentations"], train["batch_size"]]
+    drawn = [trial.seed, config["augment"], config["augmentations"], *_batching(train)]
     return json.dumps([config["data"], model, *drawn], sort_keys=True)
+
+
+def _batching(train: Mapping[str, Any]) -> list[Any]:
+    """What decides which images are in a batch, besides the order of the images."""
+    return [train["batch_size"], train["last_batch"]]

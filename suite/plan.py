@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from suite import augment, data, disk, models, plugin
 from suite.errors import Problem, ProblemsError, raise_problems
+from suite.evaluation import EpochImages
 from suite.journal import History, TrialHistory
 from suite.records import Trial
 from suite.spec import Arm, DataConfig, ModelConfig, SweepSpec, TrialConfig
@@ -38,6 +39,7 @@ class Plan:
     datasets: dict[str, data.Dataset] = field(default_factory=dict)
     weights: dict[str, models.Weights] = field(default_factory=dict)
     _modules: dict[str, str] = field(default_factory=dict)
+    _splits: dict[str, data.Split] = field(default_factory=dict)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """The trial of an arm and a seed, with its computed id."""
@@ -66,10 +68,9 @@ class Plan:
         """Images that the shortest trial trains on, once for each of its epochs before it may be stopped."""
         early, counts = self.spec.early_terminate, []
         for arm in self.spec.arms_list or _corners(self.spec):
-            dataset = self.dataset(arm.config)
-            parts = data.split(dataset.train_labels, dataset.test_labels, arm.config.data, dataset.classes)
+            trained = self.epoch_images(arm.config).train
             epochs = arm.config.train.epochs
-            counts.append(len(parts.train) * (min(epochs, early.grace_epochs) if early else epochs))
+            counts.append(trained * (min(epochs, early.grace_epochs) if early else epochs))
         return min(counts)
 
     @cached_property
@@ -91,6 +92,20 @@ class Plan:
     def dataset(self, config: TrialConfig) -> data.Dataset:
         """The images of a trial."""
         return self.datasets[data_key(config.data)]
+
+    def split(self, config: TrialConfig) -> data.Split:
+        """Which images a trial trains, validates and tests on."""
+        key = config.data.model_dump_json()
+        if key not in self._splits:
+            dataset = self.dataset(config)
+            self._splits[key] = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+        return self._splits[key]
+
+    def epoch_images(self, config: TrialConfig) -> EpochImages:
+        """How many images an epoch of a trial trains on, and one evaluation passes over."""
+        parts = self.split(config)
+        trained = data.trained_images(len(parts.train), config.train)
+        return EpochImages(trained, len(parts.val), len(parts.test))
 
     def images_of(self, item: TrialHistory) -> data.Dataset:
         """The images of a journalled trial, which may have come from another place then.

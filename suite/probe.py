@@ -432,7 +432,7 @@ def _training(
     names = tuple(map(str, range(classes)))
     digest = f"probe {classes} {side} {count}"
     dataset = data.Dataset("probe", names, digest, images, labels, images[:batch], labels[:batch])
-    train = {"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0}
+    train = {"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0, "evaluate_test": "every"}
     plain = config.model_copy(
         update={
             "data": config.data.model_copy(update={"train_size": None, "val_size": 0, "test_size": None}),

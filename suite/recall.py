@@ -17,7 +17,7 @@ from suite.errors import EnvironmentProblem, UsageError
 from suite.plan import fetch_weights
 from suite.records import Numerics, Objective, Trial
 from suite.redaction import WORD
-from suite.spec import TrialConfig, loader
+from suite.spec import TrialConfig, loader, read_stored_config
 from suite.trained import Normalised, rebuild
 
 
@@ -127,7 +127,7 @@ def _config(run: tracking.TrialRun, text: str) -> TrialConfig:
     """The run's ``config.yaml``. Nothing in it is passed over: without one of its settings it is another trial."""
     try:
         loader.parse(text, "config.yaml")  # whoever can write to the store could send a bomb
-        return TrialConfig.model_validate(yaml.safe_load(text))
+        return read_stored_config(yaml.safe_load(text))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})" for one in error.errors()]
         raise _foreign(run, f"{', '.join(wrong)}, in config.yaml") from error

@@ -69,7 +69,12 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         word = f"differs: {', '.join(wrong)}" if wrong else "as recorded"
         figure = record.metrics.get(known.objective.name, float("nan"))
         console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
-    training.finish()
+    facts = training.finish()
+    if facts["test"]:
+        record = EpochRecord(facts["best_epoch"], facts["test"])
+        if wrong := _differences(record, known.run.metrics):
+            differing += 1
+            console.print(f"epoch {record.epoch}: differs: {', '.join(wrong)}", highlight=False)
     console.print(f"checkpoint: {folder / 'best.pt'}", highlight=False, soft_wrap=True)
     if differing:
         console.print(f"{differing} epochs differ from the record", style="yellow", highlight=False)

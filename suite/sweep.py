@@ -400,7 +400,7 @@ def show_plan(
         mark = " (baseline)" if row.baseline else ""
         table.add_row(
             escape(row.arm) + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
-            f"{row.epoch_s:.1f} s", duration(row.epoch_s * row.epochs), str(row.left),
+            f"{row.epoch_s:.1f} s", duration(row.trial_s), str(row.left),
         )  # fmt: skip
     console.print(table)
     for line in found.lines:

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -28,9 +29,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from suite import augment, checkpoint, data, disk, environment, features, memory, models, optim, records, sheets
 from suite.compiling import compiled
 from suite.errors import DivergedError
+from suite.evaluation import EpochImages, test_schedule
 from suite.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.scores import Running, scores
-from suite.spec import TrialConfig
+from suite.spec import read_stored_config
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
 MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
@@ -82,7 +84,7 @@ class Training:
         self.trial, self.objective, self.numerics = trial, objective, numerics
         self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
         self.kept = kept
-        self.config = TrialConfig.model_validate(trial.config)
+        self.config = read_stored_config(trial.config)
         self.device = torch.device(numerics.device)
         torch.set_num_threads(numerics.threads)  # features of frozen layers are made here
         if self.device.type == "cuda":
@@ -120,7 +122,10 @@ class Training:
                 (on_device.test_images, on_device.test_labels, split.test),
             )
         )
-        self.batches = _batches(len(self.train), config.train.batch_size)  # once: each step looks at them
+        self.batches = data.batch_slices(len(self.train), config.train)  # once: each step looks at them
+        self.usual_size = _most_frequent(batch.stop - batch.start for batch in self.batches)
+        per_epoch = EpochImages(self.batches[-1].stop, len(self.val), len(self.test))
+        self.test_schedule = test_schedule(config.train.evaluate_test, per_epoch)
         if weights is not None and weights.mean is not None and weights.std is not None:
             mean, std = np.asarray(weights.mean), np.asarray(weights.std)
         else:
@@ -177,7 +182,8 @@ class Training:
             self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
         if found.prefix.layers and others is not None and "train" not in parts:
             pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
-            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index)])  # the key has the batch size
+            stops = [batch.stop for batch in self.batches]
+            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index), stops])
             if len(self.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
                 self.lockstep = others.setdefault(same, features.Lockstep())
 
@@ -296,8 +302,8 @@ class Training:
         return True
 
     def _compiled(self, network: nn.Module, count: int) -> nn.Module:
-        """What runs a batch of so many images: where ``numerics`` ask for it and the batch is whole, compiled code."""
-        if not self.numerics.compiled or count != self.config.train.batch_size:
+        """What runs a batch of so many images: compiled code for the most frequent size, if ``numerics`` ask for it."""
+        if not self.numerics.compiled or count != self.usual_size:
             return network  # another size would have to be compiled, too
         if self.compiled_network is None:
             self.compiled_network = compiled(network, self.device)
@@ -353,7 +359,7 @@ class Training:
         self.partial.add(logits.detach(), targets)
         self.step += 1
         if self.step % LOOK_EVERY == 0:
-            self._refuse_nan(float(self.partial.loss_sum), "train/loss")
+            self._refuse_nan(float(self.partial.loss_sum), "train/loss", self.epoch + 1)
 
     def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
@@ -398,11 +404,12 @@ class Training:
         figures = self.partial.figures()
         images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
         started = time.perf_counter()
-        logits: dict[str, Tensor] = {}
-        for name in ("val", "test"):
-            if len(self.fed[name]):
-                logits[name], labels = self._predict(name)
-                figures |= scores(name, logits[name], labels)
+        test_logits: Tensor | None = None
+        if len(self.fed["val"]):
+            figures |= scores("val", *self._predict("val"))
+        if len(self.fed["test"]) and self._is_test_due(figures):
+            test_logits, labels = self._predict("test")
+            figures |= scores("test", test_logits, labels)
         figures |= {
             records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
             records.IMAGES_PER_SECOND: images_per_second,
@@ -410,23 +417,55 @@ class Training:
             records.MEMORY_GIB: memory.in_use_gib(self.device),
         }
         for name, value in figures.items():
-            self._refuse_nan(value, name)
+            self._refuse_nan(value, name, self.epoch + 1)
         record = EpochRecord(self.epoch + 1, figures)
         self.records.append(record)
         self.step, self.partial = 0, Running()
         if self.objective.chosen(self.records) is record:
-            self.best = self._describe_best(logits.get("test"))
+            self.best = self._describe_best(test_logits)
         if self.complete or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self.save()
         return record
+
+    def _is_test_due(self, figures: Mapping[str, float]) -> bool:
+        """Whether the epoch with these training and validation figures evaluates the test images."""
+        if self.test_schedule != "best":
+            return self.test_schedule == "every"
+        name = self.objective.name
+        if name not in figures:  # seconds or memory, which are known only after evaluation
+            return True
+        best = replace(self.objective, strategy="best").chosen(self.records)
+        return self.objective.better(figures[name], best.metrics[name] if best else None)
+
+    def _missing_test_figures(self, chosen: EpochRecord) -> dict[str, float]:
+        """Test figures of the chosen epoch if its record has none; its logits are then in ``best``."""
+        if not len(self.fed["test"]) or records.TEST_LOSS in chosen.metrics:
+            return {}
+        logits, labels = self._predict("test", self._best_network())
+        self.best["test_logits"] = logits.cpu()
+        figures = scores("test", logits, labels)
+        for name, value in figures.items():
+            self._refuse_nan(value, name, chosen.epoch)
+        return figures
+
+    def _best_network(self) -> nn.Module:
+        """A copy of the network as it was at the best epoch."""
+        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
+        network.load_state_dict(self.best["model"], strict=False)
+        return network
 
     def evaluate_test(self) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, K), and labels, int64 (N,), of the test images as the network is now."""
         return self._predict("test")
 
-    def _predict(self, name: str) -> tuple[Tensor, Tensor]:
-        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order."""
-        model = self.averaged.module if self.averaged is not None else self.model
+    def _predict(self, name: str, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order.
+
+        Args:
+            model: the network to use. Default: as it is now, averaged where that is asked for.
+        """
+        if model is None:
+            model = self.averaged.module if self.averaged is not None else self.model
         network = self._trained_part(model.eval())
         part = self.fed[name]
         prepared = (lambda features: features) if self.prefix.layers else self._normalised
@@ -434,9 +473,9 @@ class Training:
             pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
-    def _refuse_nan(self, value: float, name: str) -> None:
+    def _refuse_nan(self, value: float, name: str, epoch: int) -> None:
         if not math.isfinite(value):
-            raise DivergedError(f"diverged in epoch {self.epoch + 1}: {name} is {value}")
+            raise DivergedError(f"diverged in epoch {epoch}: {name} is {value}")
 
     def _out_of_patience(self) -> bool:
         best = replace(self.objective, strategy="best").chosen(self.records)
@@ -519,7 +558,8 @@ class Training:
         """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
 
         Returns:
-            Plain facts of the end: epochs, best_epoch, best_value, parameters, and the files with their sha256.
+            Plain facts of the end: epochs, best_epoch, best_value, parameters, the files with their sha256, and
+            "test": the test figures of best_epoch, unless its record has them already.
         """
         chosen = self.objective.chosen(self.records)
         trainable, total = models.count_parameters(self.model)
@@ -530,10 +570,12 @@ class Training:
             "parameters_trainable": trainable,
             "parameters_total": total,
             "prefix": self._say_prefix(),
+            "test": {},
             "files": {},
         }
-        if not self.best or not self.allowed():
+        if chosen is None or not self.best or not self.allowed():
             return facts
+        facts["test"] = self._missing_test_figures(chosen)
         logits = self.best["test_logits"]
         if logits is not None:
             labels = self.test.labels[self.test.index]
@@ -571,8 +613,7 @@ class Training:
         Raises:
             InterruptedError: a stop was asked for meanwhile.
         """
-        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
-        network.load_state_dict(self.best["model"], strict=False)
+        network = self._best_network()
         image = self.test.images[self.example]
         about = f"test image {self.example} ({self.classes[int(self.test.labels[self.example])]})"
         dead = sheets.find_dead(network, self._looked_at(self.test))
@@ -648,12 +689,9 @@ def _digest(rows: Tensor) -> str:
     return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
 
-def _batches(count: int, size: int) -> list[slice]:
-    """Slices over ``count`` images. A last batch of one joins the one before: BatchNorm needs two."""
-    starts = list(range(0, count, size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+def _most_frequent(sizes: Iterable[int]) -> int:
+    """The size that most batches have; the largest of equally frequent ones."""
+    return max(Counter(sizes).items(), key=lambda pair: (pair[1], pair[0]))[0]
 
 
 def _changing(model: nn.Module) -> list[str]:

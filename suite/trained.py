@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from suite import models
 from suite.records import Trial
-from suite.spec import TrialConfig
+from suite.spec import read_stored_config
 
 
 class Normalised(nn.Module):
@@ -35,7 +35,7 @@ class Normalised(nn.Module):
 def rebuild(trial: Trial, best: Path) -> Normalised:
     """The network of a trial's best epoch, in evaluation mode, from its ``best.pt`` alone."""
     content = torch.load(best, map_location="cpu", weights_only=True)
-    config = TrialConfig.model_validate(trial.config).model.model_copy(update={"weights": "none"})
+    config = read_stored_config(trial.config).model.model_copy(update={"weights": "none"})
     network = models.build(config, len(content["classes"]), seed=trial.seed)
     network.load_state_dict(content["model"])
     return Normalised(network, content["mean"], content["std"]).eval()

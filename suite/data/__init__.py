@@ -6,8 +6,9 @@
     parts = split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
     tensors = to_device(dataset, "cpu")               # torch, the same memory
     train = torch.from_numpy(parts.train)
-    for batch in train[epoch_order(len(train), seed, epoch)].split(128):
-        images, labels = tensors.train_images[batch], tensors.train_labels[batch]
+    order = train[epoch_order(len(train), seed, epoch)]
+    for batch in batch_slices(len(train), config.train):
+        images, labels = tensors.train_images[order[batch]], tensors.train_labels[order[batch]]
 
 Letters for shapes: N images, B images of a batch, C channels (always 3: grey images are repeated), H = W pixels of a
 side, K classes. Pixels are uint8 in 0..255, labels int64 in 0..K-1.
@@ -22,7 +23,16 @@ import os
 from pathlib import Path
 
 from suite.data import folders, named, own
-from suite.data.batches import DeviceData, as_tensor, class_weights, epoch_order, statistics, to_device
+from suite.data.batches import (
+    DeviceData,
+    as_tensor,
+    batch_slices,
+    class_weights,
+    epoch_order,
+    statistics,
+    to_device,
+    trained_images,
+)
 from suite.data.cache import cache_folder, cached, put
 from suite.data.dataset import Dataset, Report, describe
 from suite.data.folders import read_image, read_images
@@ -37,6 +47,7 @@ __all__ = [
     "Report",
     "Split",
     "as_tensor",
+    "batch_slices",
     "cache_folder",
     "class_weights",
     "describe",
@@ -48,6 +59,7 @@ __all__ = [
     "split",
     "statistics",
     "to_device",
+    "trained_images",
 ]
 
 

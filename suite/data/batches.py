@@ -5,6 +5,8 @@ Letters: N images, B images of a batch, C = 3 channels, H = W pixels of a side, 
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from suite.data.dataset import Dataset, Images, Labels
 from suite.data.splits import Index
 from suite.records import stream
+from suite.spec.config import TrainConfig
 
 _CHUNK_BYTES = 16 * 2**20
 
@@ -74,6 +77,43 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
     return torch.randperm(n, generator=generator)
+
+
+def batch_slices(images: int, config: TrainConfig) -> list[slice]:
+    """The batches of an epoch as slices of ``epoch_order``, by ``train.last_batch``.
+
+    A set smaller than a batch is one batch. BatchNorm refuses a batch of one image, so none is made unless
+    ``batch_size`` or ``images`` is 1: ``keep`` adds that image to the batch before, ``spread`` makes one batch less.
+
+    Args:
+        images: training images.
+    """
+    sizes = _batch_sizes(images, config)
+    stops = list(itertools.accumulate(sizes))
+    return [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+
+
+def trained_images(images: int, config: TrainConfig) -> int:
+    """Images trained on in each epoch, of ``images``: fewer than all only with ``last_batch: drop``."""
+    return sum(_batch_sizes(images, config))
+
+
+def _batch_sizes(images: int, config: TrainConfig) -> list[int]:
+    size = config.batch_size
+    whole, rest = divmod(images, size)
+    if config.last_batch == "spread" or whole == 0:
+        return _even_sizes(images, size)
+    if config.last_batch == "drop" or rest == 0:
+        return [size] * whole
+    return [size] * (whole - 1) + [size + 1] if rest == 1 else [size] * whole + [rest]
+
+
+def _even_sizes(images: int, size: int) -> list[int]:
+    """As few batches of at most ``size`` as possible, equal to within one image, larger ones first."""
+    count = math.ceil(images / size)
+    if images // count == 1 < size and count > 1:  # only 2 by 2 with an odd number of images
+        count -= 1
+    return [images // count + (place < images % count) for place in range(count)]
 
 
 def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

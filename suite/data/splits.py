@@ -13,7 +13,7 @@ import numpy.typing as npt
 from suite.data.problems import enough
 from suite.errors import Problem, raise_problems
 from suite.records import stream
-from suite.spec.config import DataConfig
+from suite.spec.config import DEFAULT_VAL_SIZE, DataConfig, image_count
 
 Index = npt.NDArray[np.int64]
 
@@ -36,24 +36,28 @@ def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: 
     """Choose images: validation first, from the training images; training from the rest; test from the test images.
 
     Every part holds each class in proportion, to within one image, and as many images as asked for. A smaller part is
-    a subset of a larger one with the same other settings. Validation depends on ``val_size`` and ``split_seed`` only.
+    a subset of a larger one with the same other settings. With ``val_size`` given, validation depends on it and on
+    ``split_seed`` only. Without it, validation is the beginning of a tenth that training never uses: all of it, or
+    a ninth as many images as ``train_size`` asks for, and at least one of each class in it.
 
     Args:
         train_labels, test_labels: int64 (N,), 0..K-1.
         config: its sizes and its ``split_seed``. A fraction is rounded to the nearest number of images, at least one;
-            that of ``train_size`` is of what validation leaves.
+            that of ``train_size`` is of what validation leaves (without ``val_size``, of nine tenths).
         classes: names for the messages. Default: the labels.
 
     Raises:
         UsageError: with every size that exceeds what is there; or if a class had no training image.
     """
-    held_out = _count(config.val_size, len(train_labels))
-    left = len(train_labels) - held_out
-    train_size, test_size = _count(config.train_size, left), _count(config.test_size, len(test_labels))
+    reserved = config.reserved_images(len(train_labels))
+    train_size = config.training_images(len(train_labels))
+    test_size = image_count(config.test_size, len(test_labels))
     raise_problems(_size_problems(config, len(train_labels), len(test_labels)))
 
     keys = _random_keys(len(train_labels), stream(config.split_seed, "split:train"))
-    val, rest = np.split(_interleave(train_labels, keys), [held_out])
+    val, rest = np.split(_interleave(train_labels, keys), [reserved])
+    if config.val_size is None and config.train_size is not None:
+        val = val[: _subset_val_size(train_labels[val], train_size)]
     # Drawn afresh, so that the training images are in proportion to the rest and not to the whole.
     rest = np.sort(rest)
     order = rest[_interleave(train_labels[rest], keys[rest])]
@@ -120,27 +124,26 @@ def _earliest_deadline_first(first: Index, last: Index, keys: npt.NDArray[np.uin
     return order
 
 
-def _count(size: float | None, available: int) -> int:
-    """The number of images that a size means."""
-    if size is None:
-        return available
-    return size if isinstance(size, int) else max(1, int(size * available + 0.5))
+def _subset_val_size(labels: Index, train_size: int) -> int:
+    """Validation images beside so many training images, from those with ``labels``, in their order."""
+    every_class = int(np.unique(labels, return_index=True)[1].max()) + 1
+    return min(len(labels), max(int(train_size / 9 + 0.5), every_class))
 
 
 def _size_problems(config: DataConfig, train: int, test: int) -> list[Problem]:
     problems = []
-    held_out = _count(config.val_size, train)
+    held_out = config.reserved_images(train)
     if held_out >= train:
-        got = _shown(config.val_size, held_out)
+        got = _shown(DEFAULT_VAL_SIZE if config.val_size is None else config.val_size, held_out)
         rule = f"data.val_size must be below the number of training images, {train:,}, got {got}"
         problems.append(Problem(rule, remedy="Lower it; 0 means no validation."))
-    elif _count(config.train_size, train - held_out) > train - held_out:
+    elif config.training_images(train) > train - held_out:
         rule = (
             f"data.train_size must be at most {train - held_out:,} ({train:,} training images, {held_out:,} of them "
             f"for validation), got {config.train_size:,}"
         )
         problems.append(Problem(rule, remedy="Lower it or data.val_size, or leave it out: all that validation leaves."))
-    if _count(config.test_size, test) > test:
+    if image_count(config.test_size, test) > test:
         rule = f"data.test_size must be at most the number of test images, {test:,}, got {config.test_size:,}"
         problems.append(Problem(rule, remedy="Lower it, or leave it out: all test images."))
     return problems
@@ -172,4 +175,6 @@ def _class_remedy(config: DataConfig, labels: Index, order: Index, needed: int) 
     seen, first = np.unique(labels[order], return_index=True)
     if len(seen) == needed:
         return f"Set data.train_size to {first.max() + 1:,} or more."
-    return "Add images of these classes, or lower data.val_size." if config.val_size else "Add images of these classes."
+    if config.val_size == 0:
+        return "Add images of these classes."
+    return "Add images of these classes, or lower data.val_size."

@@ -14,6 +14,7 @@ from suite.analysis import Bounds
 from suite.errors import SuiteError
 from suite.journal import TrialHistory
 from suite.records import METRICS, EpochRecord, Objective, Status, Trial
+from suite.spec.stored import read_stored_params
 from suite.tracking import SweepRuns, TrialRun
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def parsed(text: str | None) -> Any:
 
 def configs(runs: SweepRuns) -> dict[str, Mapping[str, str]]:
     """Arm -> its flattened settings, as the store's params have them; arms without any are left out."""
-    return {run.arm: run.params for run in runs.trials if in_plan(run) and run.params and run.arm}
+    trials = [run for run in runs.trials if in_plan(run) and run.params and run.arm]
+    return {run.arm: read_stored_params(run.params) for run in trials}
 
 
 def parameters(runs: SweepRuns) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ from suite.spec.config import (
 )
 from suite.spec.loader import SweepSource
 from suite.spec.read import load
+from suite.spec.stored import read_stored_config, read_stored_params, trained_with_remainder
 from suite.spec.sweep import (
     Arm,
     AshaConfig,
@@ -42,4 +43,7 @@ __all__ = [
     "TrainConfig",
     "TrialConfig",
     "load",
+    "read_stored_config",
+    "read_stored_params",
+    "trained_with_remainder",
 ]

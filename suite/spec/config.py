@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
+from suite.evaluation import EvaluateTest
+
 # Strict: text such as "0.1" or `yes` is refused instead of converted; whole numbers are taken for fractions.
 FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Rate = Annotated[FiniteFloat, Field(ge=0.0, lt=1.0)]
@@ -20,6 +22,18 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 # A number of images (an int from 1) or a fraction of the images that are there (a float below 1).
 Size = Annotated[Count | Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)], Field()]
+
+
+LastBatch = Literal["drop", "spread", "keep"]
+DEFAULT_LAST_BATCH: LastBatch = "drop"
+DEFAULT_VAL_SIZE = 0.1
+
+
+def image_count(size: float | None, available: int) -> int:
+    """The number of images that a size means; a fraction is rounded to the nearest, at least one."""
+    if size is None:
+        return available
+    return size if isinstance(size, int) else max(1, int(size * available + 0.5))
 
 
 class Frozen(BaseModel):
@@ -41,9 +55,11 @@ class DataConfig(Frozen):
     train_size: Size | None = None
     """Training images, drawn stratified by class from what validation leaves: a number, or a fraction of it
     (rounded). Default: all."""
-    val_size: Size | Literal[0] = 0.1
+    val_size: Size | Literal[0] | None = None
     """Validation images, taken first, stratified, from the training images: a number or a fraction. 0 = none; then
-    `metric` must be a training figure with `strategy: last`."""
+    `metric` must be a training figure with `strategy: last`. Default: a tenth of the training images; if `train_size`
+    is given, a ninth of it (a tenth of both together), from that tenth, with at least one image of each class. Give it
+    if arms with different `train_size` must choose their epochs by the same images."""
     test_size: Size | None = None
     """Test images, drawn stratified: a number or a fraction. Default: all."""
     image_size: Annotated[int, Field(ge=8, le=1024, strict=True)] | None = None
@@ -52,6 +68,14 @@ class DataConfig(Frozen):
     else 64)."""
     split_seed: Whole = 0
     """Seed of the split, the same for every trial whatever its own seed, so all arms are judged on the same images."""
+
+    def reserved_images(self, available: int) -> int:
+        """Of ``available`` training images, those that no ``train_size`` trains on: the largest validation split."""
+        return image_count(DEFAULT_VAL_SIZE if self.val_size is None else self.val_size, available)
+
+    def training_images(self, available: int) -> int:
+        """Of ``available`` training images, those that are trained on."""
+        return image_count(self.train_size, available - self.reserved_images(available))
 
 
 class HeadConfig(Frozen):
@@ -127,16 +151,35 @@ class TrainConfig(Frozen):
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 128
-    """Images per optimizer step. The last, smaller batch of an epoch is trained on too."""
+    """Images per optimizer step. Fewer if the training set is smaller, or by `last_batch`."""
+    last_batch: LastBatch = DEFAULT_LAST_BATCH
+    """What happens to the images that do not fill a batch at the end of an epoch. `drop`: they are left out, other
+    images in each epoch (PyTorch's `DataLoader(drop_last=True)`, as timm and torchvision's references train). `spread`:
+    batches of equal size to within one image, none above `batch_size` (5,000 images at 128: 40 batches of 125). `keep`:
+    a smaller last batch (the default of `DataLoader`). A small last batch is a full step on a noisy gradient and on
+    noisy BatchNorm statistics: docs/decisions/0016-last-batch-and-evaluation.md. A training set smaller than a
+    batch is one batch in every mode. A last batch of one image, which BatchNorm refuses, joins the batch before."""
+    evaluate_test: EvaluateTest = "auto"
+    """When the test images are evaluated. `every`: at each epoch, for curves. `best`: at each epoch that is the best so
+    far. `last`: once, at the end, with the network of the epoch that speaks for the trial; its figures are the same bit
+    for bit. `auto`: `every` if evaluation then takes at most a fifth of an epoch (a forward pass counts as a third of
+    a training step), else `last`; `--dry-run` says which. With `last`, a trial that is stopped early has no test
+    figures. Not part of a trial's identity: `--force` runs finished trials again."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """`sgd` (with Nesterov momentum where `momentum` is above 0), `adam`, `adamw`."""
+    """`sgd`, `adam`, `adamw`, as in `torch.optim`."""
     lr: Positive = 0.05
     """Peak learning rate, per step, of the head; `backbone_lr_scale` scales it for the rest."""
     momentum: Rate = 0.9
     """Momentum of `sgd`; beta1 of `adam` and `adamw`."""
+    nesterov: StrictBool = False
+    """Nesterov momentum for `sgd`, which needs `momentum` above 0. Default: plain momentum, as in `torch.optim.SGD`.
+    `adam` and `adamw` ignore it."""
     weight_decay: NonNegative = 5e-4
-    """L2 penalty (`sgd`, `adam`) or decoupled decay (`adamw`) on weight matrices and kernels; never on biases and
-    BatchNorm."""
+    """L2 penalty (`sgd`, `adam`) or decoupled decay (`adamw`) on the parameters that `decay` names. torch's own
+    defaults are 0, 0 and 0.01."""
+    decay: Literal["all", "weights"] = "all"
+    """Which parameters `weight_decay` acts on. `all`: every trainable one, as `torch.optim` does when it is given
+    `model.parameters()`. `weights`: kernels and matrices only, no biases and no BatchNorm."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
     """Learning rate over the steps: `constant`; `step` (times 0.1 after 1/2 and 3/4 of the epochs); `cosine` (to 0
     at the end); `one_cycle` (linear up over the first 30 %, cosine down to 0)."""
@@ -164,6 +207,12 @@ class TrainConfig(Frozen):
     where they are the same bit for bit: with `model.freeze_batchnorm: true` and no dropout among them. Without random
     augmentation training uses them too, with it validation and test alone. Changes no result, so it is not part of a
     trial's identity."""
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> TrainConfig:
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise ValueError("train.nesterov: true needs train.momentum above 0, got 0")
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainConfig:

@@ -6,7 +6,8 @@ plan        plan.json and ``suite.planned`` on the parent; ``suite.in_plan`` and
 trial       kept in mind until it begins, so that MLflow's duration of a run is that of the trial
 start       a child run: RUNNING, params (the flattened config), config.yaml, tags, the data set as an input
 epoch       metrics, step = epoch, at the time of the journal
-end         FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags, and the metric ``best/value``
+end         FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags, the metric ``best/value``, and test
+            figures of the best epoch that its ``epoch`` entry does not have, step = that epoch
 file        an artifact
 images      pictures that MLflow's page steps through, as ``mlflow.log_image`` stores them; metrics
 drop        the artifact ``checkpoints/best.pt`` is deleted; the tag ``suite.checkpoint`` says so
@@ -410,6 +411,8 @@ class Projection(ABC):
         if run.trial and isinstance(entry.get("best_value"), (int, float)):
             step = entry.get("best_epoch") or entry.get("epochs") or 0
             metrics.append((BEST_VALUE, float(entry["best_value"]), entry["ts_ms"], step))
+            for name, value in (entry.get("test") or {}).items():
+                metrics.append((safe_key(name), float(value), entry["ts_ms"], step))
         self._status(run, RUN_STATUS[status], entry["ts_ms"])
         self._put(run, metrics=metrics, tags={STATUS: status, **tags}, seq=entry["seq"])
 
