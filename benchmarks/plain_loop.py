@@ -80,7 +80,7 @@ class Arm:
     lr: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images uint8 (N, 3, H, W) and labels int64 (N,) of both parts."""
 
