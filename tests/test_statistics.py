@@ -96,6 +96,13 @@ def test_six_seeds_can_tell_however_many_arms_there_are_and_five_cannot() -> Non
     assert adjusted_p(steady[:5]).min() == pytest.approx(2 / 32)
 
 
+def test_p_is_never_below_what_the_signs_can_give() -> None:
+    random = np.random.default_rng(11)
+    for _ in range(500):
+        large = random.normal(random.uniform(1, 1e4), random.uniform(1e-6, 1), (6, 1))
+        assert adjusted_p(large)[0] == 2 / 64
+
+
 def test_equal_arms_have_p_one_and_constant_differences_the_smallest() -> None:
     p = adjusted_p(np.column_stack([np.zeros(6), np.full(6, 0.1)]))
     assert p == pytest.approx([1.0, 2 / 64])

@@ -133,8 +133,8 @@ class _Family:
         others = np.where(self.leader == arm, self.second, self.largest)
         own_mean = self.flipped_mean[:, arm, None] + self.flipped_one[:, arm, None] * shift
         own = self._statistic(own_mean, squares, count)  # (S, Q)
-        observed = self._statistic(shift, squares, count)
-        return np.asarray(np.mean(np.maximum(own, others[:, None]) >= observed, axis=0))
+        # The first sign vector is the data itself. Computed twice it could differ by rounding.
+        return np.asarray(np.mean(np.maximum(own, others[:, None]) >= own[0], axis=0))
 
     def intervals(self, level: float) -> Simultaneous:
         arms = range(len(self.mean))
