@@ -33,7 +33,10 @@ SPREAD, MARGIN, EFFECT = 0.5, 0.5, 1.75  # points
 LOOKS = (8, 12, 16)  # planned; the default of `seeds: {at_least: 8, at_most: 16, until: decided}`
 OPEN_LOOKS = tuple(range(6, 21))  # seeds added one by one, with a look each time
 LIMIT, COVERAGE = 0.065, 0.94  # of the upper end of an error's 95 % interval; of coverage
+NOT_MEASURED = -1
 SEQUENTIAL_FLIPS = 1024  # sign vectors of sweeps with many looks: all 2^19 are too slow to try
+
+ALL_FLIPS = (signs.EXACT_SEEDS, signs.RANDOM_FLIPS)
 
 Array = np.ndarray
 Noise = Callable[[np.random.Generator, tuple[int, int]], Array]
@@ -249,7 +252,7 @@ def failing(setting: Setting, random: np.random.Generator) -> Counts:
     ]
     frame = analysis.compare(trials, Objective("val/acc"), MARGIN)
     words = list(frame.loc[frame["arm"] != "arm0", "verdict"])
-    return Counts(wrong=is_wrong(words, setting.true), covered=1, seeds=1.0)
+    return Counts(wrong=is_wrong(words, setting.true), covered=NOT_MEASURED, seeds=1.0)
 
 
 def _trial(arm: str, seed: int, value: float, failed: bool) -> TrialHistory:
@@ -323,9 +326,9 @@ def settings() -> list[Setting]:
 
 def simulate(job: tuple[Setting, int]) -> list[Counts]:
     setting, sweeps = job
-    if "looks" in setting.kind or "look at each" in setting.kind:
-        signs.EXACT_SEEDS, signs.RANDOM_FLIPS = 10, SEQUENTIAL_FLIPS
-        signs.sign_flips.cache_clear()
+    several = "looks" in setting.kind or "look at each" in setting.kind
+    signs.EXACT_SEEDS, signs.RANDOM_FLIPS = (10, SEQUENTIAL_FLIPS) if several else ALL_FLIPS
+    signs.sign_flips.cache_clear()
     random = np.random.default_rng([2026, setting.arms, setting.seeds])
     return [KINDS[setting.kind](setting, random) for _ in range(sweeps)]
 
@@ -335,10 +338,11 @@ def row(setting: Setting, counts: Sequence[Counts]) -> tuple[str, ...]:
     wrong = sum(count.wrong for count in counts)
     span = stats.binomtest(wrong, sweeps).proportion_ci(method="wilson")
     is_ours = "before" not in setting.kind and "Dunnett" not in setting.kind
-    passes = wrong / sweeps <= ALPHA + 0.5 / sweeps or span.high <= LIMIT
+    passes = wrong / sweeps <= ALPHA and span.high <= LIMIT
     error = f"{100 * wrong / sweeps:.1f} [{100 * span.low:.1f}, {100 * span.high:.1f}]"
     covered = sum(count.covered for count in counts) / sweeps
-    fails = is_ours and (not passes or covered < COVERAGE)
+    is_covered = counts[0].covered == NOT_MEASURED or covered >= COVERAGE
+    fails = is_ours and not (passes and is_covered)
     mixed = setting.truth == "mixed"
     counted_power = f"{100 * sum(count.power for count in counts) / sweeps:.0f}" if mixed else ""
     contradictions = 100 * sum(count.contradictions for count in counts) / sweeps
@@ -349,7 +353,7 @@ def row(setting: Setting, counts: Sequence[Counts]) -> tuple[str, ...]:
         str(setting.seeds),
         setting.truth,
         error,
-        f"{100 * covered:.1f}",
+        "–" if counts[0].covered == NOT_MEASURED else f"{100 * covered:.1f}",
         counted_power,
         f"{contradictions:.1f}",
         f"{100 * float(np.mean([count.seeds for count in counts])):.0f}",

@@ -129,7 +129,7 @@ def _looks(plan: Plan, history: History, present: Round) -> list[str]:
     compared = len(spec.arms_list) - len(spec.baseline_arms)
     lines = []
     for number, seeds in enumerate(spec.looks, start=1):
-        level = analysis.look_level(looks_at(spec, history, number), compared)
+        level = analysis.level_at(looks_at(spec, history, number), seeds, compared)
         if number < present.number or present.ended:
             state = "on record"
         else:

@@ -323,6 +323,8 @@ class History:
         self.launch: Entry = {}
         self.champion: str | None = None
         self.looks: list[tuple[int, ...]] = []
+        self.look_plans: list[tuple[tuple[int, ...], ...]] = []  # the planned looks at each look
+        self._planned_looks: tuple[tuple[int, ...], ...] = ()
         for entry in entries or ():
             self.feed(entry)
 
@@ -342,6 +344,7 @@ class History:
 
     def _on_launch(self, entry: Entry) -> None:
         self.launch = entry
+        self._planned_looks = tuple(map(tuple, entry.get("looks") or ()))
 
     def _on_plan(self, entry: Entry) -> None:
         self.plan = list(entry["ids"])
@@ -381,6 +384,7 @@ class History:
 
     def _on_look(self, entry: Entry) -> None:
         self.looks.append(tuple(entry["seeds"]))
+        self.look_plans.append(self._planned_looks)
 
 
 def _add_figures(history: TrialHistory, epoch: int, figures: dict[str, float]) -> None:

@@ -93,10 +93,13 @@ class Looks:
         planned: declared before the first trial (``seeds: {at_least, at_most, until: decided}``):
             the seeds of each look, each a superset of the one before; empty if nothing was declared.
         made: the seeds of each look so far, oldest first, the present one last.
+        open: whether a look was made before ``planned`` was declared, or under another plan. Then
+            the plan says where to look, and the error is spent as for a list of seeds.
     """
 
     planned: tuple[tuple[int, ...], ...] = ()
     made: tuple[tuple[int, ...], ...] = ()
+    open: bool = False
 
 
 @dataclass(frozen=True)

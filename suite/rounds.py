@@ -56,12 +56,13 @@ def rounds(plan: Plan, history: History) -> list[Round]:
 
 
 def looks_at(spec: SweepSpec, history: History, number: int) -> Looks:
-    """The planned looks, with those made before and up to this one.
+    """The planned looks, with those made up to this one in the order of the journal.
 
-    Looks made under another plan come first: they have spent some of the error.
+    Looks made without this plan have spent some of the error.
     """
-    others = [seeds for seeds in history.looks if seeds not in spec.looks]
-    return Looks(planned=spec.looks, made=(*others, *spec.looks[:number]))
+    missing = [seeds for seeds in spec.looks[:number] if seeds not in history.looks]
+    other_plan = any(planned != spec.looks for planned in history.look_plans)
+    return Looks(planned=spec.looks, made=(*history.looks, *missing), open=other_plan)
 
 
 def _looked_at(spec: SweepSpec, history: History, present: Round) -> Round:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from suite.analysis import (
     baselines,
     compare,
     critical_value,
+    level_at,
     look_level,
     look_levels,
     lost_seeds,
@@ -220,7 +222,7 @@ def test_planned_looks_share_pococks_constant_level() -> None:
     z = np.full(4, stats.norm.ppf(1 - level / 2))
     inside = stats.multivariate_normal(cov=correlation).cdf(z, lower_limit=-z)
     assert 1 - inside == pytest.approx(0.044, abs=0.002)
-    assert look_levels(Looks(planned=first(12)), 5) == (0.05,), "one declared look has it all"
+    assert look_levels(Looks(planned=first(12)), 5) == (0.044,)
 
 
 def test_an_open_list_leaves_room_for_looks_that_nobody_planned() -> None:
@@ -473,3 +475,87 @@ def test_the_probability_of_a_win_counts_ties_as_half() -> None:
     )
     assert 0 < low < share < high < 1
     assert analysis.wins([0.1, 0.2], rising=False)[0] == 0.0
+
+
+# ---- looks and losses that are easy to lose --------------------------------------------------------
+
+
+def test_a_plan_that_was_not_there_at_an_earlier_look_spends_as_a_list() -> None:
+    """An extended plan, 8 then 8 and 10 then ..., would otherwise be as if declared at once."""
+    extended = Looks(planned=first(8, 10, 12), made=first(8, 10), open=True)
+    assert look_level(extended, 1) == look_level(Looks(made=first(8, 10)), 1)
+    assert look_level(extended, 1) < look_level(replace(extended, open=False), 1)
+
+
+def test_each_look_keeps_its_level_whatever_comes_later() -> None:
+    changed = Looks(planned=first(8, 12), made=first(6, 8, 12), open=True)
+    for number, seeds in enumerate(first(6, 8, 12), start=1):
+        then = Looks(made=first(6, 8, 12)[:number])
+        assert level_at(changed, seeds, 2) == look_level(then, 2)
+
+
+def test_an_arm_stays_decided_when_the_plan_follows_looks_at_a_list() -> None:
+    random = np.random.default_rng(12)
+    base = random.normal(0.5, 0.01, 12)
+    arms = {"base": base, "far": base[:8] + 0.1, "near": base + random.normal(0, 0.02, 12)}
+    looks = Looks(planned=first(8, 10, 12), made=first(6, 8, 10, 12), open=True)
+    frame = compare(sweep_of(arms), VAL, looks=looks).set_index("arm")
+    assert (frame.loc["far", "verdict"], frame.loc["far", "decided at"]) == ("better", 8)
+    assert frame.loc["near", "verdict"] == "inconclusive"
+
+
+def test_seeds_that_no_look_on_record_has_are_a_further_look() -> None:
+    random = np.random.default_rng(13)
+    base = random.normal(0.5, 0.01, 8)
+    items = sweep_of({"base": base, "a": base + random.normal(0.01, 0.02, 8)})
+    ends = [
+        tuple(compare(items, VAL, looks=looks).set_index("arm").loc["a", ["difference low", "difference high"]])
+        for looks in (Looks(made=first(6)), Looks(made=first(6, 8)), Looks(made=first(8)))
+    ]
+    assert ends[0] == ends[1] != ends[2]
+
+
+def test_taking_failed_seeds_out_of_the_file_does_not_undo_their_loss() -> None:
+    items = sweep_of(
+        {"base": [0.5] * 10, "a": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6, 0.6, 0.6, 0.6], "bad": [0.3] * 10}
+    )
+    failed(items, "a", 8, 9)
+    planned = [item for item in items if item.trial.seed < 8]
+    removed = [item for item in items if item.trial.seed >= 8]
+    assert compare(planned, VAL).set_index("arm").loc["a", "verdict"] == "better"
+    row = compare(planned, VAL, removed=removed).set_index("arm").loc["a"]
+    assert (row["verdict"], row["lost"]) == ("better on the seeds it finished", 2)
+    assert row["worst low"] < 0
+
+
+def test_the_worst_case_of_lost_seeds_of_the_baseline_is_the_worst_for_the_baseline() -> None:
+    items = sweep_of({"base": [0.6] * 8, "a": [0.5, 0.51, 0.5, 0.52, 0.5, 0.51, 0.5, 0.5], "bad": [0.3] * 8})
+    failed(items, "base", 6, 7)
+    row = compare(items, VAL).set_index("arm").loc["a"]
+    assert row["difference high"] < 0 < row["worst high"], "the baseline may have ended at 0.3 twice"
+
+
+def test_two_sweeps_are_compared_with_lost_and_unfinished_seeds_in_mind() -> None:
+    ours = sweep_of({"a": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6, 0.6]})
+    theirs = sweep_of({"a": [0.5] * 8})
+    words = [analysis.compare_sweeps(ours, theirs, VAL, VAL)["verdict"].tolist()]
+    failed(ours, "a", 6, 7)
+    words.append(analysis.compare_sweeps(ours, theirs, VAL, VAL)["verdict"].tolist())
+    ours[-1].status = Status.RUNNING
+    words.append(analysis.compare_sweeps(ours, theirs, VAL, VAL)["verdict"].tolist())
+    assert words == [["better"], ["better on the seeds it finished"], ["unfinished"]]
+
+
+def test_the_number_of_arms_counts_for_the_level_of_a_look() -> None:
+    looks = Looks(planned=first(8, 12, 16))
+    assert look_level(looks, 17) < look_level(looks, 1)
+    random = np.random.default_rng(14)
+    arms = {"base": random.normal(0.5, 0.01, 8)} | {f"a{n}": random.normal(0.5, 0.01, 8) for n in range(17)}
+    frame = compare(sweep_of(arms), VAL, looks=Looks(planned=first(8, 12, 16))).set_index("arm")
+    table = np.array([np.array(values) - arms["base"] for arm, values in arms.items() if arm != "base"]).T
+    joint = simultaneous(table, analysis.MARGIN, look_level(looks, 17))
+    assert frame.loc["a0", "difference low"] == pytest.approx(joint.low[0], abs=1e-6)
+
+
+def test_two_baselines_widen_dunnetts_intervals() -> None:
+    assert critical_value(4, 20, 0.05, 0.0) > critical_value(4, 20, 0.05, 0.5)

@@ -22,7 +22,7 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
     effects    main effects, importance, the Pareto front
 """
 
-from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, undecided
+from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, present_looks, undecided
 from suite.analysis.course import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
 from suite.analysis.dunnett import critical_value, half_width, wins
@@ -37,7 +37,7 @@ from suite.analysis.effects import (
     standing_out,
 )
 from suite.analysis.frames import arms_frame, figure_interval, rank_arms, trials_frame
-from suite.analysis.levels import FIRST_LOOK, look_level, look_levels
+from suite.analysis.levels import FIRST_LOOK, level_at, look_level, look_levels, look_sequence, with_present
 from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
 from suite.analysis.seed_power import SEEDS, seed_power
@@ -125,12 +125,15 @@ __all__ = [
     "importance",
     "interval",
     "last",
+    "level_at",
     "look_level",
     "look_levels",
+    "look_sequence",
     "lost_seeds",
     "main_effects",
     "paired",
     "pairing_gain",
+    "present_looks",
     "rank_arms",
     "reached",
     "rises",
@@ -146,5 +149,6 @@ __all__ = [
     "verdict",
     "welch",
     "wins",
+    "with_present",
     "without_search_seed",
 ]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from suite.analysis.dunnett import LEAST_BLOCKS, half_width, wins
-from suite.analysis.levels import look_level
-from suite.analysis.lost import lost_seeds
+from suite.analysis.levels import level_at, look_level, with_present
+from suite.analysis.lost import LOST, lost_seeds
 from suite.analysis.power import detectable
 from suite.analysis.signs import (
     ALPHA,
@@ -45,7 +45,7 @@ from suite.analysis.verdicts import (
     verdict,
 )
 from suite.journal import TrialHistory
-from suite.records import Looks, Objective
+from suite.records import Looks, Objective, Status
 
 NO_LOOKS = Looks()
 _JUDGED = (
@@ -70,6 +70,7 @@ def compare(
     confirmed: Collection[str] | None = None,
     looks: Looks = NO_LOOKS,
     planned_trials: int | None = None,
+    removed: Iterable[TrialHistory] = (),
 ) -> pd.DataFrame:
     """One row per arm: its paired difference to the baseline, with simultaneous interval and verdict.
 
@@ -85,6 +86,8 @@ def compare(
             judged at the first look that decides it, from the seeds of that look.
         planned_trials: how many trials the sweep has; more than ``items`` means that some have not
             begun. Until all have ended there is no verdict, except at planned looks.
+        removed: trials of seeds that the sweep no longer has. They count as lost seeds only, so
+            that taking failed seeds out of the file does not undo their loss.
 
     Returns:
         Columns arm, against, pairs, lost and "baseline lost" (seeds that one side lost and the
@@ -97,14 +100,29 @@ def compare(
     """
     trials = list(items)
     metric = tested(objective)
-    question = _Question(trials, objective, metric, margin, confirmed)
-    level = look_level(looks, len(question.against))
+    question = _Question(trials, objective, metric, margin, confirmed, tuple(removed))
     if looks.planned:
-        return _frame(_judge_planned(question, looks, level))
-    rows = question.judge(level)
+        return _frame(_judge_planned(question, looks))
+    looks = present_looks(trials, looks, confirmed)
+    rows = question.judge(look_level(looks, len(question.against)))
     if not (all(trial.ended for trial in trials) and len(trials) >= (planned_trials or 0)):
         rows = [_unfinished(row) for row in rows]
     return _frame(rows)
+
+
+def present_looks(items: Iterable[TrialHistory], looks: Looks, confirmed: Collection[str] | None = None) -> Looks:
+    """The looks with the present one, which may not be on record; see ``levels.with_present``.
+
+    Args:
+        items: the trials that count for verdicts.
+        confirmed: see ``compare``.
+    """
+    if looks.planned or not looks.made:  # none on record: made by a version that kept none
+        return looks
+    trials = list(items)
+    baseline = {trial.trial.arm for trial in trials if trial.entry.get("baseline")}
+    counted = [trial.trial.seed for trial in trials if confirmed is None or trial.trial.arm in {*confirmed, *baseline}]
+    return with_present(looks, counted)
 
 
 def undecided(frame: pd.DataFrame) -> list[str]:
@@ -130,13 +148,24 @@ def compare_sweeps(
     metric = tested(objective)
     if tested(other) != metric:
         raise ValueError(f"sweeps must be tested by the same figure, got {metric} and {tested(other)}")
-    ours, theirs = values_by_pair(items, objective, metric), values_by_pair(others, other, metric)
+    mine, its = list(items), list(others)
+    ours, theirs = values_by_pair(mine, objective, metric), values_by_pair(its, other, metric)
     differences = {arm: paired(values, theirs[arm]) for arm, values in ours.items() if arm in theirs}
     rows = _differences(list(differences), differences, margin, rises(metric), ALPHA)
     for row in rows:
-        row["against"] = row["arm"]
-        row["verdict"] = _verdict_of(row, margin, rises(metric))
+        arm = row["against"] = row["arm"]
+        sides = [[trial for trial in side if trial.trial.arm == arm] for side in (mine, its)]
+        row["lost"], row["baseline lost"] = _lost_between(*sides), _lost_between(*sides[::-1])
+        row["verdict"] = _qualified(_verdict_of(row, margin, rises(metric)), row)
+        if not all(trial.ended for side in sides for trial in side):
+            row |= _unfinished(row)
     return _frame(rows)
+
+
+def _lost_between(side: Iterable[TrialHistory], other: Iterable[TrialHistory]) -> int:
+    """How many seeds one sweep lost of an arm that the other one finished."""
+    finished = {trial.trial.seed for trial in other if trial.status is Status.FINISHED}
+    return sum(trial.status in LOST and trial.trial.seed in finished for trial in side)
 
 
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -147,11 +176,12 @@ def _unfinished(row: Row) -> Row:
     return row | {"verdict": UNFINISHED} if row["verdict"] in _JUDGED else row
 
 
-def _judge_planned(question: _Question, looks: Looks, level: float) -> list[Row]:
+def _judge_planned(question: _Question, looks: Looks) -> list[Row]:
     """Go through the looks in order; an arm keeps the row of the look that decided it."""
     rows: list[Row] = []
     decided: dict[str, Row] = {}
     for seeds in looks.planned:
+        level = level_at(looks, seeds, len(question.against))
         rows = question.at(seeds, decided).judge(level)
         waiting = [arm for arm in question.against if arm not in decided]
         ended = question.has_ended(seeds, waiting)
@@ -173,7 +203,7 @@ class _Question:
 
     Attributes:
         metric: the figure whose differences are tested.
-        confirmed: see ``compare``.
+        confirmed, removed: see ``compare``.
     """
 
     trials: Sequence[TrialHistory]
@@ -181,6 +211,7 @@ class _Question:
     metric: str
     margin: float
     confirmed: Collection[str] | None = None
+    removed: tuple[TrialHistory, ...] = ()
 
     @cached_property
     def baseline_arms(self) -> list[str]:
@@ -297,17 +328,19 @@ def _bound_lost_seeds(rows: Sequence[Row], question: _Question, level: float) ->
 
 
 def _lost(question: _Question, arm: str, rival: str) -> tuple[int, ...]:
-    return lost_seeds(question.trials, {arm: rival}).get(arm, ())
+    return lost_seeds([*question.removed, *question.trials], {arm: rival}).get(arm, ())
 
 
 def _filled(question: _Question) -> dict[str, dict[int, float]]:
     """The differences, as if each side had got the worst value seen on the seeds that it lost."""
-    seen = [value for values in question.values.values() for value in values.values()]
+    trials = [*question.removed, *question.trials]
+    known = values_by_pair(trials, question.objective, question.metric)
+    seen = [value for values in known.values() for value in values.values()]
     worst = (min(seen) if rises(question.metric) else max(seen)) if seen else 0.0
     filled: dict[str, dict[int, float]] = {}
     for arm, base in question.against.items():
-        ours = {seed: value for (seed, _), value in question.values.get(arm, {}).items()}
-        theirs = {seed: value for (seed, _), value in question.values.get(base, {}).items()}
+        ours = {seed: value for (seed, _), value in known.get(arm, {}).items()}
+        theirs = {seed: value for (seed, _), value in known.get(base, {}).items()}
         own, other = _lost(question, arm, base), _lost(question, base, arm)
         filled[arm] = dict(question.differences[arm])
         filled[arm] |= {seed: worst - theirs[seed] for seed in own if seed in theirs}

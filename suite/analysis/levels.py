@@ -2,7 +2,7 @@
 
 Two kinds of sweeps, with the theory of group-sequential tests:
 
-- Looks declared before the first trial: one constant level for all of them (Pocock 1977).
+- Looks declared before the first of them: one constant level for all (Pocock 1977).
 - A list of seeds is open: seeds may be added at any time, and nobody knows how often. The error is
   spent look by look (Lan and DeMets 1983): 1/32 at the first look, the smallest level at which six
   seeds can decide, and of the rest 1/2, 1/6, 1/12, ... 1/(n(n+1)) at the n-th further one.
@@ -13,15 +13,17 @@ Turnbull 1989).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from suite.analysis.signs import ALPHA, LEAST_SEEDS, Array
+from suite.analysis.signs import LEAST_SEEDS, Array
 from suite.records import Looks
 
 FIRST_LOOK = 2 / 2**LEAST_SEEDS
-# Several looks are given less than ALPHA to spend: the levels are those of normal sums, and sign
+# Looks are given less than ALPHA to spend: the levels are those of normal sums, and sign
 # flips of few seeds err a little more often (6.0 % of 1,000 simulated sweeps at a level for 5 %).
 SEVERAL_LOOKS = 0.044
 _PATHS = 40_000  # simulated sweeps: a level is right to about 0.1 points
@@ -31,29 +33,55 @@ Seeds = tuple[int, ...]
 
 
 def look_level(looks: Looks, arms: int) -> float:
-    """The level of the present look; that of the first look if none has been made.
+    """The level of the present look, the last one made; that of the first look if none was made.
 
     Args:
         arms: how many are compared with a baseline.
     """
-    return look_levels(looks, arms)[max(0, _counted(looks) - 1)]
+    made = _deciding(looks.made)
+    levels = look_levels(looks, arms)
+    return level_at(looks, made[-1], arms) if made else levels[0]
+
+
+def level_at(looks: Looks, seeds: Seeds, arms: int) -> float:
+    """The level of the look at these seeds; looks that come later do not change it."""
+    sequence = look_sequence(looks)
+    return look_levels(looks, arms)[sequence.index(seeds) if seeds in sequence else 0]
 
 
 def look_levels(looks: Looks, arms: int) -> tuple[float, ...]:
-    """The level of each look: of the planned ones, or of those made so far, one at least.
+    """The level of each look of ``look_sequence``; of a first look if there is none."""
+    sequence = look_sequence(looks)
+    if _is_plan_kept(looks):
+        return _constant(sequence, min(arms, _MAX_ARMS))
+    return _spent(sequence, min(arms, _MAX_ARMS)) if len(sequence) > 1 else (FIRST_LOOK,)
+
+
+def look_sequence(looks: Looks) -> tuple[Seeds, ...]:
+    """The looks that count, in the order in which they spend the error.
 
     Looks that cannot give a verdict (fewer than ``LEAST_SEEDS`` seeds) do not count.
     """
     planned, made = _deciding(looks.planned), _deciding(looks.made)
-    if planned and set(made) <= set(planned):
-        return _constant(planned, min(arms, _MAX_ARMS))
-    # A plan that was changed afterwards is as good as none.
-    sequence = made + tuple(seeds for seeds in planned if seeds not in made)
-    return _spent(sequence, min(arms, _MAX_ARMS)) if len(sequence) > 1 else (FIRST_LOOK,)
+    if _is_plan_kept(looks):
+        return planned
+    return made + tuple(seeds for seeds in planned if seeds not in made)
 
 
-def _counted(looks: Looks) -> int:
-    return len(_deciding(looks.made))
+def with_present(looks: Looks, seeds: Iterable[int]) -> Looks:
+    """The looks with one at these seeds, if the last one that is on record was at others.
+
+    A launch may have been ended between its last trial and the record of its look.
+    """
+    present = tuple(sorted(set(seeds)))
+    if not present or looks.made[-1:] == (present,):
+        return looks
+    return replace(looks, made=(*looks.made, present))
+
+
+def _is_plan_kept(looks: Looks) -> bool:
+    planned, made = _deciding(looks.planned), _deciding(looks.made)
+    return bool(planned) and not looks.open and set(made) <= set(planned)
 
 
 def _deciding(looks: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
@@ -63,7 +91,7 @@ def _deciding(looks: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
 @lru_cache(maxsize=64)
 def _constant(looks: tuple[Seeds, ...], arms: int) -> tuple[float, ...]:
     if len(looks) == 1:
-        return (ALPHA,)
+        return (SEVERAL_LOOKS,)  # not all of ALPHA: the plan may be extended after all
     level = float(np.quantile(_tails(looks, arms).min(axis=1), SEVERAL_LOOKS))
     return (level,) * len(looks)
 
@@ -88,7 +116,8 @@ def _tails(looks: tuple[Seeds, ...], arms: int) -> Array:
 
     Arms share their baseline, so their differences are correlated at one half.
     """
-    seeds = sorted({seed for look in looks for seed in look})
+    # In the order of appearance: a seed that is added must not move the others.
+    seeds = list(dict.fromkeys(seed for look in looks for seed in look))
     members = np.array([[seed in look for seed in seeds] for look in looks], dtype=float)
     weights = members / np.sqrt(2 * members.sum(axis=1, keepdims=True))  # (looks, seeds)
     baseline = weights @ _noise(0, len(seeds))

@@ -181,9 +181,9 @@ class Launch:
                 with _Budget(stop, self.options.budget_s), suppress(StoppedError):
                     self._run_phases(stop)
                 finished = not stop.requested
+                if not self.spec.looks:
+                    self._record_look()
                 if finished:
-                    if not self.spec.looks:
-                        self._record_look()
                     self._crown()
                     self._illustrate()
         finally:
@@ -610,7 +610,13 @@ class Launch:
     def _arms_with_lost_seeds(self) -> set[str]:
         """Arms that failed, or were stopped, on seeds that their baseline finished."""
         items = [item for item in self.history.in_plan() if self._counts_for_verdicts(item)]
-        return set(lost_seeds(items, baselines(items)))
+        planned = {(item.trial.arm, item.trial.seed) for item in items}
+        removed = (
+            []
+            if self.spec.search
+            else [item for item in self.history.trials.values() if (item.trial.arm, item.trial.seed) not in planned]
+        )  # taking failed seeds out of the file does not undo their loss
+        return set(lost_seeds([*items, *removed], baselines(items)))
 
     def _illustrate(self) -> None:
         """Put the pictures that a report cannot make without the data beside the journal and on record."""

@@ -30,6 +30,7 @@ def arms_frame(
     sizes: Mapping[str, tuple[int, int]],
     images: Mapping[str, ImageError] | None = None,
     planned_trials: int = 0,
+    removed: Sequence[TrialHistory] = (),
 ) -> pd.DataFrame:
     """One row per arm, best first: all figures over seeds, and the verdict.
 
@@ -39,6 +40,7 @@ def arms_frame(
         trials: one row per trial, of ``items``.
         images: arm -> what the choice of test images does to its difference.
         planned_trials: of the sweep; those that have no run yet are missing in ``items``.
+        removed: trials of seeds that the file no longer has.
     """
     judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
     if len(judged) < len(items):
@@ -53,6 +55,7 @@ def arms_frame(
         rules.confirmed,
         rules.looks,
         planned_trials - (len(items) - len(judged)),
+        removed,
     )
     for more in (compared, analysis.epochs_to_baseline(items, course(items, rules)), analysis.training_seconds(items)):
         frame = frame.merge(more, on="arm", how="left", sort=False)
@@ -249,7 +252,8 @@ def _dunnett(row: Row, test: str, alone: bool) -> str:
     if pd.isna(row["dunnett low"]) or row["verdict"] == analysis.UNFINISHED:
         return "–"
     low, high = (points(test, row[f"dunnett {end}"]) for end in ("low", "high"))
-    word = str(row["dunnett verdict"]).partition(" on the ")[0]
+    word, qualified, _ = str(row["dunnett verdict"]).partition(" on the ")
+    word += " (of finished seeds)" if qualified else ""
     return f"{word} [{low}, {high}]" if alone else word
 
 

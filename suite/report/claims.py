@@ -8,8 +8,8 @@ All else cannot be told, and its figures stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,17 @@ def claims(items: Sequence[TrialHistory], roles: Roles, rules: Rules) -> list[Cl
     found += _freezing_and_head(roles, trials, rules)
     for shallow, deep in roles.depths:
         found.append(_degrades(shallow, deep, trials.get(shallow, {}), trials.get(deep, {}), rules))
-    return found
+    doubtful = {*analysis.lost_seeds(judged), *(item.trial.arm for item in judged if not item.ended)}
+    return [_cautious(claim, doubtful) for claim in found]
+
+
+def _cautious(claim: Claim, doubtful: Collection[str]) -> Claim:
+    """The claim without an outcome if one of its arms lost seeds, or has trials that have not ended."""
+    arms = [arm for arm in doubtful if f"({arm})" in claim.text]
+    if not arms or claim.outcome == UNKNOWN:
+        return claim
+    why = f" Not judged: {', '.join(sorted(arms))} lost seeds, or has trials that have not ended."
+    return replace(claim, outcome=UNKNOWN, figures=claim.figures + why)
 
 
 def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table | None:

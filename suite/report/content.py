@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,7 @@ from suite.report.parts import Failure, Photo, Picture, Section, Table, kept
 from suite.report.published import reference_table
 from suite.report.roles import roles
 from suite.report.sentences import facts, notices
-from suite.report.stored import Rules, configs, histories, is_search, parameters
+from suite.report.stored import Rules, configs, histories, is_search, parameters, removed
 from suite.report.verdicts import conclusions, leading_arm
 from suite.tracking import SweepRuns
 
@@ -107,8 +107,10 @@ def content(
     run_ids = {run.trial or run.run_id: run.run_id for run in runs.trials}
     trials = analysis.trials_frame(items, rules.objective, run_ids)
     planned = int(runs.parent.tags.get("suite.planned", 0))
-    arms = arms_frame(items, trials, rules, parameters(runs), images, planned)
     judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
+    rules = replace(rules, looks=analysis.present_looks(judged, rules.looks, rules.confirmed))
+    gone = () if is_search(runs) else removed(runs)
+    arms = arms_frame(items, trials, rules, parameters(runs), images, planned, gone)
     spread = analysis.spread(judged, rules.objective, rules.confirmed)
     gain = analysis.pairing_gain(judged, rules.objective)
     failures = [_failure(item, run_ids) for item in items if item.status is Status.FAILED]

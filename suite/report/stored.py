@@ -61,6 +61,14 @@ def histories(runs: SweepRuns) -> list[TrialHistory]:
     return [_history(run) for run in runs.trials if in_plan(run)]
 
 
+def removed(runs: SweepRuns) -> list[TrialHistory]:
+    """Trials of seeds that the sweep file no longer has, of the arms that it has."""
+    planned = {(run.arm, run.seed) for run in runs.trials if in_plan(run)}
+    arms = {arm for arm, _ in planned}
+    gone = [run for run in runs.trials if not in_plan(run) and run.arm in arms]
+    return [_history(run) for run in gone if (run.arm, run.seed) not in planned]
+
+
 def in_plan(run: TrialRun) -> bool:
     """Whether the sweep file still has this run's arm and seed."""
     return run.tags.get("suite.in_plan", "true") == "true"

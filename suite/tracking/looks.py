@@ -13,24 +13,28 @@ MAX_LENGTH = 5000  # of the tag; MLflow takes 8000
 MAX_SEEDS = 100_000  # of a look, in a tag that somebody else may have written
 
 
-def looks_tag(planned: Iterable[Sequence[int]], made: Iterable[Sequence[int]]) -> str:
+def looks_tag(planned: Iterable[Sequence[int]], made: Iterable[Sequence[int]], other_plan: bool = False) -> str:
     """JSON: ``{"planned": ["0-7", "0-11"], "made": ["0-7"]}``, or "" without looks.
 
     If it is too long for a tag, the oldest looks of the longer list are left out.
+
+    Args:
+        other_plan: whether a look was made without this plan; then ``"open": true`` is added.
     """
     named = {"planned": [_ranges(seeds) for seeds in planned], "made": [_ranges(seeds) for seeds in made]}
     if not any(named.values()):
         return ""
     while len(text := json.dumps(named)) > MAX_LENGTH:
         max(named.values(), key=lambda looks: sum(map(len, looks))).pop(0)
-    return text
+    return json.dumps(named | {"open": True}) if other_plan else text
 
 
 def looks_of(tags: Mapping[str, str]) -> Looks:
     """The looks that the tags of a parent run tell of; none for sweeps of older versions and foreign tags."""
     try:
         named: Any = json.loads(tags.get(LOOKS) or "{}")
-        return Looks(*(tuple(map(_seeds, named.get(part, ()))) for part in ("planned", "made")))
+        planned, made = (tuple(map(_seeds, named.get(part, ()))) for part in ("planned", "made"))
+        return Looks(planned, made, open=named.get("open") is True)
     except (ValueError, TypeError, AttributeError):
         return Looks()
 

@@ -118,6 +118,7 @@ class Projection(ABC):
         self._environment: Any = {}
         self._planned_looks: list[list[int]] = []
         self._looks_made: dict[int, list[int]] = {}  # number of the entry -> seeds
+        self._look_plans: dict[int, list[list[int]]] = {}  # and the planned looks in force then
 
     # ---- the store, by subclasses; each raises TrackingUnavailable, RunMissing or EntryRejected --------------------
 
@@ -185,6 +186,7 @@ class Projection(ABC):
             self._plan = entry
         elif entry["kind"] == "look":
             self._looks_made[entry["seq"]] = entry["seeds"]
+            self._look_plans.setdefault(entry["seq"], self._planned_looks)
 
     def epochs(self, entries: Sequence[Entry]) -> None:
         """Project ``epoch`` entries of one trial in one call to the store."""
@@ -227,7 +229,7 @@ class Projection(ABC):
         tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
         if entry.get("margin") is not None:
             tags["suite.margin"] = _text(entry["margin"])
-        tags[LOOKS] = looks_tag(self._planned_looks, self._looks_made.values())
+        tags[LOOKS] = self._looks_tag()
         tags[SEARCH_SEED] = _text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
@@ -337,8 +339,11 @@ class Projection(ABC):
         self.learn(entry)
         parent = self._parent()
         if entry["seq"] > parent.mark(SEQ):
-            tag = looks_tag(self._planned_looks, self._looks_made.values())
-            self._put(parent, tags={LOOKS: tag}, seq=entry["seq"])
+            self._put(parent, tags={LOOKS: self._looks_tag()}, seq=entry["seq"])
+
+    def _looks_tag(self) -> str:
+        other_plan = any(plan != self._planned_looks for plan in self._look_plans.values())
+        return looks_tag(self._planned_looks, self._looks_made.values(), other_plan)
 
     def _on_champion(self, entry: Entry) -> None:
         parent = self._parent()
