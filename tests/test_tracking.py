@@ -187,7 +187,7 @@ class Contract:
         story.add("look", seeds=[0, 1, 5])
         project(make("looks"), story.entries, tmp_path / "cursor")
         tags = make("looks").read("looks").parent.tags
-        assert looks_of(tags) == Looks((), (eight, (0, 1, 5))) and search_seed_of(tags) == 0
+        assert looks_of(tags) == Looks((), (eight, (0, 1, 5)), open=True) and search_seed_of(tags) == 0
         again = make("looks")
         for entry in story.entries:
             again.apply(entry)
