@@ -128,7 +128,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     folder = session.config.rootpath / "reports" / "faults"
     options = session.config.option
-    if options.keyword or options.lf or any("::" in argument for argument in session.config.args):
+    if options.keyword or getattr(options, "lf", False) or any("::" in argument for argument in session.config.args):
         _keep(folder / ("index.csv" if FULL else "cluster.csv"))
     if FULL:
         write(folder, "index", "Faults", list(ROWS))

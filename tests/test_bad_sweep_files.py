@@ -517,6 +517,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "reference: {flip: {test/acc: 0.5}}\n",
         ["x.yaml:11: reference.flip: reference 'flip' is no arm", "Arms: augment=none lr=0.1"],
     ),
+    "reference in percent": (
+        "name: a\narms:\n  one: {}\n  two: {train.lr: 1}\nbaseline: one\nreference: {one: {test/acc: [95.1, 0.9]}}\n",
+        ["x.yaml:6: reference.one.test/acc: an accuracy is a fraction of at most 1, got 95.1", "Write 0.951"],
+    ),
     "reference seeds": (
         GOOD + "reference: {x: {test/acc: [0.5, a]}}\n",
         ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"],

@@ -27,6 +27,7 @@ FIRST_LOOK = 2 / 2**LEAST_SEEDS
 # flips of few seeds err a little more often (6.0 % of 1,000 simulated sweeps at a level for 5 %).
 SEVERAL_LOOKS = 0.044
 _PATHS = 40_000  # simulated sweeps: a level is right to about 0.1 points
+_SEEDS_AT_ONCE = 64
 _MAX_ARMS = 20  # more are taken for this many: they add little
 
 Seeds = tuple[int, ...]
@@ -120,14 +121,23 @@ def _tails(looks: tuple[Seeds, ...], arms: int) -> Array:
     seeds = list(dict.fromkeys(seed for look in looks for seed in look))
     members = np.array([[seed in look for seed in seeds] for look in looks], dtype=float)
     weights = members / np.sqrt(2 * members.sum(axis=1, keepdims=True))  # (looks, seeds)
-    baseline = weights @ _noise(0, len(seeds))
+    baseline = _sums(0, weights)
     largest = np.zeros((len(looks), _PATHS))
     for arm in range(1, max(1, arms) + 1):
-        np.maximum(largest, np.abs(weights @ _noise(arm, len(seeds)) - baseline), out=largest)
+        np.maximum(largest, np.abs(_sums(arm, weights) - baseline), out=largest)
     ranks = np.argsort(np.argsort(largest, axis=1), axis=1)
     return np.asarray(1 - ranks.T / _PATHS)
 
 
-def _noise(arm: int, seeds: int) -> Array:
-    """(seeds, paths). The noise of a seed does not depend on how many come after it."""
-    return np.random.default_rng([2026, arm]).normal(size=(seeds, _PATHS))
+def _sums(arm: int, weights: Array) -> Array:
+    """Weighted sums of an arm's noise at each look, (looks, paths).
+
+    The noise of a seed does not depend on how many come after it. It is drawn for a few seeds at a
+    time, because thousands of them would not fit in memory.
+    """
+    random = np.random.default_rng([2026, arm])
+    sums = np.zeros((len(weights), _PATHS))
+    for start in range(0, weights.shape[1], _SEEDS_AT_ONCE):
+        part = weights[:, start : start + _SEEDS_AT_ONCE]
+        sums += part @ random.normal(size=(part.shape[1], _PATHS))
+    return sums

@@ -308,3 +308,18 @@ def check_reference(draft: Draft, arms: Sequence[Arm], baseline: Sequence[Arm]) 
         return
     for name in [each for each in raw if each not in known][:_SHOWN]:
         _no_arm(draft, ("reference", name), f"reference {name!r} is no arm", name, [arm.name for arm in arms])
+    for name, figures in raw.items():
+        for metric, values in figures.items() if isinstance(figures, dict) else ():
+            _check_fractions(draft, ("reference", name, metric), values)
+
+
+def _check_fractions(draft: Draft, path: Path_, values: Any) -> None:
+    """Published accuracies are fractions, like measured ones."""
+    numbers = values if isinstance(values, list) else [values]
+    above = [value for value in numbers if isinstance(value, (int, float)) and value > 1]
+    if str(path[-1]).endswith("acc") and above:
+        draft.complain(
+            path,
+            f"an accuracy is a fraction of at most 1, got {above[0]:g}",
+            f"Write {above[0] / 100:g} for {above[0]:g} %.",
+        )
