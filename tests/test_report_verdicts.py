@@ -447,3 +447,34 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
     shares = analysis.importance(moved, "maximize", bounds)
     assert [share.name for share in analysis.standing_out(shares)] == ["a"]
     assert "with its whole interval: a." in matters._importance(shares)[0]
+
+
+# ---- what lost seeds do to the rest of the page ----------------------------------------------------
+
+
+def test_dunnetts_verdict_of_an_arm_that_lost_seeds_is_qualified_too() -> None:
+    found = content(sweep({"base": around(0.6), "b": [*around(0.8, 6), None, None]}), Rules(VAL))
+    assert row_of(found, "b")["If normal (Dunnett)"].startswith("better (of finished seeds)")
+
+
+def test_failed_seeds_that_were_taken_out_of_the_file_still_count_as_lost() -> None:
+    made = sweep({"base": around(0.6), "b": [*around(0.8, 6), None, None]})
+    trials = [
+        replace(trial, tags={**trial.tags, "suite.in_plan": "true" if trial.seed < 6 else "false"})
+        for trial in made.trials
+    ]
+    found = content(replace(made, trials=tuple(trials)), Rules(VAL))
+    arms = found.arms.set_index("arm")
+    assert found.winner == "base"
+    assert (arms.loc["b", "lost"], arms.loc["b", "verdict"]) == (2, analysis.BETTER_OF_FINISHED)
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.RUNNING])
+def test_claims_about_arms_that_are_not_whole_are_not_judged(status: Status) -> None:
+    trials = ended({"base": around(0.6), "b": around(0.6)})
+    roles = Roles(heads=(("base", "b"),))
+    assert "reproduced" in {claim.outcome for claim in claims(trials, roles, Rules(VAL))}
+    trials[-1].status = status
+    found = claims(trials, roles, Rules(VAL))
+    assert {claim.outcome for claim in found} == {"cannot be told"}
+    assert any("Not judged: b lost seeds" in claim.figures for claim in found)

@@ -71,7 +71,7 @@ def arms_frame(
         values = {item.trial.arm: item.trial.settings.get(name) for item in items}
         frame.insert(1 + place, column, [show(values[arm]) for arm in frame["arm"]])
     _add_image_errors(frame, images or {})
-    return _ordered(frame, judged, rules)
+    return _ordered(frame, [*removed, *judged], rules)
 
 
 def _add_image_errors(frame: pd.DataFrame, images: Mapping[str, ImageError]) -> None:
