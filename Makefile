@@ -36,14 +36,14 @@ check: $(READY)  ## lint, format, types, import directions, generated documents
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy suite
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m suite.spec.schema --check
+	$(BIN)/python -m suite.config.schema --check
 
 format: $(READY)  ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
-	$(BIN)/python -m suite.spec.schema
+	$(BIN)/python -m suite.config.schema
 
 bench: $(READY)  ## measure all briefly; in full each script alone: .venv/bin/python -m benchmarks.NAME
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt

@@ -1,7 +1,8 @@
 """Images per second of the nine augmentations and of a composed chain: ours beside torchvision, Albumentations, Kornia.
 
 uint8 RGB images of 32 x 32, one thread. Every path ends in float32 CHW in [0, 1]. Ours and Kornia take batches of 128,
-ours as ``suite.train`` calls it: a generator from the trial's stream, parameters drawn, a chain of operations. The
+ours as ``suite.training.trainer`` calls it:
+a generator from the trial's stream, parameters drawn, a chain of operations. The
 others take one image at a time, from the form they like best, and are not charged for gathering images into a batch.
 In each turn every contender runs once, and ratios are taken within a turn.
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from benchmarks.augmentation_peers import BATCH, FILL, LAWS, PEERS, SIDE, Names, Transform, settings
 from benchmarks.record import gate, keep_table
 from suite.augment import build
-from suite.records import stream
+from suite.core.records import stream
 
 NINE = (
     "rotation", "flip", "color_jitter", "random_resized_crop", "resize", "center_crop", "cutout", "gaussian_blur",
@@ -110,7 +111,7 @@ def built(chain: Names, forms: Mapping[str, Inputs]) -> Iterator[tuple[str, Call
 
 
 def ours(chain: Names) -> Callable[[Sequence[Tensor]], None]:
-    """What ``suite.train`` does to the batches of an epoch before it normalises them."""
+    """What ``suite.training.trainer`` does to the batches of an epoch before it normalises them."""
     pipeline = build([settings(name) for name in chain], SIDE, 10, FILL)
     labels = torch.zeros(BATCH, dtype=torch.int64)
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suite.spec import config
-from suite.vision import torchvision  # noqa: F401  (makes torchvision's transforms importable)
+from suite.config import trial
+from suite.system.torchvision_import import torchvision  # noqa: F401  (makes torchvision's transforms importable)
 
 v2 = importlib.import_module("torchvision.transforms.v2")
 
@@ -42,7 +42,7 @@ LAWS = {
 
 def settings(name: str) -> Any:
     """Our defaults for an augmentation, which all peers take over."""
-    return config.AUGMENTATIONS[name]()
+    return trial.AUGMENTATIONS[name]()
 
 
 def three_quarters() -> int:

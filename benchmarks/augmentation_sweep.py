@@ -35,7 +35,7 @@ from benchmarks.control import finished_runs, mlflow_client
 from benchmarks.peers.augmentation_sweep import ARMS, EXPERIMENT, VAL
 from benchmarks.processes import Span, middle, ratio, timed
 from benchmarks.record import FAILS, keep_table
-from suite import journal
+from suite.storage import journal
 
 TRAIN, TEST, CLASSES, SIDE, SLOTS = 2560, 500, 10, 32, 2
 WHOLE = "suite with its report, n = 1"

@@ -28,8 +28,8 @@ import numpy as np
 
 from benchmarks.processes import middle, ratio, timed
 from benchmarks.record import keep_table
-from suite import journal
-from suite.records import METRICS
+from suite.core.records import METRICS
+from suite.storage import journal
 
 NAME, CONCURRENT = "control", 2
 MODULE = """

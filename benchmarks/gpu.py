@@ -29,10 +29,12 @@ from benchmarks.augmentation_sweep import write_images
 from benchmarks.processes import middle, ratio, timed
 from benchmarks.record import keep_table
 from benchmarks.training import NETS, gemm
-from suite import augment, data, journal, probe
-from suite.records import Numerics, Objective, Trial
-from suite.spec import DataConfig, ResourcesConfig, TrialConfig
-from suite.train import Training, clock
+from suite import augment, data
+from suite.config import DataConfig, ResourcesConfig, TrialConfig
+from suite.core.records import Numerics, Objective, Trial
+from suite.planning import measure
+from suite.storage import journal
+from suite.training.trainer import Training, clock
 
 BATCH, SIDE, CLASSES, GOAL_ACC = 128, 32, 10, 0.94
 SMALL = {"images": 2560, "epochs": 2, "trials": 32}
@@ -68,8 +70,8 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     }
     config = TrialConfig.model_validate(settings)
     dataset = data.load(DataConfig.model_validate(settings["data"])) if source else made_up(size)
-    numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, (2,), device), print
+    numerics = measure.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), measure.Room(1, None, (2,), device), print
     )
     seconds, reached, speeds = 0.0, "never", []
     with tempfile.TemporaryDirectory() as folder:
@@ -114,8 +116,8 @@ def augmented(device: str) -> list[str]:
         "model": {"arch": "resnet18_cifar"}, "data": {"val_size": 0}, "augment": "flip+crop+color_jitter+cutout",
         "train": {"epochs": 100, "batch_size": BATCH},
     })  # fmt: skip
-    numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), probe.Room(1, None, (2,), device), lambda text: None
+    numerics = measure.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), measure.Room(1, None, (2,), device), lambda text: None
     )
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, made_up(4 * BATCH), numerics, Path(folder))

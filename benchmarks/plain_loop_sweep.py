@@ -29,7 +29,7 @@ from scipy import stats
 
 from benchmarks import plain_loop
 from benchmarks.record import keep_table
-from suite.journal import FILE_NAME, History, read
+from suite.storage.journal import FILE_NAME, History, read
 
 IMAGES = 5000
 NAME = "plain-loop"

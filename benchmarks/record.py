@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from suite.environment import processor
+from suite.system.environment import processor
 
 RESULTS = Path(__file__).parent / "results"
 FAILS = "FAILS"  # of a gate

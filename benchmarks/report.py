@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.record import keep, spread
-from suite.records import METRICS
+from suite.core.records import METRICS
 from suite.tracking import MlflowTracker, default_artifacts
 
 SEEDS, IMAGES, CLASSES, SHEETS = 8, 10_000, 10, 11

@@ -24,7 +24,7 @@ import click
 from benchmarks.control import MODULE, NAME, sweep_file
 from benchmarks.processes import timed
 from benchmarks.record import keep_table
-from suite import journal
+from suite.storage import journal
 
 NODES = (1, 2, 4)
 

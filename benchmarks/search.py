@@ -28,13 +28,13 @@ import optuna
 from scipy.stats import spearmanr
 
 from benchmarks.record import RESULTS, keep_table
-from suite.journal import FILE_NAME, History, read
+from suite.config.space import Choice, Choices, Point, Range, Space
+from suite.config.sweep import AshaConfig
+from suite.core.records import VAL_ACC, Objective
+from suite.execution.optuna_search import OptunaSearch
+from suite.execution.tuner import EarlyStop
 from suite.launch.runner import REPEATS
-from suite.records import VAL_ACC, Objective
-from suite.search import OptunaSearch
-from suite.space import Choice, Choices, Point, Range, Space
-from suite.spec.sweep import AshaConfig
-from suite.tuner import EarlyStop
+from suite.storage.journal import FILE_NAME, History, read
 
 OBJECTIVE = Objective(VAL_ACC)
 MARGIN = 0.003  # "there": the best value seen is that near to the grid's best; a fraction, 0.3 points

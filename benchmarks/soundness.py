@@ -25,9 +25,9 @@ from scipy import stats
 
 from benchmarks.record import keep_table
 from suite import analysis
-from suite.analysis import ALPHA, LEAST_SEEDS, look_levels, signs
-from suite.journal import TrialHistory
-from suite.records import EpochRecord, Looks, Objective, Status, Trial
+from suite.analysis import ALPHA, LEAST_SEEDS, look_levels, significance
+from suite.core.records import EpochRecord, Looks, Objective, Status, Trial
+from suite.storage.journal import TrialHistory
 
 SPREAD, MARGIN, EFFECT = 0.5, 0.5, 1.75  # points
 LOOKS = (8, 12, 16)  # planned; the default of `seeds: {at_least: 8, at_most: 16, until: decided}`
@@ -37,7 +37,7 @@ ENOUGH = 1000  # sweeps a row, from which a row can show that it keeps the limit
 NOT_MEASURED = -1
 SEQUENTIAL_FLIPS = 1024  # sign vectors of sweeps with many looks: all 2^19 are too slow to try
 
-ALL_FLIPS = (signs.EXACT_SEEDS, signs.RANDOM_FLIPS)
+ALL_FLIPS = (significance.EXACT_SEEDS, significance.RANDOM_FLIPS)
 
 Array = np.ndarray
 Noise = Callable[[np.random.Generator, tuple[int, int]], Array]
@@ -134,7 +134,7 @@ def judge_before(differences: Array) -> tuple[list[str], Array, Array]:
 def step_down(differences: Array) -> Array:
     """Step-down max-T over sign flips with |t|."""
     seeds, arms = differences.shape
-    flips = signs.sign_flips(seeds)
+    flips = significance.sign_flips(seeds)
     squares = np.sum(differences**2, axis=0)
     share = np.clip(np.round((flips @ differences) ** 2 / (seeds * squares), 12), 0, 1)
     with np.errstate(divide="ignore"):
@@ -328,8 +328,8 @@ def settings() -> list[Setting]:
 def simulate(job: tuple[Setting, int]) -> list[Counts]:
     setting, sweeps = job
     several = "looks" in setting.kind or "look at each" in setting.kind
-    signs.EXACT_SEEDS, signs.RANDOM_FLIPS = (10, SEQUENTIAL_FLIPS) if several else ALL_FLIPS
-    signs.sign_flips.cache_clear()
+    significance.EXACT_SEEDS, significance.RANDOM_FLIPS = (10, SEQUENTIAL_FLIPS) if several else ALL_FLIPS
+    significance.sign_flips.cache_clear()
     random = np.random.default_rng([2026, setting.arms, setting.seeds])
     return [KINDS[setting.kind](setting, random) for _ in range(sweeps)]
 

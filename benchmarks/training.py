@@ -1,17 +1,18 @@
-"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.train.Training``.
+"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Training``.
 
 ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
 fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Where the
 processor has bf16, a second peer is that loop with the two lines that guides to it add: channels_last and autocast.
-Ours takes the precision that ``suite.probe`` chooses here. All do forward, backward and the optimizer's step on the
+Ours takes the precision that ``suite.planning.measure`` chooses here.
+All do forward, backward and the optimizer's step on the
 same number of images, one after the other in one process, in turn; the first epoch of each is not counted.
 
     python -m benchmarks.training [--images 1280] [--repeat 5] [--short]
 
 The limit is arithmetic: 3 x 555.4 (37.0) million multiply-adds an image at the rate of a matrix product on both cores
 (the best of three sizes and all turns), in the precision that each used. In torchvision's net at 32 px 41 % of these
-meet padding (layer3 and layer4 see 2 x 2 and 1 x 1 pixels); suite/models/slicing.py leaves them out, and the share of
-the limit is of what is left.
+meet padding (layer3 and layer4 see 2 x 2 and 1 x 1 pixels); suite/models/small_conv.py leaves them out,
+and the share of the limit is of what is left.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ from torch.utils.data import DataLoader
 from benchmarks.peers.augmentation_sweep import MEAN, STD, Pictures
 from benchmarks.processes import middle, ratio
 from benchmarks.record import gate, keep_table
-from suite import data, models, probe, vision
-from suite.records import Numerics, Objective, Trial
-from suite.spec import ModelConfig, ResourcesConfig, TrialConfig
-from suite.train import Training, clock
+from suite import data, models
+from suite.config import ModelConfig, ResourcesConfig, TrialConfig
+from suite.core.records import Numerics, Objective, Trial
+from suite.planning import measure
+from suite.system import torchvision_import
+from suite.training.trainer import Training, clock
 
 BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
 # arch -> millions of multiply-adds of one image forward, as printed and without those that meet padding; goal
@@ -52,7 +55,7 @@ GATES = ("tests/test_slicing.py", "tests/test_training.py", "tests/test_equal_ac
 def main(images: int, repeat: int, short: bool) -> None:
     """Measure both nets."""
     torch.set_num_threads(THREADS)
-    kinds = (torch.float32, torch.bfloat16) if probe.has_bf16() else (torch.float32,)
+    kinds = (torch.float32, torch.bfloat16) if measure.has_bf16() else (torch.float32,)
     rates = dict.fromkeys(kinds, 0.0)
     rows, notes = [], []
     for arch, (_, _, goal) in NETS.items():
@@ -94,7 +97,7 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
         chosen_s = time.perf_counter() - started
         theirs, workers = peer_epoch(arch, pixels, labels)
         epochs = {"peer": theirs}
-        if probe.has_bf16():
+        if measure.has_bf16():
             epochs["autocast"], others = peer_epoch(arch, pixels, labels, autocast=True)
             workers = f"{workers} (with autocast {others})"
         epochs["suite"] = ours
@@ -149,8 +152,8 @@ def suite_epoch(
         "train": {"epochs": 10_000, "batch_size": BATCH, "nesterov": True, "last_batch": "keep"},  # as the peer
     }
     config = TrialConfig.model_validate(settings)
-    numerics = probe.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), probe.Room(1, None, (THREADS,)), say
+    numerics = measure.choose_numerics(
+        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), measure.Room(1, None, (THREADS,)), say
     )
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
@@ -175,7 +178,7 @@ def peer_epoch(arch: str, pixels: Any, labels: Any, autocast: bool = False) -> t
     """
     from torchvision.transforms import v2
 
-    assert vision.torchvision
+    assert torchvision_import.torchvision
     tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     samples = [(Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)]
     model = models.build(ModelConfig(arch=arch), CLASSES).train()

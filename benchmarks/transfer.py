@@ -36,7 +36,8 @@ from benchmarks.augmentation_sweep import write_images
 from benchmarks.peers.transfer import HEADS, RATES
 from benchmarks.processes import middle, ratio, timed
 from benchmarks.record import gate, keep_table
-from suite import journal, vision
+from suite.storage import journal
+from suite.system import torchvision_import
 
 ARMS, EPOCHS, VAL, TEST = len(HEADS) * len(RATES), 10, 500, 500
 CASES = {"depth 7": (7, False), "depth 8": (8, False), "depth 7, crop+flip": (7, True)}
@@ -66,7 +67,7 @@ def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tup
         folder = Path(name)
         write_images(folder / "images", images + VAL, os.environ.get("SUITE_CIFAR10"))
         torch.manual_seed(0)
-        torch.save(vision.torchvision.models.resnet18().state_dict(), folder / "weights.pth")
+        torch.save(torchvision_import.torchvision.models.resnet18().state_dict(), folder / "weights.pth")
         rows = [
             row for case, (depth, augment) in cases.items() for row in measured(case, folder, depth, augment, images,
                                                                                 repeat, peer_arms, peer_epochs)

@@ -36,7 +36,7 @@ def main() -> None:
 
 def watch_suite(times: Times) -> None:
     """The suite's callback, and the moment when its sender has caught up."""
-    from suite.callback import JournalCallback
+    from suite.execution.callback import JournalCallback
     from suite.tracking import Sender
 
     def kind(**info: Any) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from suite import tracking
-from suite.console import exit_codes
-from suite.errors import EnvironmentProblem, ProblemsError
-from suite.sweep import tracking_uri_of
+from suite.console.output import exit_codes
+from suite.core.errors import EnvironmentProblem, ProblemsError
+from suite.sweep.api import tracking_uri_of
 
 DEAD_KEY, DEAD_FILE = "dead_channels", "dead_channels.png"
 BATCH = 256
@@ -75,10 +75,11 @@ def activations(
     """
     import torch
 
-    from suite import data, sheets
-    from suite.recall import recall
+    from suite import data
+    from suite.restore import restore
+    from suite.visuals import activation_maps
 
-    known = recall(uri, run)
+    known = restore(uri, run)
     trained = known.trained(checkpoint)
     network, mean, std = trained.network.network, trained.network.mean, trained.network.std
     pixels = data.read_image(image, trained.side) if image else None
@@ -91,20 +92,24 @@ def activations(
         yield f"dead channels are not counted, for want of the run's images: {error.problems[0].rule}"
     about = image.name if image else ""
     if pixels is None and dataset is not None:
-        index = sheets.example(dataset.test_labels, dataset.classes)
+        index = activation_maps.example(dataset.test_labels, dataset.classes)
         pixels = dataset.test_images[index]
         about = f"test image {index} ({dataset.classes[dataset.test_labels[index]]})"
     shown = ((torch.tensor(pixels).float() / 255 - mean) / std)[0]
-    sheets.sheets(network, shown, layers, width=sheets.TRACKED_WIDTH)  # a wrong name is told before the wait
+    activation_maps.sheets(
+        network, shown, layers, width=activation_maps.TRACKED_WIDTH
+    )  # a wrong name is told before the wait
     dead = None
     if dataset is not None:
         rows = data.split(dataset.train_labels, dataset.test_labels, known.config.data, dataset.classes).test
         parts = (dataset.test_images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
-        dead = sheets.find_dead(network, ((torch.from_numpy(part).float() / 255 - mean) / std for part in parts))
-    drawn = sheets.sheets(network, shown, layers, dead=dead)
-    folder = out or Path(sheets.KEY) / known.run.run_id
+        dead = activation_maps.find_dead(
+            network, ((torch.from_numpy(part).float() / 255 - mean) / std for part in parts)
+        )
+    drawn = activation_maps.sheets(network, shown, layers, dead=dead)
+    folder = out or Path(activation_maps.KEY) / known.run.run_id
     try:
-        files = sheets.save(folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about)
+        files = activation_maps.save(folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about)
         if dead:
             (folder / DEAD_FILE).write_bytes(dead_figure(dead.counts, dead.images))
     except OSError as error:
@@ -123,7 +128,7 @@ def activations(
 
 def _log(uri: str, run_id: str, folder: Path, files: Sequence[str], shares: Mapping[str, float], epoch: int) -> None:
     """The sheets, the plot where there is one, the facts and the metrics; in place of earlier ones."""
-    from suite.sheets import FACTS_FILE, KEY
+    from suite.visuals.activation_maps import FACTS_FILE, KEY
 
     paths = [folder / name for name in files]
     tracking.log_images(uri, run_id, KEY, paths, beside=[folder / FACTS_FILE], metrics=shares, step=epoch)

@@ -22,14 +22,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from suite import disk, environment, tracking
-from suite.bucket import is_bucket
-from suite.console import exit_codes, standard
-from suite.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, UsageError, raise_problems
-from suite.journal import FILE_NAME, History, Journal, Lock, close_stale, read
-from suite.records import Status
-from suite.redaction import redacted
-from suite.sweep import tracking_uri_of
+from suite import tracking
+from suite.console.output import exit_codes, standard
+from suite.core.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, UsageError, raise_problems
+from suite.core.records import Status
+from suite.core.redaction import redacted
+from suite.storage.bucket import is_bucket
+from suite.storage.journal import FILE_NAME, History, Journal, Lock, close_stale, read
+from suite.sweep.api import tracking_uri_of
+from suite.system import disk, environment
 
 LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
 SEND_S = 120.0  # for a sweep's journal to reach the store
@@ -176,7 +177,7 @@ def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding
 
 def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]:
     """Checkpoints whose manifest does not verify, and drafts that a killed worker left."""
-    from suite import checkpoint
+    from suite.storage import checkpoint
 
     damaged, drafts = [], []
     for trial in sorted((folder / "trials").glob("*")):
@@ -297,9 +298,9 @@ def _cluster_files(console: Console, files: Sequence[Path], in_a_bucket: bool) -
     Raises:
         UsageError: all that is wrong with them.
     """
-    from suite import cluster_file
+    from suite import cluster_lint
 
-    raise_problems(problem for file in files for problem in cluster_file.examine(file, in_a_bucket))
+    raise_problems(problem for file in files for problem in cluster_lint.examine(file, in_a_bucket))
     for file in files:
         console.print(f"{file}: nothing is wrong with it", highlight=False)
 

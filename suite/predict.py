@@ -10,10 +10,10 @@ from typing import IO, Any
 
 import click
 
-from suite.cells import inert
-from suite.console import exit_codes
-from suite.errors import UsageError
-from suite.sweep import tracking_uri_of
+from suite.console.output import exit_codes
+from suite.core.cells import inert
+from suite.core.errors import UsageError
+from suite.sweep.api import tracking_uri_of
 
 BATCH = 256
 
@@ -54,11 +54,11 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
     import torch
 
     from suite.data import read_images
-    from suite.recall import recall
+    from suite.restore import restore
 
     if not folder.is_dir():
         raise UsageError(f"FOLDER must be a folder of images, got {folder}")
-    trained = recall(uri, run).trained(checkpoint)
+    trained = restore(uri, run).trained(checkpoint)
     paths, images = read_images(folder, trained.side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")

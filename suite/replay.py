@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from suite.console import exit_codes, standard
-from suite.errors import EnvironmentProblem
-from suite.records import MACHINE_METRICS, EpochRecord
-from suite.sweep import tracking_uri_of
+from suite.console.output import exit_codes, standard
+from suite.core.errors import EnvironmentProblem
+from suite.core.records import MACHINE_METRICS, EpochRecord
+from suite.sweep.api import tracking_uri_of
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,10 +42,10 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
     Raises:
         UsageError, EnvironmentProblem: the run, its data or its weights are not to be had.
     """
-    from suite.recall import recall
-    from suite.train import Training, fit
+    from suite.restore import restore
+    from suite.training.trainer import Training, fit
 
-    known = recall(uri, run)
+    known = restore(uri, run)
     dataset = known.dataset()
     recorded = known.run.tags.get("suite.data_digest", dataset.digest)
     if dataset.digest != recorded:

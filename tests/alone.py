@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from suite import plan, spec
-from suite.journal import read
-from suite.records import MACHINE_METRICS, EpochRecord, Numerics, Trial
-from suite.train import Training, fit
+from suite import config
+from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Trial
+from suite.planning import plan
+from suite.storage.journal import read
+from suite.training.trainer import Training, fit
 
 Curve = dict[int, dict[str, float]]
 
@@ -29,7 +30,7 @@ def alone(folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.syspath_prepend(folder)
     for module in ("tiny_net",):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    prepared = plan.prepare(spec.load(folder / "sweep.yaml"))
+    prepared = plan.prepare(config.load(folder / "sweep.yaml"))
     entries = read(folder / "runs" / name / "journal.jsonl")
     numerics = next(entry["numerics"] for entry in entries if entry["kind"] == "launch")
     curves: dict[str, Curve] = {}

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from suite import tracking
-from suite.errors import EnvironmentProblem
-from suite.journal import TrialHistory
-from suite.predictions import Predictions
-from suite.records import EpochRecord, Objective, Status, Trial
+from suite.analysis.predictions import Predictions
+from suite.core.errors import EnvironmentProblem
+from suite.core.records import EpochRecord, Objective, Status, Trial
 from suite.report.content import Content, content
-from suite.report.stored import Rules
+from suite.report.runs import Rules
+from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns, TrialRun
 
 VAL = Objective("val/acc")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from suite import data
-from suite.errors import EnvironmentProblem
-from suite.spec.config import DataConfig
+from suite.config.trial import DataConfig
+from suite.core.errors import EnvironmentProblem
 
 ROOT = Path(__file__).parent.parent
 

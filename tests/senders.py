@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from suite import journal, tracking
+from suite import tracking
+from suite.storage import journal
 
 
 def send(entries: list[journal.Entry], folder: Path, uri: str, name: str) -> int:

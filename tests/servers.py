@@ -27,7 +27,7 @@ import pytest
 from conftest import REPO, Folder
 from test_tracking import Server, free_port
 
-from suite.bucket import Bucket
+from suite.storage.bucket import Bucket
 
 PASSWORDS = {"admin": "admin-of-the-tests-1", "ann": "ann-of-the-tests-1", "ben": "ben-of-the-tests-1"}
 

@@ -159,7 +159,7 @@ assert "suite" not in sys.modules
 print(json.dumps([version.run_id, str(signature.inputs), labels.tolist()]))
 """
     from suite import data
-    from suite.spec import TrialConfig
+    from suite.config import TrialConfig
 
     images = data.load(TrialConfig.model_validate({"data": {"name": "digits", "image_size": 8}}).data).test_images
     np.save(done.path / "images.npy", images)
@@ -263,11 +263,11 @@ def test_the_readmes_own_network_and_images_run(tmp_path: Path) -> None:
 
 
 def test_the_readmes_sweep_file_is_right(tmp_path: Path) -> None:
-    from suite import spec
+    from suite import config
 
     block = re.search(r"```yaml\n(# yaml-language-server.*?)```", README, re.DOTALL)
     assert block
     (tmp_path / "s.yaml").write_text(block[1])
-    loaded = spec.load(tmp_path / "s.yaml")
+    loaded = config.load(tmp_path / "s.yaml")
     assert len(list(loaded.arms_list)) == 6
     assert yaml.safe_load(block[1])["name"] == loaded.name

@@ -13,17 +13,17 @@ import torch
 
 from suite.augment import Mix, build, colour, geometry, masks, mixes, pipeline
 from suite.augment.boxes import inside
-from suite.errors import UsageError
-from suite.spec import config
-from suite.vision import torchvision  # noqa: F401  (makes the next line work)
+from suite.config import trial
+from suite.core.errors import UsageError
+from suite.system.torchvision_import import torchvision  # noqa: F401  (makes the next line work)
 
 F = importlib.import_module("torchvision.transforms.v2.functional")
 
 H, W, SIDE, CLASSES = 20, 28, 20, 5
 FILL = (0.4914, 0.4822, 0.4465)
 LEVEL = 1 / 255
-ALL = [model() for model in config.AUGMENTATIONS.values()]
-NAMES = list(config.AUGMENTATIONS)
+ALL = [model() for model in trial.AUGMENTATIONS.values()]
+NAMES = list(trial.AUGMENTATIONS)
 
 
 def pictures(batch=17, channels=3, height=H, width=W, seed=0):
@@ -302,7 +302,7 @@ class TestEveryOperation:
         assert torch.equal(images, before)
         assert result.shape == images.shape and result.dtype == torch.float32 and result.is_contiguous()
         assert result.min() >= 0 and result.max() <= 1
-        if settings.type in config.MIXES:
+        if settings.type in trial.MIXES:
             assert targets.shape == (batch, CLASSES) and targets.dtype == torch.float32
             torch.testing.assert_close(targets.sum(1), torch.ones(batch))
         else:
@@ -399,9 +399,7 @@ def test_memory_of_temporary_tensors_is_used_again():
 
 def test_a_composed_pipeline_is_its_operations_one_after_the_other():
     images = pictures(40)
-    chain = build(
-        [config.Flip(), config.Crop(padding=3), config.ColorJitter(), config.Cutout(size=8)], SIDE, CLASSES, FILL
-    )
+    chain = build([trial.Flip(), trial.Crop(padding=3), trial.ColorJitter(), trial.Cutout(size=8)], SIDE, CLASSES, FILL)
     drawn = chain.draw(images.shape, generator(7))
     result, _ = chain.apply(images, torch.zeros(40, dtype=torch.int64), drawn)
     flips, crops, jitters, boxes = drawn
@@ -418,7 +416,7 @@ def test_mixup_then_cutmix_keep_targets_in_the_shares_of_pixels():
     # Each image is constant at its own level, so the mean pixel is the mean level under the target, class by class.
     levels = torch.tensor([0, 51, 102, 153, 204], dtype=torch.uint8)
     images = levels[:, None, None, None].expand(5, 3, H, W)
-    result, targets = run([config.Mixup(alpha=1.0), config.Cutmix()], images)
+    result, targets = run([trial.Mixup(alpha=1.0), trial.Cutmix()], images)
     torch.testing.assert_close(targets.sum(1), torch.ones(5))
     torch.testing.assert_close(result.mean((1, 2, 3)), targets @ floats(levels), atol=1e-5, rtol=0)
     assert (targets > 0).sum(1).max() == 3
@@ -426,11 +424,11 @@ def test_mixup_then_cutmix_keep_targets_in_the_shares_of_pixels():
 
 def test_only_mixes_change_targets():
     kinds = [isinstance(operation, Mix) for operation in build(ALL, SIDE, CLASSES).operations]
-    assert kinds == [name in config.MIXES for name in NAMES]
+    assert kinds == [name in trial.MIXES for name in NAMES]
 
 
 def test_sizes_left_open_are_fractions_of_the_image():
-    chain = build([config.Resize(), config.CenterCrop(), config.Cutout(), config.Crop()], 32, 10)
+    chain = build([trial.Resize(), trial.CenterCrop(), trial.Cutout(), trial.Crop()], 32, 10)
     resize, center, cutout, crop = chain.operations
     assert (resize.size, center.size, cutout.size, crop.padding) == (24, 24, 16, 4)
 
@@ -438,13 +436,13 @@ def test_sizes_left_open_are_fractions_of_the_image():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (config.CenterCrop(size=48), "center_crop.size must be at most 32, got 48"),
-        (config.Resize(size=224), "resize.size must be at most 32, got 224"),
-        (config.Cutout(size=33), "cutout.size must be at most 32, got 33"),
-        (config.Crop(padding=32), "crop.padding must be at most 31, got 32"),
-        (config.GaussianBlur(kernel_size=65), "gaussian_blur.kernel_size must be at most 63, got 65"),
-        (config.RandomErasing(scale_min=0.5), "random_erasing.scale_min must be at most random_erasing.scale_max"),
-        (config.RandomErasing(ratio_max=0.2), "random_erasing.ratio_min must be at most random_erasing.ratio_max"),
+        (trial.CenterCrop(size=48), "center_crop.size must be at most 32, got 48"),
+        (trial.Resize(size=224), "resize.size must be at most 32, got 224"),
+        (trial.Cutout(size=33), "cutout.size must be at most 32, got 33"),
+        (trial.Crop(padding=32), "crop.padding must be at most 31, got 32"),
+        (trial.GaussianBlur(kernel_size=65), "gaussian_blur.kernel_size must be at most 63, got 65"),
+        (trial.RandomErasing(scale_min=0.5), "random_erasing.scale_min must be at most random_erasing.scale_max"),
+        (trial.RandomErasing(ratio_max=0.2), "random_erasing.ratio_min must be at most random_erasing.ratio_max"),
     ],
 )
 def test_settings_that_do_not_fit_the_image_are_refused(settings, message):
@@ -455,18 +453,18 @@ def test_settings_that_do_not_fit_the_image_are_refused(settings, message):
 
 def test_the_largest_settings_that_fit_are_taken():
     fitting = [
-        config.CenterCrop(size=20), config.Resize(size=20), config.Cutout(size=20),
-        config.Crop(padding=19, mode="reflect"), config.GaussianBlur(kernel_size=39),
+        trial.CenterCrop(size=20), trial.Resize(size=20), trial.Cutout(size=20),
+        trial.Crop(padding=19, mode="reflect"), trial.GaussianBlur(kernel_size=39),
     ]  # fmt: skip
     run(fitting, pictures())
 
 
 def test_all_that_is_wrong_is_listed_at_once():
     with pytest.raises(UsageError) as caught:
-        build([config.CenterCrop(size=48), config.Cutout(size=64)], 32, 10)
+        build([trial.CenterCrop(size=48), trial.Cutout(size=64)], 32, 10)
     assert len(caught.value.problems) == 2
 
 
 def test_other_channels_than_one_or_three_are_refused():
     with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
-        run([config.Flip()], pictures(channels=2))
+        run([trial.Flip()], pictures(channels=2))

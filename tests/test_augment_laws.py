@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 
 from suite.augment import build, colour, geometry, masks, mixes
-from suite.spec import config
-from suite.vision import torchvision  # noqa: F401  (makes the next line work)
+from suite.config import trial
+from suite.system.torchvision_import import torchvision  # noqa: F401  (makes the next line work)
 
 v2 = importlib.import_module("torchvision.transforms.v2")
 
@@ -225,9 +225,7 @@ def test_pasted_boxes_are_torchvisions():
     same_law((drawn["share"] * H * W).round(), [round(share * H * W) for share in shares])
 
 
-@pytest.mark.parametrize(
-    "settings", [model() for model in config.AUGMENTATIONS.values()], ids=list(config.AUGMENTATIONS)
-)
+@pytest.mark.parametrize("settings", [model() for model in trial.AUGMENTATIONS.values()], ids=list(trial.AUGMENTATIONS))
 def test_images_of_a_batch_know_nothing_of_each_other(settings):
     (operation,) = build([settings], 20, 5).operations
     batch = 2_000 if settings.type == "salt_and_pepper" else 50_000
@@ -251,7 +249,7 @@ def furthest_correlation(column):
 def test_operations_of_a_chain_know_nothing_of_each_other():
     """All of them in one pipeline: no number of one goes with one of another, of the same image or of another."""
     batch = 10_000
-    pipeline = build([model() for model in config.AUGMENTATIONS.values()], 20, 5)
+    pipeline = build([model() for model in trial.AUGMENTATIONS.values()], 20, 5)
     drawn = pipeline.draw((batch, 3, H, W), torch.Generator().manual_seed(0))
     found = [
         [values.view(batch, -1)[:, 0].double() for values in parameters.values() if len(values.unique()) > 1]
@@ -301,7 +299,7 @@ APART = {
 
 @pytest.mark.parametrize("kind", APART)
 def test_parameters_of_an_image_that_are_drawn_apart_are_uncorrelated(kind):
-    settings = config.RandomErasing(p=1) if kind == "random_erasing" else config.AUGMENTATIONS[kind]()
+    settings = trial.RandomErasing(p=1) if kind == "random_erasing" else trial.AUGMENTATIONS[kind]()
     (operation,) = build([settings], 20, 5).operations
     drawn = draw(operation, OURS)
     chosen = torch.ones(OURS, dtype=torch.bool)

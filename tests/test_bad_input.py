@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from conftest import Folder
 from PIL import Image
 
-from suite.sweep import main
+from suite.sweep.__main__ import main
 
 # third parties' own warnings, as mlflow is imported on a thread
 pytestmark = [
@@ -147,7 +147,7 @@ def test_weights_of_another_architecture(
     folder: Folder, command: Command, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     from suite import models
-    from suite.spec import ModelConfig
+    from suite.config import ModelConfig
 
     file = tmp_path_factory.mktemp("weights") / "other.pth"
     torch.save(models.build(ModelConfig(arch="resnet34_cifar"), 10).state_dict(), file)

@@ -12,8 +12,8 @@ from fault_table import FULL
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from suite import spec
-from suite.errors import Problem, UsageError
+from suite import config
+from suite.core.errors import Problem, UsageError
 
 SHIPPED = Path(__file__).parents[1] / "search_spaces"
 MUTATED = 1000 if FULL else 400  # files of each kind
@@ -32,10 +32,10 @@ baseline: {augment: none}
 """
 
 
-def load(folder: Path, text: str | bytes, *overrides: str) -> spec.SweepSpec:
+def load(folder: Path, text: str | bytes, *overrides: str) -> config.SweepSpec:
     file = folder / "x.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return spec.load(file, overrides)
+    return config.load(file, overrides)
 
 
 def messages(folder: Path, text: str | bytes, *overrides: str) -> list[str]:
@@ -45,7 +45,7 @@ def messages(folder: Path, text: str | bytes, *overrides: str) -> list[str]:
     return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
-def load_or_problems(folder: Path, text: str) -> spec.SweepSpec | tuple[Problem, ...]:
+def load_or_problems(folder: Path, text: str) -> config.SweepSpec | tuple[Problem, ...]:
     try:
         return load(folder, text)
     except UsageError as error:
@@ -763,11 +763,11 @@ def test_errors_elsewhere_do_not_hide_a_contradiction_or_a_wrong_baseline(tmp_pa
 def test_a_missing_file_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("")
     with pytest.raises(UsageError, match=r"nope\.yaml: no such file\n.*has: other\.yaml"):
-        spec.load(tmp_path / "nope.yaml")
+        config.load(tmp_path / "nope.yaml")
     with pytest.raises(UsageError, match="is a folder"):
-        spec.load(tmp_path)
+        config.load(tmp_path)
     with pytest.raises(UsageError, match="does not exist either"):
-        spec.load(tmp_path / "a" / "b.yaml")
+        config.load(tmp_path / "a" / "b.yaml")
 
 
 @pytest.mark.fault(44)
@@ -865,7 +865,7 @@ def mutated(draw: st.DrawFn) -> str:
 @pytest.mark.fault(44)
 def test_a_mutated_file_gives_a_sweep_or_a_usage_error(text: str, tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, text)
-    if isinstance(result, spec.SweepSpec):
+    if isinstance(result, config.SweepSpec):
         assert len(result.arms_list) <= result.run_cap
     else:
         assert result
@@ -891,8 +891,8 @@ VALUES = st.recursive(
 @settings(
     max_examples=MUTATED, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-@given(data=st.dictionaries(st.sampled_from(sorted(spec.read.FIELDS)), VALUES, max_size=5))
+@given(data=st.dictionaries(st.sampled_from(sorted(config.read.FIELDS)), VALUES, max_size=5))
 @pytest.mark.fault(44)
 def test_any_values_give_a_sweep_or_a_usage_error(data: dict[str, object], tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, yaml.safe_dump({"name": "a", **data}, allow_unicode=True))
-    assert isinstance(result, spec.SweepSpec) or all(problem.place and problem.rule for problem in result)
+    assert isinstance(result, config.SweepSpec) or all(problem.place and problem.rule for problem in result)

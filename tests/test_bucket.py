@@ -23,13 +23,13 @@ from fault_table import Tally
 from servers import ObjectStore, Proxy, Stored
 from training import training, trial
 
-from suite import bucket as buckets
-from suite import checkpoint
-from suite.bucket import AnotherOwner, Bucket, BucketUnavailable, is_bucket
-from suite.errors import EnvironmentProblem, LockedError, UsageError
-from suite.journal import LAUNCH_FILE, Journal
-from suite.records import Numerics, Objective, Trial
-from suite.trainable import Member, Shared
+from suite.core.errors import EnvironmentProblem, LockedError, UsageError
+from suite.core.records import Numerics, Objective, Trial
+from suite.execution.worker import Member, Shared
+from suite.storage import bucket as buckets
+from suite.storage import checkpoint
+from suite.storage.bucket import AnotherOwner, Bucket, BucketUnavailable, is_bucket
+from suite.storage.journal import LAUNCH_FILE, Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(boto|moto).*")
 
@@ -467,7 +467,7 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     folder = Stored(tmp_path, store)
     for name, value in folder.variables.items():
         monkeypatch.setenv(name, value)
-    (folder.path / "tiny_net.py").write_text("import suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+    (folder.path / "tiny_net.py").write_text("import suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
                                              + (folder.path / "tiny_net.py").read_text())  # fmt: skip
     folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")

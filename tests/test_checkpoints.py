@@ -16,16 +16,17 @@ import torch
 from test_training import FULL
 from training import differing, everything, finish, stopping_at, training, trial
 
-from suite import checkpoint, train
-from suite.errors import TrialError
-from suite.records import Numerics
-from suite.trained import rebuild
+from suite.core.errors import TrialError
+from suite.core.records import Numerics
+from suite.models.trained import rebuild
+from suite.storage import checkpoint
+from suite.training import trainer
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch."""
-    monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY_S", 0.0)
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial's folder with the checkpoints of epochs 2 and 3 of 4."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "SAVE_EVERY_S", 0.0)
+        patch.setattr(trainer, "SAVE_EVERY_S", 0.0)
         made = training(trial(epochs=4, ema=0.5), folder)
         for _ in range(3):
             made.advance()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from suite import cluster_file
-from suite.cluster_file import known
+from suite import cluster_lint
+from suite.cluster_lint import known
 
 REPO = Path(__file__).parent.parent
 FILES = ("cluster.yaml", "cluster-gcp.yaml", "cluster-local.yaml", "kuberay.yaml")
@@ -32,7 +32,7 @@ def filled(name: str) -> str:
 def examine(folder: Path, text: str, name: str = "cluster.yaml") -> list[str]:
     file = folder / name
     file.write_text(text)
-    return [str(problem).replace(f"{folder}/", "") for problem in cluster_file.examine(file)]
+    return [str(problem).replace(f"{folder}/", "") for problem in cluster_lint.examine(file)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -48,7 +48,7 @@ def test_each_replace_is_found_where_it_is_written(name: str) -> None:
         for number, line in enumerate(lines, start=1)
         for _ in re.findall(r"\S*REPLACE\S*", line.partition(" #")[0] if not line.startswith("#") else "")
     ]
-    found = [str(problem) for problem in cluster_file.examine(REPO / name)]
+    found = [str(problem) for problem in cluster_lint.examine(REPO / name)]
     assert [int(text.split(":")[1]) for text in found] == expected
     assert all("[replace]" in text for text in found)
 
@@ -336,8 +336,8 @@ def test_what_nodes_need_not_have_in_common_with_an_object_store_is_not_asked_fo
     assert "s3://" in bare and "mountPath" not in bare and examine(tmp_path, bare, K8S) == []
     file = tmp_path / AWS
     file.write_text(filled(AWS).replace("mountpoint -q /mnt/suite", "true"))
-    assert [problem for problem in cluster_file.examine(file) if "[shared-storage]" in str(problem)]
-    assert not [problem for problem in cluster_file.examine(file, in_a_bucket=True) if "shared" in str(problem)]
+    assert [problem for problem in cluster_lint.examine(file) if "[shared-storage]" in str(problem)]
+    assert not [problem for problem in cluster_lint.examine(file, in_a_bucket=True) if "shared" in str(problem)]
 
 
 def test_a_sweep_file_is_told_for_what_it_is(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_rule_that_breaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.Mon
         raise TypeError("'<' not supported")
         yield
 
-    monkeypatch.setitem(cluster_file.RULES, "aws", (_of_disks, *cluster_file.RULES["aws"]))
+    monkeypatch.setitem(cluster_lint.RULES, "aws", (_of_disks, *cluster_lint.RULES["aws"]))
     (found,) = examine(tmp_path, filled(AWS))
     assert found.startswith("cluster.yaml:3: part of the file could not be looked at (of disks): TypeError: '<' not")
 
@@ -447,12 +447,12 @@ def test_all_is_said_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_finding_not_a_traceback(tmp_path: Path) -> None:
-    (found,) = cluster_file.examine(tmp_path / "none.yaml")
+    (found,) = cluster_lint.examine(tmp_path / "none.yaml")
     assert "no such file" in str(found)
 
 
 def test_every_rule_has_a_file_that_breaks_it() -> None:
-    sources = [path.read_text() for path in Path(cluster_file.__file__).parent.glob("*.py")]
+    sources = [path.read_text() for path in Path(cluster_lint.__file__).parent.glob("*.py")]
     calls = r"(?:source\.finding\(\s*|unknown\(.*, )\"([a-z-]+)\""
     names = {name for text in sources for name in re.findall(calls, text)}
     assert len(names) > 30
@@ -461,7 +461,7 @@ def test_every_rule_has_a_file_that_breaks_it() -> None:
 
 def test_ray_is_not_imported_for_kubernetes_files() -> None:
     code = (
-        "import sys; from pathlib import Path; from suite.cluster_file import examine; "
+        "import sys; from pathlib import Path; from suite.cluster_lint import examine; "
         f"examine(Path({str(REPO / 'kuberay.yaml')!r})); sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0

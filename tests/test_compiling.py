@@ -12,9 +12,9 @@ import pytest
 import torch
 from training import differing, everything, finish, stopping_at, training, trial
 
-from suite import train
-from suite.models import strips
-from suite.records import Numerics
+from suite.core.records import Numerics
+from suite.models import strip_conv
+from suite.training import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # torch's compiler uses what torch deprecates
@@ -38,7 +38,7 @@ def compiler_s_own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images of each step that ran compiled code."""
     sizes: list[int] = []
-    real = train.compiled
+    real = trainer.compiled
 
     def watched(network: torch.nn.Module, device: torch.device) -> Any:
         made = real(network, device)
@@ -50,7 +50,7 @@ def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return run
 
-    monkeypatch.setattr(train, "compiled", watched)
+    monkeypatch.setattr(trainer, "compiled", watched)
     return sizes
 
 
@@ -86,7 +86,7 @@ def test_compiled_steps_are_the_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Up to rounding; the last batch of an epoch, of 8 images and not 10, is run as it is. Control: another seed."""
-    monkeypatch.setattr(strips, "has_amx", lambda: True)  # strips give the same everywhere
+    monkeypatch.setattr(strip_conv, "has_amx", lambda: True)  # strips give the same everywhere
     made, plain = trial(arch, epochs=2, last_batch="keep", **settings), replace(numerics, compiled=False)
     eager = finish(training(made, tmp_path / "eager", numerics=plain))
     assert compiled_sizes == [] and not counters["stats"]
@@ -110,7 +110,7 @@ def test_the_most_frequent_size_is_compiled(
     def noted(network: torch.nn.Module, device: torch.device) -> Any:
         return lambda inputs: sizes.append(len(inputs)) or network(inputs)
 
-    monkeypatch.setattr(train, "compiled", noted)
+    monkeypatch.setattr(trainer, "compiled", noted)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
     finish(training(trial(**settings), tmp_path, numerics=COMPILED))
     assert sizes == expected

@@ -22,8 +22,8 @@ from pictures import load_folder, make_folder, noise, problems_of, save
 from PIL import Image
 
 from suite import data
-from suite.errors import EnvironmentProblem, UsageError
-from suite.spec.config import DataConfig
+from suite.config.trial import DataConfig
+from suite.core.errors import EnvironmentProblem, UsageError
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,7 +90,7 @@ def test_a_link_to_a_folder_above_ends(folder: Path, cache: Path) -> None:
 @pytest.mark.parametrize("size", [(40, 24), (24, 40), (17, 53), (101, 67), (19, 16), (16, 23), (20, 20)])
 @pytest.mark.parametrize("side", [16, 33])
 def test_resizing_is_that_of_torchvision(tmp_path: Path, cache: Path, size: tuple[int, int], side: int) -> None:
-    from suite.vision import torchvision
+    from suite.system.torchvision_import import torchvision
 
     root = make_folder(tmp_path / "images")
     image = noise(7, *size)
@@ -373,7 +373,7 @@ LOADER = """
 import sys
 from pathlib import Path
 from suite import data
-from suite.spec.config import DataConfig
+from suite.config.trial import DataConfig
 sys.stdin.read(1)
 print(data.load(DataConfig(name="folder", root=sys.argv[1]), Path(sys.argv[2])).digest)
 """
@@ -504,7 +504,7 @@ def test_digits_import_neither_torchvision_nor_ray_nor_mlflow(cache: Path) -> No
 import sys
 from pathlib import Path
 from suite import data
-from suite.spec.config import DataConfig
+from suite.config.trial import DataConfig
 data.load(DataConfig(name="digits"), Path(sys.argv[1]))
 print({"torchvision", "ray", "mlflow"} & set(sys.modules))
 """

@@ -14,12 +14,15 @@ import pytest
 import torch
 from conftest import SWEEP, TINY, Folder, _empty_store
 
-from suite import doctor, environment
-from suite.journal import Lock
+from suite import doctor
+from suite.storage.journal import Lock
+from suite.system import environment
 
 pytestmark = pytest.mark.slow
 
-OFTEN = TINY.replace("import os, time\n", "import os, time\nimport suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n")
+OFTEN = TINY.replace(
+    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+)
 
 
 def look(folder: Folder, *arguments: str, code: int) -> str:

@@ -22,11 +22,13 @@ import torch.nn.functional as F
 from scipy import stats
 from torch.utils.data import DataLoader
 
-from suite import data, models, plugin, probe, vision
-from suite.models import strips
-from suite.records import Numerics, Objective, Trial
-from suite.spec import TrialConfig
-from suite.train import Training, fit
+from suite import data, models
+from suite.config import TrialConfig, plugin
+from suite.core.records import Numerics, Objective, Trial
+from suite.models import strip_conv
+from suite.planning import measure
+from suite.system import torchvision_import
+from suite.training.trainer import Training, fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -89,7 +91,7 @@ def usual(case: Case, seed: int) -> float:
     labels = torch.from_numpy(np.array(digits.train_labels))[torch.from_numpy(split.train)]
     mean = (images.float() / 255).mean((0, 2, 3))
     std = (images.float() / 255).std((0, 2, 3)).clamp_min(1e-3)
-    assert vision.torchvision  # imported in the one way that works everywhere
+    assert torchvision_import.torchvision  # imported in the one way that works everywhere
     from torchvision.transforms import v2
 
     augmented = v2.Compose(
@@ -136,14 +138,14 @@ def test_the_number_of_seeds_has_the_power(case: Case) -> None:
 def test_the_fast_path_learns_what_the_usual_loop_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
-    if case.precision == "bf16" and not probe.has_bf16():
+    if case.precision == "bf16" and not measure.has_bf16():
         pytest.skip("this processor has no bf16: emulated, it is not what a user gets")
     taken: list[int] = []
-    real = strips.Strips.apply
-    monkeypatch.setattr(strips.Strips, "apply", lambda *given: taken.append(1) or real(*given))
+    real = strip_conv.Strips.apply
+    monkeypatch.setattr(strip_conv.Strips, "apply", lambda *given: taken.append(1) or real(*given))
     theirs = [usual(case, seed) for seed in SEEDS]
     found = [ours(case, seed, tmp_path / f"{seed}") for seed in SEEDS]
-    assert bool(taken) == (case.precision == "bf16" and strips.has_amx())
+    assert bool(taken) == (case.precision == "bf16" and strip_conv.has_amx())
     difference = np.mean(found) - np.mean(theirs)
     assert p_of_equivalence(found, theirs, MARGIN) < 0.05, (
         f"ours {np.mean(found):.2f} (SD {np.std(found, ddof=1):.2f}), theirs {np.mean(theirs):.2f} "

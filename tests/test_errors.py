@@ -15,11 +15,11 @@ from made_up import EVIL, Store, network
 from PIL import Image
 from scipy import stats
 
-from suite import predictions
-from suite.errors import UsageError
-from suite.predictions import Predictions
-from suite.report import errors, pictures
-from suite.report.errors import Errors, compare, section
+from suite.analysis import predictions
+from suite.analysis.predictions import Predictions
+from suite.core.errors import UsageError
+from suite.report import error_analysis, error_figures
+from suite.report.error_analysis import Errors, compare, section
 from suite.report.figures import DARK, LIGHT
 
 
@@ -232,7 +232,9 @@ def whole(found: Errors | None) -> str:
 
 def html(found: Errors | None) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(errors.__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(error_analysis.__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("errors.html").render(errors=found)
 
@@ -370,12 +372,12 @@ def test_figures_are_drawn_for_any_number_of_classes(classes: int, narrow: bool)
     matrix = predictions.shares(predictions.confusion(ours))
     curve = predictions.calibration(ours)
     for paint in (
-        pictures.confusion([("a$b", matrix), (EVIL, matrix)], names),
-        pictures.confusion([("a", matrix)], names),
-        pictures.classes(predictions.class_changes(ours, theirs), names),
-        pictures.calibration([("a", curve), ("$x_{", predictions.calibration(theirs))], "a"),
+        error_figures.confusion([("a$b", matrix), (EVIL, matrix)], names),
+        error_figures.confusion([("a", matrix)], names),
+        error_figures.classes(predictions.class_changes(ours, theirs), names),
+        error_figures.calibration([("a", curve), ("$x_{", predictions.calibration(theirs))], "a"),
     ):
-        drawing = pictures.Drawing("x", "", "", paint)
+        drawing = error_figures.Drawing("x", "", "", paint)
         image = Image.open(io.BytesIO(drawing.draw("png", scheme=DARK if narrow else LIGHT, narrow=narrow)[0]))
         assert np.asarray(image).std() > 5
 
@@ -383,7 +385,9 @@ def test_figures_are_drawn_for_any_number_of_classes(classes: int, narrow: bool)
 def test_one_matrix_stands_alone() -> None:
     from matplotlib.figure import Figure
 
-    paint = pictures.confusion([("a", predictions.shares(predictions.confusion([network(1, 2.0)])))], ["x", "y", "z"])
+    paint = error_figures.confusion(
+        [("a", predictions.shares(predictions.confusion([network(1, 2.0)])))], ["x", "y", "z"]
+    )
     for narrow in (False, True):
         picture = Figure()
         paint(picture, LIGHT, narrow)
@@ -391,8 +395,8 @@ def test_one_matrix_stands_alone() -> None:
 
 
 def test_the_same_figure_is_the_same_file() -> None:
-    paint = pictures.calibration([("a", predictions.calibration([network(1, 2.0)]))], "a")
-    assert len({pictures.Drawing("x", "", "", paint).draw("svg", "png") for _ in range(2)}) == 1
+    paint = error_figures.calibration([("a", predictions.calibration([network(1, 2.0)]))], "a")
+    assert len({error_figures.Drawing("x", "", "", paint).draw("svg", "png") for _ in range(2)}) == 1
 
 
 # ---- files that a launch leaves --------------------------------------------------------------------------------------
@@ -401,14 +405,14 @@ def test_the_same_figure_is_the_same_file() -> None:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from suite import data
-    from suite.spec import DataConfig
+    from suite.config import DataConfig
 
     return data.load(DataConfig(name="digits", image_size=8), tmp_path_factory.mktemp("cache"))
 
 
 def test_a_grid_has_the_originals_above_each_augmentation(digits: Any) -> None:
-    from suite import gallery
-    from suite.spec import TrialConfig
+    from suite.config import TrialConfig
+    from suite.visuals import gallery
 
     configs = [TrialConfig(augment=name) for name in ("none", "flip", "crop+flip+mixup", "flip")]
     configs.append(TrialConfig.model_validate({"augment": "half", "augmentations": {"half": {"type": "cutout"}}}))
@@ -428,8 +432,8 @@ def test_a_grid_has_the_originals_above_each_augmentation(digits: Any) -> None:
 
 
 def test_kept_images_are_those_that_tell_arms_apart(digits: Any, tmp_path: Path) -> None:
-    from suite import gallery
-    from suite.spec import TrialConfig
+    from suite.config import TrialConfig
+    from suite.visuals import gallery
 
     files: dict[str, list[Path]] = {}
     for arm, skill in (("base", 1.0), ("a", 1.2), ("b", 1.4)):
@@ -454,7 +458,7 @@ def test_kept_images_are_those_that_tell_arms_apart(digits: Any, tmp_path: Path)
 
 
 def test_large_test_images_are_kept_small(digits: Any) -> None:
-    from suite import gallery
+    from suite.visuals import gallery
 
     large = replace(digits, test_images=np.repeat(np.repeat(digits.test_images[:3], 32, 2), 32, 3))
     with np.load(io.BytesIO(gallery.kept_images(large, np.arange(3), 2))) as file:
@@ -466,7 +470,7 @@ def test_predictions_need_neither_torch_nor_mlflow() -> None:
     import sys
 
     check = (
-        "import sys\nimport suite.predictions, suite.report.errors, suite.report.pictures\n"
+        "import sys\nimport suite.analysis.predictions, suite.report.error_analysis, suite.report.error_figures\n"
         "assert not {'torch', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parent.parent, timeout=60)
@@ -485,11 +489,11 @@ def test_figures_and_text_name_each_arm_with_its_own_errors(store: Store) -> Non
     assert f"base {errors_of['base']:.2f} points, best {errors_of['best']:.2f} points" in text
     drawn = {drawing.name: drawing for drawing in found.drawings}
     names = ["class 0", "class 1", "class 2"]
-    expected = pictures.confusion(
+    expected = error_figures.confusion(
         [("base", predictions.shares(predictions.confusion(theirs))),
          ("best", predictions.shares(predictions.confusion(ours)))], names,
     )  # fmt: skip
-    same = pictures.Drawing("confusion", "", "", expected).draw("png")[0]
+    same = error_figures.Drawing("confusion", "", "", expected).draw("png")[0]
     assert drawn["confusion"].files["png"] == same, "the baseline's matrix is the left one"
 
 

@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 from training import ACC, LAST_LOSS, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import replay, train
-from suite.evaluation import EpochImages, evaluation_share, test_schedule
-from suite.journal import History
-from suite.records import TEST_ACC, TEST_BALANCED, TEST_LOSS, Objective, Trial
+from suite import replay
+from suite.config.evaluation import EpochImages, evaluation_share, test_schedule
+from suite.core.records import TEST_ACC, TEST_BALANCED, TEST_LOSS, Objective, Trial
+from suite.storage.journal import History
 from suite.tracking import MemoryTracker
-from suite.train import Training
+from suite.training import trainer
+from suite.training.trainer import Training
 
 TEST = (TEST_LOSS, TEST_ACC, TEST_BALANCED)
 PICKY: dict[str, Any] = {"seed": 2, "epochs": 6, "lr": 1.0, "augment": "flip+cutout"}  # the best epoch is not the last
@@ -111,10 +112,10 @@ def test_a_stop_changes_no_bit_of_it(tmp_path: Path, schedule: str) -> None:
 def test_nothing_is_drawn_or_changed_by_the_evaluation_at_the_end(tmp_path: Path) -> None:
     made = finish(training(trial(**PICKY, evaluate_test="last"), tmp_path))
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
-    rng = train.torch.get_rng_state()
+    rng = trainer.torch.get_rng_state()
     made.finish()
-    assert train.torch.equal(rng, train.torch.get_rng_state())
-    assert all(train.torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+    assert trainer.torch.equal(rng, trainer.torch.get_rng_state())
+    assert all(trainer.torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
     assert everything(made)
 
 
@@ -161,7 +162,7 @@ def test_a_replay_compares_the_test_figures_of_the_end(
 ) -> None:
     from types import SimpleNamespace
 
-    from suite import recall
+    from suite import restore
 
     made, facts = run(tmp_path / "recorded", evaluate_test=evaluate_test, epochs=3)
     metrics: dict[str, dict[int, float]] = {}
@@ -176,7 +177,7 @@ def test_a_replay_compares_the_test_figures_of_the_end(
         trained = {"trial": made.trial, "objective": ACC, "numerics": made.numerics, "run": stored}
         return SimpleNamespace(dataset=images, weights=lambda: None, **trained)
 
-    monkeypatch.setattr(recall, "recall", answer)
+    monkeypatch.setattr(restore, "restore", answer)
     told = CliRunner().invoke(replay.main, ["r", "--tracking-uri", "sqlite:///x.db", "--out", str(tmp_path / "again")])
     assert told.exit_code == 0, told.output
     metrics[TEST_ACC][facts["best_epoch"]] += 0.01

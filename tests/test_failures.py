@@ -45,8 +45,8 @@ def needs(num_classes):
 
 class Counted(Tiny):
     def forward(self, x):
-        import suite.train
-        suite.train.SAVE_EVERY_S = 0.0
+        import suite.training.trainer
+        suite.training.trainer.SAVE_EVERY_S = 0.0
         return super().forward(x)
 
 
@@ -66,7 +66,7 @@ def hangs(num_classes):
     return Hangs(num_classes)
 """
 # Precision is measured, in a few steps of training before any trial, as on a processor that has bf16.
-MEASURED = "\nimport suite.probe\n\nsuite.probe.has_bf16 = lambda: True\n"
+MEASURED = "\nimport suite.planning.measure\n\nsuite.probe.has_bf16 = lambda: True\n"
 AUTO = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"precision": "auto"}}
 
 # A thread whose garbage, which only the collector frees, holds references to Ray's objects.
@@ -219,10 +219,11 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
 )
 def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: str, number: str) -> None:
     """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
-    place = {"starting": "suite.sweep.prepared", "report": "suite.sweep._report"}[when]
+    place = {"starting": "suite.sweep.api.prepared", "report": "suite.sweep.api._report"}[when]
     code = (
-        f"import os, signal, suite.sweep\nkept = {place}\ndef late(*a):\n    os.kill(os.getpid(), signal.{number})\n"
-        f"    return kept(*a)\n{place} = late\nsuite.sweep.main()"
+        f"import os, signal, suite.sweep.__main__\nkept = {place}\ndef late(*a):\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
+        f"    return kept(*a)\n{place} = late\nsuite.sweep.__main__.main()"
     )
     folder.write(parameters=None, seeds=[0], activations=False)
     done = subprocess.run(

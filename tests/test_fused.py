@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from suite import fused, models, probe
-from suite.errors import DivergedError
-from suite.journal import LAUNCH_FILE
-from suite.records import EpochRecord, Numerics, Trial
-from suite.spec.config import HeadConfig, ModelConfig, TrialConfig
-from suite.train import Training
-from suite.trainable import Member, advance_together
+from suite import models
+from suite.config.trial import HeadConfig, ModelConfig, TrialConfig
+from suite.core.errors import DivergedError
+from suite.core.records import EpochRecord, Numerics, Trial
+from suite.execution.worker import Member, advance_together
+from suite.planning import measure
+from suite.storage.journal import LAUNCH_FILE
+from suite.training import joint
+from suite.training.trainer import Training
 from tests.training import finish, plain, training, trial
 
 
@@ -146,8 +148,8 @@ def made(folder: Path, number: int, **settings: Any) -> Training:
 def together(pack: list[Training]) -> list[list[Any]]:
     ends: list[list[Any]] = [[] for _ in pack]
     while not all(each.complete for each in pack):
-        assert fused.can_join(pack)
-        for each, end in zip(ends, fused.advance(pack), strict=True):
+        assert joint.can_join(pack)
+        for each, end in zip(ends, joint.advance(pack), strict=True):
             each.append(end)
     return ends
 
@@ -186,7 +188,7 @@ def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) 
     one.model, other.model = other.model, one.model
     solo = made(tmp_path / "solo", 0)
     for _ in range(2):
-        fused.advance([one, other])
+        joint.advance([one, other])
         solo.advance()
     assert one.records[1].metrics["train/loss"] != pytest.approx(solo.records[1].metrics["train/loss"], rel=2e-3)
 
@@ -194,7 +196,7 @@ def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) 
 def test_a_trial_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     settings = {"batch_size": 2}  # 24 steps: the loss is looked at after 20
     pack = [made(tmp_path / "pack", 0, **settings), made(tmp_path / "pack", 1, **(settings | {"lr": 1e30}))]
-    first, second = fused.advance(pack)
+    first, second = joint.advance(pack)
     assert isinstance(first, EpochRecord) and isinstance(second, DivergedError)
     solo = made(tmp_path / "solo", 0, **settings)
     record = solo.advance()
@@ -208,7 +210,7 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
     pack = [made(tmp_path / "pack", number) for number in (0, 1)]
     asked = iter(range(10))
     pack[0].should_stop = lambda: next(asked) == 2
-    assert fused.advance(pack) == [None, None]
+    assert joint.advance(pack) == [None, None]
     again = [made(tmp_path / "pack", number) for number in (0, 1)]
     assert [(each.epoch, each.step) for each in again] == [(0, 2)] * 2
     together(again)
@@ -229,9 +231,9 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
         member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
         members.append(member)
     joined: list[int] = []
-    real = fused.advance
+    real = joint.advance
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "advance", lambda given: joined.append(len(given)) or real(given))
+        patch.setattr(joint, "advance", lambda given: joined.append(len(given)) or real(given))
         outcomes = advance_together(members)
     assert joined == [3]
     ends = {each["id"]: each for each in outcomes if each["kind"] == "end"}
@@ -271,7 +273,7 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
         joined.register_forward_pre_hook(fails)
         return joined
 
-    monkeypatch.setattr(fused.models, "fuse", no_room)
+    monkeypatch.setattr(joint.models, "fuse", no_room)
     while not all(member.done for member in members):
         outcomes += advance_together([member for member in members if not member.done])
     ends = [each["status"] for each in outcomes if each["kind"] == "end"]
@@ -319,23 +321,23 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
 )
 def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
     size = {"batch_size": 10} if "last_batch" in other else {}  # 48 images: four batches of 10, and of 8 with keep
-    assert not fused.can_join([made(tmp_path, 0, **size), made(tmp_path, 1, **other)])
-    assert not fused.can_join([made(tmp_path, 2)]) and not fused.can_join([])
+    assert not joint.can_join([made(tmp_path, 0, **size), made(tmp_path, 1, **other)])
+    assert not joint.can_join([made(tmp_path, 2)]) and not joint.can_join([])
 
 
 def test_the_probe_joins_trials_only_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrialConfig.model_validate(trial(arch="plain20", batch_size=8).config)
     networks = [(config, 10, 8)]
     numerics = Numerics()
-    measured = probe.joint_seconds(*networks[0], numerics, 2)
+    measured = measure.joint_seconds(*networks[0], numerics, 2)
     with monkeypatch.context() as kept:
-        kept.setattr(probe, "_measure_joint", lambda *given: pytest.fail("measured again"))
-        assert probe.joint_seconds(*networks[0], numerics, 2) == measured > 0
+        kept.setattr(measure, "_measure_joint", lambda *given: pytest.fail("measured again"))
+        assert measure.joint_seconds(*networks[0], numerics, 2) == measured > 0
     speeds = {1: 1.0, 2: 0.7, 4: 0.4, 8: 0.39}
-    monkeypatch.setattr(probe, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count])
-    assert probe.choose_pack(networks, numerics, most=8) == (4, 2.5), "eight are not worth what they hold"
-    assert probe.choose_pack(networks, numerics, most=2) == (2, pytest.approx(1 / 0.7))
+    monkeypatch.setattr(measure, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count])
+    assert measure.choose_pack(networks, numerics, most=8) == (4, 2.5), "eight are not worth what they hold"
+    assert measure.choose_pack(networks, numerics, most=2) == (2, pytest.approx(1 / 0.7))
     speeds |= {2: 0.95, 4: 0.9, 8: 0.9}
-    assert probe.choose_pack(networks, numerics, most=8) == (1, 1.0)
+    assert measure.choose_pack(networks, numerics, most=8) == (1, 1.0)
     mixing = [(config.model_copy(update={"model": ModelConfig(arch="densenet121")}), 10, 32)]
-    assert probe.choose_pack(mixing, numerics, most=8) == (1, 1.0), "it cannot be joined"
+    assert measure.choose_pack(mixing, numerics, most=8) == (1, 1.0), "it cannot be joined"

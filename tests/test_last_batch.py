@@ -24,18 +24,14 @@ from training import (
     trial,
 )  # fmt: skip
 
-from suite import data, estimate, fused, packs, plan, train
-from suite.records import Trial
-from suite.spec import (
-    DataConfig,
-    TrainConfig,
-    TrialConfig,
-    load,
-    read_stored_config,
-    trained_with_remainder,
-)
-from suite.spec.config import DEFAULT_LAST_BATCH
-from suite.spec.stored import NAMED_IMAGES
+from suite import data
+from suite.config import DataConfig, TrainConfig, TrialConfig, load, read_stored_config, trained_with_remainder
+from suite.config.stored import NAMED_IMAGES
+from suite.config.trial import DEFAULT_LAST_BATCH
+from suite.core.records import Trial
+from suite.execution import packs
+from suite.planning import estimate, plan
+from suite.training import joint, trainer
 
 MODES = ("drop", "spread", "keep")
 
@@ -162,8 +158,8 @@ def test_a_fused_pack_gives_the_figures_of_each_trial_alone(mode: str, tmp_path:
         return finish(running).records[0].metrics["train/loss"]
 
     together = [training(arm(number, mode), tmp_path / f"joined{number}", objective=LAST_LOSS) for number in (0, 1)]
-    assert fused.can_join(together)
-    fused.advance(together)
+    assert joint.can_join(together)
+    joint.advance(together)
     joined = [running.records[0].metrics["train/loss"] for running in together]
     assert joined == pytest.approx([alone(0, mode), alone(1, mode)], rel=1e-4)
     assert abs(joined[0] - alone(0, {"drop": "spread", "spread": "drop"}[mode])) > 1e-3
@@ -172,7 +168,7 @@ def test_a_fused_pack_gives_the_figures_of_each_trial_alone(mode: str, tmp_path:
 def test_trials_of_other_batches_are_not_joined_nor_packed(tmp_path: Path) -> None:
     made = [trial("plain20", batch_size=20, last_batch=mode) for mode in ("drop", "spread")]
     running = [training(each, tmp_path / str(place)) for place, each in enumerate(made)]
-    assert not fused.can_join(running)
+    assert not joint.can_join(running)
     alike = [replace(each, id=f"{place:016x}") for place, each in enumerate(made)]
     assert len(list(packs.packs(alike, 2, 1))) == 2
     same = [replace(made[0], id=f"{place:016x}") for place in (0, 1)]
@@ -218,7 +214,7 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
      ([13, 12], 13), ([13], 13)],
 )  # fmt: skip
 def test_the_most_frequent_size_is_the_one_that_is_compiled(counts: Sequence[int], expected: int) -> None:
-    assert train._most_frequent(counts) == expected
+    assert trainer._most_frequent(counts) == expected
 
 
 def test_spread_batches_run_compiled_though_none_has_batch_size(
@@ -236,9 +232,9 @@ def test_spread_batches_run_compiled_though_none_has_batch_size(
             compiled.append(len(inputs))
             return self.network(inputs)
 
-    monkeypatch.setattr(train, "compiled", lambda network, device: Noted(network))
+    monkeypatch.setattr(trainer, "compiled", lambda network, device: Noted(network))
     made = trial(data__val_size=0, data__train_size=61, batch_size=20, last_batch="spread", epochs=1)
-    numerics = train.Numerics(channels_last=True, compiled=True)
+    numerics = trainer.Numerics(channels_last=True, compiled=True)
     finish(training(made, tmp_path, objective=LAST_LOSS, numerics=numerics))
     assert compiled == [15, 15, 15]
 

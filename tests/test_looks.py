@@ -11,15 +11,15 @@ import pytest
 from conftest import Folder
 from rich.console import Console
 
-from suite.console import Board
-from suite.estimate import _few_unseen_seeds
-from suite.journal import History
+from suite.config import Arm, SweepSpec, load
+from suite.console.board import Board
+from suite.core.records import Looks, Trial
 from suite.launch import Options
-from suite.launch.launching import Launch
-from suite.plan import Plan
-from suite.records import Looks, Trial
-from suite.rounds import rounds
-from suite.spec import Arm, SweepSpec, load
+from suite.launch.launcher import Launch
+from suite.planning.estimate import _few_unseen_seeds
+from suite.planning.plan import Plan
+from suite.planning.rounds import rounds
+from suite.storage.journal import History
 from suite.tracking import MemoryTracker, looks_of, search_seed_of
 from suite.tracking.looks import MAX_LENGTH, looks_tag
 

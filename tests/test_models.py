@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from suite import models
-from suite.errors import UsageError
+from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
+from suite.core.errors import UsageError
+from suite.core.records import stream
 from suite.models.scratch import NETS
-from suite.records import stream
-from suite.spec.config import DropoutConfig, HeadConfig, ModelConfig
-from suite.vision import torchvision
+from suite.system.torchvision_import import torchvision
 
 # The structure printed by the ResNet-18 study. Its text closes ResNet's bracket after layer2, at a page break, and
 # prints the rest flush left; here the bracket is at the end.
@@ -383,7 +383,7 @@ def test_your_own_network_is_called_with_the_number_of_classes(tmp_path, monkeyp
 
 
 SMALL_VIT = """
-from suite.vision import torchvision
+from suite.system.torchvision_import import torchvision
 def make(classes):
     return torchvision.models.VisionTransformer(32, 8, 1, 2, hidden_dim=8, mlp_dim=8, num_classes=classes)
 """

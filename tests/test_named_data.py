@@ -19,8 +19,8 @@ import pytest
 import scipy.io
 
 from suite import data
-from suite.errors import EnvironmentProblem, UsageError
-from suite.spec.config import DataConfig
+from suite.config.trial import DataConfig
+from suite.core.errors import EnvironmentProblem, UsageError
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def datasets(monkeypatch: pytest.MonkeyPatch) -> Any:
     """torchvision's data sets, with addresses at which nobody answers."""
-    from suite.vision import torchvision
+    from suite.system.torchvision_import import torchvision
 
     closed = "http://127.0.0.1:9/"
     for kind in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100, torchvision.datasets.STL10):

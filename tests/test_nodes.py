@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from conftest import Folder
 
-from suite import callback, nodes
-from suite.callback import JournalCallback
-from suite.errors import UsageError
-from suite.records import Numerics, Objective
-from suite.sweep import storage_of
-from suite.trainable import Member, Shared
+from suite.core.errors import UsageError
+from suite.core.records import Numerics, Objective
+from suite.execution import callback, nodes
+from suite.execution.callback import JournalCallback
+from suite.execution.worker import Member, Shared
+from suite.sweep.api import storage_of
 
 # Ray with a head that runs no trial, and nobody who would add a worker.
 ALONE = """
 import ray
 from suite import nodes
-from suite.errors import EnvironmentProblem
+from suite.core.errors import EnvironmentProblem
 
 nodes.WORKER_WITHIN_S = 1.0
 ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from suite.packs import MOST, packs
-from suite.records import Trial
+from suite.core.records import Trial
+from suite.execution.packs import MOST, packs
 from tests.conftest import Folder
 from tests.training import trial
 

@@ -12,7 +12,7 @@ import pytest
 from alone import alone, ends
 from conftest import SWEEP, TINY, Folder
 
-from suite import environment
+from suite.system import environment
 
 pytestmark = pytest.mark.slow
 

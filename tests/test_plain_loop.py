@@ -25,11 +25,11 @@ from scipy import stats
 from test_equal_accuracy import p_of_equivalence
 
 from benchmarks import plain_loop
-from suite import probe
+from suite.config import TrialConfig
+from suite.core.records import Numerics, Objective, Trial
 from suite.data import Dataset
-from suite.records import Numerics, Objective, Trial
-from suite.spec import TrialConfig
-from suite.train import Training, fit
+from suite.planning import measure
+from suite.training.trainer import Training, fit
 
 IMAGES = os.environ.get("SUITE_CIFAR10")
 pytestmark = [
@@ -57,7 +57,7 @@ def images() -> plain_loop.Images:
 
 def precision() -> str:
     """bf16 where the processor has it: elsewhere it is emulated, which takes minutes."""
-    return "bf16" if probe.has_bf16() else "fp32"
+    return "bf16" if measure.has_bf16() else "fp32"
 
 
 @functools.cache

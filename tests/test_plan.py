@@ -7,10 +7,10 @@ from pathlib import Path
 
 import training as made
 
-from suite.journal import TrialHistory
+from suite.config import load
 from suite.models import Weights
-from suite.plan import Plan
-from suite.spec import load
+from suite.planning.plan import Plan
+from suite.storage.journal import TrialHistory
 
 
 def test_images_and_weights_that_moved_are_found_again(tmp_path: Path) -> None:

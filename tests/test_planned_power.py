@@ -11,16 +11,17 @@ import pytest
 from conftest import Folder
 from made_up import sweep_of
 
-from suite import analysis, planned_power
-from suite.plan import Plan
-from suite.planned_power import seed_advice
-from suite.spec import SweepSpec, load
+from suite import analysis
+from suite.config import SweepSpec, load
+from suite.planning import power
+from suite.planning.plan import Plan
+from suite.planning.power import seed_advice
 
 DIGITS = {"name": "digits", "image_size": 16}  # 359 test images
 
 
 def planned(path: Path, **changes: Any) -> Plan:
-    from suite.plan import prepare
+    from suite.planning.plan import prepare
 
     folder = Folder(path)
     keys: dict[str, Any] = {
@@ -63,7 +64,7 @@ def test_the_spread_of_finished_trials_takes_its_place(tmp_path: Path, monkeypat
     plan = planned(tmp_path)
     values = list(np.random.default_rng(0).normal(0.6, 0.01, 6))
     finished = sweep_of({"base": [0.6] * 6, "b": values})
-    monkeypatch.setattr(planned_power.History, "in_plan", lambda _: finished)
+    monkeypatch.setattr(power.History, "in_plan", lambda _: finished)
     lines = seed_advice(plan, tmp_path)
     spread = 100 * float(np.std(values, ddof=1))
     assert "of this sweep's finished trials" in lines[1] and sizes(lines[1]) == [round(spread, 2)]
@@ -77,7 +78,7 @@ def test_the_seed_of_a_search_is_no_part_of_the_spread(tmp_path: Path, monkeypat
     )  # fmt: skip
     values = list(np.random.default_rng(0).normal(0.6, 0.01, 6))
     finished = sweep_of({"base": [0.6] * 7, "b": [0.99, *values]})
-    monkeypatch.setattr(planned_power.History, "in_plan", lambda _: finished)
+    monkeypatch.setattr(power.History, "in_plan", lambda _: finished)
     lines = seed_advice(plan, tmp_path)
     assert sizes(lines[1]) == [round(100 * float(np.std(values, ddof=1)), 2)]
     assert "this file's 6 seeds" in lines[0], "the seventh is the search's own"
@@ -102,7 +103,7 @@ def test_many_arms_are_scaled_from_fewer(monkeypatch: pytest.MonkeyPatch) -> Non
     asked: list[int] = []
     simulate = analysis.detectable
     monkeypatch.setattr(analysis, "detectable", lambda *a, **k: asked.append(a[1]) or simulate(*a, **k))
-    found = planned_power._size(7, 16, level)
+    found = power._size(7, 16, level)
     assert asked == [8] and found == pytest.approx(simulate(7, 16, level=level), rel=0.05)
 
 

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from suite import environment, features, models, train
+from suite import models
+from suite.config.trial import DropoutConfig, ModelConfig
+from suite.core.records import Numerics
 from suite.models import Prefix
-from suite.records import Numerics
-from suite.spec.config import DropoutConfig, ModelConfig
-from suite.train import Training
+from suite.system import environment
+from suite.training import feature_cache, trainer
+from suite.training.trainer import Training
 from tests.training import differing, everything, finish, images, training, trial
 
 FROZEN = {"model__freeze_batchnorm": True, "batch_size": 16}  # 48 training images: three whole steps
@@ -75,7 +77,7 @@ def test_threads_that_make_features_together_make_those_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True)
-    monkeypatch.setattr(train, "EVAL_BATCH", 8)
+    monkeypatch.setattr(trainer, "EVAL_BATCH", 8)
     run, begun = models.run_prefix, threading.Lock()
     now, most = 0, {1: 0, 3: 0}
     kinds: set[tuple[int, bool]] = set()
@@ -108,7 +110,7 @@ def test_machines_that_share_a_home_keep_features_of_their_own(monkeypatch: pyte
     net, names = nn.Sequential(nn.Linear(2, 2)), set()
     for processor in ("one", "another"):
         monkeypatch.setattr(environment, "processor", lambda said=processor: said)
-        names.add(features.key(net, ["0"], FP32, {}))
+        names.add(feature_cache.key(net, ["0"], FP32, {}))
     assert len(names) == 2
 
 
@@ -133,7 +135,7 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
     """Three arms that see the same batches, one of another seed, one of another augmentation."""
     base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+crop+mixup"}
     arms = [{}, {"lr": 0.01}, {"model__head": {"hidden": [8], "dropout": 0.2}}, {"seed": 1}, {"augment": "flip"}]
-    others: dict[str, features.Lockstep] = {}
+    others: dict[str, feature_cache.Lockstep] = {}
     pack = [
         made(tmp_path / f"pack{number}", tmp_path / "cache", others=others, **(base | arm))
         for number, arm in enumerate(arms)
@@ -158,7 +160,7 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
     """44 images at 20; beside it in the pack is an arm with other batches, whose features it must not take."""
     base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": augment, "batch_size": 20, "data__val_size": 20}
     ways = {"drop": [20, 20], "spread": [15, 15, 14], "keep": [20, 20, 4]}
-    others: dict[str, features.Lockstep] = {}
+    others: dict[str, feature_cache.Lockstep] = {}
     pack = [
         made(tmp_path / f"pack {way}", tmp_path / "cache", others=others, last_batch=way, **base)
         for way in (*(way for way in ways if way != last_batch), last_batch)
@@ -179,7 +181,7 @@ def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path)
     broken = made(tmp_path / "broken", tmp_path / "cache", others={}, **settings)
     broken.advance()
     broken.save()
-    others: dict[str, features.Lockstep] = {}
+    others: dict[str, feature_cache.Lockstep] = {}
     pack = [made(tmp_path / name, tmp_path / "cache", others=others, **settings) for name in ("new", "broken")]
     assert [one.epoch for one in pack] == [0, 1]
     while not all(one.complete for one in pack):
@@ -245,15 +247,15 @@ def test_a_folder_that_cannot_be_written_costs_the_features_only(tmp_path: Path)
 
 
 def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def keep(name: str) -> features.Features:
-        return features.kept(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
+    def keep(name: str) -> feature_cache.Features:
+        return feature_cache.kept(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
 
     for at, name in enumerate(["old", "used", "new"]):
         keep(name)
         os.utime(tmp_path / "features" / name / "meta.json", (at, at))
     keep("used")
     size = sum(file.stat().st_size for file in (tmp_path / "features" / "used").iterdir())
-    monkeypatch.setattr(features, "KEPT_GIB", 2.5 * size / 2**30)
+    monkeypatch.setattr(feature_cache, "KEPT_GIB", 2.5 * size / 2**30)
     keep("last")
     assert [entry.name for entry in entries(tmp_path)] == ["last", "used"]
 
@@ -336,7 +338,7 @@ def test_rest_shares_its_modules_and_leaves_the_network_whole() -> None:
 
 
 def test_too_many_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MOST_GIB", 1e-6)
+    monkeypatch.setattr(feature_cache, "MOST_GIB", 1e-6)
     run = made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7)
     assert "more than 1e-06" in run.prefix.why_not and set(run.fed) == {"val", "test"}
     (entry,) = entries(tmp_path / "cache")

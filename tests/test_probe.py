@@ -17,11 +17,12 @@ import psutil
 import pytest
 from conftest import Folder
 
-from suite import environment, probe
-from suite.probe import Cost, Room
-from suite.records import Numerics
-from suite.spec import ResourcesConfig, TrialConfig
-from suite.spec.config import Crop
+from suite.config import ResourcesConfig, TrialConfig
+from suite.config.trial import Crop
+from suite.core.records import Numerics
+from suite.planning import measure
+from suite.planning.measure import Cost, Room
+from suite.system import environment
 
 FP32 = TrialConfig.model_validate({"train": {"precision": "fp32"}})
 AUTO = ResourcesConfig(cpu="auto", memory_format="auto")
@@ -47,11 +48,11 @@ def choose(
         return Cost(seconds, 0.0, 0.0, 0.0, whole_batch=config.model.arch == "resnet20")
 
     asked: dict[str, list[bool | None]] = {}
-    monkeypatch.setattr(probe, "cost", cost)
-    monkeypatch.setattr(probe, "_keep_cost", lambda *given, **more: None)  # for tests that measure
+    monkeypatch.setattr(measure, "cost", cost)
+    monkeypatch.setattr(measure, "_keep_cost", lambda *given, **more: None)  # for tests that measure
     said: list[str] = []
     other = config.model_copy(update={"model": config.model.model_copy(update={"arch": "resnet20"})})
-    chosen = probe.choose_numerics([(config, 10, 32), (other, 10, 32)], resources, room, said.append)
+    chosen = measure.choose_numerics([(config, 10, 32), (other, 10, 32)], resources, room, said.append)
     for arch, whole in (("resnet18_cifar", False), ("resnet20", True)):
         others = [each for each in asked.get(arch, []) if each is not None]
         assert set(others) <= {whole} and len(others) >= asked.get(arch, []).count(None), (
@@ -61,7 +62,7 @@ def choose(
 
 
 def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "has_bf16", lambda: False)
+    monkeypatch.setattr(measure, "has_bf16", lambda: False)
     chosen, said = choose(
         monkeypatch,
         lambda numerics: pytest.fail("measured"),
@@ -75,7 +76,7 @@ def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("faster", "expected"), [(1.1, "fp32"), (1.2, "bf16")])
 def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, expected: str) -> None:
-    monkeypatch.setattr(probe, "has_bf16", lambda: True)
+    monkeypatch.setattr(measure, "has_bf16", lambda: True)
     chosen, said = choose(
         monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, (2,)),
         ResourcesConfig(), TrialConfig(),
@@ -95,16 +96,18 @@ def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, e
 def test_what_is_too_close_to_call_is_measured_once_more_and_kept(
     seconds: dict[str, list[float]], expected: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, *others: Any) -> Cost:
+    def take(config: TrialConfig, classes: int, side: int, numerics: Numerics, *others: Any) -> Cost:
         return Cost(seconds[numerics.precision].pop(0), 0.5, 0.0, 0.0)
 
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
-    monkeypatch.setattr(probe, "has_bf16", lambda: True)
-    monkeypatch.setattr(probe, "_others", lambda: lambda: 0.0)
-    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr(measure, "has_bf16", lambda: True)
+    monkeypatch.setattr(measure, "_others", lambda: lambda: 0.0)
+    monkeypatch.setattr(measure, "_measure", take)
     for _ in range(2):  # the second launch measures nothing: the lists are empty
         lines: list[str] = []
-        chosen = probe.choose_numerics([(TrialConfig(), 10, 32)], ResourcesConfig(), Room(1, None, (2,)), lines.append)
+        chosen = measure.choose_numerics(
+            [(TrialConfig(), 10, 32)], ResourcesConfig(), Room(1, None, (2,)), lines.append
+        )
         assert chosen.precision == expected
         assert lines == [f"precision: {expected} (measured: bf16 runs {said} times as fast as fp32 here)"]
         assert seconds == {"fp32": [], "bf16": []}
@@ -184,10 +187,10 @@ def test_compilation_is_chosen_by_when_a_trial_ends(
         seconds, ready = (0.01 / (faster or 1), 1.0 if again else 40.0) if numerics.compiled else (0.01, 0.0)
         return Cost(seconds, 0.0, 0.0, 0.0, ready, others=0.0 if again else 0.3)
 
-    monkeypatch.setattr(probe, "cost", cost)
+    monkeypatch.setattr(measure, "cost", cost)
     config = FP32.model_copy(update={"model": FP32.model.model_copy(update={"arch": "resnet20"})})
     lines: list[str] = []
-    chosen = probe.choose_numerics(
+    chosen = measure.choose_numerics(
         [(FP32, 10, 32), (config, 10, 32)],
         ResourcesConfig(compile=asked),
         Room(1, None, (2,), images=images),
@@ -223,24 +226,24 @@ def test_a_network_that_fails_beside_one_that_does_not_has_no_say(monkeypatch: p
             raise ValueError("no such layer")
         return Cost(1.0 if given[-1].channels_last else 0.5, 0.0, 0.0, 0.0)
 
-    monkeypatch.setattr(probe, "cost", cost)
+    monkeypatch.setattr(measure, "cost", cost)
     broken = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"precision": "fp32"}})
     for configs in ([(FP32, 10, 32), (broken, 10, 32)], [(broken, 10, 32), (FP32, 10, 32)]):
         resources = ResourcesConfig(memory_format="auto")
-        assert not probe.choose_numerics(configs, resources, Room(1, None, (2,)), lambda line: None).channels_last
+        assert not measure.choose_numerics(configs, resources, Room(1, None, (2,)), lambda line: None).channels_last
 
 
 def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
-    monkeypatch.setattr(probe, "_others", lambda: lambda: 0.0)  # though other tests run
+    monkeypatch.setattr(measure, "_others", lambda: lambda: 0.0)  # though other tests run
     config = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"batch_size": 8}})
     first: list[str] = []
-    chosen = probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append)
+    chosen = measure.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append)
     assert len(first) == 3
-    monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
+    monkeypatch.setattr(measure, "_measure", lambda *given: pytest.fail("measured again"))
     again: list[str] = []
     assert (
-        probe.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), again.append) == chosen
+        measure.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), again.append) == chosen
     )
     assert again == first
 
@@ -249,12 +252,12 @@ def test_a_cache_that_cannot_be_used_costs_a_measurement_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
-    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(measure, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
     for text in ("[1]", "no json", '{"other": 3}'):
         (tmp_path / "probes.json").write_text(text)
-        assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
-    monkeypatch.setattr(probe, "_file", lambda: Path("/proc/nowhere/probes.json"))
-    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+        assert measure.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+    monkeypatch.setattr(measure, "_file", lambda: Path("/proc/nowhere/probes.json"))
+    assert measure.cost(FP32, 10, 32, PLAIN).train_s == 0.5
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
@@ -262,20 +265,20 @@ def test_what_is_measured_beside_others_is_kept_as_long_as_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
-    monkeypatch.setattr(probe, "_others", lambda: lambda: share)
-    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
-    assert probe.cost(FP32, 10, 32, PLAIN).others == share
-    assert (tmp_path / "probes.json").exists() == (share < probe.BUSY)
-    said = probe._compare([(FP32, 10, 32)], [PLAIN]).meanwhile
-    monkeypatch.setattr(probe, "_measure", lambda *given: pytest.fail("measured again"))
-    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 0.5
-    assert said == ("" if share < probe.BUSY else ", while others used 50% of the processors")
+    monkeypatch.setattr(measure, "_others", lambda: lambda: share)
+    monkeypatch.setattr(measure, "_measure", lambda *given: Cost(0.5, 0.0, 0.0, 0.0))
+    assert measure.cost(FP32, 10, 32, PLAIN).others == share
+    assert (tmp_path / "probes.json").exists() == (share < measure.BUSY)
+    said = measure._compare([(FP32, 10, 32)], [PLAIN]).meanwhile
+    monkeypatch.setattr(measure, "_measure", lambda *given: pytest.fail("measured again"))
+    assert measure.cost(FP32, 10, 32, PLAIN).train_s == 0.5
+    assert said == ("" if share < measure.BUSY else ", while others used 50% of the processors")
 
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_others_are_seen(ours: bool) -> None:
     """A process that keeps one core busy, of somebody else's; a compiler that this process calls is none of them."""
-    others = probe._others()
+    others = measure._others()
     code = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
     if ours:
         before = psutil.Process().cpu_times().children_user
@@ -300,10 +303,10 @@ def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.Monkey
         for values in ((4.0, 0.5, 1.0, 0.0), (6.0, 0.5, 1.75, 0.25))
     )
     process = SimpleNamespace(cpu_times=lambda: next(own), cpu_affinity=lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(probe.psutil, "cpu_times", lambda percpu: next(cpu))
-    monkeypatch.setattr(probe.psutil, "Process", lambda: process)
-    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=iter([100.0, 102.0]).__next__))
-    assert probe._others()() == pytest.approx(2 / 8)
+    monkeypatch.setattr(measure.psutil, "cpu_times", lambda percpu: next(cpu))
+    monkeypatch.setattr(measure.psutil, "Process", lambda: process)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=iter([100.0, 102.0]).__next__))
+    assert measure._others()() == pytest.approx(2 / 8)
 
 
 def test_what_is_kept_of_a_quiet_time_is_not_compared_with_a_busy_one(
@@ -311,20 +314,20 @@ def test_what_is_kept_of_a_quiet_time_is_not_compared_with_a_busy_one(
 ) -> None:
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     share, seconds = [0.0], [1.0]
-    monkeypatch.setattr(probe, "_others", lambda: lambda: share[0])
-    monkeypatch.setattr(probe, "_measure", lambda *given: Cost(seconds[0], 0.0, 0.0, 0.0))
-    probe.cost(FP32, 10, 32, PLAIN)
+    monkeypatch.setattr(measure, "_others", lambda: lambda: share[0])
+    monkeypatch.setattr(measure, "_measure", lambda *given: Cost(seconds[0], 0.0, 0.0, 0.0))
+    measure.cost(FP32, 10, 32, PLAIN)
     share[0], seconds[0] = 0.5, 3.0
-    found = probe._compare([(FP32, 10, 32)], [PLAIN, replace(PLAIN, threads=2)])
+    found = measure._compare([(FP32, 10, 32)], [PLAIN, replace(PLAIN, threads=2)])
     assert found.seconds == [3.0, 3.0] and found.others == 0.5
-    monkeypatch.setattr(probe, "_passing", {})  # another process
-    assert probe.cost(FP32, 10, 32, PLAIN).train_s == 1.0, "what was kept is still kept"
+    monkeypatch.setattr(measure, "_passing", {})  # another process
+    assert measure.cost(FP32, 10, 32, PLAIN).train_s == 1.0, "what was kept is still kept"
 
 
 def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:
     other = TrialConfig.model_validate({"train": {"precision": "fp32", "cache_prefix": "off"}})
     named = FP32.model_copy(update={"augmentations": {"crop": Crop(padding=2)}})
-    keys = {probe._key(config, 10, 32, PLAIN) for config in (FP32, other, named)}
+    keys = {measure._key(config, 10, 32, PLAIN) for config in (FP32, other, named)}
     assert len(keys) == 3
 
 
@@ -333,13 +336,13 @@ def test_batches_of_one_size_are_measured_once(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     asked: list[bool | None] = []
 
-    def measure(*given: Any) -> Cost:
+    def take(*given: Any) -> Cost:
         asked.append(given[-1])
         return Cost(1.0, 0.0, 0.0, 0.0, whole_batch=given[-1] is True)
 
-    monkeypatch.setattr(probe, "_measure", measure)
+    monkeypatch.setattr(measure, "_measure", take)
     for whole in (False, None, False, True, None, True):
-        found = probe.cost(FP32, 10, 32, PLAIN, whole)
+        found = measure.cost(FP32, 10, 32, PLAIN, whole)
         assert found.whole_batch == whole or whole is None
     assert asked == [False, True]
 

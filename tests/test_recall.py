@@ -13,9 +13,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from suite import tracking
-from suite.errors import EnvironmentProblem
-from suite.records import Numerics, Objective
-from suite.spec import TrialConfig
+from suite.config import TrialConfig
+from suite.core.errors import EnvironmentProblem
+from suite.core.records import Numerics, Objective
 from suite.tracking import TrialRun
 
 KNOWN: dict[str, Any] = {"data": {"name": "digits"}, "model": {"arch": "resnet20"}}
@@ -32,10 +32,10 @@ def stored(monkeypatch: pytest.MonkeyPatch, folder: Path, config: Any, **tags: s
 
 
 def test_a_run_of_this_version_is_what_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from suite.recall import recall
+    from suite.restore import restore
 
     stored(monkeypatch, tmp_path, TrialConfig.model_validate(KNOWN).model_dump(mode="json"))
-    known = recall("x", "r1")
+    known = restore("x", "r1")
     assert known.config == TrialConfig.model_validate(KNOWN)
     assert (known.numerics, known.objective) == (Numerics(threads=3), Objective("val/acc"))
 
@@ -54,11 +54,11 @@ def test_a_run_of_this_version_is_what_it_was(monkeypatch: pytest.MonkeyPatch, t
 def test_what_another_version_wrote_is_named_with_that_version(
     config: Any, tags: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from suite.recall import recall
+    from suite.restore import restore
 
     stored(monkeypatch, tmp_path, config, **tags)
     with pytest.raises(EnvironmentProblem) as caught:
-        recall("x", "r1")
+        restore("x", "r1")
     assert said in str(caught.value)
     assert str(caught.value).startswith("run r1 was written by a suite of version 9.8.7")
     assert "or run its sweep again with this one." in str(caught.value)

@@ -26,13 +26,13 @@ from made_up import (
 
 from suite import analysis
 from suite.analysis import curves
-from suite.journal import TrialHistory
-from suite.records import EpochRecord, Status, Trial
+from suite.core.records import EpochRecord, Status, Trial
 from suite.report import figures
 from suite.report.content import Content, content
-from suite.report.making import write
-from suite.report.stored import Rules, histories, rules
+from suite.report.files import write
+from suite.report.runs import Rules, histories, rules
 from suite.report.tables import markdown
+from suite.storage.journal import TrialHistory
 from suite.tracking import TrialRun
 
 # ---- how fast, and what mattered -------------------------------------------------------------------------------------

@@ -37,15 +37,15 @@ from test_report import course
 
 from suite import analysis
 from suite.analysis import compare, compare_sweeps
-from suite.errors import EnvironmentProblem, UsageError
-from suite.records import Objective, Status
-from suite.report import figures, make, making
+from suite.core.errors import EnvironmentProblem, UsageError
+from suite.core.records import Objective, Status
+from suite.report import figures, files, make
+from suite.report.compare_sweeps import versus
 from suite.report.content import Content, content
-from suite.report.making import folder_name, publish, write
-from suite.report.stored import Rules, histories, rules
+from suite.report.files import folder_name, publish, write
+from suite.report.formatting import with_interval
+from suite.report.runs import Rules, histories, rules
 from suite.report.tables import csv, latex, markdown, plain
-from suite.report.versus import versus
-from suite.report.words import with_interval
 from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
 
 # ---- two sweeps ------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Content, rena
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", counted)
-        patch.setattr("suite.report.making.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("suite.report.files.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             publish(found, tmp_path)
 
@@ -292,7 +292,7 @@ def test_a_kill_between_the_renames_is_mended_by_the_next_run(tmp_path: Path, mo
 def test_an_old_report_whose_successor_is_gone_comes_back(tmp_path: Path) -> None:
     publish(report(*grid(["base"], 2)), tmp_path)
     (tmp_path / "fruit").replace(tmp_path / f".fruit.{'a' * 32}.tmp.old")
-    making._recover(tmp_path / "fruit")
+    files._recover(tmp_path / "fruit")
     assert {path.name for path in tmp_path.iterdir()} == {"fruit"}
     assert len((tmp_path / "fruit" / "results.csv").read_text().splitlines()) == 1 + 2
 
@@ -303,7 +303,7 @@ def test_only_drafts_of_this_report_that_nobody_writes_are_removed(tmp_path: Pat
         (tmp_path / name).mkdir()
     for name in names[1:]:
         os.utime(tmp_path / name, (1, 1))
-    making._recover(tmp_path / "fruit")
+    files._recover(tmp_path / "fruit")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], *names[2:]])
 
 

@@ -16,13 +16,13 @@ from made_up import EVIL, VAL, Store, evil, grid, network, report, run, runs, tr
 from PIL import Image
 
 from suite.analysis import Bounds
-from suite.records import Objective
-from suite.report import layers
+from suite.core.records import Objective
+from suite.report import activation_section
 from suite.report.content import Content, content
+from suite.report.files import _illustrated, publish
 from suite.report.image_error import ImageError
-from suite.report.making import _illustrated, publish
-from suite.report.slices import levels
-from suite.report.stored import Rules
+from suite.report.runs import Rules
+from suite.report.slice_plots import levels
 from suite.report.tables import markdown
 from suite.tracking import SweepRuns
 
@@ -52,7 +52,7 @@ def drawn(
         "image": "test image 3 (car)", "dead": {"relu": [1, 8], "layer1.relu": [0, 8]},
         "sheets": [{"step": step, "layer": name, "title": f"{name} of {arm}"} for step, name in enumerate(names)],
     }  # fmt: skip
-    store.write(made.run_id, layers.FACTS, json.dumps(facts).encode())
+    store.write(made.run_id, activation_section.FACTS, json.dumps(facts).encode())
     store.images[made.run_id] = {step: png(10 * step + len(arm)) for step in range(len(names))}
     return made.run_id
 
@@ -60,7 +60,7 @@ def drawn(
 def test_arms_stand_side_by_side_layer_by_layer(store: Store) -> None:
     for arm in ("best", EVIL, "base", "fourth"):
         drawn(store, arm, 0)
-    found = layers.activations(store.runs, "x", ["best", EVIL, "base", "fourth"], "base")
+    found = activation_section.activations(store.runs, "x", ["best", EVIL, "base", "fourth"], "base")
     assert [(strip.heading, [photo.caption for photo in strip.photos]) for strip in found.strips] == [
         ("input", ["The same for all arms."]), ("a/b", ["base", "best", EVIL]), ("a_b", ["base", "best", EVIL]),
     ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_arms_stand_side_by_side_layer_by_layer(store: Store) -> None:
 def test_a_layer_that_only_another_network_has_follows(store: Store) -> None:
     drawn(store, "base", 0)
     drawn(store, "other", 0, names=("input", "stem"))
-    strips = layers.activations(store.runs, "x", ["base", "other"], "base").strips
+    strips = activation_section.activations(store.runs, "x", ["base", "other"], "base").strips
     assert [strip.heading for strip in strips] == ["input", "a/b", "a_b", "stem"]
     assert [len(strip.photos) for strip in strips] == [1, 1, 1, 1]
 
@@ -81,11 +81,11 @@ def test_a_layer_that_only_another_network_has_follows(store: Store) -> None:
 def test_dead_channels_are_a_figure_or_a_sentence(store: Store) -> None:
     for seed in (0, 1):
         drawn(store, "base", seed)
-    alive = layers.activations(store.runs, "x", ["base"], "base")
+    alive = activation_section.activations(store.runs, "x", ["base"], "base")
     assert not alive.pictures and "No ReLU of these arms has a dead channel" in alive.sentences[-1]
     for seed, dead in enumerate((0.125, 0.375)):
         drawn(store, "best", seed, dead)
-    found = layers.activations(store.runs, "x", ["best", "base"], "base")
+    found = activation_section.activations(store.runs, "x", ["best", "base"], "base")
     assert len(found.sentences) == 1 and [picture.name for picture in found.pictures] == ["dead"]
     curves = {line.curve.arm: line.curve for line in found.pictures[0].plot.lines}  # type: ignore[attr-defined]
     assert curves["best"].mean == (0.25, 0.0) and curves["best"].low == (0.125, 0.0)
@@ -96,10 +96,10 @@ def test_dead_channels_are_a_figure_or_a_sentence(store: Store) -> None:
     "content", [b"", b"{", b"[]", b'{"sheets": {}}', b'{"sheets": [1]}', b'{"sheets": [{"step": "0", "layer": "x"}]}']
 )
 def test_damaged_sheets_are_passed_over(store: Store, content: bytes) -> None:
-    store.write(drawn(store, "base", 0), layers.FACTS, content)
-    assert not layers.activations(store.runs, "x", ["base"], "base")
+    store.write(drawn(store, "base", 0), activation_section.FACTS, content)
+    assert not activation_section.activations(store.runs, "x", ["base"], "base")
     drawn(store, "base", 1)
-    assert "(seed 1)" in layers.activations(store.runs, "x", ["base"], "base").sentences[0]
+    assert "(seed 1)" in activation_section.activations(store.runs, "x", ["base"], "base").sentences[0]
 
 
 def test_trials_without_sheets_or_outside_the_plan_show_nothing(store: Store) -> None:
@@ -108,8 +108,8 @@ def test_trials_without_sheets_or_outside_the_plan_show_nothing(store: Store) ->
     store.images[drawn(store, "old", 0)] = {}
     drawn(store, "gone", 0)
     store.trials[-1] = replace(store.trials[-1], tags={"suite.in_plan": "false"})
-    assert not layers.activations(store.runs, "x", ["base", "old", "gone"], "base")
-    assert not layers.augmentations(store.runs, "x")
+    assert not activation_section.activations(store.runs, "x", ["base", "old", "gone"], "base")
+    assert not activation_section.augmentations(store.runs, "x")
 
 
 # ---- slices of a search ----------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def pictured(store: Store) -> Content:
     index = np.arange(0, 600, 2)
     store.put("p", "test_images.npz", {"images": np.zeros((300, 8, 8, 3), np.uint8), "index": index,
                                        "labels": np.zeros(300), "classes": np.array(["cat", EVIL, "dog"])})  # fmt: skip
-    store.write("p", layers.AUGMENTATIONS, png(90, 2_000))
+    store.write("p", activation_section.AUGMENTATIONS, png(90, 2_000))
     whole = _illustrated(replace(made, winner=EVIL), store.runs, "x")
     assert whole.errors is not None and whole.errors.tiles
     assert [section.name for section in whole.pictured] == ["augmentations", "activations"]
@@ -361,7 +361,7 @@ def test_the_best_of_a_falling_figure_is_the_lowest() -> None:
 def test_dead_channels_that_are_no_numbers_are_missing(store: Store) -> None:
     for seed, share in ((0, float("nan")), (1, 0.5)):
         drawn(store, "base", seed, share)
-    (picture,) = layers.activations(store.runs, "x", ["base"], "base").pictures
+    (picture,) = activation_section.activations(store.runs, "x", ["base"], "base").pictures
     assert picture.plot.lines[0].curve.mean == (0.5, 0.0)  # type: ignore[attr-defined]
 
 
@@ -370,5 +370,5 @@ def test_dead_channels_are_those_of_the_last_count(store: Store) -> None:
     drawn(store, "base", 0, 0.25)
     metrics = {"dead/relu": {3: 0.25, 5: 0.75}, "dead/layer1.relu": {5: 0.0}}
     store.trials[-1] = replace(store.trials[-1], metrics=metrics)
-    (picture,) = layers.activations(store.runs, "x", ["base"], "base").pictures
+    (picture,) = activation_section.activations(store.runs, "x", ["base"], "base").pictures
     assert picture.plot.lines[0].curve.mean == (0.75, 0.0)  # type: ignore[attr-defined]

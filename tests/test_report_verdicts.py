@@ -13,16 +13,16 @@ from made_up import CONFIG1, CONFIG2, FINETUNE, SCRATCH, VAL, Store, network, ru
 from scipy import stats
 
 from suite import analysis
-from suite.journal import TrialHistory
-from suite.predictions import Predictions
-from suite.records import EpochRecord, Looks, Objective, Status, Trial
-from suite.report import image_error, matters
-from suite.report.claims import claims
+from suite.analysis.predictions import Predictions
+from suite.core.records import EpochRecord, Looks, Objective, Status, Trial
+from suite.report import effects, image_error
 from suite.report.content import Content, content
+from suite.report.formatting import figure, percent, points, rounded, with_interval
 from suite.report.image_error import ImageError, image_errors
-from suite.report.roles import Roles, roles
-from suite.report.stored import Rules, rules
-from suite.report.words import figure, percent, points, rounded, with_interval
+from suite.report.runs import Rules, rules
+from suite.report.study.claims import claims
+from suite.report.study.roles import Roles, roles
+from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns, TrialRun
 
 NOISE = (0.001, -0.002, 0.003, 0.0, -0.001, 0.002, -0.003, 0.004)
@@ -440,13 +440,13 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
     points_ = [({name: float(rng.uniform()) for name in "abc"}, float(rng.normal())) for _ in range(60)]
     shares = analysis.importance(points_, "maximize", bounds)
     assert analysis.standing_out(shares) == []
-    assert matters._importance(shares) == (
+    assert effects._importance(shares) == (
         "Nothing stands out: no parameter's interval lies above the equal share of 33 %.",
     )
     moved = [(settings, settings["a"]) for settings, _ in points_]
     shares = analysis.importance(moved, "maximize", bounds)
     assert [share.name for share in analysis.standing_out(shares)] == ["a"]
-    assert "with its whole interval: a." in matters._importance(shares)[0]
+    assert "with its whole interval: a." in effects._importance(shares)[0]
 
 
 # ---- what lost seeds do to the rest of the page ----------------------------------------------------

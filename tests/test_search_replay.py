@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.search import Listed, Suggested, Table, asha, at, extract, load, percent, replay, score, shuffled
-from suite.journal import Journal
+from suite.storage.journal import Journal
 
 RATES = (0.01, 0.1, 1.0)
 TINY = Table(("train.lr",), tuple((rate,) for rate in RATES), ((0.1, 0.2, 0.3), (0.2, 0.5, 0.9), (0.4, 0.4, 0.4)))

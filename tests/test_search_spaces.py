@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from suite import spec
-from suite.spec import keys, loader, schema
+from suite import config
+from suite.config import schema, setting_fields, yaml_lines
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -29,7 +29,7 @@ ARMS = {
 
 
 def plain(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = loader.parse(path.read_text(), str(path)).plain()
+    content: dict[str, Any] = yaml_lines.parse(path.read_text(), str(path)).plain()
     return content
 
 
@@ -39,7 +39,7 @@ def test_every_experiment_has_its_file() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_file_loads_and_its_header_says_question_command_and_time(path: Path) -> None:
-    sweep = spec.load(path)
+    sweep = config.load(path)
     assert sweep.name == path.stem and len(sweep.arms_list) == ARMS[path.stem]
     lines = path.read_text().splitlines()
     assert lines[0] == "# yaml-language-server: $schema=schema.json"
@@ -51,7 +51,7 @@ def test_a_shipped_file_loads_and_its_header_says_question_command_and_time(path
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_header_counts_the_trials(path: Path) -> None:
-    sweep = spec.load(path)
+    sweep = config.load(path)
     trials = len(sweep.arms_list) * len(sweep.seeds)
     epochs = sweep.settings["train.epochs"]
     if path.stem != "joint":
@@ -60,17 +60,17 @@ def test_the_header_counts_the_trials(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_file_runs_on_an_own_image_folder(path: Path) -> None:
-    sweep = spec.load(path, ["data.name=folder", "data.root=/images", "train.epochs=1", "seeds=[0,1]"])
+    sweep = config.load(path, ["data.name=folder", "data.root=/images", "train.epochs=1", "seeds=[0,1]"])
     assert all(arm.config.data.root == "/images" for arm in sweep.arms_list)
 
 
 def test_the_transfer_arms_are_those_of_the_study() -> None:
-    sweep = spec.load(ROOT / "search_spaces" / "transfer.yaml", ["model.imagenet_file=/r.pth"])
+    sweep = config.load(ROOT / "search_spaces" / "transfer.yaml", ["model.imagenet_file=/r.pth"])
     models = {arm.name: arm.config.model for arm in sweep.arms_list}
     assert [model.weights for model in models.values()] == ["none", *["imagenet"] * 4]
     assert [model.freeze_depth for model in models.values()] == [0, 0, 7, 7, 7]
     assert models["freeze7"] == models["config1"].model_copy(update={"head": models["finetune"].head})
-    assert models["config1"].head == spec.HeadConfig(hidden=(128,), dropout=0.3)
+    assert models["config1"].head == config.HeadConfig(hidden=(128,), dropout=0.3)
     assert models["config2"].head and models["config2"].head.rates() == (0.2, 0.2, 0.2, 0.2, 0.0)
     assert {model.imagenet_file for model in models.values()} == {"/r.pth"}
     assert sweep.reference["finetune"] == {"train/acc": 0.995, "val/acc": 0.811, "test/acc": 0.804, "time_s": 397}
@@ -80,20 +80,20 @@ def test_the_transfer_arms_are_those_of_the_study() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_file_that_compares_arms_has_seeds_enough_for_verdicts(path: Path) -> None:
     """The smallest two-sided p of n seeds is 2/2^n: six are the fewest that reach .05."""
-    sweep = spec.load(path)
+    sweep = config.load(path)
     if sweep.baseline_arms:
         assert 2 / 2 ** len(sweep.confirm_seeds) < 0.05
 
 
 def test_the_dropout_grid_has_one_arm_without_dropout() -> None:
-    sweep = spec.load(ROOT / "search_spaces" / "dropout.yaml")
+    sweep = config.load(ROOT / "search_spaces" / "dropout.yaml")
     rates = [arm.config.model.dropout.rate for arm in sweep.arms_list]
     assert rates.count(0.0) == 1 and sorted(set(rates)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert sweep.arms_list[1].name == "dropout.rate=0.1 after=layer1"
 
 
 def test_all_nine_augmentations_of_the_study_are_tried_alone() -> None:
-    sweep = spec.load(ROOT / "search_spaces" / "augmentation.yaml")
+    sweep = config.load(ROOT / "search_spaces" / "augmentation.yaml")
     nine = "rotation flip color_jitter random_resized_crop resize center_crop cutout gaussian_blur salt_and_pepper"
     assert set(nine.split()) < {arm.config.augment for arm in sweep.arms_list}
     assert {arm.config.data.train_size for arm in sweep.arms_list} == {5000}
@@ -104,13 +104,13 @@ def test_all_nine_augmentations_of_the_study_are_tried_alone() -> None:
 
 @pytest.mark.parametrize("path", [schema.SCHEMA_FILE, schema.SETTINGS_FILE], ids=lambda path: path.name)
 def test_generated_files_are_in_step_with_the_models(path: Path) -> None:
-    assert path.read_text() == schema.files()[path], "run `python -m suite.spec.schema`"
+    assert path.read_text() == schema.files()[path], "run `python -m suite.config.schema`"
 
 
 def test_the_settings_page_explains_every_setting() -> None:
     page = schema.settings_page()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
-    for key in {*keys.LEAVES, *spec.read.FIELDS} - {"augment"}:
+    for key in {*setting_fields.LEAVES, *config.read.FIELDS} - {"augment"}:
         assert any(line.startswith(f"| `{key}` |") for line in rows), key
     assert all(row.rstrip("| ").split(" | ")[-1].endswith((".", ")")) for row in rows), "a meaning is a sentence"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import Folder
 
-from suite.records import Objective
-from suite.search import OptunaSearch
-from suite.space import Choice, Choices, Condition, Range, Space
+from suite.config.space import Choice, Choices, Condition, Range, Space
+from suite.core.records import Objective
+from suite.execution.optuna_search import OptunaSearch
 
 SEARCH: dict[str, Any] = {
     "method": "optuna",
@@ -151,8 +151,8 @@ def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
 @pytest.mark.parametrize("later", [0, 1, 2])
 def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> None:
     """Trials run two at a time; the journal's entries up to the kill bring a new rule to where the old one was."""
-    from suite.spec import AshaConfig, MedianConfig
-    from suite.tuner import EarlyStop
+    from suite.config import AshaConfig, MedianConfig
+    from suite.execution.tuner import EarlyStop
 
     rule = AshaConfig(grace_epochs=1, reduction_factor=3) if kind == "asha" else MedianConfig(min_trials=3)
     waiting, running, journal = curves(), [], []
@@ -184,8 +184,8 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> N
 
 
 def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
-    from suite.spec import AshaConfig
-    from suite.tuner import EarlyStop
+    from suite.config import AshaConfig
+    from suite.execution.tuner import EarlyStop
 
     rules = EarlyStop(AshaConfig(grace_epochs=2, reduction_factor=2), Objective("val/acc"), 8)
     for name in ("a", "b"):
@@ -197,8 +197,8 @@ def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
 
 
 def test_a_grace_longer_than_the_training_is_no_mistake() -> None:
-    from suite.spec import AshaConfig
-    from suite.tuner import EarlyStop
+    from suite.config import AshaConfig
+    from suite.execution.tuner import EarlyStop
 
     rules = EarlyStop(AshaConfig(grace_epochs=5), Objective("val/acc"), 2)
     assert not any(rules.feed(name, epoch, {"val/acc": 0.1}) for name in "abc" for epoch in (1, 2))

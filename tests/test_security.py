@@ -29,21 +29,24 @@ from conftest import REPO, SWEEP, TINY, Folder
 from made_up import VAL, Store, network, run, runs
 from test_tracking import Story, mlflow_tracker, project
 
-from suite import checkpoint, cluster, environment, features
-from suite.cells import inert
-from suite.console import exit_codes
+from suite.analysis.predictions import Predictions
+from suite.config import load
+from suite.console.output import exit_codes
+from suite.core.cells import inert
+from suite.core.errors import EnvironmentProblem, Problem, TrialError, UsageError
+from suite.core.redaction import WORD, redacted
 from suite.data.cache import cached
-from suite.errors import EnvironmentProblem, Problem, TrialError, UsageError
-from suite.journal import Journal, read
+from suite.execution import ray_session
 from suite.models import Prefix
-from suite.predictions import Predictions
-from suite.redaction import WORD, redacted
 from suite.report.content import content
-from suite.report.making import folder_name, publish
-from suite.report.stored import Rules
+from suite.report.files import folder_name, publish
+from suite.report.runs import Rules
 from suite.report.tables import plain, tex
-from suite.spec import load
+from suite.storage import checkpoint
+from suite.storage.journal import Journal, read
+from suite.system import environment
 from suite.tracking import default_artifacts, default_uri, download, read_images, resolve_weights
+from suite.training import feature_cache
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -152,9 +155,9 @@ def test_predictions_and_images_that_would_run_code_are_left_out(
     with pytest.raises(ValueError, match=r"predictions\.npz cannot be read: Object arrays"):
         Predictions.read(tmp_path / bad.run_id / "predictions.npz")
     store.put("p", "test_images.npz", {"images": evil, "index": evil, "labels": evil, "classes": evil})
-    from suite.report import errors
+    from suite.report import error_analysis
 
-    found = errors.section(store.runs, "x", "base", "base")
+    found = error_analysis.section(store.runs, "x", "base", "base")
     assert found is not None and not found.tiles
 
 
@@ -174,9 +177,9 @@ def test_a_cache_that_would_run_code_is_made_again(mark: Path, tmp_path: Path) -
     def make() -> tuple[Prefix, dict[str, torch.Tensor]]:
         return Prefix(("conv1",)), {"train": torch.ones(4, 2)}
 
-    features.kept(tmp_path, "key", make)
+    feature_cache.kept(tmp_path, "key", make)
     spoil(tmp_path / "features" / "key" / "train.npy")
-    assert torch.equal(features.kept(tmp_path, "key", make).parts["train"], torch.ones(4, 2))
+    assert torch.equal(feature_cache.kept(tmp_path, "key", make).parts["train"], torch.ones(4, 2))
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------
@@ -200,12 +203,13 @@ def test_what_is_pinned_and_installed_is_new_enough(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_sweep_and_a_recall_with_old_packages_do_not_begin(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from suite import recall, sweep
+    from suite import restore
+    from suite.sweep import api
 
     monkeypatch.chdir(folder.path)
     folder.write()
     monkeypatch.setattr(environment, "_version", lambda name: "1.0")
-    for begin in (lambda: sweep.run("sweep.yaml"), lambda: recall.recall("sqlite:///none.db", "x")):
+    for begin in (lambda: api.run("sweep.yaml"), lambda: restore.restore("sqlite:///none.db", "x")):
         with pytest.raises(EnvironmentProblem, match=r"torch must be 2\.10 or later, got 1\.0"):
             begin()
 
@@ -309,7 +313,7 @@ def test_a_link_among_a_runs_files_shows_nothing_else(kept: tuple[str, str, Path
 
 
 def test_a_bomb_in_a_runs_config_is_refused(kept: tuple[str, str, Path]) -> None:
-    from suite.recall import recall
+    from suite.restore import restore
 
     uri, run_id, place = kept
     good = (place / "config.yaml").read_bytes()
@@ -318,7 +322,7 @@ def test_a_bomb_in_a_runs_config_is_refused(kept: tuple[str, str, Path]) -> None
         for text in ("b0: &b0 [1, 1]\n" + "".join(lines), "!!python/object/apply:os.system [ls]\n", "[" * 5000):
             (place / "config.yaml").write_text(text)
             with pytest.raises(EnvironmentProblem, match=r"config\.yaml"):
-                recall(uri, run_id)
+                restore(uri, run_id)
     finally:
         (place / "config.yaml").write_bytes(good)
 
@@ -366,9 +370,9 @@ def poisoned(store: Store, texts: list[str]) -> Any:
     index = np.arange(0, 600, 2)
     store.put("p", "test_images.npz", {"images": np.zeros((300, 8, 8, 3), np.uint8), "index": index,
                                        "labels": np.zeros(300), "classes": np.array(texts[:3])})  # fmt: skip
-    from suite.report import errors
+    from suite.report import error_analysis
 
-    return replace(made_up, errors=errors.section(store.runs, "x", "base", texts[0]))
+    return replace(made_up, errors=error_analysis.section(store.runs, "x", "base", texts[0]))
 
 
 @pytest.fixture(scope="module")
@@ -464,14 +468,14 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
 def test_file_names_are_no_formulas_in_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    from suite import predict, recall
+    from suite import predict, restore
 
     class Known:
-        def trained(self, checkpoint: Path | None) -> recall.Trained:
+        def trained(self, checkpoint: Path | None) -> restore.Trained:
             network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
-            return recall.Trained(network, ("=cmd()", "dog"), 8, 1)  # type: ignore[arg-type]
+            return restore.Trained(network, ("=cmd()", "dog"), 8, 1)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(recall, "recall", lambda uri, reference: Known())
+    monkeypatch.setattr(restore, "restore", lambda uri, reference: Known())
     monkeypatch.chdir(tmp_path)
     Path("=x").mkdir()
     Image.new("RGB", (8, 8)).save("=x/=1+1.png")
@@ -570,13 +574,13 @@ def test_the_journal_strikes_secrets_out_of_texts_but_not_of_names(tmp_path: Pat
 
 
 def test_a_place_that_held_a_password_is_asked_for(tmp_path: Path) -> None:
-    from suite.recall import Recalled
-    from suite.spec import TrialConfig
+    from suite.config import TrialConfig
+    from suite.restore import RestoredTrial
 
     for section, name in (("data", "root"), ("model", "weights")):
         config = TrialConfig.model_validate({section: {name: f"https://{WORD}@host/x"}})
         run_ = run("base", 0)
-        known = Recalled("x", run_, None, config, None, None)  # type: ignore[arg-type]
+        known = RestoredTrial("x", run_, None, config, None, None)  # type: ignore[arg-type]
         with pytest.raises(EnvironmentProblem, match=f"{section}.{name} of run .* held a password"):
             known.dataset() if section == "data" else known.weights()
 
@@ -638,14 +642,14 @@ def test_a_token_that_others_can_read_is_guarded(tmp_path: Path, monkeypatch: py
     token.write_text("mine")
     for mode in (0o644, 0o640, 0o600):
         token.chmod(mode)
-        cluster._guard_token()
+        ray_session._guard_token()
         assert stat.S_IMODE(token.stat().st_mode) == 0o600 and token.read_text() == "mine"
     token.unlink()
-    cluster._guard_token()
+    ray_session._guard_token()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
     token.unlink()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-    cluster._guard_token()
+    ray_session._guard_token()
     assert list(token.parent.iterdir()) == []
 
 
@@ -733,7 +737,7 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
 def test_a_refusal_tells_no_secret(
     arguments: list[str], code: int, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from suite.sweep import main
+    from suite.sweep.__main__ import main
 
     monkeypatch.chdir(folder.path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

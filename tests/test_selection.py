@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from suite.analysis import rank_arms
-from suite.journal import TrialHistory
+from suite.core.records import EpochRecord, Objective, Status, Trial
 from suite.launch import best_trial
-from suite.records import EpochRecord, Objective, Status, Trial
+from suite.storage.journal import TrialHistory
 
 
 def item(arm: str, seed: int, *epochs: tuple[float, float]) -> TrialHistory:

@@ -22,8 +22,8 @@ from conftest import REPO, SWEEP, Folder
 from servers import PASSWORDS, Postgres, Proxy, Served, TeamServer, needs_postgres
 from test_tracking import Story, assert_takes_odd_texts, free_port
 
-from suite.errors import EnvironmentProblem
-from suite.journal import Entry
+from suite.core.errors import EnvironmentProblem
+from suite.storage.journal import Entry
 from suite.tracking import MlflowTracker, Sender
 
 pytestmark = [
@@ -179,7 +179,7 @@ class TestAccess:
 class TestSending:
     @pytest.mark.fault(32, 37)
     def test_eight_sweeps_at_once_do_not_mix(self, server: TeamServer, postgres: Postgres, tmp_path: Path) -> None:
-        from suite.journal import Journal
+        from suite.storage.journal import Journal
 
         journal = Journal(tmp_path / "journal.jsonl")
         for entry in story(epochs=6):
@@ -295,7 +295,7 @@ def write(folder: Served, name: str, epochs: int, **changes: Any) -> None:
 
 def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The sweep with three seconds for tracking to catch up at the end, instead of a minute."""
-    code = "from suite.launch import launching; launching.DRAIN_S = 3.0; from suite.sweep import main; main()"
+    code = "from suite.launch import launcher; launcher.DRAIN_S = 3.0; from suite.sweep.__main__ import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "sweep.yaml", *arguments], cwd=folder.path, env=folder.environment(),
         capture_output=True, text=True, timeout=200, check=False,

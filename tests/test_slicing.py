@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from suite import models
-from suite.models import strips
-from suite.models.slicing import SlicedConv2d, slice_kernels
-from suite.records import Numerics
-from suite.spec.config import ModelConfig
+from suite.config.trial import ModelConfig
+from suite.core.records import Numerics
+from suite.models import strip_conv
+from suite.models.small_conv import SlicedConv2d, slice_kernels
 from tests.training import finish, training, trial
 
 TAKEN = [(1, 3, 1, 1), (1, 3, 2, 1), (1, 1, 1, 0), (1, 1, 2, 0), (1, 5, 1, 2), (1, 7, 2, 3), (2, 3, 1, 1), (2, 3, 2, 1)]
@@ -76,14 +76,14 @@ def test_what_is_no_plain_convolution_stays() -> None:
 def strips_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """What has gone the way of strips, on any processor: oneDNN computes in bf16 on all of them."""
     taken: list[tuple[int, ...]] = []
-    real = strips.Strips.apply
+    real = strip_conv.Strips.apply
 
     def watched(images: torch.Tensor, *given: Any) -> Any:
         taken.append(tuple(images.shape))
         return real(images, *given)
 
-    monkeypatch.setattr(strips.Strips, "apply", watched)
-    monkeypatch.setattr(strips, "has_amx", lambda: True)
+    monkeypatch.setattr(strip_conv.Strips, "apply", watched)
+    monkeypatch.setattr(strip_conv, "has_amx", lambda: True)
     return taken
 
 
@@ -140,7 +140,7 @@ def test_strips_give_each_gradient_alone(
         assert torch.equal(alone, whole) if asked else alone is None
 
 
-@pytest.mark.skipif(not strips.has_amx(), reason="no AMX: strips are not used, and oneDNN has other kernels")
+@pytest.mark.skipif(not strip_conv.has_amx(), reason="no AMX: strips are not used, and oneDNN has other kernels")
 def test_an_image_in_a_strip_is_the_same_among_any_others(strips_taken: list[tuple[int, ...]]) -> None:
     """Bit for bit, forward and its gradient, wherever in a strip and however many strips."""
     layer = nn.Conv2d(64, 256, 3, padding=1, bias=False)
@@ -190,7 +190,7 @@ def test_strips_are_for_many_channels_of_small_maps_in_bf16_with_amx(
     c_in: int, channels: int, side: int, kernel: int, padding: int, in_bf16: bool, asked: bool, amx: bool,
     strips_taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(strips, "has_amx", lambda: amx)
+    monkeypatch.setattr(strip_conv, "has_amx", lambda: amx)
     layer = nn.Sequential(nn.Conv2d(c_in, channels, kernel, padding=padding))
     slice_kernels(layer, tiled=asked)
     with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite.space import Choice, Choices, Condition, Range, Space, ordered, same, short_names, show
+from suite.config.space import Choice, Choices, Condition, Range, Space, ordered, same, short_names, show
 
 
 def listed(name: str, *values: object, when: dict[str, list[object]] | None = None) -> Choices:

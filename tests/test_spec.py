@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from suite import spec
-from suite.errors import UsageError
-from suite.records import Objective
-from suite.spec import ModelConfig, TrialConfig, loader, signature
-from suite.spec.sweep import matches
+from suite import config
+from suite.config import ModelConfig, TrialConfig, signature, yaml_lines
+from suite.config.sweep import matches
+from suite.core.errors import UsageError
+from suite.core.records import Objective
 
 
-def load(folder: Path, text: str, *overrides: str) -> spec.SweepSpec:
+def load(folder: Path, text: str, *overrides: str) -> config.SweepSpec:
     file = folder / "x.yaml"
     file.write_text(text)
-    return spec.load(file, overrides)
+    return config.load(file, overrides)
 
 
-def names(sweep: spec.SweepSpec) -> list[str]:
+def names(sweep: config.SweepSpec) -> list[str]:
     return [arm.name for arm in sweep.arms_list]
 
 
@@ -33,19 +33,19 @@ def names(sweep: spec.SweepSpec) -> list[str]:
 
 def test_scalars_are_read_as_yaml_1_2() -> None:
     text = "a: [1e-4, 1E3, .5, 5., 0x10, 0o17, -3, +4, yes, on, no, 12:30:45, 1_000, true, null, ~, '1']\non: off"
-    assert loader.parse(text, "f").plain() == {
+    assert yaml_lines.parse(text, "f").plain() == {
         "a": [1e-4, 1e3, 0.5, 5.0, 16, 15, -3, 4, "yes", "on", "no", "12:30:45", "1_000", True, None, None, "1"],
         "on": "off",
     }  # fmt: skip
 
 
 def test_zero_has_no_sign() -> None:
-    assert repr(loader.parse("[-0.0, -0, -0e5]", "f").plain()) == "[0.0, 0, 0.0]"
+    assert repr(yaml_lines.parse("[-0.0, -0, -0e5]", "f").plain()) == "[0.0, 0, 0.0]"
 
 
 def test_anchors_aliases_and_merges_work() -> None:
     text = "a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}\nc: {<<: [{p: 5}, *x]}\nd: *x\n"
-    assert loader.parse(text, "f").plain() == {
+    assert yaml_lines.parse(text, "f").plain() == {
         "a": {"p": 1, "q": 2},
         "b": {"p": 1, "q": 3},
         "c": {"p": 5, "q": 2},
@@ -57,9 +57,9 @@ def test_the_python_parser_reads_what_the_c_parser_reads(monkeypatch: pytest.Mon
     import yaml
 
     text = (Path(__file__).parents[1] / "search_spaces" / "joint.yaml").read_text() + "x: {<<: {a: 1e-3}, b: ''}\n"
-    fast = loader.parse(text, "f")
-    monkeypatch.setattr(loader, "_PARSER", yaml.SafeLoader)
-    assert loader.parse(text, "f") == fast
+    fast = yaml_lines.parse(text, "f")
+    monkeypatch.setattr(yaml_lines, "_PARSER", yaml.SafeLoader)
+    assert yaml_lines.parse(text, "f") == fast
 
 
 # ---- arms
@@ -314,7 +314,7 @@ def test_a_setting_given_by_itself_goes_before_a_label_in_either_order(
 @pytest.mark.parametrize("overrides", [("early_terminate={type: asha}", "early_terminate.grace_epochs=2")])
 def test_a_part_goes_before_what_is_around_it_in_either_order(overrides: tuple[str, ...], tmp_path: Path) -> None:
     for typed in (overrides, overrides[::-1]):
-        assert load(tmp_path, GRID, *typed).early_terminate == spec.AshaConfig(grace_epochs=2)
+        assert load(tmp_path, GRID, *typed).early_terminate == config.AshaConfig(grace_epochs=2)
 
 
 @pytest.mark.parametrize("arm", ["{train: {lr: 0.1, ema: 0.5}}", "{train.lr: 0.1, train: {ema: 0.5}}"])
@@ -331,7 +331,7 @@ def test_an_override_reaches_into_arms_and_labels_however_they_are_written(
     removed = load(tmp_path, "name: a\narms: {x: {model: {head: {hidden: [3]}}}}\n", "arms.x.model.head=null")
     assert removed.arms_list[0].config.model.head is None
     added = load(tmp_path, "name: a\narms: {x: {model: {head: null}}}\n", "arms.x.model.head.hidden=[3]")
-    assert added.arms_list[0].config.model.head == spec.HeadConfig(hidden=(3,))
+    assert added.arms_list[0].config.model.head == config.HeadConfig(hidden=(3,))
 
 
 @pytest.mark.parametrize("override", ["head=b", "train.lr=2"])
@@ -356,7 +356,7 @@ def test_a_condition_on_what_the_command_line_fixes_holds_everywhere_or_nowhere(
 def test_a_parameter_may_be_named_like_a_section_and_fixed(tmp_path: Path) -> None:
     text = "name: a\nparameters: {model.head: {values: {no: null, wide: {model.head.hidden: [3]}}}}\n"
     (arm,) = load(tmp_path, text, "model.head=wide").arms_list
-    assert arm.config.model.head == spec.HeadConfig(hidden=(3,))
+    assert arm.config.model.head == config.HeadConfig(hidden=(3,))
 
 
 def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
@@ -369,10 +369,10 @@ def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
         "augmentations.cutout.size=4", "model={arch: resnet20}",
     )  # fmt: skip
     assert sweep.seeds == (4, 5) and sweep.resources.gpu == 0.5 and sweep.metric.margin == 0.01  # type: ignore[union-attr]
-    assert sweep.early_terminate == spec.AshaConfig(grace_epochs=2) and sweep.name == "other"
+    assert sweep.early_terminate == config.AshaConfig(grace_epochs=2) and sweep.name == "other"
     assert names(sweep) == ["freeze_depth=0 lr=3", "freeze_depth=7 lr=3"] and sweep.is_baseline(sweep.arms_list[1])
-    config = sweep.arms_list[0].config
-    assert (config.train.epochs, config.data.train_size, config.model.arch) == (7, 0.5, "resnet20")
+    trial = sweep.arms_list[0].config
+    assert (trial.train.epochs, trial.data.train_size, trial.model.arch) == (7, 0.5, "resnet20")
     assert sweep.source.overrides[0] == "seeds=[4,5]"
 
 
@@ -392,7 +392,7 @@ def test_planned_seeds_are_looked_at_in_rounds(tmp_path: Path) -> None:
 
 
 def test_a_smoke_run_takes_one_seed_of_a_plan(tmp_path: Path) -> None:
-    from suite.sweep import _smoke_overrides
+    from suite.sweep.api import _smoke_overrides
 
     text = GRID.replace("[0, 1]\n", "{at_least: 8, at_most: 15, until: decided}\n", 1)
     sweep = load(tmp_path, text, "seeds.at_most=12")
@@ -436,7 +436,7 @@ def test_a_relative_file_name_and_an_absolute_one_mean_the_same(
     text = "name: p\ntrial: {data: {root: images}}\n"
     absolute = load(tmp_path, text)
     monkeypatch.chdir(tmp_path)
-    relative = spec.load("x.yaml")
+    relative = config.load("x.yaml")
     assert relative.arms_list == absolute.arms_list and relative.folder == absolute.folder == tmp_path
 
 

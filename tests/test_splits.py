@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from pictures import load_folder, make_folder
 
 from suite import data
+from suite.config.trial import DataConfig
+from suite.core.errors import UsageError
+from suite.core.records import stream
 from suite.data.splits import stratified_order
-from suite.errors import UsageError
-from suite.records import stream
-from suite.spec.config import DataConfig
 
 ROOT = Path(__file__).parent.parent
 

@@ -27,8 +27,8 @@ from suite.analysis import (
     undecided,
     verdict,
 )
-from suite.journal import TrialHistory
-from suite.records import EpochRecord, Looks, Objective, Status
+from suite.core.records import EpochRecord, Looks, Objective, Status
+from suite.storage.journal import TrialHistory
 
 # ---- intervals against a slow loop -----------------------------------------------------------------
 
@@ -120,7 +120,7 @@ def test_random_signs_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch) ->
     table = np.random.default_rng(2).normal(0.45, 1, (12, 3))
     exact = adjusted_p(table)
     sign_flips.cache_clear()
-    monkeypatch.setattr("suite.analysis.signs.EXACT_SEEDS", 6)
+    monkeypatch.setattr("suite.analysis.significance.EXACT_SEEDS", 6)
     try:
         assert adjusted_p(table) == pytest.approx(exact, abs=0.02)
     finally:

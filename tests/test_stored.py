@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from suite.config import DataConfig, TrialConfig, read_stored_config, read_stored_params, trained_with_remainder
+from suite.config.stored import NAMED_IMAGES
 from suite.data import load
-from suite.spec import DataConfig, TrialConfig, read_stored_config, read_stored_params, trained_with_remainder
-from suite.spec.stored import NAMED_IMAGES
 from suite.tracking.projection import flatten
 
 NEW = {"last_batch", "evaluate_test", "nesterov", "decay"}

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from suite.errors import EnvironmentProblem, UsageError
-from suite.journal import Entry
-from suite.records import Looks
+from suite.core.errors import EnvironmentProblem, UsageError
+from suite.core.records import Looks
+from suite.storage.journal import Entry
 from suite.tracking import (
     MemoryTracker,
     MlflowTracker,

@@ -19,12 +19,14 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
 
-from suite import checkpoint, data, models, optim, scores
-from suite.errors import DivergedError, OutOfMemoryError
-from suite.models import strips
-from suite.records import Numerics, stream
-from suite.spec import ModelConfig, TrainConfig, TrialConfig
-from suite.trained import rebuild
+from suite import data, models
+from suite.config import ModelConfig, TrainConfig, TrialConfig
+from suite.core.errors import DivergedError, OutOfMemoryError
+from suite.core.records import Numerics, stream
+from suite.models import strip_conv
+from suite.models.trained import rebuild
+from suite.storage import checkpoint
+from suite.training import metrics, optim
 
 FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
 
@@ -288,7 +290,7 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a predicted class that has no image
                 expected = balanced_accuracy_score(labels, logits.argmax(1))
-            found = scores.scores("val", logits, labels)
+            found = metrics.scores("val", logits, labels)
             assert found["val/balanced_acc"] == pytest.approx(expected)
             assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
 
@@ -431,7 +433,7 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
     bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the inputs that is
     wrong would be off by 0.3.
     """
-    monkeypatch.setattr(strips, "has_amx", lambda: True)
+    monkeypatch.setattr(strip_conv, "has_amx", lambda: True)
     net = models.build(ModelConfig(arch=arch), 10)
     shapes: dict[tuple[Any, ...], tuple[nn.Conv2d, tuple[int, ...]]] = {}
 
@@ -619,7 +621,7 @@ def test_a_worker_never_imports_torch_s_compiler() -> None:
 import sys
 import torch
 from suite import models, optim, train, vision
-from suite.spec import ModelConfig, TrainConfig
+from suite.config import ModelConfig, TrainConfig
 for arch, name in (("resnet20", "sgd"), ("resnet18", "adam"), ("resnet18", "adamw")):
     net = models.build(ModelConfig(arch=arch), 10)
     optimizer = optim.build([], net.parameters(), TrainConfig(lr=0.1, optimizer=name))

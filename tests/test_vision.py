@@ -1,4 +1,4 @@
-"""suite.vision: torchvision is imported where its operators are missing, and left alone where they are not.
+"""suite.system.torchvision_import: torchvision can be imported if its operators are missing, and is left alone if not.
 
 Each case runs in a process of its own, because a process imports torchvision only once.
 """
@@ -44,7 +44,9 @@ for name in ("nms", "qnms"):
 
 
 def test_the_real_torchvision_imports_without_a_warning_and_makes_a_network():
-    done = run("from suite.vision import torchvision as t; print(t.models.resnet18().fc.out_features)")
+    done = run(
+        "from suite.system.torchvision_import import torchvision as t; print(t.models.resnet18().fc.out_features)"
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "1000"), done.stderr
 
 
@@ -53,7 +55,7 @@ def test_missing_operators_are_declared_and_the_import_tried_again(tmp_path):
     failed = run("import torchvision", folder)
     assert "operator torchvision::nms does not exist" in failed.stderr
     done = run(
-        "import gc; from suite.vision import torchvision as t; gc.collect()\n"
+        "import gc; from suite.system.torchvision_import import torchvision as t; gc.collect()\n"
         "import torch; print(t.part.parent); print(torch.ops.torchvision.nms.default._schema)\n"
         "print(torch.ops.torchvision.qnms.default._schema)",
         folder,
@@ -68,7 +70,8 @@ def test_missing_operators_are_declared_and_the_import_tried_again(tmp_path):
 def test_nothing_is_declared_where_torchvision_imports_by_itself(tmp_path):
     folder = fake(tmp_path, __init__="own = True")
     done = run(
-        "from suite.vision import torchvision as t; import torch; print(t.own, hasattr(torch.ops.torchvision, 'nms'))",
+        "from suite.system.torchvision_import import torchvision as t; import torch; "
+        "print(t.own, hasattr(torch.ops.torchvision, 'nms'))",
         folder,
     )
     assert done.stdout.split() == ["True", "False"], done.stderr
@@ -76,6 +79,6 @@ def test_nothing_is_declared_where_torchvision_imports_by_itself(tmp_path):
 
 @pytest.mark.parametrize("error", ["RuntimeError('CUDA versions differ')", "ImportError('no such thing')"])
 def test_other_failures_are_not_hidden(tmp_path, error):
-    done = run("import suite.vision", fake(tmp_path, __init__=f"raise {error}"))
+    done = run("import suite.system.torchvision_import", fake(tmp_path, __init__=f"raise {error}"))
     assert done.returncode == 1
     assert error.replace("('", ": ").removesuffix("')") in done.stderr

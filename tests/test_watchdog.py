@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from suite.watchdog import STACK_FILE, Watchdog
+from suite.system.watchdog import STACK_FILE, Watchdog
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from suite.watchdog import Watchdog
+from suite.system.watchdog import Watchdog
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
 

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from suite import models
-from suite.errors import EnvironmentProblem, UsageError
+from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
+from suite.core.errors import EnvironmentProblem, UsageError
 from suite.models import weights as weights_module
-from suite.spec.config import DropoutConfig, HeadConfig, ModelConfig
-from suite.vision import torchvision
+from suite.system.torchvision_import import torchvision
 
 # ---- weights -------------------------------------------------------------------------------------------------------
 

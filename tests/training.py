@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suite.config import TrialConfig
+from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Objective, Trial
 from suite.data import Dataset
-from suite.records import MACHINE_METRICS, EpochRecord, Numerics, Objective, Trial
-from suite.spec import TrialConfig
-from suite.train import Training
+from suite.training.trainer import Training
 
 ACC = Objective("val/acc")
 LAST_LOSS = Objective("train/loss", "minimize", "last")

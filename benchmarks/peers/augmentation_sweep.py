@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from suite import vision  # torchvision, usable beside a torch without CUDA too
+from suite.system import torchvision_import  # torchvision, usable beside a torch without CUDA too
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -76,7 +76,7 @@ def main(folder: Path, images: Path, epochs: int, workers: int, concurrent: int,
 
 def read(root: Path) -> list[tuple[Image.Image, int]]:
     """The images of a folder, decoded, with their labels."""
-    found = vision.torchvision.datasets.ImageFolder(str(root)).samples
+    found = torchvision_import.torchvision.datasets.ImageFolder(str(root)).samples
     return [(Image.open(path).convert("RGB"), label) for path, label in found]
 
 
@@ -134,7 +134,7 @@ def train(config: dict[str, Any]) -> None:
         "val": DataLoader(Pictures(val, plain), EVAL_BATCH),
         "test": DataLoader(Pictures(read(root / "test"), plain), EVAL_BATCH),
     }
-    model = vision.torchvision.models.resnet18(num_classes=10)
+    model = torchvision_import.torchvision.models.resnet18(num_classes=10)
     optimizer = torch.optim.SGD(model.parameters(), config["lr"], momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config["epochs"] * len(loader))
     for _ in range(config["epochs"]):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from suite.records import METRICS
+from suite.core.records import METRICS
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

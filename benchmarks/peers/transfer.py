@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.peers.augmentation_sweep import EVAL_BATCH, MEAN, STD, Pictures, evaluate, read, train_epoch
-from suite import vision
+from suite.system import torchvision_import
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -66,7 +66,7 @@ def main(
 
 def network(weights: str, depth: int, hidden: list[int], rate: float) -> nn.Module:
     """torchvision's resnet18 with its first ``depth`` children frozen and a new head."""
-    model = vision.torchvision.models.resnet18(num_classes=10)
+    model = torchvision_import.torchvision.models.resnet18(num_classes=10)
     state = torch.load(weights, weights_only=True)
     model.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")}, strict=False)
     for child in list(model.children())[:depth]:

@@ -23,7 +23,7 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
 """
 
 from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, present_looks, undecided
-from suite.analysis.course import best, epochs_to_baseline, last, reached, training_seconds
+from suite.analysis.convergence import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
 from suite.analysis.dunnett import critical_value, half_width, wins
 from suite.analysis.effects import (
@@ -41,7 +41,7 @@ from suite.analysis.levels import FIRST_LOOK, level_at, look_level, look_levels,
 from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
 from suite.analysis.seed_power import SEEDS, seed_power
-from suite.analysis.signs import (
+from suite.analysis.significance import (
     ALPHA,
     CONFIDENCE,
     LEAST_SEEDS,

@@ -14,14 +14,7 @@ from suite.analysis.dunnett import LEAST_BLOCKS, half_width, wins
 from suite.analysis.levels import level_at, look_level, with_present
 from suite.analysis.lost import LOST, lost_seeds
 from suite.analysis.power import detectable
-from suite.analysis.signs import (
-    ALPHA,
-    LEAST_SEEDS,
-    Array,
-    Simultaneous,
-    interval,
-    simultaneous,
-)
+from suite.analysis.significance import ALPHA, LEAST_SEEDS, Array, Simultaneous, interval, simultaneous
 from suite.analysis.verdicts import (
     BASELINE,
     BETTER,
@@ -44,8 +37,8 @@ from suite.analysis.verdicts import (
     values_by_pair,
     verdict,
 )
-from suite.journal import TrialHistory
-from suite.records import Looks, Objective, Status
+from suite.core.records import Looks, Objective, Status
+from suite.storage.journal import TrialHistory
 
 NO_LOOKS = Looks()
 _JUDGED = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from suite.journal import TrialHistory
-from suite.records import EpochRecord, Status
+from suite.core.records import EpochRecord, Status
+from suite.storage.journal import TrialHistory
 
 Array = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from suite.analysis.signs import Array
+from suite.analysis.significance import Array
 
 LEAST_BLOCKS = 3
 _NODES, _QUANTILES = 64, 256  # of the numerical integrals over baseline and spread

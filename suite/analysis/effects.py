@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from suite.analysis.signs import interval
+from suite.analysis.significance import interval
 from suite.analysis.verdicts import Pair, values_by_pair
-from suite.journal import TrialHistory
-from suite.records import Objective, Status
-from suite.space import show
+from suite.config.space import show
+from suite.core.records import Objective, Status
+from suite.storage.journal import TrialHistory
 
 LEAST_TRIALS = 20  # below, importance says nothing
 RESAMPLES = 200

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from suite.analysis.signs import interval
+from suite.analysis.significance import interval
 from suite.analysis.verdicts import tested
-from suite.journal import TrialHistory
-from suite.records import TEST_ACC, TRAIN_ACC, VAL_ACC, Objective
+from suite.core.records import TEST_ACC, TRAIN_ACC, VAL_ACC, Objective
+from suite.storage.journal import TrialHistory
 
 _TRIAL_COLUMNS = ["arm", "seed", "status", "epochs", "best_epoch", "reason", "trial", "run_id"]
 

@@ -19,8 +19,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from suite.analysis.signs import LEAST_SEEDS, Array
-from suite.records import Looks
+from suite.analysis.significance import LEAST_SEEDS, Array
+from suite.core.records import Looks
 
 FIRST_LOOK = 2 / 2**LEAST_SEEDS
 # Looks are given less than ALPHA to spend: the levels are those of normal sums, and sign

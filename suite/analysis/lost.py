@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from suite.journal import TrialHistory
-from suite.records import Status
+from suite.core.records import Status
+from suite.storage.journal import TrialHistory
 
 LOST = (Status.FAILED, Status.STOPPED)
 

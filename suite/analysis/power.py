@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from suite.analysis.levels import FIRST_LOOK
-from suite.analysis.signs import LEAST_SEEDS, UNBIASED, Array, sign_flips
+from suite.analysis.significance import LEAST_SEEDS, UNBIASED, Array, sign_flips
 
 POWER = 0.8
 MARGIN = 0.5  # standard deviations of a difference: 0.5 points beside a usual spread of 0.7 to 1

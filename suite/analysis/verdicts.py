@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from suite.analysis.dunnett import LEAST_BLOCKS
-from suite.journal import TrialHistory
-from suite.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
+from suite.core.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
+from suite.storage.journal import TrialHistory
 
 MARGIN = 0.005  # half a percentage point of accuracy
 BETTER, WORSE, EQUIVALENT, INCONCLUSIVE = "better", "worse", "equivalent", "inconclusive"

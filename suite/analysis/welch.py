@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from suite.analysis.signs import CONFIDENCE
+from suite.analysis.significance import CONFIDENCE
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
-from suite import allocator
 from suite.augment import colour, geometry, masks, mixes
 from suite.augment.operation import Mix, Operation, Parameters, to_float
-from suite.errors import Problem, raise_problems
-from suite.spec import config
+from suite.config import trial
+from suite.core.errors import Problem, raise_problems
+from suite.system import allocator
 
 # On a CPU a batch is changed so many values at a time, but not fewer images than that, which bounds the temporary
 # tensors of a large batch or large images, and keeps them within what the C library keeps. It costs no more than it
@@ -93,7 +93,7 @@ def _in_turn(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> T
 
 
 def build(
-    settings: Sequence[config.Frozen], image_size: int, num_classes: int, fill: Sequence[float] = (0.0,)
+    settings: Sequence[trial.Frozen], image_size: int, num_classes: int, fill: Sequence[float] = (0.0,)
 ) -> Pipeline:
     """The pipeline of a trial.
 
@@ -111,58 +111,58 @@ def build(
     return Pipeline([_operation(each, image_size, tuple(fill)) for each in settings], num_classes)
 
 
-def _operation(settings: config.Frozen, image_size: int, fill: Sequence[float]) -> Operation:
+def _operation(settings: trial.Frozen, image_size: int, fill: Sequence[float]) -> Operation:
     """The operation of one model of settings; sizes left open become fractions of ``image_size``."""
     match settings:
-        case config.Rotation():
+        case trial.Rotation():
             return geometry.Rotation(settings.degrees)
-        case config.Flip():
+        case trial.Flip():
             return geometry.Flip(settings.p)
-        case config.ColorJitter():
+        case trial.ColorJitter():
             return colour.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
-        case config.RandomResizedCrop():
+        case trial.RandomResizedCrop():
             return geometry.RandomResizedCrop(*_scale_and_ratio(settings))
-        case config.Resize():
+        case trial.Resize():
             return geometry.Resize(settings.size or round(image_size * 3 / 4))
-        case config.CenterCrop():
+        case trial.CenterCrop():
             return geometry.CenterCrop(settings.size or round(image_size * 3 / 4))
-        case config.Cutout():
+        case trial.Cutout():
             return masks.Cutout(settings.size or image_size // 2, fill)
-        case config.GaussianBlur():
+        case trial.GaussianBlur():
             return colour.GaussianBlur(settings.kernel_size, (settings.sigma_min, settings.sigma_max))
-        case config.SaltAndPepper():
+        case trial.SaltAndPepper():
             return masks.SaltAndPepper(settings.amount)
-        case config.Crop():
+        case trial.Crop():
             return geometry.Crop(settings.padding or image_size // 8, settings.mode)
-        case config.RandomErasing():
+        case trial.RandomErasing():
             return masks.RandomErasing(settings.p, *_scale_and_ratio(settings), fill)
-        case config.Mixup():
+        case trial.Mixup():
             return mixes.Mixup(settings.alpha)
-        case config.Cutmix():
+        case trial.Cutmix():
             return mixes.Cutmix(settings.alpha)
     raise TypeError(f"no operation for settings of type {type(settings).__name__}")
 
 
 def _scale_and_ratio(
-    settings: config.RandomResizedCrop | config.RandomErasing,
+    settings: trial.RandomResizedCrop | trial.RandomErasing,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     return (settings.scale_min, settings.scale_max), (settings.ratio_min, settings.ratio_max)
 
 
-def _problems(settings: config.Frozen, image_size: int) -> Iterator[Problem]:
+def _problems(settings: trial.Frozen, image_size: int) -> Iterator[Problem]:
     """What does not fit images of ``image_size``, or does not fit together."""
     match settings:
-        case config.Resize(size=int(size)) | config.CenterCrop(size=int(size)) | config.Cutout(size=int(size)):
+        case trial.Resize(size=int(size)) | trial.CenterCrop(size=int(size)) | trial.Cutout(size=int(size)):
             if size > image_size:
                 remedy = "Lower it or leave it out"
                 remedy += "; data.image_size sets the size that the network sees." if settings.type != "cutout" else "."
                 yield _above(f"{settings.type}.size", size, image_size, remedy)
-        case config.Crop(padding=int(padding)) if padding >= image_size:
+        case trial.Crop(padding=int(padding)) if padding >= image_size:
             yield _above("crop.padding", padding, image_size - 1, "Lower it or leave it out.")
-        case config.GaussianBlur(kernel_size=kernel_size) if kernel_size // 2 >= image_size:
+        case trial.GaussianBlur(kernel_size=kernel_size) if kernel_size // 2 >= image_size:
             remedy = "Lower it: half a kernel must fit into the image, which is mirrored at its border."
             yield _above("gaussian_blur.kernel_size", kernel_size, 2 * image_size - 1, remedy)
-        case config.RandomErasing():
+        case trial.RandomErasing():
             for name in ("scale", "ratio"):
                 low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
                 if low > high:

@@ -22,6 +22,9 @@ import difflib
 import os
 from pathlib import Path
 
+from suite.config.plugin import is_reference
+from suite.config.trial import DataConfig
+from suite.core.errors import UsageError
 from suite.data import folders, named, own
 from suite.data.batches import (
     DeviceData,
@@ -37,9 +40,6 @@ from suite.data.cache import cache_folder, cached, put
 from suite.data.dataset import Dataset, Report, describe
 from suite.data.folders import read_image, read_images
 from suite.data.splits import Split, split
-from suite.errors import UsageError
-from suite.plugin import is_reference
-from suite.spec.config import DataConfig
 
 __all__ = [
     "Dataset",

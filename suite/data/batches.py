@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from suite.config.trial import TrainConfig
+from suite.core.records import stream
 from suite.data.dataset import Dataset, Images, Labels
 from suite.data.splits import Index
-from suite.records import stream
-from suite.spec.config import TrainConfig
 
 _CHUNK_BYTES = 16 * 2**20
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from suite.core.errors import EnvironmentProblem
 from suite.data.dataset import FIELDS, Dataset
-from suite.errors import EnvironmentProblem
 
 FORMAT = 1  # raised when the same images would be decoded to other arrays
 _SAMPLED = 16  # images per array that are hashed when an entry is opened: milliseconds, yet blank pages are found

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from suite.core.errors import EnvironmentProblem, Problem, UsageError, raise_problems
 from suite.data import pixels
 from suite.data.dataset import Dataset, Images, Labels, Report
 from suite.data.problems import capped, enough
-from suite.errors import EnvironmentProblem, Problem, UsageError, raise_problems
 
 LAYOUT = "train/<class>/* and test/<class>/*"
 PARTS = ("train", "test")

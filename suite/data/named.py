@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from suite.core.errors import EnvironmentProblem
 from suite.data.cache import cached
 from suite.data.dataset import Dataset, Labels
 from suite.data.pixels import square_all
 from suite.data.problems import enough
 from suite.data.splits import stratified_order
-from suite.errors import EnvironmentProblem
 
 _TIMEOUT_S = 30.0  # without a byte from the download host; urllib by itself would wait for minutes
 _DIGITS_SIDE = 32  # pixels; scikit-learn's are 8 x 8, too small for any network here
@@ -93,7 +93,7 @@ def _read(name: str, root: Path, image_size: int | None) -> Dataset:
 
 def _parts(name: str, root: Path) -> tuple[tuple[str, ...], list[tuple[npt.NDArray[np.uint8], Labels]]]:
     """Class names; images (N, H, W, 3) or (N, H, W) and labels of the training and the test part."""
-    from suite.vision import torchvision  # takes a second, and only these data sets need it
+    from suite.system.torchvision_import import torchvision  # takes a second, and only these data sets need it
 
     source = TORCHVISION[name]
     kind = getattr(torchvision.datasets, source.kind)
@@ -166,7 +166,7 @@ def _by_hand(kind: Any, root: Path) -> tuple[list[str], Path]:
 
 def _damaged(kind: Any, root: Path) -> list[str]:
     """Files that are there, but not as published."""
-    from suite.vision import torchvision
+    from suite.system.torchvision_import import torchvision
 
     if hasattr(kind, "base_folder"):
         expected = [(root / kind.base_folder / file, md5) for file, md5 in (*kind.train_list, *kind.test_list)]

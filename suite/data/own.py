@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from suite.config.plugin import resolve
+from suite.core.errors import Problem, SuiteError, UsageError, raise_problems
 from suite.data.dataset import Dataset, Images, Labels
 from suite.data.pixels import square_all
-from suite.errors import Problem, SuiteError, UsageError, raise_problems
-from suite.plugin import resolve
 
 _KEYS = ("train", "test", "classes")
 

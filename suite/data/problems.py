@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from suite.errors import Problem
+from suite.core.errors import Problem
 
 LISTED = 10  # things of one kind that a message shows before it says "and N more"
 

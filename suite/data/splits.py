@@ -10,10 +10,10 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from suite.config.trial import DEFAULT_VAL_SIZE, DataConfig, image_count
+from suite.core.errors import Problem, raise_problems
+from suite.core.records import stream
 from suite.data.problems import enough
-from suite.errors import Problem, raise_problems
-from suite.records import stream
-from suite.spec.config import DEFAULT_VAL_SIZE, DataConfig, image_count
 
 Index = npt.NDArray[np.int64]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from suite.launch.launching import Ended, Launch, Options, best_trial, check_only, launch
+from suite.launch.launcher import Ended, Launch, Options, best_trial, check_only, launch
 
 __all__ = ["Ended", "Launch", "Options", "best_trial", "check_only", "launch"]

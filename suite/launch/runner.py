@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from suite.errors import EnvironmentProblem
-from suite.journal import TrialHistory
-from suite.packs import packs
-from suite.records import Numerics, Objective, Status, Trial
-from suite.spec import SweepSpec
+from suite.config import SweepSpec
+from suite.core.errors import EnvironmentProblem
+from suite.core.records import Numerics, Objective, Status, Trial
+from suite.execution.packs import packs
+from suite.storage.journal import TrialHistory
 
 if TYPE_CHECKING:
-    from suite.launch.launching import Launch
-    from suite.tuner import EarlyStop
+    from suite.execution.tuner import EarlyStop
+    from suite.launch.launcher import Launch
 
 AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
@@ -41,7 +41,7 @@ class Runner:
 
     def start(self) -> Numerics:
         """Start Ray, once; what a trial gets and the numerics: given, or measured where trials will run."""
-        from suite import cluster, tuner
+        from suite.execution import ray_session, tuner
 
         launch, spec = self.launch, self.launch.spec
         if self.started and launch.numerics is not None:
@@ -59,9 +59,9 @@ class Runner:
             launch.board.console.print(
                 "measuring; compilation, where it is tried, takes a minute or two", highlight=False
             )
-        early = cluster.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
+        early = ray_session.starts_here(launch.options.address) and tuner.measures_here(networks, wanted)
         found = measure() if early else None
-        resources = self.stack.enter_context(cluster.running(launch.options.address, launch.options.verbose))
+        resources = self.stack.enter_context(ray_session.running(launch.options.address, launch.options.verbose))
         self.stop.listen()
         self.started = True
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
@@ -102,7 +102,7 @@ class Runner:
 
     def search(self) -> None:
         """Optuna asks for arms, on the first seed, until there are ``run_cap`` of them."""
-        from suite.search import OptunaSearch
+        from suite.execution.optuna_search import OptunaSearch
 
         launch, spec = self.launch, self.launch.spec
         seed = spec.seeds[0]
@@ -173,7 +173,7 @@ class Runner:
         """The early-stopping rule, knowing all that the journal knows."""
         if early is None:
             return None
-        from suite.tuner import EarlyStop
+        from suite.execution.tuner import EarlyStop
 
         launch = self.launch
         epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
@@ -189,7 +189,7 @@ class Runner:
         return scheduler
 
     def _payload(self, trial_id: str) -> dict[str, Any]:
-        from suite.tuner import payload
+        from suite.execution.tuner import payload
 
         item = self.launch.history.trials[trial_id]
         return payload(item, *self.launch.plan.keys_of(item))
@@ -201,8 +201,8 @@ class Runner:
         early: Any,
         on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     ) -> None:
-        from suite import tuner
-        from suite.callback import JournalCallback
+        from suite.execution import tuner
+        from suite.execution.callback import JournalCallback
 
         launch, spec = self.launch, self.launch.spec
         launch.numerics = self.start()

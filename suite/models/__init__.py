@@ -17,18 +17,18 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor, nn
 
-from suite import plugin
-from suite.errors import Problem, ProblemsError, raise_problems
-from suite.models import initial, zoo
+from suite.config import plugin
+from suite.config.trial import ModelConfig
+from suite.core.errors import Problem, ProblemsError, raise_problems
+from suite.models import init, zoo
 from suite.models.freezing import count_parameters, freezable, freeze, freezing_problems, frozen_prefix, layers
 from suite.models.fused import agrees, fuse
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
 from suite.models.prefix import Prefix, examine, rest, run_prefix
 from suite.models.scratch import NETS
-from suite.models.slicing import slice_kernels
+from suite.models.small_conv import slice_kernels
 from suite.models.weights import Weights, load_weights, mismatch, missing_file, put_into
 from suite.models.zoo import names as architectures
-from suite.spec.config import ModelConfig
 
 __all__ = [
     "Prefix",
@@ -96,7 +96,7 @@ def build(
     def given(first: nn.Module) -> Container[str]:
         return {name for name in ready or () if not in_head(first, name)}
 
-    net = initial.draw(lambda: _assemble(config, num_classes), seed, sketch=sketch, given=given)
+    net = init.draw(lambda: _assemble(config, num_classes), seed, sketch=sketch, given=given)
     raise_problems(_structural_problems(net, config))
     if config.weights != "none":
         raise_problems(_weight_problems(net, config, num_classes, _loaded(config) if weights is None else weights))
@@ -147,10 +147,10 @@ def _assemble(config: ModelConfig, num_classes: int) -> nn.Module:
 
 def _sketch(config: ModelConfig, num_classes: int) -> nn.Module:
     """The network for looking at, on torch's meta device where its constructor allows."""
-    with initial.own_randomness(seed=0):
+    with init.own_randomness(seed=0):
         if not plugin.is_reference(config.arch):
             # As in initial: RegNet's constructor needs real tensors.
-            with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"), initial.Undrawn():
+            with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"), init.Undrawn():
                 return _assemble(config, num_classes)
         return _assemble(config, num_classes)
 
@@ -187,7 +187,7 @@ def _size_problems(net: nn.Module, config: ModelConfig, num_classes: int, image_
     images = torch.zeros(2, 3, image_size, image_size, device=device)
     training = net.training
     try:
-        with torch.no_grad(), initial.own_randomness(seed=0):
+        with torch.no_grad(), init.own_randomness(seed=0):
             logits = net.eval()(images)
     except Exception as error:  # whatever a layer says about a size that it cannot take
         return [_refuses(config, image_size, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")]

@@ -7,7 +7,7 @@ import types
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from suite.errors import Problem
+from suite.core.errors import Problem
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from suite.errors import Problem, UsageError
+from suite.config.trial import DropoutConfig, HeadConfig
+from suite.core.errors import Problem, UsageError
 from suite.models.freezing import top_level
-from suite.spec.config import DropoutConfig, HeadConfig
 
 
 def attach(net: nn.Module, config: HeadConfig | None, num_classes: int) -> None:

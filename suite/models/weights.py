@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suite.errors import EnvironmentProblem, Problem, UsageError
+from suite.config.trial import ModelConfig
+from suite.core.errors import EnvironmentProblem, Problem, UsageError
 from suite.models import zoo
 from suite.models.head import head_name
-from suite.spec.config import ModelConfig
 
 Channels = tuple[float, float, float]
 

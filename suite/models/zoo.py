@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from suite import plugin
-from suite.errors import UsageError
+from suite.config import plugin
+from suite.core.errors import UsageError
 from suite.models.scratch import NETS
 
 # The two with auxiliary classifiers, whose outputs a plain training loop would not understand.
@@ -18,7 +18,7 @@ _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def _torchvision_models() -> Any:
-    from suite.vision import torchvision  # takes a second, and the scratch nets do without
+    from suite.system.torchvision_import import torchvision  # takes a second, and the scratch nets do without
 
     return torchvision.models
 

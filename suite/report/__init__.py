@@ -7,6 +7,6 @@
 Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep makes one by itself.
 """
 
-from suite.report.making import make, make_comparison
+from suite.report.files import make, make_comparison
 
 __all__ = ["make", "make_comparison"]

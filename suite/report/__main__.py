@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from suite import tracking
-from suite.errors import ProblemsError, SuiteError, UsageError
-from suite.report import errors, make, make_comparison
+from suite.core.errors import ProblemsError, SuiteError, UsageError
+from suite.report import error_analysis, make, make_comparison
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +37,7 @@ def main(sweep: str, other: str | None, compare: tuple[str, str] | None, out: Pa
         if compare is not None and other is not None:
             raise UsageError("--compare takes two of one sweep, got a second sweep", remedy=f"Leave {other} out.")
         if compare is not None:
-            click.echo("\n".join(errors.compare(tracking.read(uri, sweep), uri, *compare)))
+            click.echo("\n".join(error_analysis.compare(tracking.read(uri, sweep), uri, *compare)))
         elif other is not None:
             click.echo(make_comparison(sweep, other, uri, out))
         else:

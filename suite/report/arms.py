@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
-from suite.journal import TrialHistory
-from suite.records import TRAIN_ACC, VAL_ACC, Objective
+from suite.config.space import short_names, show
+from suite.core.records import TRAIN_ACC, VAL_ACC, Objective
+from suite.report.elements import Table
+from suite.report.formatting import count, figure, heading, p_value, points, rounded, seconds, with_interval
 from suite.report.image_error import ImageError
-from suite.report.parts import Table
-from suite.report.stored import Rules
+from suite.report.runs import Rules
 from suite.report.verdicts import verdict_cell, worst_case
-from suite.report.words import count, figure, heading, p_value, points, rounded, seconds, with_interval
-from suite.space import short_names, show
+from suite.storage.journal import TrialHistory
 
 Row = Mapping[Any, Any]
 PARAMETERS = ("trainable", "parameters")

@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
-from suite.journal import TrialHistory
-from suite.records import Status
-from suite.report import claims, matters
+from suite.core.records import Status
+from suite.report import effects
 from suite.report.arms import (
     arms_frame,
     cost_table,
@@ -20,17 +19,19 @@ from suite.report.arms import (
     settings_table,
     varying,
 )
-from suite.report.courses import Courses
-from suite.report.errors import Errors
+from suite.report.elements import Failure, Photo, Picture, Section, Table, kept
+from suite.report.error_analysis import Errors
 from suite.report.figures import styles
 from suite.report.image_error import ImageError
 from suite.report.method import method
-from suite.report.parts import Failure, Photo, Picture, Section, Table, kept
 from suite.report.published import reference_table
-from suite.report.roles import roles
+from suite.report.runs import Rules, configs, histories, is_search, parameters, removed
 from suite.report.sentences import facts, notices
-from suite.report.stored import Rules, configs, histories, is_search, parameters, removed
+from suite.report.study import claims
+from suite.report.study.curves import Courses
+from suite.report.study.roles import roles
 from suite.report.verdicts import conclusions, leading_arm
+from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
 
 _UNTOLD = 12  # failures and the like beyond so many are only counted
@@ -154,7 +155,7 @@ def _sections(
         Section("published", "Against published figures", (), (published,) if published else ()),
         Section("claims", "What the study claims", (), (claimed,) if claimed else ()),
         Section("curves", "Curves", (), (), curves),
-        matters.section(items, arms, rules, looks, is_search(runs)),
+        effects.section(items, arms, rules, looks, is_search(runs)),
     ]
 
 

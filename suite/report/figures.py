@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from suite.analysis import Curve
-from suite.records import Status
-from suite.report.words import heading, scale
+from suite.core.records import Status
+from suite.report.formatting import heading, scale
 
 IN_COLOUR = 9  # arms besides the baseline that get a colour and a label; the others are grey
 

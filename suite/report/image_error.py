@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from suite import analysis, predictions
-from suite.journal import TrialHistory
-from suite.records import TEST_ACC
-from suite.report.errors import Duel, count_test_images, duel
-from suite.report.stored import Rules, histories
+from suite import analysis
+from suite.analysis import predictions
+from suite.core.records import TEST_ACC
+from suite.report.error_analysis import Duel, count_test_images, duel
+from suite.report.runs import Rules, histories
+from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
 
 MAX_LOADED = 60  # files of predictions: about 2 s (36 ms each, local store, 2 busy cores)

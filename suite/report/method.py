@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from suite import analysis
-from suite.report.stored import Rules
+from suite.report.formatting import p_value, percent, rounded, with_unit
+from suite.report.runs import Rules
 from suite.report.verdicts import compared
-from suite.report.words import p_value, percent, rounded, with_unit
 
 
 def method(arms: pd.DataFrame, rules: Rules, gain: float | None = None) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from suite import analysis
-from suite.report.stored import Rules
-from suite.report.words import figure, some, with_unit
+from suite.report.formatting import figure, some, with_unit
+from suite.report.runs import Rules
 
 
 def visible(arms: pd.DataFrame, rules: Rules, spread: float | None) -> str:

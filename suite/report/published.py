@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
-from suite.report.parts import Table
-from suite.report.stored import Rules
-from suite.report.words import heading, p_value, points, rounded, seconds, with_interval
+from suite.report.elements import Table
+from suite.report.formatting import heading, p_value, points, rounded, seconds, with_interval
+from suite.report.runs import Rules
 
 Row = Mapping[Any, Any]
 _SECONDS = "time_s"

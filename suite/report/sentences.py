@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
-from suite.journal import TrialHistory
-from suite.records import Status
-from suite.report.stored import Rules, in_plan, is_search, not_numbers
-from suite.report.words import seconds, some, with_unit
-from suite.spec.stored import trained_with_remainder
+from suite.config.stored import trained_with_remainder
+from suite.core.records import Status
+from suite.report.formatting import seconds, some, with_unit
+from suite.report.runs import Rules, in_plan, is_search, not_numbers
+from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from suite.cells import inert
+from suite.core.cells import inert
 from suite.report.content import Content
-from suite.report.parts import Section, Table
+from suite.report.elements import Section, Table
 
 
 def csv(frame: pd.DataFrame) -> str:

@@ -8,19 +8,9 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
+from suite.report.formatting import figure, label, names, percent, points, scale, some, with_interval, with_unit
 from suite.report.power import visible
-from suite.report.stored import Rules
-from suite.report.words import (
-    figure,
-    label,
-    names,
-    percent,
-    points,
-    scale,
-    some,
-    with_interval,
-    with_unit,
-)
+from suite.report.runs import Rules
 
 Row = Mapping[Any, Any]
 _MAX_LISTED = 4  # arms of one verdict that are named if all have it

@@ -10,15 +10,15 @@ on from where it was, and sending an entry twice changes nothing. See ``projecti
 mlflow takes seconds to import; nothing here imports it before it is needed (``warm`` does so on a thread).
 """
 
+from suite.tracking.images import log_images, read_images
 from suite.tracking.looks import looks_of, search_seed_of
-from suite.tracking.memory import MemoryTracker
-from suite.tracking.pictures import log_images, read_images
+from suite.tracking.memory_store import MemoryTracker
+from suite.tracking.mlflow_store import MlflowTracker
 from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
 from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.registry import warm_export
 from suite.tracking.sender import Sender
-from suite.tracking.store import MlflowTracker
 from suite.tracking.uri import default_artifacts, default_uri, exists, warm
 
 __all__ = [

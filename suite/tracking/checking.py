@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from suite import signals
-from suite.errors import EnvironmentProblem, SuiteError, brief
-from suite.redaction import redacted
+from suite.core.errors import EnvironmentProblem, SuiteError, brief
+from suite.core.redaction import redacted
+from suite.system import signals
 from suite.tracking.projection import HOME, JOURNAL, KIND
 from suite.tracking.uri import mlflow_client, sqlite_file, warm
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from suite.errors import brief
+from suite.core.errors import brief
 from suite.tracking.port import EntryRejected, RunMissing, TrackingUnavailable
 from suite.tracking.projection import Run
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from suite.records import Looks
+from suite.core.records import Looks
 
 LOOKS, SEARCH_SEED = "suite.looks", "suite.search_seed"
 MAX_LENGTH = 5000  # of the tag; MLflow takes 8000

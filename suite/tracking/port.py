@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from suite.journal import Entry
+from suite.storage.journal import Entry
 
 
 class TrackingUnavailable(Exception):  # said of the store, not of us

@@ -43,9 +43,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from suite.journal import DIED, Entry
-from suite.records import Status
-from suite.redaction import redacted
+from suite.core.records import Status
+from suite.core.redaction import redacted
+from suite.storage.journal import DIED, Entry
 from suite.tracking.looks import LOOKS, SEARCH_SEED, looks_tag
 from suite.tracking.port import EntryRejected, RunMissing
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from suite.errors import EnvironmentProblem, brief
-from suite.redaction import redacted
+from suite.core.errors import EnvironmentProblem, brief
+from suite.core.redaction import redacted
 from suite.tracking.uri import mlflow_client
 
 log = logging.getLogger(__name__)

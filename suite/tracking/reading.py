@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from suite.errors import EnvironmentProblem, SuiteError, UsageError, brief
-from suite.redaction import redacted
+from suite.core.errors import EnvironmentProblem, SuiteError, UsageError, brief
+from suite.core.redaction import redacted
 from suite.tracking.port import SweepRuns, TrialRun
 from suite.tracking.projection import ARM, KIND, ORDER, PARENT, SEED, STATUS, TRIAL, Run, chunks
 from suite.tracking.uri import mlflow_client, sqlite_file

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite.errors import brief
+from suite.core.errors import brief
 from suite.tracking.projection import safe_file
 from suite.tracking.reading import WEIGHTS_FILE
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-from suite import signals
-from suite.journal import Entry
-from suite.redaction import redacted
+from suite.core.redaction import redacted
+from suite.storage.journal import Entry
+from suite.system import signals
 from suite.tracking.port import EntryRejected, RunMissing, Tracker, TrackingUnavailable
 
 log = logging.getLogger(__name__)

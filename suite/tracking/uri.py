@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from suite import signals
-from suite.errors import UsageError
+from suite.core.errors import UsageError
+from suite.system import signals
 
 SQLITE = "sqlite:///"
 _REMEDY = "Use sqlite:///PATH/mlflow.db (the default, without the option), or the address of an MLflow server."

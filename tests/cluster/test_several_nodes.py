@@ -20,7 +20,7 @@ from fault_table import Tally
 from hosts import SHARED, Host, Network, why_not
 from servers import ObjectStore
 
-from suite.bucket import Bucket
+from suite.storage.bucket import Bucket
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

@@ -37,7 +37,7 @@ def broken(build: Callable[[], None]) -> Callable[[], None]:
 @broken
 def checkpoints_in_place() -> None:
     """Checkpoints are written where they are read, and believed."""
-    from suite import checkpoint
+    from suite.storage import checkpoint
 
     def save(folder: Path, files: Any, *, trial: str, epoch: int, step: int, allowed: Any = None) -> Path:
         target = folder / checkpoint._name(epoch, step)
@@ -97,15 +97,15 @@ def launch(folder: str, at: int = 0, build: str = "", options: dict[str, Any] | 
         BROKEN[build]()
     from rich.console import Console
 
-    from suite import sweep
-    from suite.errors import SuiteError
+    from suite.core.errors import SuiteError
     from suite.launch import Options
+    from suite.sweep import api
 
     code = 1
     try:
         with Path("output.txt").open("a") as file:
             console = Console(file=file, width=200)
-            code = sweep.run(
+            code = api.run(
                 "sweep.yaml", options=Options(**(options or {})), report=False, console=console, storage_path="runs"
             ).exit_code
     except SuiteError as error:
@@ -188,18 +188,18 @@ def _note_epochs() -> None:
     """``trained`` gets a line for each epoch that is trained, whatever becomes of its record, and ``told`` one for each
     that the journal tells others of.
     """
-    from suite import train
-    from suite.journal import Journal
+    from suite.storage.journal import Journal
+    from suite.training import trainer
 
-    train.SAVE_EVERY_S = 0.0
-    kept = train.Training._close_epoch
+    trainer.SAVE_EVERY_S = 0.0
+    kept = trainer.Training._close_epoch
 
     def close(self: Any) -> Any:
         with Path("trained").open("a") as file:
             file.write(f"{self.trial.id} {self.epoch + 1}\n")
         return kept(self)
 
-    train.Training._close_epoch = close  # type: ignore[method-assign]
+    trainer.Training._close_epoch = close  # type: ignore[method-assign]
     opened = Journal.__init__
 
     def tell(entry: dict[str, Any]) -> None:
@@ -217,8 +217,8 @@ def _note_epochs() -> None:
 def _leave_ray_out() -> None:
     import ray
 
-    from suite import cluster, tuner
-    from suite.trainable import Member
+    from suite.execution import ray_session, tuner
+    from suite.execution.worker import Member
 
     @contextmanager
     def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
@@ -239,7 +239,7 @@ def _leave_ray_out() -> None:
             for payload in pack:
                 on_complete(payload["trial"]["id"], False)
 
-    cluster.running, tuner.run_packs = running, run_packs
+    ray_session.running, tuner.run_packs = running, run_packs
     ray.put = ray.get = lambda value: value
 
 

@@ -3,9 +3,11 @@
 from importlib import import_module
 
 MODULES = (
-    "suite.train", "suite.fused", "suite.probe", "suite.trained", "suite.launch", "suite.cluster", "suite.tuner",
-    "suite.sweep",
-    "suite.gallery", "suite.vision", "sklearn.datasets", "rich._emoji_codes", "pandas.core.methods.to_dict",
+    "suite.training.trainer", "suite.training.joint", "suite.planning.measure", "suite.models.trained",
+    "suite.launch", "suite.execution.ray_session", "suite.execution.tuner",
+    "suite.sweep.__main__",
+    "suite.visuals.gallery", "suite.system.torchvision_import",
+    "sklearn.datasets", "rich._emoji_codes", "pandas.core.methods.to_dict",
     "alembic.command", "sqlalchemy.dialects.sqlite", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.pytorch", "mlflow.pyfunc", "torch.export._trace", "torch._export.passes.replace_autocast_with_hop_pass",

@@ -217,7 +217,7 @@ def test_a_folder_that_was_moved_goes_on_in_other_runs(stock: Stock, tmp_path: P
 def test_torch_takes_weights_of_another_network_without_a_word(tmp_path: Path) -> None:
     """As tutorials load them, with ``strict=False``."""
     from suite import models
-    from suite.spec import ModelConfig
+    from suite.config import ModelConfig
 
     torch.save(models.build(ModelConfig(arch="resnet34_cifar"), 10).state_dict(), tmp_path / "other.pth")
     network = models.build(ModelConfig(arch="resnet18_cifar"), 10)

@@ -117,7 +117,7 @@ def left(folder: Path) -> Left:
 
 def durable(folder: Path) -> int:
     """Epochs that need not be trained again: of ended trials all, of others those of the newest good checkpoint."""
-    from suite import checkpoint
+    from suite.storage import checkpoint
 
     journal = folder / "runs" / "tiny" / "journal.jsonl"
     ended = set()

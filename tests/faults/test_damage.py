@@ -11,9 +11,9 @@ import pytest
 import torch
 from fault_table import FULL, Tally
 
-from suite import checkpoint
-from suite.errors import EnvironmentProblem
-from suite.journal import Journal, read
+from suite.core.errors import EnvironmentProblem
+from suite.storage import checkpoint
+from suite.storage.journal import Journal, read
 
 TRIAL = "t0"
 

@@ -16,15 +16,17 @@ from alone import alone
 from conftest import SWEEP, TINY, Folder
 from fault_table import Tally
 
-from suite import disk
-from suite.errors import EnvironmentProblem
-from suite.journal import Journal, read
+from suite.core.errors import EnvironmentProblem
+from suite.storage.journal import Journal, read
+from suite.system import disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # A checkpoint of every epoch, of a network with some megabytes to keep.
 WIDE = (
-    TINY.replace("import os, time\n", "import os, time\nimport suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n")
+    TINY.replace(
+        "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+    )
     + """
 
 class Wide(Tiny):

@@ -10,9 +10,9 @@ import pytest
 from fault_table import Tally
 from training import training, trial
 
-from suite.journal import LAUNCH_FILE
-from suite.records import Trial
-from suite.trainable import Member
+from suite.core.records import Trial
+from suite.execution.worker import Member
+from suite.storage.journal import LAUNCH_FILE
 
 
 def written_after_a_takeover(folder: Path) -> set[str]:

@@ -23,7 +23,9 @@ from fault_table import Tally
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # The worker keeps a checkpoint of every epoch, as a longer sweep does every 30 s.
-OFTEN = TINY.replace("import os, time\n", "import os, time\nimport suite.train\n\nsuite.train.SAVE_EVERY_S = 0.0\n")
+OFTEN = TINY.replace(
+    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+)
 SLEEPS = """
 
 class Sleeps(Tiny):

@@ -21,7 +21,7 @@ from fault_table import FULL, Tally
 from test_tracking import Story
 
 from suite import tracking
-from suite.journal import Entry
+from suite.storage.journal import Entry
 from suite.tracking import MemoryTracker, MlflowTracker, Sender, TrackingUnavailable, default_artifacts, default_uri
 from suite.tracking import sender as sending
 

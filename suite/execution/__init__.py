@@ -1,0 +1,1 @@
+"""Everything that runs on Ray: tuner, workers, session, search."""

@@ -1,0 +1,472 @@
+"""One pack of trials in a Ray worker: usually one trial, several where nothing is stopped early.
+
+Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch of each of its
+trials that still runs, and its result is a list of outcomes, which the driver's callback takes down. The worker keeps
+no Tune checkpoint: a pack that starts again, after a lost worker or a stopped sweep, finds its trials' own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+
+from suite.config import plugin
+from suite.core.errors import OutOfMemoryError, TrialError
+from suite.core.records import EpochRecord, Numerics, Objective, Status, Trial
+from suite.core.redaction import redacted
+from suite.execution import nodes
+from suite.storage.bucket import Bucket, BucketUnavailable
+from suite.storage.journal import LAUNCH_FILE, STOP_FILE
+from suite.system import disk
+from suite.system.watchdog import STACK_FILE, Watchdog
+
+LOOK_EVERY_S = 0.2  # between looks at the two files
+ASK_EVERY_S = 2.0  # where they are objects
+DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all packs of a sweep have in common; sent to each node once.
+
+    Attributes:
+        folder: the sweep's folder, seen by every node; with a bucket, the driver's working copy.
+        token: this launch's token.
+        datasets: key -> reference to a ``data.Dataset`` in Ray's object store.
+        weights: key -> reference to ``models.Weights``.
+        objective, numerics: of the sweep.
+        limit_batches: for ``--smoke``.
+        activations: whether finished trials draw their activation sheets.
+        search_path: where the user's modules are.
+        hang_after_s: seconds without a step until a trial counts as hung; 0 = never.
+        bucket: where what the sweep keeps goes instead of a shared folder.
+    """
+
+    folder: Path
+    token: str
+    datasets: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    objective: Objective
+    numerics: Numerics
+    limit_batches: int | None
+    activations: bool
+    search_path: tuple[str, ...]
+    hang_after_s: float = 0.0
+    bucket: Bucket | None = None
+
+
+class PackTrainable(tune.Trainable):
+    """Tune's view of a pack: ``config["pack"]`` lists its trials, with the keys of their data and weights."""
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        assert shared is not None  # given by tune.with_parameters; not user input
+        _leave_sigterm_to_the_driver()
+        self.shared = shared
+        for folder in shared.search_path:
+            plugin.add_search_path(folder)
+        import suite.training.trainer  # noqa: F401 - torch takes seconds, which are no trial's
+
+        self.watchdog = Watchdog(shared.hang_after_s)
+        _tidy_up_after_others(shared)
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack into this worker: no new process, no second import of torch."""
+        self._leave()
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch of each trial that still runs."""
+        running = [member for member in self.members if not member.done]
+        if self.shared.numerics.fused and len(running) > 1:
+            with self.watchdog.over(running[0].folder):
+                outcomes = advance_together(running)
+        else:
+            outcomes = [outcome for member in running for outcome in member.advance()]
+        return {"outcomes": outcomes, "done": all(member.done for member in self.members)}
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _take(self, config: dict[str, Any]) -> None:
+        others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
+        self.members = [
+            Member(self.shared, others=others, watchdog=self.watchdog, **payload) for payload in config["pack"]
+        ]
+
+    def _leave(self) -> None:
+        """The scheduler may have ended a trial here: keep what it had, should it be confirmed later."""
+        for member in self.members:
+            member.suspend()
+        self.members = []
+
+
+class Member:
+    """One trial of a pack. Its failures are its own; ``others`` is where features of the pack's trials are shared."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        trial: Mapping[str, Any],
+        data: str,
+        weights: str | None,
+        known: int,
+        others: dict[str, Any] | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        self.others, self.watchdog = others, watchdog or Watchdog(0)
+        self.shared, self.data_key, self.weights_key = shared, data, weights
+        self.trial = Trial(**trial)
+        self.reported = known  # the last epoch that the driver's journal holds
+        self.home = f"trials/{self.trial.id}"
+        self.folder = shared.folder / self.home
+        self.bucket: Bucket | None = None
+        self.word: Word | None = None
+        if shared.bucket is not None:
+            self.word = word_of(shared.bucket, shared.token)
+            self.bucket = self.word.bucket  # its connection serves all trials of the process
+            # of this launch alone: what an older one left here may be older than what is in the bucket
+            self.folder = working_folder(shared.bucket) / shared.token / self.trial.id
+        self.training: Any = None
+        self.done = False
+        self.alone = False  # no longer trained as one network with the others
+        self.errors: list[str] = []
+        self.waits = list(DISK_WAITS_S)
+        self.warnings: list[str] = []
+        self._looked, self._stop = 0.0, False
+
+    def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
+        """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
+        try:
+            if self.training is None:
+                if unseen := self._unseen():  # before anything is written there
+                    return [self._end(Status.INTERRUPTED, **unseen)]
+                if hung := self._hung():  # said now: should it hang again, nothing would be
+                    return hung
+            with self.watchdog.over(self.folder):
+                outcomes = self._advance(epoch)
+        except TrialError as error:
+            outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
+        except Exception as error:  # a trial's exception is its result, never the sweep's
+            outcomes = self._again_or_fail(error)
+        warnings = [self._outcome("warning", text=text) for text in self.warnings]
+        self.warnings.clear()
+        return warnings + outcomes
+
+    def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
+        if self._should_stop() and self.training is None:
+            return [self._end(Status.INTERRUPTED)]
+        if self.training is None:
+            self.training = self._prepare()
+        stopped = False
+        if epoch is not None or not self.training.complete:
+            stopped = (epoch or self.training.advance)() is None
+        # also those that a checkpoint has and the journal has not
+        outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
+        if stopped:
+            return [*outcomes, self._end(Status.INTERRUPTED)]
+        told = max(self.reported, self.training.epoch)
+        if self.training.complete:
+            facts = self.training.finish()
+            self._publish(*facts["files"])
+            outcomes += self._draw(facts)
+            outcomes.append(self._end(Status.FINISHED, **facts))
+        self.reported = told  # not before: where the trial's files cannot be written, nothing above was told
+        return outcomes
+
+    def _hung(self) -> list[Outcome]:
+        """A line, where an earlier worker of this launch hung over this trial and nobody was told yet.
+
+        Raises:
+            TrialError: it did so twice.
+        """
+        kept: Path | str
+        stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
+        if not (stack.exists() and stack.stat().st_size):
+            return []
+        times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
+        kept = stack.rename(self.folder / f"{before}{times}.txt")
+        if self.bucket is not None:
+            self._publish(kept.name)
+            kept = f"{self.bucket.address}/{self.home}/{kept.name}"
+        text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
+        if times > 1:
+            raise TrialError(f"{text} (and once before)")
+        return [self._outcome("warning", text=f"{text}; trying once more from the last checkpoint")]
+
+    def ready(self) -> bool:
+        """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""
+        try:
+            if self.training is None and not self._should_stop():
+                self.training = self._prepare()
+        except Exception:
+            self.training = None
+        return self.training is not None and not self.training.complete
+
+    def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
+        """The sheets of a finished trial. Pictures are no reason to lose it, whatever the user's network does."""
+        if not self.shared.activations or self.shared.limit_batches or "best.pt" not in facts["files"]:
+            return []
+        try:
+            pictures = self.training.draw()
+            self._publish(*(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json")))
+            return [self._outcome("images", **pictures)]
+        except Exception as error:
+            return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
+
+    def _prepare(self) -> Any:
+        from suite.training.trainer import Training  # torch: only in workers, only when there is work
+
+        shared = self.shared
+        self._bring()
+        return Training(
+            self.trial,
+            ray.get(shared.datasets[self.data_key]),
+            weights=ray.get(shared.weights[self.weights_key]) if self.weights_key else None,
+            objective=shared.objective,
+            numerics=shared.numerics,
+            folder=self.folder,
+            should_stop=self._should_stop,
+            allowed=self._allowed,
+            kept=self._keep,
+            limit_batches=shared.limit_batches,
+            warn=self.warnings.append,
+            others=self.others,
+            alive=self.watchdog.alive,
+        )
+
+    def suspend(self) -> None:
+        """Leave a trial that is not over, keeping a checkpoint of where it stands."""
+        if self.training is not None and not self.done:
+            self.training.save()
+        self.training = None
+        self._tidy()
+
+    # ---- with a bucket ---------------------------------------------------------------------------------------------
+
+    def _bring(self) -> None:
+        """Copy the newest good checkpoint here."""
+        from suite.storage import checkpoint  # torch
+
+        if (bucket := self.shared.bucket) is None:
+            return
+        place = f"{self.home}/checkpoints"
+        for name in self._kept_there(bucket):
+            if not (self.folder / "checkpoints" / name).exists():
+                bucket.fetch_folder(f"{place}/{name}", self.folder / "checkpoints" / name)
+            if checkpoint.newest(self.folder / "checkpoints", self.trial.id, self.warnings.append):
+                return
+
+    def _keep(self, folder: Path) -> None:
+        """Put a checkpoint where the next worker finds it, wherever that runs, and let older ones go."""
+        from suite.storage import checkpoint
+
+        if (bucket := self.bucket) is None or not self._allowed():
+            return
+        place = f"{self.home}/checkpoints"
+        bucket.push_folder(folder, f"{place}/{folder.name}", checkpoint.MANIFEST)
+        for name in self._kept_there(bucket)[checkpoint.KEPT :]:
+            bucket.remove_below(f"{place}/{name}", checkpoint.MANIFEST)
+
+    def _kept_there(self, bucket: Bucket) -> list[str]:
+        """Names of the bucket's checkpoints of this trial that are whole, newest first."""
+        from suite.storage.checkpoint import MANIFEST
+
+        names = bucket.names(f"{self.home}/checkpoints/")
+        return sorted({name.split("/")[-2] for name in names if name.endswith(f"/{MANIFEST}")}, reverse=True)
+
+    def _publish(self, *names: str) -> None:
+        """Put files of a finished trial where the driver finds them."""
+        if self.shared.bucket is not None:
+            for name in names:
+                self.shared.bucket.put(f"{self.home}/{name}", self.folder / name)
+
+    def _tidy(self) -> None:
+        """Remove the working copy; what counts is in the bucket."""
+        if self.shared.bucket is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
+
+    def _again_or_fail(self, error: Exception) -> list[Outcome]:
+        """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end.
+
+        A full disk is not, nor is a store that is away: that may change, and where it does not the sweep is stopped,
+        not the trial failed.
+        """
+        reason = _reason(error)
+        self.training = None
+        if isinstance(error, OSError) and (error.errno in disk.FULL or isinstance(error, BucketUnavailable)):
+            what = "the bucket" if isinstance(error, BucketUnavailable) else "disk full"
+            said = f"{what}: {disk.said(error, self.folder)}"
+            if not self.waits:  # others will find it as full: the sweep stops, and goes on once there is room
+                return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
+            self._wait(self.waits.pop(0))
+            return [self._outcome("warning", text=f"{said}; trying again from the last checkpoint")]
+        if reason in self.errors or len(self.errors) >= 2:
+            return [self._end(Status.FAILED, reason=reason)]
+        self.errors.append(reason)
+        return [self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")]
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._should_stop():
+            time.sleep(LOOK_EVERY_S)
+
+    def _end(self, status: Status, **facts: Any) -> Outcome:
+        self.done = True
+        self.training = None
+        self._tidy()
+        return self._outcome("end", status=str(status), **facts)
+
+    def _epoch(self, record: EpochRecord) -> Outcome:
+        return self._outcome("epoch", **asdict(record))
+
+    def _outcome(self, kind: str, **facts: Any) -> Outcome:
+        return {"id": self.trial.id, "kind": kind, **facts}
+
+    def _should_stop(self) -> bool:
+        self.watchdog.alive()
+        now = time.monotonic()
+        if self.word is not None:
+            return self.word.stop
+        if not self._stop and now - self._looked >= LOOK_EVERY_S:
+            self._looked = now
+            self._stop = self._said(STOP_FILE) is not None or not self._allowed()
+        return self._stop
+
+    def _said(self, name: str) -> str | None:
+        """What the driver has written there, None where there is nothing."""
+        if self.bucket is not None:
+            content = self.bucket.get(name)
+            return None if content is None else content.decode()
+        try:
+            return (self.shared.folder / name).read_text()
+        except OSError:
+            return None
+
+    def _unseen(self) -> dict[str, str]:
+        """Stops the sweep where its folder is not seen: a node that joined while it ran was not asked for it."""
+        if self._said(LAUNCH_FILE) is not None:
+            return {}
+        place = self.shared.bucket.address if self.shared.bucket else self.shared.folder
+        said = f"node {nodes.here()} does not see {place}"
+        return {"reason": said, "halt": said}
+
+    def _allowed(self) -> bool:
+        """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
+        return self._said(LAUNCH_FILE) == self.shared.token
+
+
+class Word:
+    """What the driver says in a bucket, asked for on a thread: training waits for no network.
+
+    Attributes:
+        bucket: the place, given up soon.
+        stop: whether this launch's workers should stop, or are no longer the owner's. A store that does not answer is
+            no reason: it may be back when a checkpoint is due.
+    """
+
+    def __init__(self, bucket: Bucket, token: str) -> None:
+        self.stop = False
+        self.bucket, self._token = bucket.brisk(), token.encode()
+        threading.Thread(target=self._ask, name="word", daemon=True).start()
+
+    def _ask(self) -> None:
+        while not self.stop:
+            with suppress(BucketUnavailable):
+                owner = self.bucket.get(LAUNCH_FILE)
+                self.stop = owner != self._token or self.bucket.get(STOP_FILE) == self._token
+            time.sleep(ASK_EVERY_S)
+
+
+_words: dict[tuple[str, str], Word] = {}
+
+
+def word_of(bucket: Bucket, token: str) -> Word:
+    """One for a process."""
+    return _words.get((bucket.address, token)) or _words.setdefault((bucket.address, token), Word(bucket, token))
+
+
+def working_folder(bucket: Bucket) -> Path:
+    """Where workers on this machine keep their working copies, by launch."""
+    from suite.data import cache_folder
+
+    return bucket.working_folder(cache_folder()) / ".workers"
+
+
+def _leave_sigterm_to_the_driver() -> None:
+    """Where Ray's processes were started deaf to SIGTERM, do nothing at one: the driver, too, has it, and asks to stop.
+
+    Deafness is inherited, and would keep processes that a user's code starts here from being ended: they hear it.
+    """
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        return  # a worker of somebody's cluster
+    worker = os.getpid()
+
+    def pass_over(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != worker:  # a fork
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, pass_over)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _tidy_up_after_others(shared: Shared) -> None:
+    """Remove working copies of launches that are over: their workers were killed."""
+    if shared.bucket is None:
+        return
+    with suppress(BucketUnavailable):
+        if shared.bucket.brisk().get(LAUNCH_FILE) == shared.token.encode():
+            for other in working_folder(shared.bucket).glob("*"):
+                if other.name != shared.token:
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def advance_together(members: Sequence[Member]) -> list[Outcome]:
+    """One epoch of each, as one network where theirs allow it."""
+    from suite.training import joint  # torch
+
+    ready = [member for member in members if member.ready() and not member.alone]
+    trained: dict[str, Callable[[], EpochRecord | None]] = {}
+    if joint.can_join([member.training for member in ready]):
+        ends = joint.advance([member.training for member in ready])
+        for member, end in zip(ready, ends, strict=True):
+            if isinstance(end, OutOfMemoryError):  # of all together: each may still have its own room
+                member.alone, member.training = True, None
+                member.warnings.append(f"{end}; going on by itself from the last checkpoint")
+            else:
+                trained[member.trial.id] = partial(_given, end)
+    return [outcome for member in members for outcome in member.advance(trained.get(member.trial.id))]
+
+
+def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:
+    if isinstance(end, Exception):
+        raise end
+    return end
+
+
+def _reason(error: Exception) -> str:
+    """The exception, and where it came from, in one line: the last place in the user's code or ours, not in torch's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
+    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    text = redacted(" ".join(str(error).split()))[:300]
+    return f"{type(error).__name__}: {text}{place}"

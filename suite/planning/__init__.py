@@ -1,0 +1,1 @@
+"""What a sweep will run and cost, before it starts."""

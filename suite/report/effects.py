@@ -1,0 +1,160 @@
+"""What mattered: main effects, importance, and what accuracy costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from suite import analysis
+from suite.config.space import show
+from suite.core.records import Status
+from suite.report.dot_plots import Dot, Dots, Mark, Scatter
+from suite.report.elements import Picture, Section
+from suite.report.figures import Style
+from suite.report.formatting import heading, label, names, scale, some
+from suite.report.runs import Rules
+from suite.report.slice_plots import Point, Slice, Slices, levels
+from suite.storage.journal import TrialHistory
+
+_MOST = 60  # rows of a figure
+_SLICES = 9  # panels
+_NAMED = 12  # arms up to which all are named, not only the best
+Looks = dict[str, Style]
+
+
+def section(items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules, looks: Looks, search: bool) -> Section:
+    """The part of the report on what mattered; empty where the sweep has nothing to say on it."""
+    found = [] if search else _effects(items, rules)
+    said, important = _searched(items, rules) if search else ((), [])
+    return Section("matters", "What mattered", said, (), (*found, *important, *_costs(arms, rules, looks)))
+
+
+def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
+    metric = rules.tested
+    effects = analysis.main_effects(items, rules.objective, metric)
+    settings = dict.fromkeys(effect.setting for effect in effects)
+    if len(settings) < 2 and all(effect.arms < 2 for effect in effects):
+        return []  # one setting varies: the main table says it all
+    factor = scale(metric)
+    dots = tuple(
+        Dot(effect.setting, effect.level, effect.mean * factor, _by(effect.low, factor), _by(effect.high, factor))
+        for effect in effects
+    )
+    caption = (
+        f"Main effects: {label(metric).lower()} at a value of a setting, less the mean over that setting's values, "
+        "each averaged over the arms in which all of its values meet the same other settings; 95 % Student interval "
+        "over seeds, not adjusted for their number."
+    )
+    if len(dots) > _MOST:
+        caption += f" The first {_MOST} of {len(dots)} are drawn."
+    alt = f"Main effects of {', '.join(settings)} on {label(metric).lower()}, with intervals."
+    unit = "points" if factor > 1 else metric
+    return [Picture("effects", alt, caption, Dots(dots[:_MOST], f"Difference of {label(metric).lower()}, {unit}"))]
+
+
+def _by(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, ...], list[Picture]]:
+    """Of a search's first seed; trials stopped early count with the figure that stopped them."""
+    ended = [item for item in items if item.status in (Status.FINISHED, Status.STOPPED)]
+    first = ended[0].trial.seed if ended else 0
+    known = [
+        (item, chosen.metrics[rules.objective.name])
+        for item in ended
+        if item.trial.seed == first and (chosen := rules.objective.chosen(item.curve)) is not None
+    ]
+    points = [(item.trial.settings, value) for item, value in known]
+    found = analysis.importance(points, rules.objective.goal, rules.bounds)
+    sliced = _slices(known, rules, [one.name for one in found])
+    if not found:
+        least = analysis.LEAST_TRIALS
+        return (f"Importance of the parameters: too few trials ({len(points)} of at least {least} needed).",), sliced
+    dots = tuple(Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high) for one in found[:_MOST])
+    caption = (
+        "Importance (PED-ANOVA, arXiv 2304.10255): how much of what sets the best tenth of "
+        f"{some(len(points), 'trial')} apart in {label(rules.objective.name).lower()} lies in each parameter; "
+        "95 % bootstrap interval over trials. "
+        "Trials that were stopped early count with the figure they had."
+    )
+    alt = f"Importance of {', '.join(one.name for one in found)}, in percent, with intervals."
+    return _importance(found), [Picture("importance", alt, caption, Dots(dots, "Importance, %")), *sliced]
+
+
+def _importance(shares: Sequence[analysis.Importance]) -> tuple[str, ...]:
+    """Which parameters matter more than an equal share; nothing to say of a single one."""
+    if len(shares) < 2:
+        return ()
+    chosen = [share.name for share in analysis.standing_out(shares)]
+    equal = f"the equal share of {100 / len(shares):.0f} %"
+    if not chosen:
+        return (f"Nothing stands out: no parameter's interval lies above {equal}.",)
+    return (f"Above {equal} with its whole interval: {names(chosen)}.",)
+
+
+def _slices(known: Sequence[tuple[TrialHistory, float]], rules: Rules, ranked: Sequence[str]) -> list[Picture]:
+    """Each trial's figure against each parameter that varies, the most important first."""
+    varied: dict[str, set[str]] = {}
+    for item, _ in known:
+        for name, value in item.trial.settings.items():
+            varied.setdefault(name, set()).add(show(value))
+    names = [name for name in dict.fromkeys([*ranked, *varied]) if len(varied.get(name, ())) > 1]
+    if not names:
+        return []
+    metric = rules.objective.name
+    best = (max if rules.objective.goal == "maximize" else min)(value for _, value in known)
+    caption = (
+        f"{label(metric)} of each trial against each parameter. Hollow: stopped early, with the figure it had; in "
+        "the second colour: the best. A pattern in one panel may be another parameter's doing."
+    )
+    if len(names) > _SLICES:
+        caption += f" The {'most important' if ranked else 'first'} {_SLICES} of {len(names)}."
+    shown = tuple(_slice(name, known, rules, best) for name in names[:_SLICES])
+    alt = f"{label(metric)} of {some(len(known), 'trial')} against {', '.join(names[:_SLICES])}."
+    return [Picture("slices", alt, caption, Slices(shown, heading(metric)))]
+
+
+def _slice(name: str, known: Sequence[tuple[TrialHistory, float]], rules: Rules, best: float) -> Slice:
+    metric, bounds = rules.objective.name, rules.bounds.get(name)
+    having = [(item, value) for item, value in known if name in item.trial.settings]
+    values = [item.trial.settings[name] for item, _ in having]
+    ordered: tuple[str, ...] = () if bounds else levels([show(value) for value in values])
+    places = [float(value) if bounds else ordered.index(show(value)) for value in values]
+    points = tuple(
+        Point(place, value * scale(metric), item.status is Status.FINISHED, value == best)
+        for place, (item, value) in zip(places, having, strict=True)
+    )
+    return Slice(name, points, ordered, bool(bounds and bounds.log))
+
+
+def _costs(arms: pd.DataFrame, rules: Rules, looks: Looks) -> list[Picture]:
+    """The tested figure against time and against trainable weights."""
+    metric = rules.tested if rules.tested in arms else rules.objective.name
+    axes = {"time": ("seconds", "Time to train, s", 1.0), "size": ("trainable", "Trainable parameters, millions", 1e-6)}
+    found = []
+    for name, (column, below, unit) in axes.items():
+        if metric not in arms or column not in arms:
+            continue
+        known = arms[arms[metric].notna() & arms[column].notna()]
+        if len(known) < 2 or (name == "size" and known[column].nunique() < 2):
+            continue
+        cost = [float(value) * unit for value in known[column]]
+        values = [float(value) for value in known[metric]]
+        best = analysis.front(list(zip(cost, values, strict=True)), analysis.rises(metric))
+        others = [place for place in range(len(known)) if place not in best]
+        order = [*best, *(others if len(known) <= _NAMED else ())]
+        numbers = {place: number for number, place in enumerate(order, start=1)}
+        marks = tuple(
+            Mark(str(arm), x, y * scale(metric), looks[arm], numbers.get(place, 0), place in best)
+            for place, (arm, x, y) in enumerate(zip(known["arm"], cost, values, strict=True))
+        )
+        caption = (
+            f"{label(metric)} against {below.partition(',')[0].lower()}, mean over an arm's finished seeds. The line "
+            "joins arms to which no other is both cheaper and better (the Pareto front). Differences along it may "
+            "be chance."
+        )
+        alt = f"{label(metric)} against {below.lower()}: {some(len(best), 'arm')} on the Pareto front of {len(known)}."
+        found.append(Picture(name, alt, caption, Scatter(marks, below, heading(metric))))
+    return found

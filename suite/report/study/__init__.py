@@ -1,0 +1,1 @@
+"""The claims of the ResNet-18 study."""

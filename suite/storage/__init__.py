@@ -1,0 +1,1 @@
+"""A sweep's durable record: journal, checkpoints, object store."""

@@ -1,0 +1,390 @@
+"""A sweep's place in an object store that speaks S3: ``--storage-path s3://bucket/prefix``.
+
+Such a store has no rename, no append and no lock, so what a shared folder gives is made here of what it has: an object
+is there whole or not at all, and one can be put on condition that there is none of that name.
+
+::
+
+    journal/0000000001     entries from seq 1 on, one object for each write: the journal is their concatenation.
+                           Put only where there is none: of two drivers the second one fails at its first entry.
+    owner                  who runs the sweep, renewed while it does: a second one is refused at its start
+    launch, stop           the token of the launch that owns the sweep; of one whose workers should stop
+    trials/<id>/...        checkpoints, whose manifest is put last and removed first: without one there is none
+
+Driver and workers keep working copies in folders of their own, on any disk: the store is what counts. Every call is
+tried again, with growing waits; then it is ``BucketUnavailable``. Addresses, keys and other kinds of S3
+(MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from urllib3.exceptions import HTTPError  # boto3's own transport, which lets some of these through
+
+from suite.core.errors import EnvironmentProblem, LockedError, UsageError
+from suite.core.redaction import redacted
+from suite.system import signals
+
+JOURNAL, OWNER = "journal/", "owner"
+RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # of the owner's word; a driver that is gone for longer may be replaced
+AT_ONCE = 32  # objects that are read at once
+TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
+BRISK_TRIES, BRISK_TIMEOUTS_S = 2, (2.0, 15.0)  # where somebody waits, and it is tried again anyway
+BODY_TRIES = 3  # of an answer whose content is cut, which botocore does not try again
+
+
+class BucketUnavailable(OSError):
+    """The store does not answer, after all tries."""
+
+
+class AnotherOwner(OSError):
+    """Another process writes this sweep's journal now."""
+
+
+def is_bucket(address: str | Path) -> bool:
+    """Whether results are to go into an object store; pathlib makes one slash of two."""
+    return re.match(r"s3:/", str(address)) is not None
+
+
+class Bucket:
+    """Objects below an address. Can be pickled: each process has a client of its own.
+
+    Args:
+        address: ``s3://bucket`` or ``s3://bucket/prefix``.
+
+    Raises:
+        UsageError: the address names no bucket.
+    """
+
+    def __init__(self, address: str) -> None:
+        found = re.fullmatch(r"s3:/{1,2}([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.=+-]+)*)/*", address)
+        if found is None or any(part in (".", "..") for part in found[2].split("/")):
+            raise UsageError(
+                f"an address in an object store must be s3://bucket/prefix, got {redacted(address)}",
+                remedy="Bucket: 3 to 63 lower-case letters, digits, dots, hyphens. Prefix: letters, digits, _ . = + -.",
+            )
+        self.bucket, self.prefix = found[1], found[2].strip("/")
+        self.patient = True
+        self._client: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}
+
+    def __truediv__(self, name: str) -> Bucket:
+        return Bucket(f"{self.address}/{name}")
+
+    def brisk(self) -> Bucket:
+        """The same place, given up sooner."""
+        other = Bucket(self.address)
+        other.patient = False
+        return other
+
+    @property
+    def address(self) -> str:
+        """As the user would write it."""
+        return "/".join(part for part in (f"s3://{self.bucket}", self.prefix) if part)
+
+    def working_folder(self, cache: Path) -> Path:
+        """Where the driver, or a worker, of this address keeps its working copy on its machine."""
+        return cache / "buckets" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
+
+    # ---- objects ---------------------------------------------------------------------------------------------------
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Put an object, in place of an older one.
+
+        Raises:
+            BucketUnavailable: as every method.
+        """
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                self._call("put_object", Key=self._key(name), Body=file)
+        else:
+            self._call("put_object", Key=self._key(name), Body=content)
+
+    def put_new(self, name: str, content: bytes) -> bool:
+        """Put an object where there is none of that name; whether there was none, or one with this very content."""
+        try:
+            self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
+        except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
+            if (there := self.get(name)) is None:
+                raise BucketUnavailable(errno.EIO, f"{name} is there and is not") from None
+            return there == content
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        """An object's content, None where there is none."""
+        try:
+            return bytes(self._call("get_object", read=True, Key=self._key(name)))
+        except FileNotFoundError:
+            return None
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of the objects whose name begins so, in order."""
+        found: list[str] = []
+        token: dict[str, Any] = {}
+        while True:
+            page = self._call("list_objects_v2", Prefix=self._key(below), **token)
+            found += [one["Key"][len(self._key("")) :] for one in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                return sorted(found)
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def remove(self, *names: str) -> None:
+        """Remove objects, in this order."""
+        for name in names:
+            self._call("delete_object", Key=self._key(name))
+
+    def remove_below(self, name: str, first: str = "") -> None:
+        """Remove a folder's objects; first those whose name ends so."""
+        names = self.names(f"{name}/")
+        self.remove(*sorted(names, key=lambda one: not (first and one.endswith(first))))
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy an object into a file, which is there whole or not at all; whether there is such an object."""
+        content = self.get(name)
+        if content is None:
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            draft.write_bytes(content)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def push_folder(self, folder: Path, name: str, last: str) -> None:
+        """Put a folder's files, the one named ``last`` at the end: it makes the rest valid."""
+        self.remove(f"{name}/{last}")  # of an earlier try: its files are about to change
+        for file in sorted(folder.iterdir(), key=lambda one: (one.name == last, one.name)):
+            self.put(f"{name}/{file.name}", file)
+
+    def fetch_folder(self, name: str, target: Path) -> None:
+        """Copy a folder's objects into a folder that is there whole or not at all."""
+        draft = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            for one in self.names(f"{name}/"):
+                self.fetch(one, draft / one.rpartition("/")[2])
+            if draft.exists():  # else all of it was removed meanwhile
+                draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    # ---- the journal -----------------------------------------------------------------------------------------------
+
+    def append_journal(self, seq: int, lines: bytes) -> None:
+        """Put further lines of the journal, whose first entry has this number.
+
+        Raises:
+            AnotherOwner: somebody else put theirs there.
+        """
+        if not self.put_new(_segment(seq), lines):
+            raise AnotherOwner(errno.EBUSY, f"another process writes the journal in {self.address} now")
+
+    def read_journal(self) -> bytes:
+        """All lines of the journal.
+
+        Raises:
+            EnvironmentProblem: a piece of it is gone, or is none of a journal.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            pieces = list(pool.map(self.get, self.names(JOURNAL)))
+        lines = [line for piece in pieces for line in (piece or b"").splitlines(keepends=True)]
+        try:
+            whole = [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+        except (ValueError, LookupError, TypeError):
+            whole = False
+        if not whole or None in pieces:
+            raise EnvironmentProblem(
+                f"the journal in {self.address}/{JOURNAL} has a hole, or something else in it",
+                remedy="Restore its objects, where the bucket keeps versions, or start anew at another --storage-path.",
+            )
+        return b"".join(lines)
+
+    def take_journal(self, file: Path) -> None:
+        """Make a local journal what the store's is: what only the working copy has was never said to anybody."""
+        lines = self.read_journal()
+        if lines or file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_name(f".{file.name}.tmp")
+            draft.write_bytes(lines)
+            draft.replace(file)
+
+    # ---- its owner -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def owned(self, token: str) -> Iterator[None]:
+        """Hold the sweep, and let others see that it is held.
+
+        Raises:
+            LockedError: another process holds it.
+        """
+        mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname(), "at": _place()}).encode()
+        if not self.put_new(OWNER, mine):
+            self._refuse_if_alive()
+            self.put(OWNER, mine)
+        done = threading.Event()
+        renewing = threading.Thread(target=self.brisk()._renew, args=(mine, done), name="owner", daemon=True)
+        signals.start(renewing)
+        try:
+            yield
+        finally:
+            done.set()
+            renewing.join(timeout=60)
+            brisk = self.brisk()
+            with suppress(BucketUnavailable):
+                if brisk.get(OWNER) == mine:
+                    brisk.remove(OWNER)
+
+    def _refuse_if_alive(self) -> None:
+        try:
+            found = self._call("head_object", Key=self._key(OWNER))
+        except FileNotFoundError:
+            return
+        owner = json.loads(self.get(OWNER) or b'{"host": "", "pid": 0, "at": ""}')
+        age_s = _clock(found).timestamp() - found["LastModified"].timestamp()
+        if owner["at"] == _place() and not psutil.pid_exists(owner["pid"]):
+            return
+        if age_s < STALE_AFTER_S:
+            raise LockedError(
+                f"this sweep is already running: process {owner['pid']} on {owner['host']} holds {self.address}\n"
+                "    Wait for it or stop it; then launch again, which goes on where it stopped. If it died, that is "
+                f"possible in {STALE_AFTER_S - age_s:.0f} s."
+            )
+
+    def _renew(self, mine: bytes, done: threading.Event) -> None:
+        while not done.wait(RENEW_EVERY_S):
+            with suppress(BucketUnavailable):  # another's word stays: its journal will say who owns the sweep
+                if self.get(OWNER) in (mine, None):
+                    self.put(OWNER, mine)
+
+    # ---- calls -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Write, read and remove an object.
+
+        Raises:
+            EnvironmentProblem: the store cannot be used; says why.
+        """
+        name = f".check-{os.getpid()}-{time.time_ns()}"
+        remedy = (
+            "Make the bucket, and let this machine read, write, list and delete below it: AWS_PROFILE, "
+            "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is not Amazon's."
+        )
+        try:
+            same = self.put_new(name, b"it") and not self.put_new(name, b"another") and self.get(name) == b"it"
+            self.names(name)
+            self.remove(name)
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.address} cannot be used: {error.strerror}", remedy=remedy) from error
+        if not same:
+            raise EnvironmentProblem(
+                f"{self.address} cannot be used: it puts an object although there is one of that name",
+                remedy="The store must know conditional writes (If-None-Match: *), as Amazon's, MinIO and R2 do.",
+            )
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _call(self, what: str, read: bool = False, **arguments: Any) -> Any:
+        """A call of boto3's client; with ``read`` the object's content, for which the connection must hold, too.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            FileExistsError: there is one, and there should be none.
+            BucketUnavailable: everything else.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for number in range(BODY_TRIES):
+            try:
+                found = getattr(self._connected(), what)(Bucket=self.bucket, **arguments)
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in ("NoSuchKey", "404"):
+                    raise FileNotFoundError(errno.ENOENT, arguments["Key"]) from error
+                if code in ("PreconditionFailed", "412"):
+                    raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
+                raise BucketUnavailable(errno.EIO, redacted(str(error))) from error
+            except (BotoCoreError, OSError, ValueError) as error:  # ValueError: an address that is none
+                raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+            if not read:
+                return found
+            try:
+                with found["Body"] as body:
+                    return body.read()
+            except (BotoCoreError, HTTPError, OSError) as error:
+                if number == BODY_TRIES - 1:
+                    raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+        raise AssertionError
+
+    def _connected(self) -> Any:
+        """The client, made at the first call: boto3 is needed only here, and takes half a second to import."""
+        if self._client is None:
+            import boto3  # type: ignore[import-untyped]
+            from botocore.config import Config
+
+            tries, (connect_s, read_s) = (TRIES, TIMEOUTS_S) if self.patient else (BRISK_TRIES, BRISK_TIMEOUTS_S)
+            config = Config(
+                retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=connect_s,
+                read_timeout=read_s, max_pool_connections=2 * AT_ONCE,
+            )  # fmt: skip
+            session = boto3.session.Session()
+            region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
+            self._client = session.client("s3", region_name=region, config=config)
+        return self._client
+
+
+@contextmanager
+def reached(address: str) -> Iterator[None]:
+    """Says what the store lacks in words.
+
+    Raises:
+        EnvironmentProblem: it did not answer in the block.
+        LockedError: another process writes the journal there.
+    """
+    try:
+        yield
+    except AnotherOwner as error:
+        raise LockedError(f"{error.strerror}\n    Wait for it or stop it; then launch again.") from error
+    except BucketUnavailable as error:
+        raise EnvironmentProblem(
+            f"{address} cannot be used: {error.strerror}", remedy="Launch the same command again once it answers."
+        ) from error
+
+
+def _segment(seq: int) -> str:
+    return f"{JOURNAL}{seq:010d}"
+
+
+def _place() -> str:
+    """Where process numbers mean the same: this start of this machine, and of a container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _clock(answer: Any) -> Any:
+    """The store's own time when it gave the answer: clocks of machines differ."""
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

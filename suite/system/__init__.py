@@ -1,0 +1,1 @@
+"""Disk, signals, processes and memory of one machine."""

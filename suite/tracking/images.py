@@ -1,0 +1,107 @@
+"""Files in a run that are replaced as a whole: images that MLflow's page steps through."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from suite.core.errors import EnvironmentProblem, brief
+from suite.core.redaction import redacted
+from suite.tracking.projection import IMAGES, images_digest, safe_key
+from suite.tracking.reading import download
+from suite.tracking.uri import mlflow_client
+
+
+def log_images(
+    uri: str,
+    run_id: str,
+    key: str,
+    files: Sequence[Path],
+    *,
+    beside: Sequence[Path] = (),
+    metrics: Mapping[str, float] | None = None,
+    step: int = 0,
+) -> bool:
+    """Show pictures on a run's page, in place of those under the same key; again with the same ones changes nothing.
+
+    Args:
+        uri: the store.
+        run_id: the run.
+        key: the name of the series; file number n becomes its step n.
+        files: pictures.
+        beside: other files, put at the top of the run's artifacts.
+        metrics: written at ``step`` where the run has another value there.
+        step: completed epochs.
+
+    Returns:
+        Whether the run had other pictures before.
+
+    Raises:
+        EnvironmentProblem: if the store does not take them.
+    """
+    from mlflow.entities import Metric, RunTag
+    from mlflow.utils.time import get_current_time_millis
+
+    try:
+        client = mlflow_client(uri)
+        data = client.get_run(run_id).data
+        digest, now = images_digest(files), get_current_time_millis()
+        changed: bool = data.tags.get(IMAGES + key) != digest
+        if changed:
+            replace_images(client, run_id, key, files, now)
+        for path in beside:
+            client.log_artifact(run_id, str(path))
+        named = {safe_key(name): value for name, value in (metrics or {}).items()}
+        fresh = [Metric(name, value, now, step) for name, value in named.items() if data.metrics.get(name) != value]
+        client.log_batch(run_id, metrics=fresh, tags=[RunTag(IMAGES + key, digest)])
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"the images could not be logged to run {run_id} in {redacted(uri)}: {brief(error)}",
+            remedy="They are in the output folder; --no-log leaves MLflow alone.",
+        ) from error
+    return changed
+
+
+def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
+    """Step -> picture of a run's series, as the files that were logged; empty where it has none.
+
+    Raises:
+        EnvironmentProblem: if the store cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
+        name = re.compile(re.escape(key.replace("/", "~")) + r"\+step\+(\d+)\+timestamp\+(\d+)\+[^+]*\.png")
+        found: dict[int, tuple[int, bytes]] = {}
+        for path in download(uri, run_id, "images", Path(folder)).iterdir():
+            if matched := name.fullmatch(path.name):
+                step, made = int(matched[1]), int(matched[2])
+                if step not in found or found[step][0] < made:  # a store that cannot delete has earlier ones, too
+                    found[step] = made, path.read_bytes()
+    return {step: content for step, (_, content) in sorted(found.items())}
+
+
+def replace_images(client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int) -> None:
+    """Put pictures in place of those under ``key``, as ``mlflow.log_image`` does: two files each, below ``images/``."""
+    from PIL import Image
+
+    for old in client.list_artifacts(run_id, "images"):
+        if Path(old.path).name.startswith(f"{key.replace('/', '~')}+step+"):
+            remove(client, run_id, old.path)
+    for step, path in enumerate(files):
+        with Image.open(path) as image:
+            client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
+
+
+def remove(client: Any, run_id: str, artifact: str) -> bool:
+    """Delete an artifact; False if the store cannot or there is none."""
+    try:  # no public call for this; a store of artifacts that cannot delete is no reason to stop
+        client._tracking_client._get_artifact_repo(run_id).delete_artifacts(artifact)
+    except (AttributeError, NotImplementedError, FileNotFoundError):
+        return False
+    except Exception as error:
+        if "404" in str(error) or "403" in str(error):  # already gone, or not allowed: the tag still tells
+            return False
+        raise
+    return True

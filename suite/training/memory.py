@@ -1,0 +1,37 @@
+"""How much memory a trial takes, and what its user is told where there is none left."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from suite.config import TrialConfig
+from suite.core.errors import OutOfMemoryError
+
+
+def in_use_gib(device: torch.device) -> float:
+    """Resident memory of this process, or the peak that torch allocated on the GPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resident_gib()
+
+
+def resident_gib() -> float:
+    """Memory of this process that is in RAM, GiB."""
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def explained(error: Exception, config: TrialConfig) -> Exception:
+    """The error, or, where it says that no memory is left, one that says with what."""
+    return OutOfMemoryError(_memory_reason(config, error)) if _is_out_of_memory(error) else error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+
+
+def _memory_reason(config: TrialConfig, error: BaseException) -> str:
+    detail = (str(error).splitlines() or [""])[0][:160]
+    what = f"{config.model.arch} at batch {config.train.batch_size}"
+    return f"out of memory with {what}: {detail or type(error).__name__}"
