@@ -11,7 +11,7 @@ import click
 from suite import tracking
 from suite.console.output import exit_codes
 from suite.core.errors import EnvironmentProblem, ProblemsError
-from suite.sweep.api import tracking_uri_of
+from suite.tracking.uri import tracking_uri_of
 
 DEAD_KEY, DEAD_FILE = "dead_channels", "dead_channels.png"
 BATCH = 256

@@ -29,8 +29,8 @@ from suite.core.records import Status
 from suite.core.redaction import redacted
 from suite.storage.bucket import is_bucket
 from suite.storage.journal import FILE_NAME, History, Journal, Lock, close_stale, read
-from suite.sweep.api import tracking_uri_of
 from suite.system import disk, environment
+from suite.tracking.uri import tracking_uri_of
 
 LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
 SEND_S = 120.0  # for a sweep's journal to reach the store

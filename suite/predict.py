@@ -13,7 +13,7 @@ import click
 from suite.console.output import exit_codes
 from suite.core.cells import inert
 from suite.core.errors import UsageError
-from suite.sweep.api import tracking_uri_of
+from suite.tracking.uri import tracking_uri_of
 
 BATCH = 256
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from suite.console.output import exit_codes, standard
 from suite.core.errors import EnvironmentProblem
 from suite.core.records import MACHINE_METRICS, EpochRecord
-from suite.sweep.api import tracking_uri_of
+from suite.tracking.uri import tracking_uri_of
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -219,7 +219,7 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
 )
 def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: str, number: str) -> None:
     """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
-    place = {"starting": "suite.sweep.api.prepared", "report": "suite.sweep.api._report"}[when]
+    place = {"starting": "suite.sweep.api.prepare_plan", "report": "suite.sweep.api._report"}[when]
     code = (
         f"import os, signal, suite.sweep.__main__\nkept = {place}\ndef late(*a):\n"
         f"    os.kill(os.getpid(), signal.{number})\n"

@@ -16,7 +16,7 @@ from suite.core.records import Numerics, Objective
 from suite.execution import callback, nodes
 from suite.execution.callback import JournalCallback
 from suite.execution.worker import Member, Shared
-from suite.sweep.api import storage_of
+from suite.sweep.locate import storage_of
 
 # Ray with a head that runs no trial, and nobody who would add a worker.
 ALONE = """

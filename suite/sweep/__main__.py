@@ -16,7 +16,9 @@ import click
 
 from suite import config as specs
 from suite.console.output import exit_codes, standard
-from suite.sweep.api import run, show_plan, storage_of
+from suite.sweep.api import run
+from suite.sweep.locate import storage_of
+from suite.sweep.plan_table import show_plan
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:

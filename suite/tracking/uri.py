@@ -95,3 +95,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # It prints a traceback for each locked database that the sender retries anyway.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def tracking_uri_of(tracking_uri: str | None) -> str:
+    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder."""
+    return default_uri(tracking_uri, Path.cwd())

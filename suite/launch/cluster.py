@@ -1,0 +1,51 @@
+"""The cluster that a launch runs on, checked before anything is written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from suite.config import SweepSpec
+from suite.core.errors import EnvironmentProblem
+from suite.launch.launcher import Options
+from suite.storage.bucket import Bucket, reached
+from suite.system import environment
+
+
+def uses_cluster(options: Options) -> bool:
+    """Whether trials run on a Ray that others started, here or elsewhere."""
+    ray = sys.modules.get("ray")
+    return bool(options.address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
+
+
+@contextmanager
+def on_cluster(
+    spec: SweepSpec, options: Options, folder: Path, bucket: Bucket | None, console: Console
+) -> Iterator[None]:
+    """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
+    only the cores are counted.
+    """
+    if uses_cluster(options):
+        from suite.execution import nodes, ray_session
+
+        with ray_session.running(options.address, options.verbose):
+            wanted = spec.resources
+            nodes.wait_for_workers(wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False))
+            with reached(bucket.address) if bucket is not None else nullcontext():
+                nodes.check_storage(folder, bucket)
+            yield
+        return
+    cores = environment.cores()
+    if spec.resources.least_cpu > cores and "ray" not in sys.modules:
+        raise EnvironmentProblem(
+            f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cores}",
+            place=spec.where("resources.cpu"),
+            remedy=f"Lower it: resources.cpu={cores} on the command line; or name a cluster with --address.",
+        )
+    yield
