@@ -33,7 +33,7 @@ from suite.config.sweep import AshaConfig
 from suite.core.records import VAL_ACC, Objective
 from suite.execution.optuna_search import OptunaSearch
 from suite.execution.tuner import EarlyStop
-from suite.launch.runner import REPEATS
+from suite.launch.search_phases import REPEATS
 from suite.storage.journal import FILE_NAME, History, read
 
 OBJECTIVE = Objective(VAL_ACC)

@@ -27,6 +27,7 @@ import pytest
 from conftest import REPO, Folder
 from test_tracking import Server, free_port
 
+from suite.storage import bucket_journal
 from suite.storage.bucket import Bucket
 
 PASSWORDS = {"admin": "admin-of-the-tests-1", "ann": "ann-of-the-tests-1", "ben": "ben-of-the-tests-1"}
@@ -223,7 +224,7 @@ class Stored(Folder):
     @property
     def journal(self) -> list[dict[str, Any]]:
         """Of the store, not of the working copy."""
-        return [json.loads(line) for line in (self.there / self.name).read_journal().splitlines()]
+        return [json.loads(line) for line in bucket_journal.read_journal(self.there / self.name).splitlines()]
 
 
 class Served(Folder):

@@ -24,6 +24,7 @@ from suite.activations import dead_figure
 from suite.config import ModelConfig
 from suite.core.errors import UsageError
 from suite.execution.worker import Member, Shared
+from suite.storage.folder_storage import FolderStorage
 from suite.visuals import activation_maps
 from suite.visuals.activation_maps import (
     MARK,
@@ -408,7 +409,7 @@ def ends(tmp_path: Path, drawing: _Drawing, **options: Any) -> list[str]:
     (tmp_path / "launch").write_text("token")
     given = {"activations": True, "limit_batches": None} | options
     shared = Shared(
-        tmp_path,
+        FolderStorage(tmp_path),
         "token",
         {},
         {},

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from suite.core.errors import EnvironmentProblem, LockedError, UsageError
 from suite.core.records import Numerics, Objective, Trial
 from suite.execution.worker import Member, Shared
 from suite.storage import bucket as buckets
-from suite.storage import checkpoint
-from suite.storage.bucket import AnotherOwner, Bucket, BucketUnavailable, is_bucket
+from suite.storage import bucket_journal, bucket_lease, checkpoint
+from suite.storage.base import AnotherOwner, StorageUnavailable
+from suite.storage.bucket import Bucket, is_bucket
+from suite.storage.bucket_lease import lease
+from suite.storage.bucket_storage import BucketStorage
 from suite.storage.journal import LAUNCH_FILE, Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(boto|moto).*")
@@ -144,7 +148,7 @@ def test_busy_answers_and_lost_ones_are_tried_again(
 def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setattr(buckets, "TRIES", 2)
-    with pytest.raises(BucketUnavailable):
+    with pytest.raises(StorageUnavailable):
         Bucket(there.address).put("a", b"")
 
 
@@ -154,10 +158,13 @@ def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.Monk
 def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any) -> Member:
     """A worker's view of a trial, on a machine whose disk is ``place``."""
     objective = Objective("val/acc", "maximize", "best")
-    shared = Shared(place, token, {}, {}, objective, Numerics(), None, False, (), bucket=there)
+    storage = BucketStorage(there, place, lambda: place)
+    shared = Shared(storage, token, {}, {}, objective, Numerics(), None, False, ())
     made = Member(shared, asdict(given), "data", None, 0)
-    made.folder = place / given.id
-    made.training = training(given, made.folder, should_stop=made._should_stop, allowed=made._allowed, kept=made._keep)
+    kept = made.storage
+    made.training = training(
+        given, made.folder, should_stop=made._should_stop, allowed=kept.owns_sweep, kept=kept.store_checkpoint
+    )
     return made
 
 
@@ -173,7 +180,7 @@ def test_the_manifest_is_put_last_and_removed_first(
     (kept,) = (mine.folder / "checkpoints").iterdir()
     whole = {path.name: path.read_bytes() for path in kept.iterdir()}
     assert checkpoint.MANIFEST in whole and len(whole) >= 2
-    place = f"{mine.home}/checkpoints/{kept.name}"
+    place = f"trials/{given.id}/checkpoints/{kept.name}"
 
     class Cut(Exception):
         pass
@@ -200,7 +207,7 @@ def test_the_manifest_is_put_last_and_removed_first(
             except Cut:
                 ended = False
             monkeypatch.setattr(Bucket, "_call", call)
-            if mine._kept_there(there):
+            if mine.storage._checkpoints(there):
                 found = {name.rpartition("/")[2]: there.get(name) for name in there.names(f"{place}/")}
                 assert found == whole, f"{build}, cut after {cut} calls"
             tally.add()
@@ -219,12 +226,12 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint(there: Bucket,
     for _ in range(3):
         mine.training.advance()
         mine.training.save()
-    names = mine._kept_there(there)
+    names = mine.storage._checkpoints(there)
     assert len(names) == checkpoint.KEPT and names[0].startswith("e00003")
-    there.remove(f"{mine.home}/checkpoints/{names[0]}/{checkpoint.MANIFEST}")
-    there.put(f"{mine.home}/checkpoints/{names[0]}/last.pt", b"half of it")
+    there.remove(f"trials/{given.id}/checkpoints/{names[0]}/{checkpoint.MANIFEST}")
+    there.put(f"trials/{given.id}/checkpoints/{names[0]}/last.pt", b"half of it")
     other = member(there, tmp_path / "b", given)
-    other._bring()
+    other.storage.fetch_checkpoint(other.warnings.append)
     assert [path.name for path in (other.folder / "checkpoints").iterdir()] == [names[1]]
     assert training(given, other.folder).epoch == 2
 
@@ -236,9 +243,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_fetched(there: 
     for _ in range(2):
         mine.training.advance()
         mine.training.save()
-    there.put(f"{mine.home}/checkpoints/{mine._kept_there(there)[0]}/last.pt", b"flipped")
+    there.put(f"trials/{given.id}/checkpoints/{mine.storage._checkpoints(there)[0]}/last.pt", b"flipped")
     other = member(there, tmp_path / "b", given)
-    other._bring()
+    other.storage.fetch_checkpoint(other.warnings.append)
     assert training(given, other.folder).epoch == 1
     assert any("is damaged" in text for text in other.warnings)
 
@@ -255,31 +262,31 @@ def test_a_worker_of_a_launch_that_is_over_puts_nothing(there: Bucket, tmp_path:
 
 def test_the_journal_is_what_the_store_has(there: Bucket, tmp_path: Path) -> None:
     path = tmp_path / "a" / "journal.jsonl"
-    journal = Journal(path, elsewhere=there.append_journal)
+    journal = Journal(path, elsewhere=partial(bucket_journal.append_journal, there))
     for epoch in range(1, 30):
         journal.append("epoch", id="t", epoch=epoch, metrics={})
         assert epoch % 5 or journal.flush(10)
     journal.close()
-    assert there.read_journal() == path.read_bytes() and len(there.names("journal/")) > 3
+    assert bucket_journal.read_journal(there) == path.read_bytes() and len(there.names("journal/")) > 3
     with path.open("ab") as file:
         file.write(b'{"seq": 30, "kind": "epoch", "of": "a process that died before it had put that"}\n')
-    there.take_journal(path)
-    assert path.read_bytes() == there.read_journal()
+    bucket_journal.download_journal(there, path)
+    assert path.read_bytes() == bucket_journal.read_journal(there)
     other = tmp_path / "b" / "journal.jsonl"
-    there.take_journal(other)
+    bucket_journal.download_journal(there, other)
     assert other.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("how", ["gone", "torn", "strange"])
 def test_a_journal_with_a_hole_is_refused(there: Bucket, tmp_path: Path, how: str) -> None:
     for seq in range(1, 9):
-        there.append_journal(seq, json.dumps({"seq": seq}).encode() + b"\n")
+        bucket_journal.append_journal(there, seq, json.dumps({"seq": seq}).encode() + b"\n")
     if how == "gone":
         there.remove("journal/0000000003")
     else:
         there.put("journal/0000000003", {"torn": b'{"seq": 3', "strange": b"[]\n"}[how])
     with pytest.raises(EnvironmentProblem, match="has a hole, or something else in it"):
-        there.take_journal(tmp_path / "journal.jsonl")
+        bucket_journal.download_journal(there, tmp_path / "journal.jsonl")
 
 
 def test_what_cannot_be_put_when_it_is_closed_leaves_no_hole(there: Bucket, tmp_path: Path) -> None:
@@ -290,8 +297,8 @@ def test_what_cannot_be_put_when_it_is_closed_leaves_no_hole(there: Bucket, tmp_
         if away[0]:
             journal._closing = True  # as ``close`` would set it now
             away[0] = False
-            raise BucketUnavailable(5, "away")
-        there.append_journal(seq, lines)
+            raise StorageUnavailable(5, "away")
+        bucket_journal.append_journal(there, seq, lines)
 
     journal = Journal(tmp_path / "journal.jsonl", elsewhere=append)
     journal.append("journal", id="a")
@@ -299,14 +306,14 @@ def test_what_cannot_be_put_when_it_is_closed_leaves_no_hole(there: Bucket, tmp_
     journal.append("plan", ids=[])
     journal.flush(10)
     journal.close()
-    assert there.read_journal() == b"" == (tmp_path / "journal.jsonl").read_bytes()
+    assert bucket_journal.read_journal(there) == b"" == (tmp_path / "journal.jsonl").read_bytes()
 
 
 @pytest.mark.fault(14, 27)
 def test_of_two_drivers_the_second_one_writes_nothing(there: Bucket, tmp_path: Path, tally: Tally) -> None:
     told: list[str] = []
-    first = Journal(tmp_path / "a" / "j", elsewhere=there.append_journal)
-    second = Journal(tmp_path / "b" / "j", told.append, elsewhere=there.append_journal)
+    first = Journal(tmp_path / "a" / "j", elsewhere=partial(bucket_journal.append_journal, there))
+    second = Journal(tmp_path / "b" / "j", told.append, elsewhere=partial(bucket_journal.append_journal, there))
     first.append("journal", id="first")
     assert first.flush(10)
     second.append("journal", id="second")
@@ -315,7 +322,7 @@ def test_of_two_drivers_the_second_one_writes_nothing(there: Bucket, tmp_path: P
     assert first.flush(10)
     second.close()
     first.close()
-    assert [json.loads(line).get("id") for line in there.read_journal().splitlines()] == ["first", None]
+    assert [json.loads(line).get("id") for line in bucket_journal.read_journal(there).splitlines()] == ["first", None]
     tally.add()
 
 
@@ -325,12 +332,16 @@ def test_without_the_condition_two_drivers_overwrite_each_other(
 ) -> None:
     """A broken build."""
     monkeypatch.setattr(Bucket, "put_new", lambda self, name, content: self.put(name, content) or True)
-    journals = [Journal(tmp_path / name / "j", elsewhere=there.append_journal) for name in ("a", "b")]
+    journals = [
+        Journal(tmp_path / name / "j", elsewhere=partial(bucket_journal.append_journal, there)) for name in ("a", "b")
+    ]
     for number, journal in enumerate(journals):
         journal.append("journal", id=f"{number}")
         assert journal.flush(10)
         journal.close()
-    assert [json.loads(line)["id"] for line in there.read_journal().splitlines()] == ["1"], "the first one's is lost"
+    assert [json.loads(line)["id"] for line in bucket_journal.read_journal(there).splitlines()] == ["1"], (
+        "the first one's is lost"
+    )
 
 
 @pytest.mark.fault(27, control=True)
@@ -351,31 +362,34 @@ def test_with_its_manifest_first_half_a_checkpoint_counts(
     push = Bucket.push_folder
     monkeypatch.setattr(Bucket, "push_folder", lambda self, folder, name, last: push(self, folder, name, "last.pt"))
     mine.training.save()
-    assert mine._kept_there(there) and len(there.names("trials/")) == 1
+    assert mine.storage._checkpoints(there) and len(there.names("trials/")) == 1
 
 
 def test_a_sweep_that_is_held_is_refused_until_its_owner_is_silent(
     there: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with there.owned("one"):
-        with pytest.raises(LockedError, match=f"process {os.getpid()} on .* holds {there.address}"), there.owned("two"):
+    with lease(there, "one"):
+        with (
+            pytest.raises(LockedError, match=f"process {os.getpid()} on .* holds {there.address}"),
+            lease(there, "two"),
+        ):
             pass
-        monkeypatch.setattr(buckets, "STALE_AFTER_S", 0.0)
-        with there.owned("three"):
+        monkeypatch.setattr(bucket_lease, "STALE_AFTER_S", 0.0)
+        with lease(there, "three"):
             assert json.loads(there.get("owner") or b"")["token"] == "three"
     assert there.get("owner") is None, "the last one that held it let it go"
-    monkeypatch.setattr(buckets, "STALE_AFTER_S", 75.0)
-    there.put("owner", json.dumps({"token": "x", "pid": 2**30, "host": "here", "at": buckets._place()}).encode())
-    with there.owned("of a machine whose process died"):
+    monkeypatch.setattr(bucket_lease, "STALE_AFTER_S", 75.0)
+    there.put("owner", json.dumps({"token": "x", "pid": 2**30, "host": "here", "at": bucket_lease._place()}).encode())
+    with lease(there, "of a machine whose process died"):
         pass
     there.put("owner", json.dumps({"token": "x", "pid": 1, "host": "another-machine", "at": "there"}).encode())
-    with pytest.raises(LockedError, match=r"another-machine(.|\n)*possible in 7\d s"), there.owned("five"):
+    with pytest.raises(LockedError, match=r"another-machine(.|\n)*possible in 7\d s"), lease(there, "five"):
         pass
 
 
 def test_an_owner_renews_its_word(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "RENEW_EVERY_S", 0.1)
-    with there.owned("one"):
+    monkeypatch.setattr(bucket_lease, "RENEW_EVERY_S", 0.1)
+    with lease(there, "one"):
         there.remove("owner")
         end = time.monotonic() + 10
         while there.get("owner") is None:
@@ -453,6 +467,9 @@ def test_a_store_that_is_away_holds_nothing_up(
     proxy.close()
 
 
+OFTEN = "import suite.training.trainer\n\nsuite.training.trainer.SAVE_EVERY_S = 0.0\n"
+
+
 def epochs_done(count: int) -> Any:
     return lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= count
 
@@ -467,8 +484,7 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     folder = Stored(tmp_path, store)
     for name, value in folder.variables.items():
         monkeypatch.setenv(name, value)
-    (folder.path / "tiny_net.py").write_text("import suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
-                                             + (folder.path / "tiny_net.py").read_text())  # fmt: skip
+    (folder.path / "tiny_net.py").write_text(OFTEN + (folder.path / "tiny_net.py").read_text())  # fmt: skip
     folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")
     # of both: where one worker comes late, the other's trial may be over
@@ -488,7 +504,7 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     folder.assert_tracked()
     local = tmp_path / "runs" / "tiny"
     local.mkdir(parents=True)
-    (local / "journal.jsonl").write_bytes((folder.there / "tiny").read_journal())
+    (local / "journal.jsonl").write_bytes(bucket_journal.read_journal(folder.there / "tiny"))
     assert folder.curves() == alone(folder.path, tmp_path / "alone", monkeypatch)
     artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
     assert {"predictions.npz", "best.pt"} <= artifacts and any(name.endswith(".png") for name in artifacts)

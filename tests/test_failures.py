@@ -66,7 +66,7 @@ def hangs(num_classes):
     return Hangs(num_classes)
 """
 # Precision is measured, in a few steps of training before any trial, as on a processor that has bf16.
-MEASURED = "\nimport suite.planning.measure\n\nsuite.probe.has_bf16 = lambda: True\n"
+MEASURED = "\nimport suite.planning.measure\n\nsuite.planning.measure.has_bf16 = lambda: True\n"
 AUTO = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"precision": "auto"}}
 
 # A thread whose garbage, which only the collector frees, holds references to Ray's objects.

@@ -18,6 +18,7 @@ from suite.core.errors import DivergedError
 from suite.core.records import EpochRecord, Numerics, Trial
 from suite.execution.worker import Member, advance_together
 from suite.planning import measure
+from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import LAUNCH_FILE
 from suite.training import joint
 from suite.training.trainer import Training
@@ -220,7 +221,7 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: Path) -> None:
     """One diverges, two finish: outcomes, files and reasons as if each had run alone."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
+    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
     settings = [{"batch_size": 2, "epochs": 1} | ARMS[0], {"batch_size": 2, "epochs": 1, "lr": 1e30}]
     settings.append({"batch_size": 2, "epochs": 1, "lr": 0.001, "seed": 3})
     members = []
@@ -249,7 +250,7 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
 ) -> None:
     """The joint pass fails in the second epoch: each trains the other two alone, from its checkpoint of the first."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
+    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
     members = []
     for number in (0, 1):
         given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {"id": f"{number:016x}"}
@@ -290,7 +291,7 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
 ) -> None:
     """The last epoch is trained, then a disk is full: what that call would have told, the next one tells."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(folder=tmp_path, token="token", activations=False, limit_batches=None, bucket=None)
+    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
     given = asdict(trial(arch="nets:tiny", epochs=2))
     (tmp_path / "trials" / given["id"]).mkdir(parents=True)
     member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]

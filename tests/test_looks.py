@@ -16,9 +16,11 @@ from suite.console.board import Board
 from suite.core.records import Looks, Trial
 from suite.launch import Options
 from suite.launch.launcher import Launch
+from suite.launch.ranking import rank
 from suite.planning.estimate import _few_unseen_seeds
 from suite.planning.plan import Plan
 from suite.planning.rounds import rounds
+from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import History
 from suite.tracking import MemoryTracker, looks_of, search_seed_of
 from suite.tracking.looks import MAX_LENGTH, looks_tag
@@ -138,11 +140,11 @@ class MadeUpLaunch:
         def make_tracker(journal: str) -> MemoryTracker:
             return MemoryTracker("looks", journal, folder)
 
-        self.launch = Launch(plan, folder / "runs", make_tracker, Options(), board)
+        self.launch = Launch(plan, FolderStorage(folder / "runs"), make_tracker, Options(), board)
         self.plan = plan
 
     def add(self, arm: str, seed: int, value: float, status: str = "finished") -> None:
-        launch, by_name = self.launch, {each.name: each for each in self.plan.spec.arms_list}
+        launch, by_name = self.launch.ledger, {each.name: each for each in self.plan.spec.arms_list}
         trial = self.plan.trial(by_name[arm], seed)
         baseline = self.plan.spec.is_baseline(by_name[arm])
         launch.record(
@@ -155,13 +157,13 @@ class MadeUpLaunch:
     @property
     def champion(self) -> str | None:
         """The arm of the champion."""
-        champion = self.launch._champion
-        return self.launch.history.trials[champion].trial.arm if champion else None
+        champion = self.launch.champion
+        return self.launch.ledger.history.trials[champion].trial.arm if champion else None
 
     def close(self) -> None:
         self.launch.sender.close()
-        self.launch.journal.close()
-        self.launch._removals.shutdown()
+        self.launch.ledger.journal.close()
+        self.launch.retention.close(cancel=False)
 
 
 Make = Callable[..., MadeUpLaunch]
@@ -207,7 +209,7 @@ def test_the_first_round_is_all_arms_on_the_seeds_of_the_first_look(tmp_path: Pa
 
 def test_decided_arms_leave_and_the_baseline_goes_on_with_the_undecided(made: Make) -> None:
     launch = ended(made, range(8), ("lr=0.1", "lr=0.2", "lr=0.3"), "parameters.train.lr.values=[0.1,0.2,0.3]")
-    first, second = rounds(launch.plan, launch.launch.history)
+    first, second = rounds(launch.plan, launch.launch.ledger.history)
     assert first.ended and first.decided == ("lr=0.2",) and first.undecided == ("lr=0.3",)
     new = {(trial.arm, trial.seed) for _, trial in second.pairs if trial.seed >= 8}
     assert new == {("lr=0.1", 8), ("lr=0.1", 9), ("lr=0.3", 8), ("lr=0.3", 9)}
@@ -216,22 +218,22 @@ def test_decided_arms_leave_and_the_baseline_goes_on_with_the_undecided(made: Ma
 
 def test_a_round_ends_when_each_of_its_trials_has_ended(made: Make) -> None:
     launch = ended(made, range(7))
-    (first,) = rounds(launch.plan, launch.launch.history)
+    (first,) = rounds(launch.plan, launch.launch.ledger.history)
     assert not first.ended
     for arm in SHIFTS:
         launch.add(arm, 7, 0.1, "failed")
-    assert rounds(launch.plan, launch.launch.history)[0].ended, "failed trials have ended, too"
+    assert rounds(launch.plan, launch.launch.ledger.history)[0].ended, "failed trials have ended, too"
 
 
 def test_nothing_is_left_once_every_arm_is_decided_or_seeds_are_used_up(made: Make) -> None:
     launch = ended(made, range(8), ("lr=0.1", "lr=0.2", "lr=0.4"), "parameters.train.lr.values=[0.1,0.2,0.4]")
-    (only,) = rounds(launch.plan, launch.launch.history)
+    (only,) = rounds(launch.plan, launch.launch.ledger.history)
     assert only.ended and not only.going and set(only.decided) == {"lr=0.2", "lr=0.4"}
 
 
 def test_the_last_look_ends_the_rounds_with_arms_undecided(made: Make) -> None:
     launch = ended(made, range(12), ("lr=0.1", "lr=0.3"), "parameters.train.lr.values=[0.1,0.3]")
-    known = rounds(launch.plan, launch.launch.history)
+    known = rounds(launch.plan, launch.launch.ledger.history)
     assert [taken.ended for taken in known] == [True] * 3 and known[-1].undecided == ("lr=0.3",)
 
 
@@ -246,9 +248,9 @@ def test_each_of_several_baselines_goes_on_as_long_as_one_of_its_arms(tmp_path: 
         level = 0.5 if arm.name == "augment=flip lr=0.2" else level
         for seed in range(8):
             launch.add(arm.name, seed, level + noise(seed, size))
-            trial = launch.launch.history.trials[f"{arm.name} {seed}"]
+            trial = launch.launch.ledger.history.trials[f"{arm.name} {seed}"]
             trial.trial.settings.update(arm.settings)  # type: ignore[attr-defined]
-    second = rounds(launch.plan, launch.launch.history)[1]
+    second = rounds(launch.plan, launch.launch.ledger.history)[1]
     assert {arm.name for arm in second.arms} == {"augment=flip lr=0.1", "augment=flip lr=0.2"}
 
 
@@ -261,16 +263,16 @@ def test_a_look_is_on_record_once_and_again_when_seeds_were_added(made: Make) ->
     launch = made(LISTED)
     launch.add("lr=0.1", 0, 0.5)
     launch.add("lr=0.2", 0, 0.5)
-    launch.launch._record_look()
-    launch.launch._record_look()
-    assert launch.launch.history.looks == [(0,)]
+    launch.launch.ledger.record_look()
+    launch.launch.ledger.record_look()
+    assert launch.launch.ledger.history.looks == [(0,)]
     launch.add("lr=0.1", 3, 0.5)
-    launch.launch.record("trial", id="x", arm="lr=0.2", seed=3, name="x", settings={}, config={})
-    launch.launch._record_look()
-    assert launch.launch.history.looks == [(0,)], "a trial has not ended"
-    launch.launch.record("end", id="x", status="failed", epochs=0)
-    launch.launch._record_look()
-    assert launch.launch.history.looks == [(0,), (0, 3)]
+    launch.launch.ledger.record("trial", id="x", arm="lr=0.2", seed=3, name="x", settings={}, config={})
+    launch.launch.ledger.record_look()
+    assert launch.launch.ledger.history.looks == [(0,)], "a trial has not ended"
+    launch.launch.ledger.record("end", id="x", status="failed", epochs=0)
+    launch.launch.ledger.record_look()
+    assert launch.launch.ledger.history.looks == [(0,), (0, 3)]
 
 
 def test_looks_stay_on_record_when_trials_are_forgotten_and_in_older_journals_there_are_none() -> None:
@@ -285,12 +287,12 @@ def test_of_a_search_only_the_seeds_that_confirm_are_looked_at(made: Make) -> No
     launch = made(LISTED.replace("[0, 1]", "[0, 1, 2]"), "method=random", "run_cap=4")
     for arm in ("lr=0.1", "lr=0.2", "lr=0.3"):
         launch.add(arm, 0, 0.5)
-    launch.launch.confirmed = ["lr=0.1", "lr=0.2"]
-    for arm in launch.launch.confirmed:
+    launch.launch.ledger.confirmed = ["lr=0.1", "lr=0.2"]
+    for arm in launch.launch.ledger.confirmed:
         for seed in (1, 2):
             launch.add(arm, seed, 0.5)
-    launch.launch._record_look()
-    assert launch.launch.history.looks == [(1, 2)]
+    launch.launch.ledger.record_look()
+    assert launch.launch.ledger.history.looks == [(1, 2)]
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), (3, 1, 2, 9), tuple(range(0, 40, 2)), (2**32 - 1,)])
@@ -328,9 +330,9 @@ def test_an_arm_that_lost_seeds_is_no_champion_however_lucky_the_others_were(mad
         launch.add("lr=0.3", seed, 0.6)
     launch.add("lr=0.2", 0, 0.9)
     launch.add("lr=0.2", 1, 0.1, "failed")
-    finished = [item for item in launch.launch.history.in_plan() if item.status == "finished"]
-    assert launch.launch._ranked(finished) == ["lr=0.3", "lr=0.1", "lr=0.2"]
-    launch.launch._crown()
+    finished = [item for item in launch.launch.ledger.history.in_plan() if item.status == "finished"]
+    assert rank(launch.launch.ledger, finished) == ["lr=0.3", "lr=0.1", "lr=0.2"]
+    launch.launch._select_champion()
     assert launch.champion == "lr=0.3"
 
 
@@ -340,7 +342,7 @@ def test_trials_that_early_termination_stopped_in_a_grid_are_lost_seeds(made: Ma
         launch.add("lr=0.1", seed, 0.5)
     launch.add("lr=0.2", 0, 0.9)
     launch.add("lr=0.2", 1, 0.4, "stopped")
-    launch.launch._crown()
+    launch.launch._select_champion()
     assert launch.champion == "lr=0.1"
 
 
@@ -348,13 +350,13 @@ def test_without_an_arm_that_lost_no_seed_there_is_no_champion_and_a_line_says_w
     launch = made(LISTED)
     launch.add("lr=0.1", 0, 0.5)
     launch.add("lr=0.2", 0, 0.9)
-    launch.launch._crown()
+    launch.launch._select_champion()
     assert launch.champion == "lr=0.2"
     launch.add("lr=0.1", 1, 0.5, "failed")
     launch.add("lr=0.2", 1, 0.9)
     launch.add("lr=0.2", 2, 0.5, "failed")
     launch.add("lr=0.1", 2, 0.9)
-    launch.launch._crown()
+    launch.launch._select_champion()
     assert launch.champion is None
     assert any("no champion: every arm lost seeds" in line for line in launch.lines)
 
@@ -365,12 +367,12 @@ def test_a_search_is_won_on_unseen_seeds_and_its_early_stops_are_no_losses(made:
     launch.add("lr=0.2", 0, 0.99)
     launch.add("lr=0.3", 0, 0.7, "stopped")
     launch.add("lr=0.4", 0, 0.95)
-    launch.launch.confirmed = ["lr=0.1", "lr=0.2", "lr=0.3"]
+    launch.launch.ledger.confirmed = ["lr=0.1", "lr=0.2", "lr=0.3"]
     for arm, value in (("lr=0.1", 0.5), ("lr=0.2", 0.6), ("lr=0.3", 0.8)):
         launch.add(arm, 1, value)
-    launch.launch._crown()
+    launch.launch._select_champion()
     assert launch.champion == "lr=0.3", "seed 0 chose the arms, and flatters the chosen"
-    assert launch.launch.history.champion == "lr=0.3 1"
+    assert launch.launch.ledger.history.champion == "lr=0.3 1"
 
 
 # ---- the plan, before anything runs ----------------------------------------------------------------

@@ -16,12 +16,13 @@ from suite.core.records import Numerics, Objective
 from suite.execution import callback, nodes
 from suite.execution.callback import JournalCallback
 from suite.execution.worker import Member, Shared
+from suite.storage.folder_storage import FolderArea, FolderStorage
 from suite.sweep.locate import storage_of
 
 # Ray with a head that runs no trial, and nobody who would add a worker.
 ALONE = """
 import ray
-from suite import nodes
+from suite.execution import nodes
 from suite.core.errors import EnvironmentProblem
 
 nodes.WORKER_WITHIN_S = 1.0
@@ -48,7 +49,7 @@ def test_the_command_refuses_another_store_and_makes_no_folder_of_that_name(fold
 
 
 def look(place: Path, token: str = "abc", node: str = "node") -> str:
-    return str(nodes._look(place, token, node)["trouble"])
+    return str(nodes._look(FolderArea(place), token, node)["trouble"])
 
 
 def test_a_node_answers_in_the_folder_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,18 +66,27 @@ def test_a_node_answers_in_the_folder_or_says_what_is_wrong(tmp_path: Path, monk
 
 def test_all_that_was_made_to_ask_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b" / "sweep"
-    with pytest.raises(RuntimeError, match="whatever"), nodes._place(folder, "1"):
+    with pytest.raises(RuntimeError, match="whatever"), FolderStorage(folder).question_area("1"):
         raise RuntimeError("whatever")
     assert list(tmp_path.iterdir()) == []
     folder.mkdir(parents=True)
-    with nodes._place(folder, "1"):
+    with FolderStorage(folder).question_area("1"):
         pass
     assert list(folder.iterdir()) == [] and folder.exists()
 
 
 def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: Path) -> None:
     shared = Shared(
-        tmp_path / "unseen", "token", {}, {}, Objective("val/acc"), Numerics(), None, False, (), hang_after_s=60.0
+        FolderStorage(tmp_path / "unseen"),
+        "token",
+        {},
+        {},
+        Objective("val/acc"),
+        Numerics(),
+        None,
+        False,
+        (),
+        hang_after_s=60.0,
     )
     trial = {"id": "t", "arm": "a", "seed": 0, "name": "a seed=0", "settings": {}, "config": {}}
     (outcome,) = Member(shared, trial, "", None, 0).advance()

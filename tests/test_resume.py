@@ -227,7 +227,8 @@ def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(f
     before = folder.curves()
     assert {name: len(curve) for name, curve in before.items()} == {"lr=0.05 seed=0": 4, "lr=0.1 seed=0": 1}
     dies = (
-        "import os; from suite.launch.launcher import Launch; Launch._clear = lambda _, items: items and os._exit(9)\n"
+        "import os; from suite.launch.ledger import Ledger\n"
+        "Ledger.clear_folders = lambda _, items: items and os._exit(9)\n"
     )
     (folder.path / "dies.py").write_text(dies + "from suite.sweep.__main__ import main\nmain()")
     died = folder.run("sweep.yaml", "train.precision=bf16", module="dies")  # once they are forgotten, all still there

@@ -6,14 +6,11 @@ trials would be lost without a word, so each node is asked to read what the driv
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,15 +18,13 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from suite.core.errors import EnvironmentProblem, Problem
-from suite.storage.bucket import Bucket
+from suite.storage.base import QuestionArea, SweepStorage
 
 WORKER_WITHIN_S = 1200.0  # a machine of a cloud with a large image and its packages is there in 5 to 10 minutes
 ANSWER_WITHIN_S = 60.0  # the first task on a node starts a Python process there
 SEEN_WITHIN_S = 10.0  # NFS may show a new file late
 COMPARED = ("torch", "torchvision", "numpy")  # other versions give other figures
 QUESTION = "question"
-_MOUNT = "Mount one shared file system at the same path on every node, and name a folder in it with --storage-path."
-_RIGHTS = "Give every node boto3, the right to read and write there, and the same AWS_ENDPOINT_URL_S3, if there is one."
 
 
 def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -> None:
@@ -57,12 +52,11 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
         )
 
 
-def check_storage(folder: Path, bucket: Bucket | None = None) -> None:
+def check_storage(storage: SweepStorage) -> None:
     """Have every node read a file in the sweep's folder, and write one that is seen here; a node alone need not.
 
     Args:
-        folder: the sweep's; need not exist yet. Nothing is left behind, whatever comes out.
-        bucket: the sweep's place in an object store, which is asked for in place of the folder.
+        storage: the sweep's; need not exist yet. Nothing is left behind, whatever comes out.
 
     Raises:
         EnvironmentProblem: naming each node that cannot, or that has other packages than this machine.
@@ -71,13 +65,13 @@ def check_storage(folder: Path, bucket: Bucket | None = None) -> None:
     if len(alive) < 2:
         return
     token = uuid.uuid4().hex
-    with _place(folder, token) if bucket is None else _place_there(bucket, token) as place:
-        _write(place, QUESTION, token)
+    with storage.question_area(token) as area:
+        area.write(QUESTION, token)
         look = ray.remote(num_cpus=0, max_retries=0)(_look)
         asked = {
             _name(node): look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(place, token, node["NodeID"])
+            ).remote(area, token, node["NodeID"])
             for node in alive
         }
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_WITHIN_S)
@@ -85,7 +79,7 @@ def check_storage(folder: Path, bucket: Bucket | None = None) -> None:
         problems = [
             problem
             for (name, answer), node in zip(asked.items(), alive, strict=True)
-            if node["NodeID"] in still and (problem := _problem(name, answer, place, node["NodeID"]))
+            if node["NodeID"] in still and (problem := _problem(name, answer, area, node["NodeID"]))
         ]
     if problems:
         raise EnvironmentProblem(problems)
@@ -95,34 +89,9 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']}, {node['NodeID'][:8]})"
 
 
-@contextmanager
-def _place(folder: Path, token: str) -> Iterator[Path]:
-    """A folder in the sweep's folder for questions and answers; removed with all that was made for it."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    place = folder / f".nodes-{token}"
-    try:
-        place.mkdir(parents=True)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        for each in made:
-            with suppress(OSError):  # somebody else uses it by now
-                each.rmdir()
-
-
-@contextmanager
-def _place_there(bucket: Bucket, token: str) -> Iterator[Bucket]:
-    """The same in an object store."""
-    place = bucket / f".nodes-{token}"
-    try:
-        yield place
-    finally:
-        bucket.remove_below(f".nodes-{token}")
-
-
-def _problem(name: str, answer: Any, place: Path | Bucket, node: str) -> Problem | None:
+def _problem(name: str, answer: Any, area: QuestionArea, node: str) -> Problem | None:
     """What is wrong with a node, from its task's result and from what it should have written."""
-    where, mount = _around(place), _MOUNT if isinstance(place, Path) else _RIGHTS
+    where, remedy_there = area.where, area.remedy
     try:
         found = ray.get(answer, timeout=0)
     except GetTimeoutError:
@@ -134,9 +103,9 @@ def _problem(name: str, answer: Any, place: Path | Bucket, node: str) -> Problem
             return Problem(f"node {name} does not have this package", remedy=remedy)
         return Problem(f"node {name} could not be asked for {where}: {line[-300:]}")
     if found["trouble"]:
-        return Problem(f"node {name} {found['trouble']}", remedy=mount)
-    if _appears(place, node) is None:
-        return Problem(f"what node {name} writes to {where} is not seen here", remedy=mount)
+        return Problem(f"node {name} {found['trouble']}", remedy=remedy_there)
+    if _appears(area, node) is None:
+        return Problem(f"what node {name} writes to {where} is not seen here", remedy=remedy_there)
     mine, theirs = versions(), found["versions"]
     if other := [f"{package} {theirs[package]}" for package in mine if theirs[package] != mine[package]]:
         here = ", ".join(f"{package} {version}" for package, version in mine.items())
@@ -154,51 +123,30 @@ def _nothing() -> None:
     """Runs where there is room: then there is a worker."""
 
 
-def _look(place: Path | Bucket, token: str, node: str) -> dict[str, Any]:
+def _look(area: QuestionArea, token: str, node: str) -> dict[str, Any]:
     """On a node: read the question, write the answer.
 
     Returns:
         trouble: what went wrong there, else "". versions: package -> version.
     """
-    where, known = _around(place), versions()
+    where, known = area.where, versions()
     try:
-        found = _appears(place, QUESTION)
+        found = _appears(area, QUESTION)
         if found is None:
             return {"trouble": f"does not see {where}, the sweep's folder", "versions": known}
         if found != token:
             return {"trouble": f"sees another {where} than the driver", "versions": known}
-        _write(place, node, token)
-        if isinstance(place, Bucket):
-            place.names()
+        area.write(node, token)
     except (OSError, ImportError) as error:
         said = getattr(error, "strerror", None) or str(error)
         return {"trouble": f"cannot use {where}: {said}", "versions": known}
     return {"trouble": "", "versions": known}
 
 
-def _around(place: Path | Bucket) -> str:
-    """The sweep's folder, in which the place is."""
-    return str(place.parent) if isinstance(place, Path) else place.address.rpartition("/")[0]
-
-
-def _write(place: Path | Bucket, name: str, text: str) -> None:
-    if isinstance(place, Path):
-        (place / name).write_text(text)
-    else:
-        place.put(name, text.encode())
-
-
-def _read(place: Path | Bucket, name: str) -> str | None:
-    if isinstance(place, Path):
-        return (place / name).read_text() if (place / name).exists() else None
-    content = place.get(name)
-    return None if content is None else content.decode()
-
-
-def _appears(place: Path | Bucket, name: str) -> str | None:
+def _appears(area: QuestionArea, name: str) -> str | None:
     """What a file says that is there, or comes within a while; None if it does not."""
     end = time.monotonic() + SEEN_WITHIN_S
-    while (found := _read(place, name)) is None and time.monotonic() < end:
+    while (found := area.read(name)) is None and time.monotonic() < end:
         time.sleep(0.1)
     return found
 

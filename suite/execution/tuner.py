@@ -35,8 +35,8 @@ from suite.core.records import Numerics, Objective
 from suite.execution.callback import JournalCallback
 from suite.execution.worker import PackTrainable, Shared
 from suite.planning.plan import Plan
-from suite.storage.bucket import Bucket
-from suite.storage.journal import STOP_FILE, Entry, TrialHistory
+from suite.storage.base import SweepStorage
+from suite.storage.journal import Entry, TrialHistory
 from suite.system import environment
 from suite.system.signals import deaf
 
@@ -52,12 +52,11 @@ class Stop:
     """A request to stop cleanly: by signal, by budget, or by the caller.
 
     Args:
-        folder: where workers look for it.
-        post: called at the request, should they look elsewhere, too.
+        tell_workers: called once, at the request.
     """
 
-    def __init__(self, folder: Path, post: Callable[[], None] = lambda: None) -> None:
-        self.folder, self._post = folder, post
+    def __init__(self, tell_workers: Callable[[], None]) -> None:
+        self._tell_workers = tell_workers
         self.signal: int | None = None
         self.reason = ""
         self.problem = ""
@@ -79,8 +78,7 @@ class Stop:
         """Ask workers to save and return, and the driver to start nothing more."""
         if self.since is None:
             self.since, self.reason = time.monotonic(), reason
-            (self.folder / STOP_FILE).touch()
-            self._post()
+            self._tell_workers()
 
     def give_up(self, problem: str) -> None:
         """Stop because the environment does not allow to go on."""
@@ -513,12 +511,10 @@ def _measure(
     return replace(numerics, fused=pack > 1, compiled=numerics.compiled and pack == 1), fraction, pack, lines
 
 
-def share(
-    plan: Plan, folder: Path, token: str, numerics: Numerics, limit_batches: int | None, bucket: Bucket | None = None
-) -> Shared:
+def share(plan: Plan, storage: SweepStorage, token: str, numerics: Numerics, limit_batches: int | None) -> Shared:
     """What all packs have in common: images and weights go into Ray's object store, once."""
     return Shared(
-        folder=folder,
+        storage=storage,
         token=token,
         datasets={key: ray.put(dataset) for key, dataset in plan.datasets.items()},
         weights={key: ray.put(weights) for key, weights in plan.weights.items()},
@@ -528,7 +524,6 @@ def share(
         activations=plan.spec.activations,
         search_path=(str(plan.spec.folder),),
         hang_after_s=plan.spec.resources.hang_after_s,
-        bucket=bucket,
     )
 
 

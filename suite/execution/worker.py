@@ -8,13 +8,10 @@ no Tune checkpoint: a pack that starts again, after a lost worker or a stopped s
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,13 +26,11 @@ from suite.core.errors import OutOfMemoryError, TrialError
 from suite.core.records import EpochRecord, Numerics, Objective, Status, Trial
 from suite.core.redaction import redacted
 from suite.execution import nodes
-from suite.storage.bucket import Bucket, BucketUnavailable
-from suite.storage.journal import LAUNCH_FILE, STOP_FILE
+from suite.storage.base import StorageUnavailable, SweepStorage
 from suite.system import disk
 from suite.system.watchdog import STACK_FILE, Watchdog
 
-LOOK_EVERY_S = 0.2  # between looks at the two files
-ASK_EVERY_S = 2.0  # where they are objects
+LOOK_EVERY_S = 0.2  # between looks at a requested stop, while a trial waits for disk space
 DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
 Outcome = dict[str, Any]
 
@@ -45,7 +40,7 @@ class Shared:
     """What all packs of a sweep have in common; sent to each node once.
 
     Attributes:
-        folder: the sweep's folder, seen by every node; with a bucket, the driver's working copy.
+        storage: where the sweep is kept.
         token: this launch's token.
         datasets: key -> reference to a ``data.Dataset`` in Ray's object store.
         weights: key -> reference to ``models.Weights``.
@@ -54,10 +49,9 @@ class Shared:
         activations: whether finished trials draw their activation sheets.
         search_path: where the user's modules are.
         hang_after_s: seconds without a step until a trial counts as hung; 0 = never.
-        bucket: where what the sweep keeps goes instead of a shared folder.
     """
 
-    folder: Path
+    storage: SweepStorage
     token: str
     datasets: Mapping[str, Any]
     weights: Mapping[str, Any]
@@ -67,7 +61,6 @@ class Shared:
     activations: bool
     search_path: tuple[str, ...]
     hang_after_s: float = 0.0
-    bucket: Bucket | None = None
 
 
 class PackTrainable(tune.Trainable):
@@ -82,7 +75,7 @@ class PackTrainable(tune.Trainable):
         import suite.training.trainer  # noqa: F401 - torch takes seconds, which are no trial's
 
         self.watchdog = Watchdog(shared.hang_after_s)
-        _tidy_up_after_others(shared)
+        shared.storage.remove_stale_copies(shared.token)
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -134,22 +127,14 @@ class Member:
         self.shared, self.data_key, self.weights_key = shared, data, weights
         self.trial = Trial(**trial)
         self.reported = known  # the last epoch that the driver's journal holds
-        self.home = f"trials/{self.trial.id}"
-        self.folder = shared.folder / self.home
-        self.bucket: Bucket | None = None
-        self.word: Word | None = None
-        if shared.bucket is not None:
-            self.word = word_of(shared.bucket, shared.token)
-            self.bucket = self.word.bucket  # its connection serves all trials of the process
-            # of this launch alone: what an older one left here may be older than what is in the bucket
-            self.folder = working_folder(shared.bucket) / shared.token / self.trial.id
+        self.storage = shared.storage.trial(shared.token, self.trial.id)
+        self.folder = self.storage.folder
         self.training: Any = None
         self.done = False
         self.alone = False  # no longer trained as one network with the others
         self.errors: list[str] = []
         self.waits = list(DISK_WAITS_S)
         self.warnings: list[str] = []
-        self._looked, self._stop = 0.0, False
 
     def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
         """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
@@ -184,7 +169,7 @@ class Member:
         told = max(self.reported, self.training.epoch)
         if self.training.complete:
             facts = self.training.finish()
-            self._publish(*facts["files"])
+            self.storage.store(*facts["files"])
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
         self.reported = told  # not before: where the trial's files cannot be written, nothing above was told
@@ -196,16 +181,14 @@ class Member:
         Raises:
             TrialError: it did so twice.
         """
-        kept: Path | str
         stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
         if not (stack.exists() and stack.stat().st_size):
             return []
         times = 1 + len(list(self.folder.glob(f"{before}*.txt")))
         kept = stack.rename(self.folder / f"{before}{times}.txt")
-        if self.bucket is not None:
-            self._publish(kept.name)
-            kept = f"{self.bucket.address}/{self.home}/{kept.name}"
-        text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {kept}"
+        self.storage.store(kept.name)
+        where = self.storage.location(kept.name)
+        text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {where}"
         if times > 1:
             raise TrialError(f"{text} (and once before)")
         return [self._outcome("warning", text=f"{text}; trying once more from the last checkpoint")]
@@ -225,7 +208,9 @@ class Member:
             return []
         try:
             pictures = self.training.draw()
-            self._publish(*(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json")))
+            self.storage.store(
+                *(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json"))
+            )
             return [self._outcome("images", **pictures)]
         except Exception as error:
             return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
@@ -234,7 +219,7 @@ class Member:
         from suite.training.trainer import Training  # torch: only in workers, only when there is work
 
         shared = self.shared
-        self._bring()
+        self.storage.fetch_checkpoint(self.warnings.append)
         return Training(
             self.trial,
             ray.get(shared.datasets[self.data_key]),
@@ -243,8 +228,8 @@ class Member:
             numerics=shared.numerics,
             folder=self.folder,
             should_stop=self._should_stop,
-            allowed=self._allowed,
-            kept=self._keep,
+            allowed=self.storage.owns_sweep,
+            kept=self.storage.store_checkpoint,
             limit_batches=shared.limit_batches,
             warn=self.warnings.append,
             others=self.others,
@@ -256,51 +241,7 @@ class Member:
         if self.training is not None and not self.done:
             self.training.save()
         self.training = None
-        self._tidy()
-
-    # ---- with a bucket ---------------------------------------------------------------------------------------------
-
-    def _bring(self) -> None:
-        """Copy the newest good checkpoint here."""
-        from suite.storage import checkpoint  # torch
-
-        if (bucket := self.shared.bucket) is None:
-            return
-        place = f"{self.home}/checkpoints"
-        for name in self._kept_there(bucket):
-            if not (self.folder / "checkpoints" / name).exists():
-                bucket.fetch_folder(f"{place}/{name}", self.folder / "checkpoints" / name)
-            if checkpoint.newest(self.folder / "checkpoints", self.trial.id, self.warnings.append):
-                return
-
-    def _keep(self, folder: Path) -> None:
-        """Put a checkpoint where the next worker finds it, wherever that runs, and let older ones go."""
-        from suite.storage import checkpoint
-
-        if (bucket := self.bucket) is None or not self._allowed():
-            return
-        place = f"{self.home}/checkpoints"
-        bucket.push_folder(folder, f"{place}/{folder.name}", checkpoint.MANIFEST)
-        for name in self._kept_there(bucket)[checkpoint.KEPT :]:
-            bucket.remove_below(f"{place}/{name}", checkpoint.MANIFEST)
-
-    def _kept_there(self, bucket: Bucket) -> list[str]:
-        """Names of the bucket's checkpoints of this trial that are whole, newest first."""
-        from suite.storage.checkpoint import MANIFEST
-
-        names = bucket.names(f"{self.home}/checkpoints/")
-        return sorted({name.split("/")[-2] for name in names if name.endswith(f"/{MANIFEST}")}, reverse=True)
-
-    def _publish(self, *names: str) -> None:
-        """Put files of a finished trial where the driver finds them."""
-        if self.shared.bucket is not None:
-            for name in names:
-                self.shared.bucket.put(f"{self.home}/{name}", self.folder / name)
-
-    def _tidy(self) -> None:
-        """Remove the working copy; what counts is in the bucket."""
-        if self.shared.bucket is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.storage.discard_copy()
 
     # ---- ends ------------------------------------------------------------------------------------------------------
 
@@ -312,8 +253,8 @@ class Member:
         """
         reason = _reason(error)
         self.training = None
-        if isinstance(error, OSError) and (error.errno in disk.FULL or isinstance(error, BucketUnavailable)):
-            what = "the bucket" if isinstance(error, BucketUnavailable) else "disk full"
+        if isinstance(error, OSError) and (error.errno in disk.FULL or isinstance(error, StorageUnavailable)):
+            what = "the bucket" if isinstance(error, StorageUnavailable) else "disk full"
             said = f"{what}: {disk.said(error, self.folder)}"
             if not self.waits:  # others will find it as full: the sweep stops, and goes on once there is room
                 return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
@@ -332,7 +273,7 @@ class Member:
     def _end(self, status: Status, **facts: Any) -> Outcome:
         self.done = True
         self.training = None
-        self._tidy()
+        self.storage.discard_copy()
         return self._outcome("end", status=str(status), **facts)
 
     def _epoch(self, record: EpochRecord) -> Outcome:
@@ -343,72 +284,14 @@ class Member:
 
     def _should_stop(self) -> bool:
         self.watchdog.alive()
-        now = time.monotonic()
-        if self.word is not None:
-            return self.word.stop
-        if not self._stop and now - self._looked >= LOOK_EVERY_S:
-            self._looked = now
-            self._stop = self._said(STOP_FILE) is not None or not self._allowed()
-        return self._stop
-
-    def _said(self, name: str) -> str | None:
-        """What the driver has written there, None where there is nothing."""
-        if self.bucket is not None:
-            content = self.bucket.get(name)
-            return None if content is None else content.decode()
-        try:
-            return (self.shared.folder / name).read_text()
-        except OSError:
-            return None
+        return self.storage.stop_requested()
 
     def _unseen(self) -> dict[str, str]:
         """Stops the sweep where its folder is not seen: a node that joined while it ran was not asked for it."""
-        if self._said(LAUNCH_FILE) is not None:
+        if self.storage.is_visible():
             return {}
-        place = self.shared.bucket.address if self.shared.bucket else self.shared.folder
-        said = f"node {nodes.here()} does not see {place}"
+        said = f"node {nodes.here()} does not see {self.storage.sweep_address}"
         return {"reason": said, "halt": said}
-
-    def _allowed(self) -> bool:
-        """Whether this launch still owns the folder: a worker that outlived its driver must not write."""
-        return self._said(LAUNCH_FILE) == self.shared.token
-
-
-class Word:
-    """What the driver says in a bucket, asked for on a thread: training waits for no network.
-
-    Attributes:
-        bucket: the place, given up soon.
-        stop: whether this launch's workers should stop, or are no longer the owner's. A store that does not answer is
-            no reason: it may be back when a checkpoint is due.
-    """
-
-    def __init__(self, bucket: Bucket, token: str) -> None:
-        self.stop = False
-        self.bucket, self._token = bucket.brisk(), token.encode()
-        threading.Thread(target=self._ask, name="word", daemon=True).start()
-
-    def _ask(self) -> None:
-        while not self.stop:
-            with suppress(BucketUnavailable):
-                owner = self.bucket.get(LAUNCH_FILE)
-                self.stop = owner != self._token or self.bucket.get(STOP_FILE) == self._token
-            time.sleep(ASK_EVERY_S)
-
-
-_words: dict[tuple[str, str], Word] = {}
-
-
-def word_of(bucket: Bucket, token: str) -> Word:
-    """One for a process."""
-    return _words.get((bucket.address, token)) or _words.setdefault((bucket.address, token), Word(bucket, token))
-
-
-def working_folder(bucket: Bucket) -> Path:
-    """Where workers on this machine keep their working copies, by launch."""
-    from suite.data import cache_folder
-
-    return bucket.working_folder(cache_folder()) / ".workers"
 
 
 def _leave_sigterm_to_the_driver() -> None:
@@ -427,17 +310,6 @@ def _leave_sigterm_to_the_driver() -> None:
 
     signal.signal(signal.SIGTERM, pass_over)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _tidy_up_after_others(shared: Shared) -> None:
-    """Remove working copies of launches that are over: their workers were killed."""
-    if shared.bucket is None:
-        return
-    with suppress(BucketUnavailable):
-        if shared.bucket.brisk().get(LAUNCH_FILE) == shared.token.encode():
-            for other in working_folder(shared.bucket).glob("*"):
-                if other.name != shared.token:
-                    shutil.rmtree(other, ignore_errors=True)
 
 
 def advance_together(members: Sequence[Member]) -> list[Outcome]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from suite.launch.launcher import Ended, Launch, Options, best_trial, check_only, launch
+from suite.launch.launcher import Launch, launch
+from suite.launch.options import LaunchResult, Options, check_only
+from suite.launch.ranking import best_trial
 
-__all__ = ["Ended", "Launch", "Options", "best_trial", "check_only", "launch"]
+__all__ = ["Launch", "LaunchResult", "Options", "best_trial", "check_only", "launch"]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from suite.config import SweepSpec
 from suite.core.errors import EnvironmentProblem
-from suite.launch.launcher import Options
-from suite.storage.bucket import Bucket, reached
+from suite.launch.options import Options
+from suite.storage.base import SweepStorage
 from suite.system import environment
 
 
@@ -25,9 +24,7 @@ def uses_cluster(options: Options) -> bool:
 
 
 @contextmanager
-def on_cluster(
-    spec: SweepSpec, options: Options, folder: Path, bucket: Bucket | None, console: Console
-) -> Iterator[None]:
+def on_cluster(spec: SweepSpec, options: Options, storage: SweepStorage, console: Console) -> Iterator[None]:
     """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
     only the cores are counted.
     """
@@ -37,8 +34,7 @@ def on_cluster(
         with ray_session.running(options.address, options.verbose):
             wanted = spec.resources
             nodes.wait_for_workers(wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False))
-            with reached(bucket.address) if bucket is not None else nullcontext():
-                nodes.check_storage(folder, bucket)
+            nodes.check_storage(storage)
             yield
         return
     cores = environment.cores()

@@ -12,7 +12,7 @@ is there whole or not at all, and one can be put on condition that there is none
     trials/<id>/...        checkpoints, whose manifest is put last and removed first: without one there is none
 
 Driver and workers keep working copies in folders of their own, on any disk: the store is what counts. Every call is
-tried again, with growing waits; then it is ``BucketUnavailable``. Addresses, keys and other kinds of S3
+tried again, with growing waits; then it is ``StorageUnavailable``. Addresses, keys and other kinds of S3
 (MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
 """
 
@@ -20,41 +20,27 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from urllib3.exceptions import HTTPError  # boto3's own transport, which lets some of these through
 
 from suite.core.errors import EnvironmentProblem, LockedError, UsageError
 from suite.core.redaction import redacted
-from suite.system import signals
+from suite.storage.base import AnotherOwner, StorageUnavailable
 
-JOURNAL, OWNER = "journal/", "owner"
-RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # of the owner's word; a driver that is gone for longer may be replaced
 AT_ONCE = 32  # objects that are read at once
 TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
-BRISK_TRIES, BRISK_TIMEOUTS_S = 2, (2.0, 15.0)  # where somebody waits, and it is tried again anyway
+SHORT_TRIES, SHORT_TIMEOUTS_S = 2, (2.0, 15.0)  # if a person waits, or the caller tries again anyway
 BODY_TRIES = 3  # of an answer whose content is cut, which botocore does not try again
-
-
-class BucketUnavailable(OSError):
-    """The store does not answer, after all tries."""
-
-
-class AnotherOwner(OSError):
-    """Another process writes this sweep's journal now."""
 
 
 def is_bucket(address: str | Path) -> bool:
@@ -89,7 +75,7 @@ class Bucket:
     def __truediv__(self, name: str) -> Bucket:
         return Bucket(f"{self.address}/{name}")
 
-    def brisk(self) -> Bucket:
+    def with_short_timeouts(self) -> Bucket:
         """The same place, given up sooner."""
         other = Bucket(self.address)
         other.patient = False
@@ -110,7 +96,7 @@ class Bucket:
         """Put an object, in place of an older one.
 
         Raises:
-            BucketUnavailable: as every method.
+            StorageUnavailable: as every method.
         """
         if isinstance(content, Path):
             with content.open("rb") as file:
@@ -124,7 +110,7 @@ class Bucket:
             self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
         except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
             if (there := self.get(name)) is None:
-                raise BucketUnavailable(errno.EIO, f"{name} is there and is not") from None
+                raise StorageUnavailable(errno.EIO, f"{name} is there and is not") from None
             return there == content
         return True
 
@@ -187,93 +173,13 @@ class Bucket:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    # ---- the journal -----------------------------------------------------------------------------------------------
-
-    def append_journal(self, seq: int, lines: bytes) -> None:
-        """Put further lines of the journal, whose first entry has this number.
-
-        Raises:
-            AnotherOwner: somebody else put theirs there.
-        """
-        if not self.put_new(_segment(seq), lines):
-            raise AnotherOwner(errno.EBUSY, f"another process writes the journal in {self.address} now")
-
-    def read_journal(self) -> bytes:
-        """All lines of the journal.
-
-        Raises:
-            EnvironmentProblem: a piece of it is gone, or is none of a journal.
-        """
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            pieces = list(pool.map(self.get, self.names(JOURNAL)))
-        lines = [line for piece in pieces for line in (piece or b"").splitlines(keepends=True)]
+    def age_s(self, name: str) -> float | None:
+        """Seconds since an object was put, by the store's own clock; None if there is none."""
         try:
-            whole = [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
-        except (ValueError, LookupError, TypeError):
-            whole = False
-        if not whole or None in pieces:
-            raise EnvironmentProblem(
-                f"the journal in {self.address}/{JOURNAL} has a hole, or something else in it",
-                remedy="Restore its objects, where the bucket keeps versions, or start anew at another --storage-path.",
-            )
-        return b"".join(lines)
-
-    def take_journal(self, file: Path) -> None:
-        """Make a local journal what the store's is: what only the working copy has was never said to anybody."""
-        lines = self.read_journal()
-        if lines or file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f".{file.name}.tmp")
-            draft.write_bytes(lines)
-            draft.replace(file)
-
-    # ---- its owner -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def owned(self, token: str) -> Iterator[None]:
-        """Hold the sweep, and let others see that it is held.
-
-        Raises:
-            LockedError: another process holds it.
-        """
-        mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname(), "at": _place()}).encode()
-        if not self.put_new(OWNER, mine):
-            self._refuse_if_alive()
-            self.put(OWNER, mine)
-        done = threading.Event()
-        renewing = threading.Thread(target=self.brisk()._renew, args=(mine, done), name="owner", daemon=True)
-        signals.start(renewing)
-        try:
-            yield
-        finally:
-            done.set()
-            renewing.join(timeout=60)
-            brisk = self.brisk()
-            with suppress(BucketUnavailable):
-                if brisk.get(OWNER) == mine:
-                    brisk.remove(OWNER)
-
-    def _refuse_if_alive(self) -> None:
-        try:
-            found = self._call("head_object", Key=self._key(OWNER))
+            head = self._call("head_object", Key=self._key(name))
         except FileNotFoundError:
-            return
-        owner = json.loads(self.get(OWNER) or b'{"host": "", "pid": 0, "at": ""}')
-        age_s = _clock(found).timestamp() - found["LastModified"].timestamp()
-        if owner["at"] == _place() and not psutil.pid_exists(owner["pid"]):
-            return
-        if age_s < STALE_AFTER_S:
-            raise LockedError(
-                f"this sweep is already running: process {owner['pid']} on {owner['host']} holds {self.address}\n"
-                "    Wait for it or stop it; then launch again, which goes on where it stopped. If it died, that is "
-                f"possible in {STALE_AFTER_S - age_s:.0f} s."
-            )
-
-    def _renew(self, mine: bytes, done: threading.Event) -> None:
-        while not done.wait(RENEW_EVERY_S):
-            with suppress(BucketUnavailable):  # another's word stays: its journal will say who owns the sweep
-                if self.get(OWNER) in (mine, None):
-                    self.put(OWNER, mine)
+            return None
+        return float(_clock(head).timestamp() - head["LastModified"].timestamp())
 
     # ---- calls -----------------------------------------------------------------------------------------------------
 
@@ -309,7 +215,7 @@ class Bucket:
         Raises:
             FileNotFoundError: there is no such object.
             FileExistsError: there is one, and there should be none.
-            BucketUnavailable: everything else.
+            StorageUnavailable: everything else.
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -322,9 +228,9 @@ class Bucket:
                     raise FileNotFoundError(errno.ENOENT, arguments["Key"]) from error
                 if code in ("PreconditionFailed", "412"):
                     raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
-                raise BucketUnavailable(errno.EIO, redacted(str(error))) from error
+                raise StorageUnavailable(errno.EIO, redacted(str(error))) from error
             except (BotoCoreError, OSError, ValueError) as error:  # ValueError: an address that is none
-                raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+                raise StorageUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
             if not read:
                 return found
             try:
@@ -332,7 +238,7 @@ class Bucket:
                     return body.read()
             except (BotoCoreError, HTTPError, OSError) as error:
                 if number == BODY_TRIES - 1:
-                    raise BucketUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+                    raise StorageUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
         raise AssertionError
 
     def _connected(self) -> Any:
@@ -341,7 +247,7 @@ class Bucket:
             import boto3  # type: ignore[import-untyped]
             from botocore.config import Config
 
-            tries, (connect_s, read_s) = (TRIES, TIMEOUTS_S) if self.patient else (BRISK_TRIES, BRISK_TIMEOUTS_S)
+            tries, (connect_s, read_s) = (TRIES, TIMEOUTS_S) if self.patient else (SHORT_TRIES, SHORT_TIMEOUTS_S)
             config = Config(
                 retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=connect_s,
                 read_timeout=read_s, max_pool_connections=2 * AT_ONCE,
@@ -353,7 +259,7 @@ class Bucket:
 
 
 @contextmanager
-def reached(address: str) -> Iterator[None]:
+def translate_errors(address: str) -> Iterator[None]:
     """Says what the store lacks in words.
 
     Raises:
@@ -364,23 +270,10 @@ def reached(address: str) -> Iterator[None]:
         yield
     except AnotherOwner as error:
         raise LockedError(f"{error.strerror}\n    Wait for it or stop it; then launch again.") from error
-    except BucketUnavailable as error:
+    except StorageUnavailable as error:
         raise EnvironmentProblem(
             f"{address} cannot be used: {error.strerror}", remedy="Launch the same command again once it answers."
         ) from error
-
-
-def _segment(seq: int) -> str:
-    return f"{JOURNAL}{seq:010d}"
-
-
-def _place() -> str:
-    """Where process numbers mean the same: this start of this machine, and of a container on it."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
 
 
 def _clock(answer: Any) -> Any:

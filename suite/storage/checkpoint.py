@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 from suite.core.errors import TrialError
+from suite.storage.base import MANIFEST
 from suite.system import disk
 
-MANIFEST = "MANIFEST.json"
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 

@@ -14,7 +14,7 @@ from suite import config as specs
 from suite.config import SweepSpec
 from suite.console.output import standard
 from suite.core.errors import SuiteError
-from suite.storage.bucket import Bucket, reached
+from suite.storage.bucket import Bucket
 from suite.sweep.locate import check_writable, locate_sweep, nearest_existing, storage_of
 from suite.sweep.prepare import check_disk_space, prepare_plan
 from suite.sweep.summary import print_summary
@@ -115,7 +115,8 @@ def _run(
 
         torch.ones(2**18).sum()  # torch starts its threads at the first sum that is worth it
 
-    folder, bucket = locate_sweep(storage, spec.name)
+    place = locate_sweep(storage, spec.name)
+    folder = place.folder
 
     def make_tracker(journal: str) -> Any:
         if uri is None:
@@ -126,16 +127,14 @@ def _run(
     if uri is not None:
         tracking.warm()
     plan = prepare_plan(spec, uri, console)
-    if bucket is not None:
-        bucket.check()
-        with reached(bucket.address):
-            bucket.take_journal(folder / FILE_NAME)
+    place.check()
+    place.download_journal()
     make_tracker(identity(folder / FILE_NAME)).check()
     check_writable(folder.parent)
     check_disk_space(folder.parent, plan, options)
     board = Board(spec.name, History(), spec.objectives, console)
-    with on_cluster(spec, options, folder, bucket, console):
-        ended = launch(plan, folder, make_tracker, options, board, bucket)
+    with on_cluster(spec, options, place, console):
+        ended = launch(plan, place, make_tracker, options, board)
     items = list(ended.history.in_plan())
     trials = analysis.trials_frame(items, spec.objective, ended.run_ids)
     unseen = analysis.without_search_seed(items, ended.confirmed, spec.search_seed)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from suite.core.errors import EnvironmentProblem, UsageError
 from suite.core.redaction import redacted
+from suite.storage.base import SweepStorage
 from suite.storage.bucket import Bucket, is_bucket
+from suite.storage.bucket_storage import BucketStorage
+from suite.storage.folder_storage import FolderStorage
 
 
 def storage_of(storage_path: str | Path | Bucket) -> Path | Bucket:
@@ -30,14 +33,14 @@ def storage_of(storage_path: str | Path | Bucket) -> Path | Bucket:
     return Path(storage_path).absolute()
 
 
-def locate_sweep(storage: Path | Bucket, name: str) -> tuple[Path, Bucket | None]:
-    """A sweep's folder; with an object store its place there, and the folder of its working copy here."""
+def locate_sweep(storage: Path | Bucket, name: str) -> SweepStorage:
+    """The storage of one sweep."""
     if isinstance(storage, Path):
-        return storage / name, None
+        return FolderStorage(storage / name)
     from suite import data
 
-    place = storage / name
-    return place.working_folder(data.cache_folder()) / name, place
+    bucket = storage / name
+    return BucketStorage(bucket, bucket.working_folder(data.cache_folder()) / name, data.cache_folder)
 
 
 def nearest_existing(folder: Path) -> Path:

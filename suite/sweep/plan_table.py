@@ -11,7 +11,7 @@ from rich.markup import escape
 from suite.config import SweepSpec
 from suite.console.output import duration
 from suite.core.redaction import redacted
-from suite.storage.bucket import Bucket, reached
+from suite.storage.bucket import Bucket
 from suite.sweep.locate import locate_sweep, storage_of
 from suite.sweep.prepare import prepare_plan
 
@@ -30,16 +30,14 @@ def show_plan(
     from suite.launch import check_only
     from suite.planning.estimate import estimate
     from suite.planning.power import seed_advice
-    from suite.storage.journal import FILE_NAME
 
     check_only(spec, only)
 
     plan = prepare_plan(spec, tracking_uri, console)
-    folder, bucket = locate_sweep(storage_of(storage or "runs"), spec.name)
-    if bucket is not None:
-        bucket.check()
-        with reached(bucket.address):
-            bucket.take_journal(folder / FILE_NAME)
+    place = locate_sweep(storage_of(storage or "runs"), spec.name)
+    place.check()
+    place.download_journal()
+    folder = place.folder
     found = estimate(plan, folder, only, max_concurrent)
     console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")

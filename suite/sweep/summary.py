@@ -18,12 +18,12 @@ from suite.tracking.uri import tracking_uri_of
 if TYPE_CHECKING:  # pandas takes half a second to import
     import pandas as pd
 
-    from suite.launch import Ended
+    from suite.launch import LaunchResult
 
 
 def print_summary(
     spec: SweepSpec,
-    ended: Ended,
+    ended: LaunchResult,
     arms: pd.DataFrame,
     uri: str | None,
     page: Path | None,

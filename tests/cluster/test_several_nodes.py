@@ -20,6 +20,7 @@ from fault_table import Tally
 from hosts import SHARED, Host, Network, why_not
 from servers import ObjectStore
 
+from suite.storage import bucket_journal
 from suite.storage.bucket import Bucket
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
@@ -194,7 +195,9 @@ def test_nodes_that_share_no_folder_share_an_object_store(
     address = f"s3://{cluster.store.bucket}/runs"
     there = Bucket(address) / "tiny"
     monkeypatch.setattr(
-        Work, "journal", property(lambda _: [json.loads(line) for line in there.read_journal().splitlines()])
+        Work,
+        "journal",
+        property(lambda _: [json.loads(line) for line in bucket_journal.read_journal(there).splitlines()]),
     )
     cluster.worker("stays", shared=False)
     goes = cluster.worker("goes", shared=False)
@@ -210,7 +213,7 @@ def test_nodes_that_share_no_folder_share_an_object_store(
     assert not (work.path / "runs").exists()
     local = work.path / "runs" / "tiny"
     local.mkdir(parents=True)
-    (local / "journal.jsonl").write_bytes(there.read_journal())
+    (local / "journal.jsonl").write_bytes(bucket_journal.read_journal(there))
     assert work.curves() == alone(work.path, tmp_path, monkeypatch)
 
 

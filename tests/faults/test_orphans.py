@@ -12,17 +12,18 @@ from training import training, trial
 
 from suite.core.records import Trial
 from suite.execution.worker import Member
+from suite.storage.folder_storage import FolderStorage, FolderTrialStorage
 from suite.storage.journal import LAUNCH_FILE
 
 
 def written_after_a_takeover(folder: Path) -> set[str]:
     """Train a trial whose folder another launch takes over after the first of three epochs; the files it wrote then."""
     (folder / LAUNCH_FILE).write_text("mine")
-    shared = SimpleNamespace(folder=folder, token="mine", activations=False, limit_batches=None, bucket=None)
+    shared = SimpleNamespace(storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None)
     given = asdict(trial(epochs=3))
     member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(
-        Trial(**given), member.folder, should_stop=member._should_stop, allowed=member._allowed
+        Trial(**given), member.folder, should_stop=member._should_stop, allowed=member.storage.owns_sweep
     )  # fmt: skip
     assert member.advance()[-1]["kind"] == "epoch"
     (folder / LAUNCH_FILE).write_text("another's")
@@ -47,5 +48,5 @@ def test_what_an_orphan_trains_is_written_nowhere(tmp_path: Path, tally: Tally) 
 @pytest.mark.fault(5, control=True)
 def test_one_that_does_not_look_whose_folder_it_is_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken build."""
-    monkeypatch.setattr(Member, "_allowed", lambda self: True)
+    monkeypatch.setattr(FolderTrialStorage, "owns_sweep", lambda self: True)
     assert "predictions.npz" in written_after_a_takeover(tmp_path)
