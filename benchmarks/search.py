@@ -31,8 +31,8 @@ from benchmarks.record import RESULTS, keep_table
 from suite.config.space import Choice, Choices, Point, Range, Space
 from suite.config.sweep import AshaConfig
 from suite.core.records import VAL_ACC, Objective
+from suite.execution.early_stopping import EarlyStop
 from suite.execution.optuna_search import OptunaSearch
-from suite.execution.tuner import EarlyStop
 from suite.launch.search_phases import REPEATS
 from suite.storage.journal import FILE_NAME, History, read
 

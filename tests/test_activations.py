@@ -23,7 +23,8 @@ from suite import models
 from suite.activations import dead_figure
 from suite.config import ModelConfig
 from suite.core.errors import UsageError
-from suite.execution.worker import Member, Shared
+from suite.execution.shared import SweepContext
+from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderStorage
 from suite.visuals import activation_maps
 from suite.visuals.activation_maps import (
@@ -408,7 +409,7 @@ def ends(tmp_path: Path, drawing: _Drawing, **options: Any) -> list[str]:
     """Kinds of outcomes at the end of a trial."""
     (tmp_path / "launch").write_text("token")
     given = {"activations": True, "limit_batches": None} | options
-    shared = Shared(
+    shared = SweepContext(
         FolderStorage(tmp_path),
         "token",
         {},
@@ -418,7 +419,7 @@ def ends(tmp_path: Path, drawing: _Drawing, **options: Any) -> list[str]:
         search_path=(),
         **given,  # type: ignore[arg-type]
     )
-    member = Member(shared, {"id": "t", "arm": "a", "seed": 0, "name": "a"}, "data", None, 2)
+    member = TrialRunner(shared, {"id": "t", "arm": "a", "seed": 0, "name": "a"}, "data", None, 2)
     member.training = drawing
     return [outcome["kind"] for outcome in member.advance()]
 

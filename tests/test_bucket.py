@@ -26,7 +26,8 @@ from training import training, trial
 
 from suite.core.errors import EnvironmentProblem, LockedError, UsageError
 from suite.core.records import Numerics, Objective, Trial
-from suite.execution.worker import Member, Shared
+from suite.execution.shared import SweepContext
+from suite.execution.worker import TrialRunner
 from suite.storage import bucket as buckets
 from suite.storage import bucket_journal, bucket_lease, checkpoint
 from suite.storage.base import AnotherOwner, StorageUnavailable
@@ -155,12 +156,12 @@ def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.Monk
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any) -> Member:
+def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any) -> TrialRunner:
     """A worker's view of a trial, on a machine whose disk is ``place``."""
     objective = Objective("val/acc", "maximize", "best")
     storage = BucketStorage(there, place, lambda: place)
-    shared = Shared(storage, token, {}, {}, objective, Numerics(), None, False, ())
-    made = Member(shared, asdict(given), "data", None, 0)
+    shared = SweepContext(storage, token, {}, {}, objective, Numerics(), None, False, ())
+    made = TrialRunner(shared, asdict(given), "data", None, 0)
     kept = made.storage
     made.training = training(
         given, made.folder, should_stop=made._should_stop, allowed=kept.owns_sweep, kept=kept.store_checkpoint

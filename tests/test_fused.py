@@ -16,7 +16,7 @@ from suite import models
 from suite.config.trial import HeadConfig, ModelConfig, TrialConfig
 from suite.core.errors import DivergedError
 from suite.core.records import EpochRecord, Numerics, Trial
-from suite.execution.worker import Member, advance_together
+from suite.execution.worker import TrialRunner, advance_together
 from suite.planning import measure
 from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import LAUNCH_FILE
@@ -227,7 +227,7 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
     members = []
     for number, each in enumerate(settings):
         given = asdict(trial(arch="plain20", **each)) | {"id": f"{number:016x}"}
-        member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
+        member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
         folder = tmp_path / "trials" / member.trial.id
         member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
         members.append(member)
@@ -254,12 +254,12 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
     members = []
     for number in (0, 1):
         given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {"id": f"{number:016x}"}
-        members.append(Member(shared, given, "data", None, 0))  # type: ignore[arg-type]
+        members.append(TrialRunner(shared, given, "data", None, 0))  # type: ignore[arg-type]
 
-    def prepare(member: Member) -> Training:
+    def prepare(member: TrialRunner) -> Training:
         return training(member.trial, tmp_path / "trials" / member.trial.id, numerics=Numerics(fused=True))
 
-    monkeypatch.setattr(Member, "_prepare", prepare)
+    monkeypatch.setattr(TrialRunner, "_prepare", prepare)
     outcomes = advance_together(members)
     for member in members:
         member.training.save()
@@ -294,9 +294,9 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
     given = asdict(trial(arch="nets:tiny", epochs=2))
     (tmp_path / "trials" / given["id"]).mkdir(parents=True)
-    member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
-    monkeypatch.setattr(Member, "_prepare", lambda self: training(self.trial, tmp_path / "trials" / self.trial.id))
-    monkeypatch.setattr(Member, "_wait", lambda self, seconds: None)
+    member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
+    monkeypatch.setattr(TrialRunner, "_prepare", lambda self: training(self.trial, tmp_path / "trials" / self.trial.id))
+    monkeypatch.setattr(TrialRunner, "_wait", lambda self, seconds: None)
     full = iter([OSError(28, "No space left on device")])
     finish, save = Training.finish, Training.save
 

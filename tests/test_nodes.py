@@ -15,7 +15,8 @@ from suite.core.errors import UsageError
 from suite.core.records import Numerics, Objective
 from suite.execution import callback, nodes
 from suite.execution.callback import JournalCallback
-from suite.execution.worker import Member, Shared
+from suite.execution.shared import SweepContext
+from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderArea, FolderStorage
 from suite.sweep.locate import storage_of
 
@@ -76,7 +77,7 @@ def test_all_that_was_made_to_ask_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: Path) -> None:
-    shared = Shared(
+    shared = SweepContext(
         FolderStorage(tmp_path / "unseen"),
         "token",
         {},
@@ -89,7 +90,7 @@ def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: 
         hang_after_s=60.0,
     )
     trial = {"id": "t", "arm": "a", "seed": 0, "name": "a seed=0", "settings": {}, "config": {}}
-    (outcome,) = Member(shared, trial, "", None, 0).advance()
+    (outcome,) = TrialRunner(shared, trial, "", None, 0).advance()
     assert outcome["kind"] == "end" and outcome["status"] == "interrupted"
     assert outcome["halt"] == f"node {nodes.here()} does not see {tmp_path / 'unseen'}"
     assert not (tmp_path / "unseen").exists(), "nothing is written where the folder is not"

@@ -152,7 +152,7 @@ def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
 def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> None:
     """Trials run two at a time; the journal's entries up to the kill bring a new rule to where the old one was."""
     from suite.config import AshaConfig, MedianConfig
-    from suite.execution.tuner import EarlyStop
+    from suite.execution.early_stopping import EarlyStop
 
     rule = AshaConfig(grace_epochs=1, reduction_factor=3) if kind == "asha" else MedianConfig(min_trials=3)
     waiting, running, journal = curves(), [], []
@@ -185,7 +185,7 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> N
 
 def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
     from suite.config import AshaConfig
-    from suite.execution.tuner import EarlyStop
+    from suite.execution.early_stopping import EarlyStop
 
     rules = EarlyStop(AshaConfig(grace_epochs=2, reduction_factor=2), Objective("val/acc"), 8)
     for name in ("a", "b"):
@@ -198,7 +198,7 @@ def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
 
 def test_a_grace_longer_than_the_training_is_no_mistake() -> None:
     from suite.config import AshaConfig
-    from suite.execution.tuner import EarlyStop
+    from suite.execution.early_stopping import EarlyStop
 
     rules = EarlyStop(AshaConfig(grace_epochs=5), Objective("val/acc"), 2)
     assert not any(rules.feed(name, epoch, {"val/acc": 0.1}) for name in "abc" for epoch in (1, 2))

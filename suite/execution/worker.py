@@ -12,7 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -23,10 +23,11 @@ from ray import tune
 
 from suite.config import plugin
 from suite.core.errors import OutOfMemoryError, TrialError
-from suite.core.records import EpochRecord, Numerics, Objective, Status, Trial
+from suite.core.records import EpochRecord, Status, Trial
 from suite.core.redaction import redacted
 from suite.execution import nodes
-from suite.storage.base import StorageUnavailable, SweepStorage
+from suite.execution.shared import SweepContext
+from suite.storage.base import StorageUnavailable
 from suite.system import disk
 from suite.system.watchdog import STACK_FILE, Watchdog
 
@@ -35,38 +36,10 @@ DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no ro
 Outcome = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all packs of a sweep have in common; sent to each node once.
-
-    Attributes:
-        storage: where the sweep is kept.
-        token: this launch's token.
-        datasets: key -> reference to a ``data.Dataset`` in Ray's object store.
-        weights: key -> reference to ``models.Weights``.
-        objective, numerics: of the sweep.
-        limit_batches: for ``--smoke``.
-        activations: whether finished trials draw their activation sheets.
-        search_path: where the user's modules are.
-        hang_after_s: seconds without a step until a trial counts as hung; 0 = never.
-    """
-
-    storage: SweepStorage
-    token: str
-    datasets: Mapping[str, Any]
-    weights: Mapping[str, Any]
-    objective: Objective
-    numerics: Numerics
-    limit_batches: int | None
-    activations: bool
-    search_path: tuple[str, ...]
-    hang_after_s: float = 0.0
-
-
 class PackTrainable(tune.Trainable):
     """Tune's view of a pack: ``config["pack"]`` lists its trials, with the keys of their data and weights."""
 
-    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+    def setup(self, config: dict[str, Any], shared: SweepContext | None = None) -> None:
         assert shared is not None  # given by tune.with_parameters; not user input
         _leave_sigterm_to_the_driver()
         self.shared = shared
@@ -100,7 +73,7 @@ class PackTrainable(tune.Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
         self.members = [
-            Member(self.shared, others=others, watchdog=self.watchdog, **payload) for payload in config["pack"]
+            TrialRunner(self.shared, others=others, watchdog=self.watchdog, **payload) for payload in config["pack"]
         ]
 
     def _leave(self) -> None:
@@ -110,12 +83,12 @@ class PackTrainable(tune.Trainable):
         self.members = []
 
 
-class Member:
+class TrialRunner:
     """One trial of a pack. Its failures are its own; ``others`` is where features of the pack's trials are shared."""
 
     def __init__(
         self,
-        shared: Shared,
+        shared: SweepContext,
         trial: Mapping[str, Any],
         data: str,
         weights: str | None,
@@ -312,7 +285,7 @@ def _leave_sigterm_to_the_driver() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def advance_together(members: Sequence[Member]) -> list[Outcome]:
+def advance_together(members: Sequence[TrialRunner]) -> list[Outcome]:
     """One epoch of each, as one network where theirs allow it."""
     from suite.training import joint  # torch
 

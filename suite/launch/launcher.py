@@ -34,7 +34,7 @@ from suite.system import signals
 from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
 
 if TYPE_CHECKING:  # imports ray
-    from suite.execution.tuner import Stop
+    from suite.execution.stop import Stop
 
 DRAIN_S = 60.0  # how long to wait for tracking at the end
 FAST_DRAIN_S = 5.0  # after a signal
@@ -65,7 +65,7 @@ class Launch:
 
     def run(self) -> LaunchResult:
         """Run what is left; close everything, whatever happens."""
-        from suite.execution.tuner import Stop, StoppedError
+        from suite.execution.stop import Stop, StoppedError
 
         ledger, started = self.ledger, time.monotonic()
         stop = ledger.stop = Stop(partial(ledger.storage.request_stop, ledger.token))

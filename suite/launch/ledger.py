@@ -19,7 +19,7 @@ from suite.storage.journal import FILE_NAME, Journal, TrialHistory
 from suite.system import disk, environment
 
 if TYPE_CHECKING:  # imports ray
-    from suite.execution.tuner import Stop
+    from suite.execution.stop import Stop
 
 COMPLETE = (Status.FINISHED, Status.STOPPED)
 FLUSH_S = 20.0  # how long a full disk may keep the journal from being written before a launch gives up

@@ -16,7 +16,8 @@ from suite.launch.ledger import COMPLETE, Ledger
 from suite.storage.journal import TrialHistory
 
 if TYPE_CHECKING:  # imports ray
-    from suite.execution.tuner import EarlyStop, Stop
+    from suite.execution.early_stopping import EarlyStop
+    from suite.execution.stop import Stop
 
 AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
 
@@ -44,7 +45,7 @@ class Runner:
 
     def start(self) -> Numerics:
         """Start Ray, once; what a trial gets and the numerics: given, or measured where trials will run."""
-        from suite.execution import ray_session, tuner
+        from suite.execution import choose_numerics, ray_session
 
         ledger, spec = self.ledger, self.ledger.spec
         if self.started and ledger.numerics is not None:
@@ -52,17 +53,19 @@ class Runner:
         wanted = spec.resources
         networks, where = ledger.plan.networks(), [str(spec.folder)]
 
-        def measure() -> tuner.Measured:
+        def measure() -> choose_numerics.Measured:
             data_gib = max((images.nbytes for images in ledger.plan.datasets.values()), default=0) / 2**30
             trials = spec.first_trials, ledger.options.max_concurrent
             images = ledger.plan.shortest_images if wanted.compile == "auto" else 0
-            return tuner.measure(networks, wanted, trials, ledger.numerics, where, self.stop, data_gib, images)
+            return choose_numerics.choose_numerics(
+                networks, wanted, trials, ledger.numerics, where, self.stop, data_gib, images
+            )
 
         if wanted.compile and ledger.numerics is None:
             ledger.board.console.print(
                 "measuring; compilation, where it is tried, takes a minute or two", highlight=False
             )
-        early = ray_session.starts_here(ledger.options.address) and tuner.measures_here(networks, wanted)
+        early = ray_session.starts_here(ledger.options.address) and choose_numerics.measures_here(networks, wanted)
         found = measure() if early else None
         resources = self.stack.enter_context(ray_session.running(ledger.options.address, ledger.options.verbose))
         self.stop.listen()
@@ -107,7 +110,7 @@ class Runner:
         """The early-stopping rule, knowing all that the journal knows."""
         if early is None:
             return None
-        from suite.execution.tuner import EarlyStop
+        from suite.execution.early_stopping import EarlyStop
 
         ledger = self.ledger
         epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
@@ -123,7 +126,7 @@ class Runner:
         return scheduler
 
     def payload(self, trial_id: str) -> dict[str, Any]:
-        from suite.execution.tuner import payload
+        from suite.execution.shared import payload
 
         item = self.ledger.history.trials[trial_id]
         return payload(item, *self.ledger.plan.keys_of(item))
@@ -135,7 +138,7 @@ class Runner:
         early: Any,
         on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     ) -> None:
-        from suite.execution import tuner
+        from suite.execution import shared, tuner
         from suite.execution.callback import JournalCallback
 
         ledger, spec = self.ledger, self.ledger.spec
@@ -149,7 +152,7 @@ class Runner:
         )
         tuner.run_packs(
             following,
-            shared=tuner.share(
+            shared=shared.share(
                 ledger.plan, ledger.storage, ledger.token, ledger.numerics, ledger.options.limit_batches
             ),
             cpu=self.cpu,

@@ -218,7 +218,7 @@ def _leave_ray_out() -> None:
     import ray
 
     from suite.execution import ray_session, tuner
-    from suite.execution.worker import Member
+    from suite.execution.worker import TrialRunner
 
     @contextmanager
     def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
@@ -230,7 +230,7 @@ def _leave_ray_out() -> None:
     ) -> None:  # fmt: skip
         while not stop.requested and (pack := following()) is not None:
             trial = SimpleNamespace(config={"pack": pack})
-            members = [Member(shared, **payload) for payload in pack]
+            members = [TrialRunner(shared, **payload) for payload in pack]
             callback.on_trial_start(0, [], trial)
             while left := [member for member in members if not member.done]:
                 outcomes = [outcome for member in left for outcome in member.advance()]

@@ -11,7 +11,7 @@ from fault_table import Tally
 from training import training, trial
 
 from suite.core.records import Trial
-from suite.execution.worker import Member
+from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderStorage, FolderTrialStorage
 from suite.storage.journal import LAUNCH_FILE
 
@@ -21,7 +21,7 @@ def written_after_a_takeover(folder: Path) -> set[str]:
     (folder / LAUNCH_FILE).write_text("mine")
     shared = SimpleNamespace(storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None)
     given = asdict(trial(epochs=3))
-    member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
+    member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(
         Trial(**given), member.folder, should_stop=member._should_stop, allowed=member.storage.owns_sweep
     )  # fmt: skip
