@@ -27,7 +27,7 @@ from suite import data, models
 from suite.config import ResourcesConfig, TrialConfig, plugin
 from suite.core.errors import brief
 from suite.core.records import EpochRecord, Numerics, Objective, Trial
-from suite.system import environment
+from suite.system import disk, environment
 from suite.training import joint, memory
 from suite.training.trainer import Training, clock
 
@@ -539,11 +539,9 @@ def _keep(key: str, value: dict[str, float], lasting: bool = True) -> None:
     if not lasting:
         _passing.setdefault(file, {})[key] = value
         return
-    draft = file.with_name(f".probes-{os.getpid()}.json")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(_stored(file) | {key: value}))
-        draft.replace(file)
+        disk.atomic_write(file, json.dumps(_stored(file) | {key: value}), shared=True)
         _passing.get(file, {}).pop(key, None)
 
 

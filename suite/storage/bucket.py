@@ -23,7 +23,6 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from urllib3.exceptions import HTTPError  # boto3's own transport, which lets so
 from suite.core.errors import EnvironmentProblem, LockedError, UsageError
 from suite.core.redaction import redacted
 from suite.storage.base import AnotherOwner, StorageUnavailable
+from suite.system import disk
 
 AT_ONCE = 32  # objects that are read at once
 TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
@@ -148,12 +148,7 @@ class Bucket:
         if content is None:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        try:
-            draft.write_bytes(content)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        disk.atomic_write(target, content, shared=True)
         return True
 
     def push_folder(self, folder: Path, name: str, last: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from suite.core.errors import EnvironmentProblem
 from suite.storage.base import AnotherOwner
 from suite.storage.bucket import AT_ONCE, Bucket
+from suite.system import disk
 
 JOURNAL = "journal/"
 
@@ -50,9 +51,7 @@ def download_journal(bucket: Bucket, file: Path) -> None:
     lines = read_journal(bucket)
     if lines or file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.tmp")
-        draft.write_bytes(lines)
-        draft.replace(file)
+        disk.atomic_write(file, lines)
 
 
 def _segment(seq: int) -> str:

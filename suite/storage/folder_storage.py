@@ -11,6 +11,7 @@ from pathlib import Path
 
 from suite.storage.base import QuestionArea, TrialStorage
 from suite.storage.journal import LAUNCH_FILE, STOP_FILE, Lock
+from suite.system import disk
 
 LOOK_EVERY_S = 0.2  # between looks at the control files
 _MOUNT = "Mount one shared file system at the same path on every node, and name a folder in it with --storage-path."
@@ -44,7 +45,7 @@ class FolderStorage:
         """Nothing to do: the lines are in the folder's journal."""
 
     def begin_launch(self, token: str) -> None:
-        _replace_text(self.folder / LAUNCH_FILE, token)
+        disk.atomic_write(self.folder / LAUNCH_FILE, token)
         (self.folder / STOP_FILE).unlink(missing_ok=True)
 
     def request_stop(self, token: str) -> None:
@@ -151,9 +152,3 @@ def remove_path(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
-    draft.replace(path)

@@ -1,13 +1,15 @@
-"""Room on disks, looked at before a sweep starts and before each trial of it, and said where a file did not fit; and
-names that outlast a power cut."""
+"""Free-space checks, disk-full messages, atomic writes and directory fsync."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 AT_ONCE = 3  # checkpoints of a trial while it writes one: two that are kept, and the new one
@@ -37,6 +39,33 @@ def size(count: int) -> str:
     if count < 2**20:
         return f"{count / 2**10:.0f} KiB"
     return f"{count / 2**20:.0f} MiB" if count < 10 * 2**30 else f"{count / 2**30:.0f} GiB"
+
+
+def atomic_write(
+    path: Path, content: str | bytes | Callable[[IO[bytes]], object], *, sync: bool = False, shared: bool = False
+) -> None:
+    """Replace a file: it has its old content or the new one, never a part of it.
+
+    Args:
+        content: what to write, or a function that writes it to an open file.
+        sync: make the content durable before the file gets its name.
+        shared: other threads or processes may write the same file at the same time. Otherwise the draft
+            has a fixed name, so that a crash leaves one draft at most.
+    """
+    suffix = f".{os.getpid()}-{threading.get_ident()}.tmp" if shared else ".tmp"
+    draft = path.with_name(f".{path.name}{suffix}")
+    try:
+        with draft.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def sync(folder: Path, above: int = 0) -> None:
