@@ -288,6 +288,15 @@ def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(
     assert f"this sweep's at its level of {percent(level)}, new ones at that of a first look" in text
 
 
+def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is rounded: beside a simulation it read "3.01 points ...; in a new sweep 3.00 points"."""
+    monkeypatch.setattr("suite.report.power.analysis.seed_power", lambda arms: {6: 2.0, 8: 1.5})
+    found = content(sweep({"base": [0.6] * 6, "b": around(0.6, 6)}), Rules(VAL))
+    (text,) = (line for line in found.conclusions if line.startswith("Smallest difference"))
+    size = f"{100 * 2 * float(np.std(NOISE[:6], ddof=1)):.2f} points with"
+    assert f"{size} this sweep's 6 seeds; in a new sweep {size} 6 seeds" in text
+
+
 @pytest.mark.parametrize(("seeds", "arms"), [(6, 1), (6, 16), (8, 4)])
 def test_the_table_of_power_is_that_of_the_simulation(seeds: int, arms: int) -> None:
     assert analysis.seed_power(arms)[seeds] == pytest.approx(analysis.detectable(seeds, arms), abs=0.006)
