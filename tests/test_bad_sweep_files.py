@@ -106,7 +106,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "no name": (with_line("name: good\n", ""), ["`name` is missing", "name: x"]),
     "bad name": (with_line("name: good", "name: a/b"), ["x.yaml:1: name: must start with a letter", "got 'a/b'"]),
     "name is a number": (with_line("name: good", "name: 3"), ["x.yaml:1: name: must be text, got 3"]),
-    "schema": (GOOD + "schema_version: 2\n", ["x.yaml:11: schema_version: must be one of 1, got 2"]),
+    "schema": (GOOD + "schema_version: 2\n", ["x.yaml:11: schema_version: must be 1, got 2"]),
     "method": (
         GOOD + "method: gird\n",
         ["x.yaml:11: method: must be one of grid, random, optuna", "Did you mean 'grid'?"],
@@ -139,7 +139,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "seeds twice": (with_line("[0, 1]", "[0, 1, 0]"), ["x.yaml:9: seeds: must be different, got 0 more than once"]),
     "negative seed": (with_line("[0, 1]", "[0, -1]"), ["x.yaml:9: seeds.1: must be at least 0, got -1"]),
     "seed is a fraction": (with_line("[0, 1]", "[0.5]"), ["x.yaml:9: seeds.0: must be a whole number, got 0.5"]),
-    "seeds is a number": (with_line("[0, 1]", "3"), ["x.yaml:9: seeds: must be a list, got 3"]),
+    "seeds is a number": (
+        with_line("[0, 1]", "3"),
+        ["x.yaml:9: seeds: must be a list, got 3", "or a plan: {at_least: 8, at_most: 16, until: decided}"],
+    ),
     "a plan of six seeds": (
         with_line("[0, 1]", "{at_least: 6, at_most: 16, until: decided}"),
         ["x.yaml:9: seeds: at_least must be at least 8", "fewer seeds can never decide", "got 6"],
@@ -158,11 +161,11 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "a plan until nothing": (
         with_line("[0, 1]", "{at_least: 8, at_most: 16}"),
-        ["x.yaml:9: seeds.until: must be given"],
+        ["x.yaml:9: seeds.until: must be given", "Write `until: decided`"],
     ),
     "a plan until another word": (
         with_line("[0, 1]", "{at_least: 8, at_most: 16, until: significant}"),
-        ["x.yaml:9: seeds.until: must be one of decided, got 'significant'"],
+        ["x.yaml:9: seeds.until: must be decided, got 'significant'", "Write `until: decided`"],
     ),
     "a plan with a typing error": (
         with_line("[0, 1]", "{at_least: 8, at_mots: 9, at_most: 16, until: decided}"),

@@ -11,6 +11,7 @@ import pytest
 from conftest import Folder
 from rich.console import Console
 
+from suite.analysis.levels import look_levels
 from suite.config import Arm, SweepSpec, load
 from suite.console.board import Board
 from suite.core.records import Looks, Trial
@@ -19,7 +20,7 @@ from suite.launch.launcher import Launch
 from suite.launch.ranking import rank
 from suite.planning.estimate import _few_unseen_seeds
 from suite.planning.plan import Plan
-from suite.planning.rounds import rounds
+from suite.planning.rounds import looks_at, rounds
 from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import History
 from suite.tracking import MemoryTracker, looks_of, search_seed_of
@@ -254,6 +255,35 @@ def test_each_of_several_baselines_goes_on_as_long_as_one_of_its_arms(tmp_path: 
     assert {arm.name for arm in second.arms} == {"augment=flip lr=0.1", "augment=flip lr=0.2"}
 
 
+def test_looks_under_the_sweeps_own_plan_share_its_constant_level(made: Make) -> None:
+    launch = made().launch.ledger
+    planned = launch.spec.looks
+    assert looks_at(launch.spec, launch.history, 1) == Looks(planned, planned[:1], open=False)
+    launch.record("launch", id="1", looks=[list(seeds) for seeds in planned])
+    launch.record("look", seeds=list(planned[0]))
+    kept = looks_at(launch.spec, launch.history, 2)
+    assert kept == Looks(planned, planned[:2], open=False), "the second is not on record yet"
+    assert len(set(look_levels(kept, 3))) == 1
+    launch.record("launch", id="1", looks=[[0, 1, 2, 3, 4, 5], list(planned[0])])
+    launch.record("look", seeds=list(planned[1]))
+    changed = looks_at(launch.spec, launch.history, 3)
+    assert changed == Looks(planned, planned, open=True), "a look was made under another plan"
+
+
+def test_an_arm_with_too_few_pairs_gets_more_seeds_and_is_undecided_at_the_last_look(made: Make) -> None:
+    launch = ended(made, range(8), ("lr=0.1",), "parameters.train.lr.values=[0.1,0.2]")
+    for seed in range(8):
+        launch.add("lr=0.2", seed, 0.7, "finished" if seed < 4 else "failed")
+    first, second = rounds(launch.plan, launch.launch.ledger.history)
+    assert first.ended and not first.decided and first.undecided == ("lr=0.2",)
+    assert {trial.seed for _, trial in second.pairs} == set(range(10))
+    for seed in range(8, 12):
+        launch.add("lr=0.1", seed, 0.5)
+        launch.add("lr=0.2", seed, 0.7, "failed")
+    last = rounds(launch.plan, launch.launch.ledger.history)[-1]
+    assert last.ended and last.number == 3 and last.undecided == ("lr=0.2",)
+
+
 # ---- looks on record -------------------------------------------------------------------------------
 
 LISTED = GRID.replace("{at_least: 8, at_most: 12, until: decided, step: 2}", "[0, 1]")
@@ -359,6 +389,19 @@ def test_without_an_arm_that_lost_no_seed_there_is_no_champion_and_a_line_says_w
     launch.launch._select_champion()
     assert launch.champion is None
     assert any("no champion: every arm lost seeds" in line for line in launch.lines)
+
+
+def test_an_arm_whose_failed_seeds_were_taken_out_of_the_file_is_no_champion(made: Make) -> None:
+    launch = made(LISTED.replace("[0, 1]", "[0]"))
+    ids = []
+    for arm, values in {"lr=0.1": (0.5, 0.5), "lr=0.2": (0.9, None), "lr=0.3": (0.6, 0.6)}.items():
+        for seed, value in enumerate(values):
+            launch.add(arm, seed, value or 0.1, "finished" if value else "failed")
+            ids += [f"{arm} {seed}"] if seed == 0 else []
+    launch.launch.ledger.record("plan", ids=ids)
+    assert {item.trial.seed for item in launch.launch.ledger.history.in_plan()} == {0}
+    launch.launch._select_champion()
+    assert launch.champion == "lr=0.3"
 
 
 def test_a_search_is_won_on_unseen_seeds_and_its_early_stops_are_no_losses(made: Make) -> None:

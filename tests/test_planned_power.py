@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from suite.config import SweepSpec, load
 from suite.planning import power
 from suite.planning.plan import Plan
 from suite.planning.power import seed_advice
+from suite.storage.journal import Journal
 
 DIGITS = {"name": "digits", "image_size": 16}  # 359 test images
 
@@ -69,6 +71,71 @@ def test_the_spread_of_finished_trials_takes_its_place(tmp_path: Path, monkeypat
     spread = 100 * float(np.std(values, ddof=1))
     assert "of this sweep's finished trials" in lines[1] and sizes(lines[1]) == [round(spread, 2)]
     assert sizes(lines[0])[2] == pytest.approx(spread * analysis.seed_power(2)[8], abs=0.006)
+
+
+def write_sweep(folder: Path, plan: Plan, *, images: str = "", ended: bool = True, **other: Any) -> Path:
+    """The journal of a sweep of this plan's trials, with the figures of ``SEEN``.
+
+    Args:
+        images: the digest of its images; "" = the plan's.
+        other: settings of the trials that differ, e.g. ``train={"epochs": 2}``.
+    """
+    folder.mkdir()
+    journal = Journal(folder / "journal.jsonl", print, lambda *_: None)
+    journal.append("journal", id=folder.name)
+    trials = [(arm, trial) for arm, trial in plan.trials(plan.spec.arms_list) if trial.arm in SEEN]
+    for arm, trial in trials:
+        config = {name: trial.config[name] | other.get(name, {}) for name in ("data", "model", "train")}
+        journal.append(
+            "trial",
+            **(asdict(trial) | {"config": config}),
+            digests={"data": images or plan.dataset(arm.config).digest},
+            baseline=plan.spec.is_baseline(arm),
+        )
+        value = SEEN[trial.arm][trial.seed]
+        journal.append("start", id=trial.id, epoch=0)
+        journal.append("epoch", id=trial.id, epoch=1, metrics={"val/acc": value, "test/acc": value})
+        if ended or trial is not trials[-1][1]:
+            journal.append("end", id=trial.id, status="finished", epochs=1)
+    journal.append("plan", ids=[trial.id for _, trial in trials])
+    journal.close()
+    return folder / "journal.jsonl"
+
+
+SEEN = {"augment=none": [0.6] * 6, "augment=flip": [0.61, 0.62, 0.6, 0.63, 0.59, 0.605]}
+SPREAD = round(100 * float(np.std(SEEN["augment=flip"], ddof=1)), 2)
+
+
+def test_a_finished_sweep_of_the_same_kind_in_the_folder_gives_the_spread(tmp_path: Path) -> None:
+    plan = planned(tmp_path, trial={"data": DIGITS, "model": {"arch": "resnet20"}, "train": {"epochs": 1, "lr": 0.02}})
+    write_sweep(tmp_path / "older", planned(tmp_path))
+    lines = seed_advice(plan, tmp_path / "new")
+    assert "of the finished sweep 'older' (same images, sizes, network and epochs)" in lines[1]
+    assert sizes(lines[1]) == [SPREAD] and "lower bound" not in lines[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"train": {"epochs": 2}},
+        {"model": {"arch": "resnet18"}},
+        {"data": {"train_size": 100}},
+        {"images": "0" * 16},
+        {"ended": False},
+    ],
+)
+def test_a_sweep_of_another_kind_or_an_unfinished_one_gives_no_spread(tmp_path: Path, other: dict[str, Any]) -> None:
+    plan = planned(tmp_path)
+    write_sweep(tmp_path / "older", plan, **other)
+    assert "lower bound" in seed_advice(plan, tmp_path / "new")[1]
+
+
+def test_a_damaged_journal_of_another_sweep_is_passed_over(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    write_sweep(tmp_path / "older", plan)
+    damaged = write_sweep(tmp_path / "newer", plan)
+    damaged.write_text("{\n" + damaged.read_text())
+    assert "finished sweep 'older'" in seed_advice(plan, tmp_path / "new")[1]
 
 
 def test_the_seed_of_a_search_is_no_part_of_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,20 @@ def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
             assert broken == [] and len(found["passes"]) > 10
 
 
+@pytest.mark.browser
+@needed
+def test_the_verdict_is_in_sight_where_the_table_is_wider_than_the_screen(tmp_path: Path) -> None:
+    file = publish(report(*grid(["base", "x" * 60, "b"], 6)), tmp_path / "out")
+    with chromium() as browser:
+        page = browser.new_context(viewport={"width": 900, "height": 900}, offline=True).new_page()
+        page.goto(file.as_uri())
+        wider = "document.querySelector('table.arms').parentElement"
+        assert page.evaluate(f"{wider}.scrollWidth > {wider}.clientWidth")
+        cells = "[...document.querySelectorAll('table.arms .verdict')]"
+        assert page.evaluate(f"{cells}.length") == 3
+        assert page.evaluate(f"{cells}.every(cell => cell.getBoundingClientRect().right <= innerWidth)")
+
+
 # ---- the whole way ---------------------------------------------------------------------------------------------------
 
 

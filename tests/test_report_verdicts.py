@@ -25,6 +25,8 @@ from suite.report.study.roles import Roles, roles
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns, TrialRun
 
+LATER = Looks(made=(tuple(range(2, 8)), tuple(range(1, 8)), tuple(range(6))))  # the third look is at six seeds
+PARAMS = {"scratch": SCRATCH, "finetune": FINETUNE}  # of two arms about which the study claims something
 NOISE = (0.001, -0.002, 0.003, 0.0, -0.001, 0.002, -0.003, 0.004)
 
 
@@ -151,6 +153,25 @@ def test_seeds_added_after_a_look_are_judged_more_strictly_and_said() -> None:
     assert widths[0] > widths[1]
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.2, -0.2])
+def test_seeds_that_cannot_reach_the_level_of_a_later_look_decide_nothing(shift: float) -> None:
+    """Their interval has no ends: no verdict follows from it, however large the difference."""
+    found = content(sweep({"base": [0.6] * 6, "b": around(0.6 + shift, 6)}), Rules(VAL, looks=LATER))
+    row = found.arms.set_index("arm").loc["b"]
+    assert row["pairs"] == 6 and np.isnan(row["difference low"]) and np.isnan(row["difference high"])
+    assert row["verdict"] == "inconclusive" and row_of(found, "b")["Verdict"] == "inconclusive"
+    assert analysis.undecided(found.arms) == ["b"]
+    shown = said(found)
+    assert "Inconclusive, a difference was neither shown nor ruled out: b." in shown
+    assert not any(word in shown for word in ("Better than", "Worse than", "Equivalent to", "Too few"))
+
+
+@pytest.mark.parametrize("rising", [True, False])
+@pytest.mark.parametrize("ends", [(np.nan, np.nan), (0.1, np.nan), (np.nan, -0.1), (np.nan, 0.001)])
+def test_an_interval_without_an_end_gives_no_verdict(ends: tuple[float, float], rising: bool) -> None:
+    assert analysis.verdict(*ends, 0.03, 0.005, rising) == "inconclusive"
+
+
 def test_looks_with_too_few_seeds_for_a_verdict_do_not_count() -> None:
     made = sweep({"base": around(0.6), "b": around(0.62)})
     looks = Looks(made=((0, 1), (0, 1, 2), tuple(range(8))))
@@ -253,6 +274,27 @@ def test_the_row_of_smallest_differences_is_at_the_measured_spread() -> None:
     for seeds in (6, 8, 10, 16):
         size = 100 * spread * analysis.detectable(seeds, 1)
         assert f"{size:.2f} with {seeds}" in text or f"{size:.2f} points with {seeds}" in text, seeds
+
+
+@pytest.mark.parametrize("counts", [(8,), (6, 7, 8)])
+def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(counts: tuple[int, ...]) -> None:
+    looks = Looks(made=tuple(tuple(range(count)) for count in counts))
+    found = content(sweep({"base": [0.6] * 8, "b": around(0.6)}), Rules(VAL, looks=looks))
+    level = analysis.look_level(looks, 1)
+    (text,) = (line for line in found.conclusions if line.startswith("Smallest difference"))
+    size = 100 * float(np.std(NOISE, ddof=1)) * analysis.detectable(8, 1, level=level)
+    assert f"{size:.2f} points with this sweep's 8 seeds; in a new sweep" in text
+    (text,) = (line for line in found.method if line.startswith("The smallest difference"))
+    assert f"this sweep's at its level of {percent(level)}, new ones at that of a first look" in text
+
+
+def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is rounded: beside a simulation it read "3.01 points ...; in a new sweep 3.00 points"."""
+    monkeypatch.setattr("suite.report.power.analysis.seed_power", lambda arms: {6: 2.0, 8: 1.5})
+    found = content(sweep({"base": [0.6] * 6, "b": around(0.6, 6)}), Rules(VAL))
+    (text,) = (line for line in found.conclusions if line.startswith("Smallest difference"))
+    size = f"{100 * 2 * float(np.std(NOISE[:6], ddof=1)):.2f} points with"
+    assert f"{size} this sweep's 6 seeds; in a new sweep {size} 6 seeds" in text
 
 
 @pytest.mark.parametrize(("seeds", "arms"), [(6, 1), (6, 16), (8, 4)])
@@ -401,6 +443,55 @@ def test_the_freezing_claim_compares_equal_heads_if_the_sweep_has_them() -> None
     assert claim.outcome == "not reproduced" and "the difference is not that of freezing" in claim.rule
 
 
+def stepped(arm: str, seed: int, reached: int, end: float = 0.5) -> TrialHistory:
+    """A trial of nine epochs whose accuracies rise to ``end`` at an epoch, all at once."""
+    names = ("val/acc", "test/acc", "train/acc")
+    accuracies = [0.1] * (reached - 1) + [end] * (10 - reached)
+    records = {
+        epoch: EpochRecord(epoch, dict.fromkeys(names, value)) for epoch, value in enumerate(accuracies, start=1)
+    }
+    return TrialHistory(Trial(f"{arm}{seed}", arm, seed, arm), {}, records, Status.FINISHED)
+
+
+def paired_steps(name: str, reached: Sequence[int], ends: Sequence[float]) -> list[TrialHistory]:
+    """An arm, and beside it ``base``, which reaches 50 % at epoch 5."""
+    arm = [stepped(name, seed, *both) for seed, both in enumerate(zip(reached, ends, strict=True))]
+    return arm + [stepped("base", seed, 5) for seed in range(len(arm))]
+
+
+def outcome(trials: list[TrialHistory], kind: str, looks: Looks) -> str:
+    pair = (("base", "b"),)
+    judged = claims(trials, Roles(heads=pair, depths=pair), Rules(VAL, looks=looks))
+    text = {"faster": "learns faster", "alike": "end alike", "deeper": "deeper plain net"}[kind]
+    return next(claim.outcome for claim in judged if text in claim.text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "clear", "one_seed_against"),
+    [
+        ("faster", paired_steps("b", [2] * 6, [0.5] * 6), paired_steps("b", [2] * 5 + [6], [0.5] * 6)),
+        ("alike", paired_steps("b", [5] * 6, [0.501] * 6), paired_steps("b", [5] * 6, [0.5] * 5 + [0.506])),
+        ("deeper", paired_steps("b", [5] * 6, [0.4] * 6), paired_steps("b", [5] * 6, [0.4] * 5 + [0.51])),
+    ],
+)
+def test_claims_are_judged_at_the_level_of_the_look(
+    kind: str, clear: list[TrialHistory], one_seed_against: list[TrialHistory]
+) -> None:
+    """The interval of six seeds is their range at 1/32, and has no ends at a third look's level."""
+    assert outcome(clear, kind, Looks()) == "reproduced"
+    assert outcome(one_seed_against, kind, Looks()) == "cannot be told"
+    assert analysis.look_level(LATER, 1) < 1 / 32
+    assert outcome(clear, kind, LATER) == "cannot be told"
+
+
+def test_the_table_of_claims_names_the_level_of_the_look() -> None:
+    trials = [run(arm, seed, params=PARAMS[arm]) for arm in PARAMS for seed in range(6)]
+    for looks in (Looks(), LATER):
+        found = content(runs(*trials), Rules(VAL, looks=looks))
+        (table,) = (table for table in found.tables if table.name == "claims")
+        assert f"at a level of {percent(analysis.look_level(looks, 1))}, excludes zero" in table.caption
+
+
 # ---- published seeds -------------------------------------------------------------------------------
 
 
@@ -447,6 +538,50 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
     shares = analysis.importance(moved, "maximize", bounds)
     assert [share.name for share in analysis.standing_out(shares)] == ["a"]
     assert "with its whole interval: a." in effects._importance(shares)[0]
+
+
+# ---- collapsed seeds -------------------------------------------------------------------------------
+
+
+def collapse_note(found: Content) -> str:
+    return next((line for line in found.conclusions if line.startswith("Single seeds are far worse")), "")
+
+
+@pytest.mark.parametrize("metric", ["val/acc", "val/loss"])
+def test_an_arm_of_which_a_seed_collapsed_is_named(metric: str) -> None:
+    table = {"base": around(0.6), "b": [*around(0.6, 7), 0.4], "c": around(0.6)}
+    made = sweep(table)
+    if metric == "val/loss":
+        losses = [{1: 1 - trial.metrics["val/acc"][1]} for trial in made.trials]
+        trials = (
+            replace(trial, metrics={"val/loss": loss, "test/loss": loss})
+            for trial, loss in zip(made.trials, losses, strict=True)
+        )
+        made = replace(made, trials=tuple(trials))
+    objective = Objective(metric, "maximize" if metric == "val/acc" else "minimize")
+    found = content(made, Rules(objective))
+    assert "other seeds of their arm: b (seed 7). Intervals" in collapse_note(found)
+    assert found.conclusions.index(collapse_note(found)) > 0, "after the verdicts"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.6, 0.6005, 0.5995, 0.6, 0.6005, 0.5995, 0.6, 0.58],  # 2 points, less than five margins
+        [0.6, 0.62, 0.56, 0.64, 0.58, 0.66, 0.61, 0.45],  # far, but the other seeds scatter widely too
+        [*around(0.6, 7), 0.8],  # far better is no collapse
+        [*around(0.6, 4), 0.4],  # five seeds get no verdict
+    ],
+)
+def test_an_arm_without_a_collapse_is_not_named(values: list[float | None]) -> None:
+    assert collapse_note(content(sweep({"base": around(0.6), "b": values}), Rules(VAL))) == ""
+
+
+def test_the_baseline_is_named_too_and_nothing_is_if_nothing_is_compared() -> None:
+    table = {"base": [*around(0.6, 7), 0.4], "b": around(0.6)}
+    assert "base (seed 7)" in collapse_note(content(sweep(table), Rules(VAL)))
+    alone = {"other": table["base"], "b": table["b"]}
+    assert collapse_note(content(sweep(alone), Rules(VAL))) == ""
 
 
 # ---- what lost seeds do to the rest of the page ----------------------------------------------------

@@ -92,6 +92,13 @@ def test_too_few_seeds_for_the_level_have_no_interval() -> None:
     assert simultaneous(values, level=2 / 64).low[0] == pytest.approx(0.9)
 
 
+def test_equal_differences_without_a_margin_have_an_interval_only_if_their_seeds_reach_the_level() -> None:
+    equal = np.full((6, 1), 3.0)
+    told, open_ = (analysis.simultaneous(equal, level=level) for level in (1 / 32, 0.01))
+    assert (told.low[0], told.high[0]) == (3.0, 3.0)
+    assert np.isnan(open_.low[0]) and np.isnan(open_.high[0])
+
+
 def test_six_seeds_can_tell_however_many_arms_there_are_and_five_cannot() -> None:
     steady = np.linspace(0.9, 1.1, 6)[:, None] * np.ones((1, 40))
     assert adjusted_p(steady) == pytest.approx([2 / 64] * 40)

@@ -17,11 +17,13 @@ Trials come as ``TrialHistory``, from the journal or read back from MLflow.
     comparison differences to the baseline, and their verdicts
     welch      a difference to published seeds
     frames     one row per trial, one per arm
+    collapse   seeds on which an arm collapsed
     course     epochs until a figure is reached; seconds
     curves     an arm's course over the epochs
     effects    main effects, importance, the Pareto front
 """
 
+from suite.analysis.collapse import collapsed_seeds
 from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, present_looks, undecided
 from suite.analysis.convergence import best, epochs_to_baseline, last, reached, training_seconds
 from suite.analysis.curves import Curve, curves
@@ -112,6 +114,7 @@ __all__ = [
     "at_chosen",
     "baselines",
     "best",
+    "collapsed_seeds",
     "compare",
     "compare_sweeps",
     "critical_value",

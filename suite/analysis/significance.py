@@ -146,8 +146,9 @@ class _Family:
     def _end(self, arm: int, sign: int, level: float) -> float:
         """The outermost value on one side of the mean that is not rejected; NaN if all are kept."""
         unit = self.error[arm] + self.offset
-        if unit == 0:
-            return float(self.mean[arm])  # equal differences without a margin
+        if unit == 0:  # equal differences without a margin: every other value has one and the same p
+            p = self.p(arm, self.mean[arm] + np.array([float(sign)]))[0]
+            return float("nan") if p > level + _TOLERANCE else float(self.mean[arm])
         widths = unit * 0.01 * np.concatenate([[0.0], _RATIO ** np.arange(_STEPS)])
         inside = self.p(arm, self.mean[arm] + sign * widths) > level + _TOLERANCE
         last = int(np.flatnonzero(inside)[-1])  # the mean itself is always inside

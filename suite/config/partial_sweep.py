@@ -149,12 +149,16 @@ def _rule(key: str, errors: Sequence[Any]) -> tuple[str, str]:
     if custom:
         return setting_fields.phrase(custom[0]), ""
     if errors[0]["type"] == "missing":
-        return f"{key} must be given", ""
+        return f"{key} must be given", _REMEDIES.get(key, "")
     value = errors[0]["input"]
-    return (
-        f"{key} must {setting_fields.expected(errors)}, got {setting_fields.quoted(value)}",
-        setting_fields.remedy_of(value, errors),
-    )
+    remedy = setting_fields.remedy_of(value, errors) or _REMEDIES.get(key, "")
+    return f"{key} must {setting_fields.expected(errors)}, got {setting_fields.quoted(value)}", remedy
+
+
+_REMEDIES = {
+    "seeds": "Write a list such as [0, 1, 2], or a plan: {at_least: 8, at_most: 16, until: decided}.",
+    "seeds.until": "Write `until: decided`.",
+}
 
 
 def overlap(a: str, b: str) -> bool:

@@ -183,13 +183,19 @@ def phrase(error: Any) -> str:
         "greater_than_equal": f"be at least {show(context.get('ge'))}",
         "less_than": f"be below {show(context.get('lt'))}",
         "less_than_equal": f"be at most {show(context.get('le'))}",
-        "literal_error": f"be one of {context.get('expected', '')}".replace("'", "").replace(" or ", ", "),
+        "literal_error": _one_of(str(context.get("expected", ""))),
         "string_pattern_mismatch": "start with a letter or digit and hold only letters, digits, `_`, `-` and `.`",
         "too_short": f"have at least {context.get('min_length')} entries",
         "string_too_short": f"have at least {context.get('min_length')} characters",
         "string_too_long": f"have at most {context.get('max_length')} characters",
     }
     return phrases.get(kind, str(error["msg"]).removeprefix("Value error, "))
+
+
+def _one_of(expected: str) -> str:
+    """``be one of a, b, c`` of pydantic's ``'a', 'b' or 'c'``; ``be a`` if there is only one."""
+    listed = expected.replace("'", "").replace(" or ", ", ")
+    return f"be one of {listed}" if ", " in listed else f"be {listed}"
 
 
 def remedy_of(value: Any, errors: Sequence[Any]) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from suite import analysis, data
 from suite.config import SweepSpec
+from suite.core.errors import SuiteError
 from suite.core.records import TEST_ACC, Looks
 from suite.planning.plan import Plan
-from suite.storage.journal import FILE_NAME, History, read
+from suite.storage.journal import FILE_NAME, History, TrialHistory, read
 
 ASSUMED_ERROR = 0.2  # of the baseline on the test images, if the file's `reference` does not tell
 _MAX_ARMS = 8  # that are simulated; more are scaled by the table, so that it takes about 2 s at most
 _LARGE = analysis.SEEDS[-1]
+_KIND = (
+    ("data", "train_size"), ("data", "test_size"), ("data", "image_size"),
+    ("model", "arch"), ("model", "weights"), ("train", "epochs"),
+)  # fmt: skip
+_KIND_TEXT = "same images, sizes, network and epochs"
+_MAX_JOURNALS = 20  # of other sweeps that are read, the latest first
 
 
 @dataclass(frozen=True)
@@ -61,17 +70,54 @@ def _compared(spec: SweepSpec) -> int:
 
 
 def _spread(plan: Plan, folder: Path) -> Spread | None:
-    return _measured(plan.spec, folder) or _lower_bound(plan)
+    own = _measured(plan.spec, History(read(folder / FILE_NAME)), "this sweep's finished trials")
+    return own or _measured_elsewhere(plan, folder) or _lower_bound(plan)
 
 
-def _measured(spec: SweepSpec, folder: Path) -> Spread | None:
-    """The spread of the finished trials in the journal; None if too few tell it."""
-    trials = [trial for trial in History(read(folder / FILE_NAME)).in_plan() if trial.trial.seed != spec.search_seed]
+def _measured(spec: SweepSpec, history: History, source: str) -> Spread | None:
+    """The spread of the finished trials of a journal; None if too few tell it."""
+    search_seed = history.launch.get("search_seed", spec.search_seed)
+    trials = [trial for trial in history.in_plan() if trial.trial.seed != search_seed]
     value = analysis.spread(trials, spec.objective)
     if value is None:
         return None
     text = _text(value, analysis.tested(spec.objective))
-    return Spread(value, f"at the spread over seeds of this sweep's finished trials: {text}")
+    return Spread(value, f"at the spread over seeds of {source}: {text}")
+
+
+def _measured_elsewhere(plan: Plan, folder: Path) -> Spread | None:
+    """The spread of the latest finished sweep of the same kind in the storage folder, if any.
+
+    Same kind: the same images and all settings of ``_KIND``. The rest of the recipe may differ.
+    """
+    journals = [path for path in folder.parent.glob(f"*/{FILE_NAME}") if path.parent != folder]
+    journals.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for journal in journals[:_MAX_JOURNALS]:
+        try:
+            history = History(read(journal))
+        except SuiteError:  # a damaged journal of another sweep is of no concern here
+            continue
+        if _is_same_kind(plan, list(history.in_plan())):
+            source = f"the finished sweep {journal.parent.name!r} ({_KIND_TEXT})"
+            if spread := _measured(plan.spec, history, source):
+                return spread
+    return None
+
+
+def _is_same_kind(plan: Plan, trials: Sequence[TrialHistory]) -> bool:
+    """Whether these trials have all ended, and their baseline is like the plan's but for its recipe."""
+    baselines = [trial for trial in trials if trial.entry.get("baseline")]
+    if not baselines or not all(trial.ended for trial in trials):
+        return False
+    config = next(iter(plan.spec.baseline_arms)).config
+    entry = baselines[0].entry
+    return entry.get("digests", {}).get("data") == plan.dataset(config).digest and _kind(
+        entry.get("config", {})
+    ) == _kind(config.model_dump(mode="json"))
+
+
+def _kind(config: Mapping[str, Any]) -> list[Any]:
+    return [config.get(section, {}).get(name) for section, name in _KIND]
 
 
 def _lower_bound(plan: Plan) -> Spread | None:
@@ -87,7 +133,7 @@ def _lower_bound(plan: Plan) -> Spread | None:
         value,
         f"note: at a spread of {_text(value, TEST_ACC)}, a lower bound: √2 · √(error / 2N) with an "
         f"error of {100 * error:.1f} % ({origin}) and N = {images:,} test images (arXiv 2304.01910); "
-        "the spread of a finished sweep of this name takes its place",
+        "the spread of a finished sweep of the same kind takes its place",
     )
 
 

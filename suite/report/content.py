@@ -114,12 +114,13 @@ def content(
     arms = arms_frame(items, trials, rules, parameters(runs), images, planned, gone)
     spread = analysis.spread(judged, rules.objective, rules.confirmed)
     gain = analysis.pairing_gain(judged, rules.objective)
+    collapsed = analysis.collapsed_seeds(judged, rules.objective, rules.margin)
     failures = [_failure(item, run_ids) for item in items if item.status is Status.FAILED]
     marked = list(arms.loc[arms["verdict"] == analysis.BASELINE, "arm"])
     return Content(
         sweep=runs.sweep,
         question=runs.parent.tags.get("mlflow.note.content", ""),
-        conclusions=tuple(conclusions(arms, rules, spread, sum(item.ended for item in items))),
+        conclusions=tuple(conclusions(arms, rules, spread, sum(item.ended for item in items), collapsed)),
         notices=tuple(notices(runs, items, arms, rules)),
         sections=kept(_sections(runs, items, trials, arms, rules, marked)),
         trials=trials,

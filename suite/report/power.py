@@ -36,9 +36,17 @@ def _own(tested: pd.DataFrame, rules: Rules, spread: float) -> str:
     if not len(tested):
         return ""
     seeds = int(tested["pairs"].median())
-    size = analysis.detectable(seeds, len(tested), level=rules.level(len(tested)))
+    size = _size(seeds, len(tested), rules.level(len(tested)))
     known = with_unit(rules.tested, size * spread) if size < float("inf") else "none"
     return f"{known} with this sweep's {some(seeds, 'seed')}; "
+
+
+def _size(seeds: int, arms: int, level: float) -> float:
+    """In standard deviations of a difference; at a first look that of a new sweep, so that both print alike."""
+    tabulated = analysis.seed_power(arms)
+    if level == analysis.FIRST_LOOK and seeds in tabulated:
+        return tabulated[seeds]
+    return analysis.detectable(seeds, arms, level=level)
 
 
 def _of_new_sweeps(rules: Rules, spread: float, arms: int) -> str:

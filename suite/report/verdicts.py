@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -16,15 +17,22 @@ Row = Mapping[Any, Any]
 _MAX_LISTED = 4  # arms of one verdict that are named if all have it
 
 
-def conclusions(arms: pd.DataFrame, rules: Rules, spread: float | None = None, ended: int = 0) -> list[str]:
+def conclusions(
+    arms: pd.DataFrame,
+    rules: Rules,
+    spread: float | None = None,
+    ended: int = 0,
+    collapsed: Mapping[str, Sequence[int]] = MappingProxyType({}),
+) -> list[str]:
     """The sentences at the top of the page.
 
     Args:
         spread: standard deviation over seeds of a difference to the baseline, over all arms.
         ended: trials that have ended, for what a planned sweep saved.
+        collapsed: see ``analysis.collapsed_seeds``.
     """
     sentences = [_verdict(arms, word, tell, rules) for word, tell in _VERDICTS.items()]
-    sentences += [*_lost_seeds(arms, rules), *_within_image_error(arms)]
+    sentences += [*_lost_seeds(arms, rules), _collapsed(arms, collapsed), *_within_image_error(arms)]
     sentences += [_rounds(arms, rules, ended), visible(arms, rules, spread)]
     return [*filter(None, sentences), *_leader(arms, rules)]
 
@@ -116,6 +124,20 @@ def _lost_seeds(arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
         )
     if len(rows) > _MAX_LISTED:
         yield f"{len(rows) - _MAX_LISTED} more arms have such a verdict; see the table."
+
+
+def _collapsed(arms: pd.DataFrame, collapsed: Mapping[str, Sequence[int]]) -> str:
+    """Arms of a verdict with a seed far from their others: their noise is hardly symmetric."""
+    tested = arms[arms["p"].notna()]
+    sides = {*tested["arm"], *tested["against"]}
+    listed = [f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in collapsed.items() if arm in sides]
+    if not listed:
+        return ""
+    return (
+        f"Single seeds are far worse than the other seeds of their arm: {names(listed)}. Intervals and "
+        "verdicts assume symmetric noise. With such seeds they are about the usual seed, not about the "
+        "mean, and a few seeds cannot show how often a collapse happens."
+    )
 
 
 def _within_image_error(arms: pd.DataFrame) -> Iterable[str]:
