@@ -73,7 +73,7 @@ AUTO = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"precision": "auto"
 GOES_DOWN = """
 import gc, os, threading, time
 import ray
-from suite import cluster
+from suite.execution import ray_session
 
 
 class Garbage:
@@ -88,7 +88,7 @@ def litter():
         time.sleep(0.0005)
 
 
-with cluster.running(None, False):
+with ray_session.running(None, False):
     folder = ray._private.worker._global_node.get_session_dir_path()
     assert os.path.isdir(folder)
     references = [ray.put(number) for number in range(4000)]
