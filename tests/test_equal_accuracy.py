@@ -141,8 +141,8 @@ def test_the_fast_path_learns_what_the_usual_loop_learns(
     if case.precision == "bf16" and not measure.has_bf16():
         pytest.skip("this processor has no bf16: emulated, it is not what a user gets")
     taken: list[int] = []
-    real = strip_conv.Strips.apply
-    monkeypatch.setattr(strip_conv.Strips, "apply", lambda *given: taken.append(1) or real(*given))
+    real = strip_conv.StripConv.apply
+    monkeypatch.setattr(strip_conv.StripConv, "apply", lambda *given: taken.append(1) or real(*given))
     theirs = [usual(case, seed) for seed in SEEDS]
     found = [ours(case, seed, tmp_path / f"{seed}") for seed in SEEDS]
     assert bool(taken) == (case.precision == "bf16" and strip_conv.has_amx())

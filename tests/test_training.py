@@ -454,7 +454,7 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
             twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
             twin._forward_hooks.clear()
             if tiled and kind is torch.bfloat16:
-                models.slice_kernels(nn.Sequential(twin), tiled=True)
+                twin = models.use_small_conv(twin, tiled=True)
             fed = inputs.clone().requires_grad_()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind is torch.bfloat16):
                 out = twin(fed)

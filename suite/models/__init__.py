@@ -26,7 +26,7 @@ from suite.models.fused import agrees, fuse
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
 from suite.models.prefix import Prefix, examine, rest, run_prefix
 from suite.models.scratch import NETS
-from suite.models.small_conv import slice_kernels
+from suite.models.small_conv import use_small_conv
 from suite.models.weights import Weights, load_weights, mismatch, missing_file, put_into
 from suite.models.zoo import names as architectures
 
@@ -48,7 +48,7 @@ __all__ = [
     "parameter_groups",
     "rest",
     "run_prefix",
-    "slice_kernels",
+    "use_small_conv",
 ]
 
 TRIED_SIDE, TRIED_PARAMETERS = 64, 30_000_000  # up to which a network is tried on images with memory for its weights

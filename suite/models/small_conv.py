@@ -23,16 +23,24 @@ MOST = 2  # pixels of a side: on larger maps outputs of a 3 x 3 kernel see block
 TILE = 64  # images of a product
 
 
-class SlicedConv2d(nn.Conv2d):
-    """A ``Conv2d`` that takes this way where the map is small, and its own otherwise.
+class SmallConv2d(nn.Conv2d):
+    """A ``Conv2d`` that leaves out the padding's products if the map is small, and is itself otherwise.
 
     Attributes:
-        tiled: products are taken of ``TILE`` images at a time, so that values do not depend on the batch.
-        beside: in bf16, maps that are a little larger go the way of ``suite.models.strip_conv``.
+        tiled: products of ``TILE`` images at a time, so that an image's values do not depend on its batch.
+        strips: in bf16, slightly larger maps go through ``suite.models.strip_conv``.
     """
 
     tiled: bool = False
-    beside: bool = False
+    strips: bool = False
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, *, tiled: bool = False, strips: bool = False) -> SmallConv2d:
+        """A twin of ``conv`` that shares its parameters, buffers, hooks and mode."""
+        small = cls.__new__(cls)
+        small.__dict__.update(conv.__dict__)
+        small.tiled, small.strips = tiled, strips
+        return small
 
     def forward(self, input: Tensor) -> Tensor:
         (kernel, stride, padding), side = self._square(), input.shape[-1]
@@ -40,11 +48,10 @@ class SlicedConv2d(nn.Conv2d):
         # Output row i sees the input's rows with the taps from padding - i * stride on. Those of the last row begin at
         # 0 or later, those of the first end within the kernel: each output then has a whole block of taps.
         if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
-            if self._pays_beside(input, pixels):
-                found: Tensor = strip_conv.Strips.apply(
-                    input.to(torch.bfloat16, memory_format=torch.channels_last), self.weight, stride
-                )  # type: ignore[no-untyped-call]
-                return found if self.bias is None else found + self.bias.to(found.dtype)[:, None, None]
+            if self._is_faster_in_strips(input, pixels):
+                images = input.to(torch.bfloat16, memory_format=torch.channels_last)
+                maps: Tensor = strip_conv.StripConv.apply(images, self.weight, stride)  # type: ignore[no-untyped-call]
+                return maps if self.bias is None else maps + self.bias.to(maps.dtype)[:, None, None]
             return super().forward(input)
         rows = input.permute(0, 2, 3, 1).reshape(len(input), -1)  # (B, H W C): a view of channels_last maps
         corners = [padding - stride * pixel for pixel in range(pixels)]
@@ -53,14 +60,14 @@ class SlicedConv2d(nn.Conv2d):
             summed = summed + self.bias.to(summed.dtype)
         return summed.view(len(input), pixels, pixels, -1).permute(0, 3, 1, 2)
 
-    def _pays_beside(self, input: Tensor, pixels: int) -> bool:
+    def _is_faster_in_strips(self, input: Tensor, pixels: int) -> bool:
         """Whether ``suite.models.strip_conv`` is faster for maps that become so many ``pixels`` a side."""
         kind, (kernel, _, padding) = input.device.type, self._square()
         in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
         small = input.shape[-2] == input.shape[-1] and pixels <= strip_conv.WEIGHTS_SIDE
         centred = kernel > 1 and 2 * padding == kernel - 1
         wide = min(self.in_channels, self.out_channels) >= strip_conv.CHANNELS
-        return self.beside and in_bf16 and small and centred and wide
+        return self.strips and in_bf16 and small and centred and wide
 
     def _square(self) -> tuple[int, int, int]:
         return self.kernel_size[0], self.stride[0], int(self.padding[0])
@@ -123,16 +130,33 @@ def _block(taps: Tensor, side: int, top: int, left: int) -> Tensor:
     return taps[:, top : top + side, left : left + side].reshape(len(taps), -1)
 
 
-def slice_kernels(net: nn.Module, tiled: bool = False) -> None:
-    """Let every plain square convolution of ``net`` look at the size of its maps. Names, weights and layers stay.
+def use_small_conv(net: nn.Module, *, tiled: bool = False) -> nn.Module:
+    """Replace every plain square convolution in ``net`` by a ``SmallConv2d`` of the same parameters.
 
-    ``tiled`` as in ``suite.core.records.Numerics``.
+    Names, weights and the state dict stay as they are.
+
+    Args:
+        net: changed in place.
+        tiled: see ``suite.core.records.Numerics``.
+
+    Returns:
+        ``net``, or its replacement if ``net`` is itself a convolution.
     """
-    for module in net.modules():
-        if type(module) is nn.Conv2d and _is_plain(module):
-            module.__class__ = SlicedConv2d
-            setattr(module, "tiled", tiled)  # noqa: B010 - mypy takes it for a Conv2d still
-            setattr(module, "beside", tiled and strip_conv.has_amx())  # noqa: B010
+    replaced: dict[nn.Module, SmallConv2d] = {}  # a module may occur under several names
+
+    def replacement(module: nn.Module) -> nn.Module:
+        if type(module) is not nn.Conv2d or not _is_plain(module):
+            return module
+        if module not in replaced:
+            strips = tiled and strip_conv.has_amx()
+            replaced[module] = SmallConv2d.from_conv(module, tiled=tiled, strips=strips)
+        return replaced[module]
+
+    for parent in list(net.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = replacement(child)
+    return replacement(net)
 
 
 def _is_plain(module: nn.Conv2d) -> bool:

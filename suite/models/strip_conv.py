@@ -53,7 +53,7 @@ def has_amx() -> bool:
         return False
 
 
-class Strips(torch.autograd.Function):
+class StripConv(torch.autograd.Function):
     """A convolution of ``images`` (B, C, S, S), bf16, channels behind pixels, and ``weight`` (O, C, k, k), float32."""
 
     @staticmethod
