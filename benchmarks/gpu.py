@@ -121,8 +121,8 @@ def augmented(device: str) -> list[str]:
     )
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, made_up(4 * BATCH), numerics, Path(folder))
-        pipeline: augment.Pipeline = training.augment
-        images, labels = training.train.take(torch.arange(BATCH))
+        pipeline: augment.Pipeline = training.images.augment
+        images, labels = training.images.train.take(torch.arange(BATCH))
         pipeline(images, labels, torch.Generator())
         started = clock(training.device)
         for step in range(20):

@@ -95,10 +95,10 @@ def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
     assert not differing(torch.load(tmp_path / "best.pt", weights_only=True)["model"], states[at])
     with np.load(tmp_path / "predictions.npz") as kept:
         torch.testing.assert_close(torch.from_numpy(kept["logits"]), tests[at])
-        assert (kept["labels"] == made.test.labels[made.test.index].numpy()).all()
+        assert (kept["labels"] == made.images.test.labels[made.images.test.index].numpy()).all()
     network = rebuild(made.trial, tmp_path / "best.pt")
     with torch.inference_mode():
-        torch.testing.assert_close(network(made.test.images[made.test.index].float() / 255), tests[at])
+        torch.testing.assert_close(network(made.images.test.images[made.images.test.index].float() / 255), tests[at])
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])

@@ -32,6 +32,7 @@ from suite.core.records import Trial
 from suite.execution import packs
 from suite.planning import estimate, plan
 from suite.training import joint, trainer
+from suite.training.images import _most_frequent
 
 MODES = ("drop", "spread", "keep")
 
@@ -214,7 +215,7 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
      ([13, 12], 13), ([13], 13)],
 )  # fmt: skip
 def test_the_most_frequent_size_is_the_one_that_is_compiled(counts: Sequence[int], expected: int) -> None:
-    assert trainer._most_frequent(counts) == expected
+    assert _most_frequent(counts) == expected
 
 
 def test_spread_batches_run_compiled_though_none_has_batch_size(

@@ -19,7 +19,7 @@ from suite.config.trial import DropoutConfig, ModelConfig
 from suite.core.records import Numerics
 from suite.models import Prefix
 from suite.system import environment
-from suite.training import feature_cache, trainer
+from suite.training import feature_cache
 from suite.training.trainer import Training
 from tests.training import differing, everything, finish, images, training, trial
 
@@ -77,7 +77,7 @@ def test_threads_that_make_features_together_make_those_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True)
-    monkeypatch.setattr(trainer, "EVAL_BATCH", 8)
+    monkeypatch.setattr("suite.training.images.EVAL_BATCH", 8)
     run, begun = models.run_prefix, threading.Lock()
     now, most = 0, {1: 0, 3: 0}
     kinds: set[tuple[int, bool]] = set()
@@ -169,7 +169,7 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
         for one in pack:
             one.advance()
     ours = pack[-1]
-    assert ours.prefix.layers and [batch.stop - batch.start for batch in ours.batches] == ways[last_batch]
+    assert ours.prefix.layers and [batch.stop - batch.start for batch in ours.images.batches] == ways[last_batch]
     assert len(others) == (0 if augment == "none" else 3)
     solo = finish(made(tmp_path / "solo", tmp_path / "cache", cache_prefix="off", last_batch=last_batch, **base))
     assert not differing(everything(ours), everything(solo))
@@ -365,4 +365,4 @@ def test_the_end_of_a_trial_says_how_its_prefix_was_run(tmp_path: Path) -> None:
 def test_images_stay_what_sheets_draw(tmp_path: Path) -> None:
     run = finish(made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7, epochs=1))
     run.finish()
-    assert run.draw()["files"] and images().test_images.shape[1:] == run.test.images.shape[1:]
+    assert run.draw()["files"] and images().test_images.shape[1:] == run.images.test.images.shape[1:]

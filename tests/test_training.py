@@ -269,12 +269,12 @@ def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_
             torch.testing.assert_close(value.double(), average[name], rtol=1e-4, atol=1e-6)
     made.averaged.module.eval()
     with torch.inference_mode():
-        pixels = made.test.images[made.test.index].float() / 255
-        logits = made.averaged.module((pixels - made.mean) / made.std)
-    right = (logits.argmax(1) == made.test.labels[made.test.index]).double().mean()
+        pixels = made.images.test.images[made.images.test.index].float() / 255
+        logits = made.averaged.module((pixels - made.images.normalise.mean) / made.images.normalise.std)
+    right = (logits.argmax(1) == made.images.test.labels[made.images.test.index]).double().mean()
     assert record.metrics["test/acc"] == pytest.approx(float(right))
     assert record.metrics["test/loss"] == pytest.approx(
-        float(F.cross_entropy(logits.double(), made.test.labels[made.test.index])), rel=1e-5
+        float(F.cross_entropy(logits.double(), made.images.test.labels[made.images.test.index])), rel=1e-5
     )
 
 
@@ -299,8 +299,9 @@ def test_the_training_figures_are_those_of_each_step(tmp_path: Path) -> None:
     made = training(trial("nets:plain", lr=1e-12, epochs=1, last_batch="keep"), tmp_path)
     (record,) = finish(made).records
     with torch.inference_mode():
-        logits = made.model((made.train.images[made.train.index].float() / 255 - made.mean) / made.std)
-    labels = made.train.labels[made.train.index]
+        pixels = made.images.train.images[made.images.train.index].float() / 255
+        logits = made.model((pixels - made.images.normalise.mean) / made.images.normalise.std)
+    labels = made.images.train.labels[made.images.train.index]
     assert record.metrics["train/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
     assert record.metrics["train/acc"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
 
@@ -513,8 +514,8 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
     network = rebuild(made, tmp_path / "best.pt")
     best = running.records[running.best["epoch"] - 1]
     for part, pixels, labels, index in (
-        ("val", dataset.train_images, dataset.train_labels, running.split.val),
-        ("test", dataset.test_images, dataset.test_labels, running.split.test),
+        ("val", dataset.train_images, dataset.train_labels, running.images.val.index.numpy()),
+        ("test", dataset.test_images, dataset.test_labels, running.images.test.index.numpy()),
     ):
         with torch.inference_mode():
             logits = network(torch.from_numpy(pixels[index]).float() / 255)
@@ -527,9 +528,9 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
 def test_normalisation_knows_the_training_images_alone(tmp_path: Path) -> None:
     dataset = images()
     running = training(trial(), tmp_path, dataset)
-    pixels = dataset.train_images[running.split.train].astype(np.float64) / 255
-    assert running.mean.flatten().tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-5)
-    assert running.std.flatten().tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), rel=1e-3)
+    pixels = dataset.train_images[running.images.train.index.numpy()].astype(np.float64) / 255
+    assert running.images.normalise.mean.flatten().tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-5)
+    assert running.images.normalise.std.flatten().tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), rel=1e-3)
 
 
 def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:

@@ -477,7 +477,7 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
         started = clock(training.device)
         training.evaluate_test()
-        eval_s = (clock(training.device) - started) / len(training.test)
+        eval_s = (clock(training.device) - started) / len(training.images.test)
         peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory.resident_gib() - before
         size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
         trainable, _ = models.count_parameters(training.model)

@@ -26,12 +26,12 @@ def can_join(trainings: Sequence[Training]) -> bool:
     if len(trainings) < 2 or any(each.prefix.layers for each in trainings):
         return False
     first = trainings[0]
-    places = {(each.epoch, each.step, *(batch.stop for batch in each.batches)) for each in trainings}
+    places = {(each.epoch, each.step, *(batch.stop for batch in each.images.batches)) for each in trainings}
     shapes = {tuple(weight.shape for weight in each.model.parameters()) for each in trainings}
     if len(places) > 1 or len(shapes) > 1:
         return False
-    rows = first.train.index[:4]
-    images = torch.rand(len(rows), *first.train.images.shape[1:], device=first.device)
+    rows = first.images.train.index[:4]
+    images = torch.rand(len(rows), *first.images.train.images.shape[1:], device=first.device)
     return models.agrees([each.model for each in trainings], images)
 
 

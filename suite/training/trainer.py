@@ -11,11 +11,9 @@ import json
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,20 +26,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from suite import augment, data, models
 from suite.config import read_stored_config
-from suite.config.evaluation import EpochImages, test_schedule
 from suite.core import records
 from suite.core.errors import DivergedError
 from suite.core.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.storage import checkpoint
 from suite.system import disk, environment
-from suite.training import feature_cache, memory, optim
+from suite.training import feature_cache, memory, optim, precision
 from suite.training.compile import compiled
+from suite.training.images import Samples, prepare_images
 from suite.training.metrics import Running, scores
 from suite.visuals import activation_maps
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
 MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
-EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
 LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
 # node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
 LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
@@ -95,7 +92,8 @@ class Training:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # torch's default: fp32 would mean 10 bits in convolutions alone
             torch.cuda.reset_peak_memory_stats(self.device)  # a worker's trials follow one another
-        self._prepare_images(dataset, weights, limit_batches)
+        self.images = prepare_images(dataset, self.config, numerics, weights, limit_batches)
+        self.usual_size = self.images.usual_batch_size  # once: each step looks at it
         self._prepare_model(len(dataset.classes), weights)
         self._prepare_prefix(dataset.digest, cache or data.cache_folder(), others)
         self.records: list[EpochRecord] = []
@@ -107,59 +105,14 @@ class Training:
 
     # ---- what is prepared once -------------------------------------------------------------------------------------
 
-    def _prepare_images(self, dataset: data.Dataset, weights: models.Weights | None, limit_batches: int | None) -> None:
-        config = self.config
-        split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
-        if limit_batches:
-            split = data.Split(
-                split.train[: limit_batches * config.train.batch_size],
-                split.val[: limit_batches * EVAL_BATCH],
-                split.test[: limit_batches * EVAL_BATCH],
-            )
-        self.split, self.classes, self.side = split, dataset.classes, int(dataset.train_images.shape[-1])
-        self.example = activation_maps.example(
-            dataset.test_labels, dataset.classes
-        )  # of all images: the same for every split
-        on_device = data.to_device(dataset, self.device)
-        self.train, self.val, self.test = (
-            _Part(images, labels, torch.from_numpy(index).to(self.device))
-            for images, labels, index in (
-                (on_device.train_images, on_device.train_labels, split.train),
-                (on_device.train_images, on_device.train_labels, split.val),
-                (on_device.test_images, on_device.test_labels, split.test),
-            )
-        )
-        self.batches = data.batch_slices(len(self.train), config.train)  # once: each step looks at them
-        self.usual_size = _most_frequent(batch.stop - batch.start for batch in self.batches)
-        per_epoch = EpochImages(self.batches[-1].stop, len(self.val), len(self.test))
-        self.test_schedule = test_schedule(config.train.evaluate_test, per_epoch)
-        if weights is not None and weights.mean is not None and weights.std is not None:
-            mean, std = np.asarray(weights.mean), np.asarray(weights.std)
-        else:
-            mean, std = data.statistics(dataset.train_images, split.train)
-        self.mean = torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
-        self.std = torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
-        self.class_weights: Tensor | None = None
-        if config.train.class_weights == "balanced":
-            balanced = data.class_weights(dataset.train_labels[split.train], len(dataset.classes))
-            self.class_weights = torch.as_tensor(balanced, dtype=torch.float32, device=self.device)
-        self.augment = augment.build(
-            config.pipeline(),
-            image_size=dataset.train_images.shape[-1],
-            num_classes=len(dataset.classes),
-            fill=tuple(float(value) for value in self.mean.flatten()),
-        )
-
     def _prepare_model(self, num_classes: int, weights: models.Weights | None) -> None:
         model = models.build(
             self.config.model, num_classes, seed=self.trial.seed, weights=weights.state if weights else None
         )
         if self.numerics.sliced:
             model = models.use_small_conv(model, tiled=self.numerics.tiled)
-        # Channels behind pixels, as oneDNN's and cuDNN's kernels want them: 142 images/s instead of 127 (torchvision's
-        # resnet18 at 32 px, one thread, fp32, 2x AMD EPYC with AVX2, best of six steps while tests ran beside).
-        self.memory_format = torch.channels_last if self.numerics.channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        layout = precision.memory_format(self.numerics)
+        self.model: nn.Module = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         named = dict(self.model.named_parameters())
         backbone, head = ([named[name] for name in names] for names in models.parameter_groups(self.model))
         self.optimizer = optim.build(backbone, head, self.config.train)
@@ -172,16 +125,17 @@ class Training:
 
     def _prepare_prefix(self, digest: str, cache: Path, others: dict[str, feature_cache.Lockstep] | None) -> None:
         """Where leading layers are frozen and give the same features each time, feed the rest with what is kept."""
-        self.prefix, self.fed, self.lockstep = models.Prefix(), {"val": self.val, "test": self.test}, None
+        self.prefix, self.lockstep = models.Prefix(), None
+        self.fed = {"val": self.images.val, "test": self.images.test}
         layers = models.frozen_prefix(self.model)
         if not layers:
             return
         if self.config.train.cache_prefix == "off":
             self.prefix = models.Prefix(why_not="train.cache_prefix is off")
             return
-        parts = {"val": self.val, "test": self.test}
-        if not self.augment.operations:
-            parts["train"] = self.train
+        parts = {"val": self.images.val, "test": self.images.test}
+        if not self.images.augment.operations:
+            parts["train"] = self.images.train
         key = feature_cache.key(self.model, layers, self.numerics, self._determining(digest, parts))
         found = feature_cache.kept(cache, key, lambda: self._make_features(parts))
         self.prefix = found.prefix
@@ -189,35 +143,38 @@ class Training:
             self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
         if found.prefix.layers and others is not None and "train" not in parts:
             pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
-            stops = [batch.stop for batch in self.batches]
-            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index), stops])
-            if len(self.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
+            stops = [batch.stop for batch in self.images.batches]
+            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.images.train.index), stops])
+            if len(self.images.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
                 self.lockstep = others.setdefault(same, feature_cache.Lockstep())
 
-    def _determining(self, digest: str, parts: Mapping[str, _Part]) -> dict[str, Any]:
+    def _determining(self, digest: str, parts: Mapping[str, Samples]) -> dict[str, Any]:
         """What features depend on besides the prefix and the machine."""
         return {
             "data": digest,
-            "statistics": [self.mean.flatten().tolist(), self.std.flatten().tolist()],
+            "statistics": [self.images.normalise.mean.flatten().tolist(), self.images.normalise.std.flatten().tolist()],
             "rows": {name: _digest(part.index) for name, part in parts.items()},
             "batches": self._sizes(),
         }
 
     def _sizes(self) -> list[int]:
         """How many images are run together: in training, in evaluation, and when features are made."""
-        trained = [batch.stop - batch.start for batch in self.batches]
+        trained = self.images.batch_sizes()
         others = [
-            len(rows) for part in (self.train, self.val, self.test) for rows in torch.split(part.index, EVAL_BATCH)
+            len(rows) for part in (self.images.train, self.images.val, self.images.test) for rows in part.eval_rows()
         ]
         return sorted({count for count in (*trained, *others) if count})
 
-    def _make_features(self, parts: Mapping[str, _Part]) -> tuple[models.Prefix, dict[str, Tensor]]:
+    def _make_features(self, parts: Mapping[str, Samples]) -> tuple[models.Prefix, dict[str, Tensor]]:
         """Look whether the prefix gives the same features each time; if so, those of ``parts``."""
         total = sum(map(len, parts.values()))
         with torch.inference_mode():
-            rows = self.train.index[torch.arange(max(self._sizes())) % len(self.train)]
+            rows = self.images.train.index[torch.arange(max(self._sizes())) % len(self.images.train)]
             prefix = models.examine(
-                self.model, self._normalised(self.train.images[rows]), self._sizes(), self._autocast
+                self.model,
+                self.images.normalise.from_bytes(self.images.train.images[rows]),
+                self._sizes(),
+                partial(precision.autocast, self.numerics),
             )
         why_not = feature_cache.too_large(total, prefix)
         if why_not:
@@ -227,20 +184,20 @@ class Training:
         self.model.eval()
         return prefix, {name: self._features_of(name, part, prefix) for name, part in parts.items() if len(part)}
 
-    def _features_of(self, name: str, part: _Part, prefix: models.Prefix) -> Tensor:
+    def _features_of(self, name: str, part: Samples, prefix: models.Prefix) -> Tensor:
         """Of all images of a part, in its order, on the CPU."""
         # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
-        as_fed = self._without_change if name == "train" else self._normalised
+        as_fed = self._without_change if name == "train" else self.images.normalise.from_bytes
 
         def make(rows: Tensor) -> Tensor:
-            with self._autocast():  # torch keeps that for each thread
+            with precision.autocast(self.numerics):  # torch keeps that for each thread
                 found = models.run_prefix(self.model, prefix.layers, as_fed(feature_cache.take(part.images, rows)))
             self.alive()
             return found.cpu()
 
         mine = partial(torch.set_num_threads, self.numerics.threads)  # the same arithmetic, so the same numbers
         with ThreadPoolExecutor(self._makers(), initializer=mine) as pool:
-            return feature_cache.join(list(pool.map(make, torch.split(part.index, EVAL_BATCH))))
+            return feature_cache.join(list(pool.map(make, part.eval_rows())))
 
     def _makers(self) -> int:
         """Threads that make features: the other workers of this node mostly wait for them, so its cores are free.
@@ -248,17 +205,17 @@ class Training:
         Each has the maps of its own batch, 190 MiB in ResNet-18 with the CIFAR stem at 32 pixels and 760 at 64: for
         larger images there is one.
         """
-        if self.device.type != "cpu" or self.train.images.shape[-1] > MAKERS_SIDE:
+        if self.device.type != "cpu" or self.images.side > MAKERS_SIDE:
             return 1
         return max(1, min(MOST_MAKERS, environment.cores() // self.numerics.threads))
 
     def _without_change(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float32, as training feeds them where nothing is augmented."""
-        return self._normalise(augment.to_float(images))
+        return self.images.normalise(augment.to_float(images))
 
-    def _kept_part(self, part: _Part, kept: Tensor) -> _Part:
+    def _kept_part(self, part: Samples, kept: Tensor) -> Samples:
         """The part with features in the place of its images."""
-        return _Part(kept.to(self.device), part.labels[part.index], torch.arange(len(part), device=self.device))
+        return Samples(kept.to(self.device), part.labels[part.index], torch.arange(len(part), device=self.device))
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -270,7 +227,7 @@ class Training:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        return len(self.batches)
+        return len(self.images.batches)
 
     @property
     def complete(self) -> bool:
@@ -320,14 +277,14 @@ class Training:
 
     def start_epoch(self) -> nn.Module:
         """Set all for the steps of the epoch in progress; what is trained of the network, in training mode."""
-        order = data.epoch_order(len(self.train), self.trial.seed, self.epoch)
+        order = data.epoch_order(len(self.images.train), self.trial.seed, self.epoch)
         self.order = order.to(self.device)  # now: each step would wait for its part of it
         return self._trained_part(self.model.train())
 
     def start_step(self) -> tuple[Tensor, Tensor]:
         """What the next step is fed, (B, C, H, W) or features, and its targets; rate and dropout are set."""
         config, epoch, steps = self.config.train, self.epoch, self.steps_per_epoch
-        inputs, targets = self._batch(self.order[self.batches[self.step]], epoch, self.step)
+        inputs, targets = self._batch(self.order[self.images.batches[self.step]], epoch, self.step)
         self._seed(self.dropout_seed)
         optim.set_rate(self.optimizer, config.lr * optim.multiplier(epoch * steps + self.step, steps, config))
         self.optimizer.zero_grad(set_to_none=True)
@@ -350,7 +307,7 @@ class Training:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What is minimised, of logits (B, K); a scalar."""
         smoothing = self.config.train.label_smoothing
-        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
+        return F.cross_entropy(logits, targets, self.images.class_weights, label_smoothing=smoothing)
 
     def end_step(self, logits: Tensor, targets: Tensor) -> None:
         """Change the weights by the gradients that are there, and count the step.
@@ -378,25 +335,20 @@ class Training:
 
     def _augmented(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(stream(self.trial.seed, "augment", epoch, step))
-        images, targets = self.augment(*self.train.take(positions), generator)
-        images = self._normalise(images)
+        images, targets = self.images.augment(*self.images.train.take(positions), generator)
+        images = self.images.normalise(images)
         if not self.prefix.layers:
             return images, targets
-        with self._autocast():
+        with precision.autocast(self.numerics):
             return models.run_prefix(self.model, self.prefix.layers, images), targets
 
     def _trained_part(self, model: nn.Module) -> nn.Module:
         """What is run of a network: all of it, or what comes after the prefix; in the mode that the network is in."""
         return models.rest(model, self.prefix.layers).train(model.training) if self.prefix.layers else model
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.numerics.precision == "bf16")
-
     def forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), or features -> float32 logits (B, K)."""
-        with self._autocast():
-            logits: Tensor = network(inputs)
-        return logits.float()
+        return precision.forward(network, inputs, self.numerics)
 
     def close(self, whole: bool, seconds: float) -> EpochRecord | None:
         """End the epoch in progress after so many seconds of training: evaluate, or save where it was not finished."""
@@ -436,8 +388,8 @@ class Training:
 
     def _is_test_due(self, figures: Mapping[str, float]) -> bool:
         """Whether the epoch with these training and validation figures evaluates the test images."""
-        if self.test_schedule != "best":
-            return self.test_schedule == "every"
+        if self.images.test_schedule != "best":
+            return self.images.test_schedule == "every"
         name = self.objective.name
         if name not in figures:  # seconds or memory, which are known only after evaluation
             return True
@@ -475,7 +427,7 @@ class Training:
             model = self.averaged.module if self.averaged is not None else self.model
         network = self._trained_part(model.eval())
         part = self.fed[name]
-        prepared = (lambda features: features) if self.prefix.layers else self._normalised
+        prepared = (lambda features: features) if self.prefix.layers else self.images.normalise.from_bytes
         with torch.inference_mode():
             pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
@@ -548,10 +500,10 @@ class Training:
         return {
             "epoch": self.epoch,
             "model": self._changed(model),
-            "classes": list(self.classes),
-            "image_size": self.side,
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
+            "classes": list(self.images.classes),
+            "image_size": self.images.side,
+            "mean": self.images.normalise.mean.flatten().tolist(),
+            "std": self.images.normalise.std.flatten().tolist(),
             "test_logits": test_logits.cpu() if test_logits is not None else None,
         }
 
@@ -585,12 +537,12 @@ class Training:
         facts["test"] = self._missing_test_figures(chosen)
         logits = self.best["test_logits"]
         if logits is not None:
-            labels = self.test.labels[self.test.index]
+            labels = self.images.test.labels[self.images.test.index]
             _replace(
                 self.folder / "predictions.npz",
                 lambda file: np.savez_compressed(
                     file,
-                    index=self.split.test,
+                    index=self.images.test.index.cpu().numpy(),
                     labels=labels.cpu().numpy(),
                     logits=logits.numpy(),
                 ),
@@ -621,12 +573,13 @@ class Training:
             InterruptedError: a stop was asked for meanwhile.
         """
         network = self._best_network()
-        image = self.test.images[self.example]
-        about = f"test image {self.example} ({self.classes[int(self.test.labels[self.example])]})"
-        dead = activation_maps.find_dead(network, self._looked_at(self.test))
+        image = self.images.test.images[self.images.example]
+        label = self.images.classes[int(self.images.test.labels[self.images.example])]
+        about = f"test image {self.images.example} ({label})"
+        dead = activation_maps.find_dead(network, self._looked_at(self.images.test))
         drawn = activation_maps.sheets(
             network,
-            self._normalised(image[None])[0],
+            self.images.normalise.from_bytes(image[None])[0],
             dead=dead,
             width=activation_maps.TRACKED_WIDTH,
             greys=activation_maps.TRACKED_GREYS,
@@ -634,24 +587,16 @@ class Training:
         files = activation_maps.save(self.folder / activation_maps.KEY, drawn, dead, image=about)
         return {"key": activation_maps.KEY, "files": files, "step": self.best["epoch"], "metrics": dead.shares}
 
-    def _batches_of(self, part: _Part) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in part.batches():
+    def _batches_of(self, part: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in part.eval_batches():
             yield batch
             self.alive()
 
-    def _looked_at(self, part: _Part) -> Iterator[Tensor]:
-        for images, _ in part.batches():
+    def _looked_at(self, part: Samples) -> Iterator[Tensor]:
+        for images, _ in part.eval_batches():
             if self.should_stop():
                 raise InterruptedError("the sweep is being stopped")
-            yield self._normalised(images)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, as evaluation feeds them."""
-        return self._normalise(images.float() / 255)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        """float32 (B, C, H, W) in [0, 1] -> as the network takes them."""
-        return ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+            yield self.images.normalise.from_bytes(images)
 
 
 def clock(device: torch.device) -> float:
@@ -670,35 +615,8 @@ def fit(training: Training) -> Iterator[EpochRecord]:
         yield record
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of the split: images uint8 (N, C, H, W) or features (N, ...), labels int64 (N,), the rows that count."""
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Fresh tensors: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
-        rows = self.index[positions.to(self.index.device)]
-        return feature_cache.take(self.images, rows), self.labels[rows]
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in order."""
-        for rows in torch.split(self.index, EVAL_BATCH):
-            yield feature_cache.take(self.images, rows), self.labels[rows]
-
-
 def _digest(rows: Tensor) -> str:
     return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
-
-
-def _most_frequent(sizes: Iterable[int]) -> int:
-    """The size that most batches have; the largest of equally frequent ones."""
-    return max(Counter(sizes).items(), key=lambda pair: (pair[1], pair[0]))[0]
 
 
 def _changing(model: nn.Module) -> list[str]:
