@@ -184,7 +184,7 @@ def test_kept_features_give_the_figures_of_the_whole_network(mode: str, tmp_path
     def records(cache: str) -> list[dict[str, float]]:
         made = trial("resnet20", batch_size=18, last_batch=mode, cache_prefix=cache, **FROZEN)
         running = training(made, tmp_path / cache, cache=tmp_path / "cache", objective=LAST_LOSS)
-        assert bool(running.prefix.layers) == (cache == "auto"), running.prefix.why_not
+        assert bool(running.inputs.prefix.layers) == (cache == "auto"), running.inputs.prefix.why_not
         return plain(finish(running).records)
 
     assert records("auto") == records("off")
@@ -200,7 +200,7 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
         made = trial("resnet20", **settings, **batches)
         options = {"cache": tmp_path / "cache", "others": shared, "objective": LAST_LOSS}
         running = training(made, tmp_path / folder, small, **options)
-        assert (running.lockstep is not None) == (shared is not None)
+        assert (running.inputs.batch_cache is not None) == (shared is not None)
         return plain(finish(running).records)
 
     keep, spread = {"batch_size": 12, "last_batch": "keep"}, {"batch_size": 13, "last_batch": "spread"}

@@ -49,8 +49,8 @@ def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
     settings = {"arch": arch, "model__freeze_depth": depth, "numerics": numerics, "ema": 0.9}
     kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert kept.prefix.layers and "train" in kept.fed, kept.prefix.why_not
-    assert not whole.prefix.layers
+    assert kept.inputs.prefix.layers and "train" in kept.inputs.parts, kept.inputs.prefix.why_not
+    assert not whole.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
@@ -68,7 +68,8 @@ def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path:
         ))
         for cache_prefix in ("auto", "off")
     )  # fmt: skip
-    assert kept.prefix.layers and "train" in kept.fed and not whole.prefix.layers, kept.prefix.why_not
+    assert kept.inputs.prefix.layers and "train" in kept.inputs.parts, kept.inputs.prefix.why_not
+    assert not whole.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
@@ -101,7 +102,7 @@ def test_threads_that_make_features_together_make_those_of_one(
         found.append(made(tmp_path / f"{cores}", tmp_path / f"cache{cores}", model__freeze_depth=7, arch="resnet18",
                           numerics=numerics))  # fmt: skip
     assert most == {1: 1, 3: 3} and kinds == {(1, precision == "bf16")}
-    one, three = (each.fed for each in found)
+    one, three = (each.inputs.parts for each in found)
     assert one.keys() == three.keys() == {"train", "val", "test"}
     assert all(torch.equal(one[part].images, three[part].images) for part in one)
 
@@ -118,8 +119,8 @@ def test_the_control_a_wrong_feature_changes_the_numbers(tmp_path: Path) -> None
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
     wrong = made(tmp_path / "wrong", tmp_path / "cache", **settings)
-    part = wrong.fed["train"]
-    wrong.fed["train"] = type(part)(part.images * 1.001, part.labels, part.index)
+    part = wrong.inputs.parts["train"]
+    wrong.inputs.parts["train"] = type(part)(part.images * 1.001, part.labels, part.index)
     assert differing(everything(finish(wrong)), everything(whole))
 
 
@@ -127,7 +128,7 @@ def test_with_random_augmentation_only_evaluation_uses_kept_features(tmp_path: P
     settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+cutout+mixup"}
     kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert sorted(kept.fed) == ["test", "val"] and kept.prefix.layers
+    assert sorted(kept.inputs.parts) == ["test", "val"] and kept.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
@@ -135,7 +136,7 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
     """Three arms that see the same batches, one of another seed, one of another augmentation."""
     base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+crop+mixup"}
     arms = [{}, {"lr": 0.01}, {"model__head": {"hidden": [8], "dropout": 0.2}}, {"seed": 1}, {"augment": "flip"}]
-    others: dict[str, feature_cache.Lockstep] = {}
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
         made(tmp_path / f"pack{number}", tmp_path / "cache", others=others, **(base | arm))
         for number, arm in enumerate(arms)
@@ -147,7 +148,7 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
         while not all(one.complete for one in pack):
             for one in pack:
                 one.advance()
-    assert len(others) == 3 and pack[0].lockstep is pack[1].lockstep is pack[2].lockstep
+    assert len(others) == 3 and pack[0].inputs.batch_cache is pack[1].inputs.batch_cache is pack[2].inputs.batch_cache
     assert len(counts) == 3 * 3 * 2, "three groups of three steps in two epochs"
     for number, arm in enumerate(arms):
         solo = finish(made(tmp_path / f"solo{number}", tmp_path / "cache", cache_prefix="off", **(base | arm)))
@@ -160,7 +161,7 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
     """44 images at 20; beside it in the pack is an arm with other batches, whose features it must not take."""
     base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": augment, "batch_size": 20, "data__val_size": 20}
     ways = {"drop": [20, 20], "spread": [15, 15, 14], "keep": [20, 20, 4]}
-    others: dict[str, feature_cache.Lockstep] = {}
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
         made(tmp_path / f"pack {way}", tmp_path / "cache", others=others, last_batch=way, **base)
         for way in (*(way for way in ways if way != last_batch), last_batch)
@@ -169,7 +170,7 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
         for one in pack:
             one.advance()
     ours = pack[-1]
-    assert ours.prefix.layers and [batch.stop - batch.start for batch in ours.images.batches] == ways[last_batch]
+    assert ours.inputs.prefix.layers and [batch.stop - batch.start for batch in ours.images.batches] == ways[last_batch]
     assert len(others) == (0 if augment == "none" else 3)
     solo = finish(made(tmp_path / "solo", tmp_path / "cache", cache_prefix="off", last_batch=last_batch, **base))
     assert not differing(everything(ours), everything(solo))
@@ -181,7 +182,7 @@ def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path)
     broken = made(tmp_path / "broken", tmp_path / "cache", others={}, **settings)
     broken.advance()
     broken.save()
-    others: dict[str, feature_cache.Lockstep] = {}
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [made(tmp_path / name, tmp_path / "cache", others=others, **settings) for name in ("new", "broken")]
     assert [one.epoch for one in pack] == [0, 1]
     while not all(one.complete for one in pack):
@@ -230,25 +231,25 @@ def test_what_features_depend_on_has_an_entry_of_its_own(tmp_path: Path, other: 
 def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: Any) -> None:
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     first = finish(made(tmp_path / "first", tmp_path / "cache", **settings))
-    del first.fed
+    first.inputs.parts.clear()
     damage(entries(tmp_path / "cache")[0])
     second = finish(made(tmp_path / "second", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert "train" in second.fed and not differing(everything(second), everything(whole))
+    assert "train" in second.inputs.parts and not differing(everything(second), everything(whole))
 
 
 def test_a_folder_that_cannot_be_written_costs_the_features_only(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     run = finish(made(tmp_path / "run", tmp_path / "cache", **settings))
-    assert "cannot be written" in run.prefix.why_not
+    assert "cannot be written" in run.inputs.prefix.why_not
     whole = finish(made(tmp_path / "whole", tmp_path / "x", cache_prefix="off", **settings))
     assert not differing(everything(run), everything(whole))
 
 
 def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(name: str) -> feature_cache.Features:
-        return feature_cache.kept(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
+        return feature_cache.load_or_make(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
 
     for at, name in enumerate(["old", "used", "new"]):
         keep(name)
@@ -329,10 +330,10 @@ def test_dropout_after_the_prefix_does_not_matter() -> None:
     assert found.layers[-1] == "layer3" and found.bytes == 4 * 256 * 2 * 2
 
 
-def test_rest_shares_its_modules_and_leaves_the_network_whole() -> None:
+def test_what_follows_the_prefix_shares_its_modules_and_leaves_the_network_whole() -> None:
     net = models.build(ModelConfig(arch="vgg11", freeze_depth=5), 10)
     names = models.frozen_prefix(net)
-    short = models.rest(net, names)
+    short = models.after_prefix(net, names)
     assert isinstance(short.get_submodule("features.0"), nn.Identity) and isinstance(net.features[0], nn.Conv2d)
     assert short.get_submodule("features.8") is net.features[8] and short.classifier is net.classifier
 
@@ -340,7 +341,7 @@ def test_rest_shares_its_modules_and_leaves_the_network_whole() -> None:
 def test_too_many_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_cache, "MOST_GIB", 1e-6)
     run = made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7)
-    assert "more than 1e-06" in run.prefix.why_not and set(run.fed) == {"val", "test"}
+    assert "more than 1e-06" in run.inputs.prefix.why_not and set(run.inputs.parts) == {"val", "test"}
     (entry,) = entries(tmp_path / "cache")
     assert json.loads((entry / "meta.json").read_text())["prefix"]["layers"] == [], "found out once"
 

@@ -177,9 +177,9 @@ def test_a_cache_that_would_run_code_is_made_again(mark: Path, tmp_path: Path) -
     def make() -> tuple[Prefix, dict[str, torch.Tensor]]:
         return Prefix(("conv1",)), {"train": torch.ones(4, 2)}
 
-    feature_cache.kept(tmp_path, "key", make)
+    feature_cache.load_or_make(tmp_path, "key", make)
     spoil(tmp_path / "features" / "key" / "train.npy")
-    assert torch.equal(feature_cache.kept(tmp_path, "key", make).parts["train"], torch.ones(4, 2))
+    assert torch.equal(feature_cache.load_or_make(tmp_path, "key", make).parts["train"], torch.ones(4, 2))
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from suite.models import init, zoo
 from suite.models.freezing import count_parameters, freezable, freeze, freezing_problems, frozen_prefix, layers
 from suite.models.fused import agrees, fuse
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
-from suite.models.prefix import Prefix, examine, rest, run_prefix
+from suite.models.prefix import Prefix, after_prefix, examine, run_prefix
 from suite.models.scratch import NETS
 from suite.models.small_conv import use_small_conv
 from suite.models.weights import Weights, load_weights, mismatch, missing_file, put_into
@@ -33,6 +33,7 @@ from suite.models.zoo import names as architectures
 __all__ = [
     "Prefix",
     "Weights",
+    "after_prefix",
     "agrees",
     "architectures",
     "build",
@@ -46,7 +47,6 @@ __all__ = [
     "layers",
     "load_weights",
     "parameter_groups",
-    "rest",
     "run_prefix",
     "use_small_conv",
 ]

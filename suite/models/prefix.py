@@ -1,7 +1,8 @@
 """The frozen prefix: leading layers that give an image the same features whenever they see it.
 
-``rest(prefix(images))`` is ``net(images)``, so features may be computed once and the rest trained on them. A prefix is
-used only where that is true bit for bit, which ``examine`` tries out on the network itself.
+``after_prefix(net)(run_prefix(net, images))`` is ``net(images)``, so features can be computed once
+and the layers behind them trained on these. A prefix is used only if that holds bit for bit, which
+``examine`` tries on the network itself.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
     raise TypeError(f"layer {layers[-1]} gives no tensor")
 
 
-def rest(net: nn.Module, layers: Sequence[str]) -> nn.Module:
+def after_prefix(net: nn.Module, layers: Sequence[str]) -> nn.Module:
     """``net`` with ``layers`` passing on what they get: takes the features. Shares all its other modules with it."""
     shortened = _shallow(net)
     for name in layers:
@@ -137,6 +138,6 @@ def _tried(
     with around():  # type: ignore[attr-defined]
         if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
             return Prefix(why_not="features depend on an image's place in its batch here")
-        if not torch.equal(rest(net, layers)(first), net(images[:most])):
+        if not torch.equal(after_prefix(net, layers)(first), net(images[:most])):
             return Prefix(why_not=f"the network does more between its layers up to {layers[-1]} than call them")
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())

@@ -71,7 +71,7 @@ def key(net: nn.Module, layers: Sequence[str], numerics: Numerics, what: Mapping
     return digest.hexdigest()[:24]
 
 
-def kept(folder: Path, name: str, make: Make) -> Features:
+def load_or_make(folder: Path, name: str, make: Make) -> Features:
     """The entry ``name``; made first, by one process at a time, where there is none that verifies.
 
     Args:
@@ -213,21 +213,21 @@ def _used_at(entry: Path) -> float:
     return (entry / "meta.json").stat().st_mtime
 
 
-class Lockstep:
-    """Features of augmented batches, for trials of one process that see the same ones: computed by the first of them.
+class BatchFeatureCache:
+    """Features of augmented batches, for trials of one process that see the same batches.
 
-    Holds those of one epoch, as the trials of a pack take their epochs in turn. Without others to share with, nothing.
+    The first trial computes them. Holds one epoch, as the trials of a pack take turns by epoch.
     """
 
     def __init__(self) -> None:
         self._epoch = -1
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        self._batches: dict[int, tuple[Tensor, Tensor]] = {}
 
     def batch(self, epoch: int, step: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Features (B, ...) and targets of one step; a copy, as the network may change what it is given."""
+        """Features (B, ...) and targets of one step; a copy, as the network may change its input."""
         if epoch != self._epoch:
-            self._epoch, self._held = epoch, {}
-        if step not in self._held:
-            self._held[step] = make()
-        features, targets = self._held[step]
+            self._epoch, self._batches = epoch, {}
+        if step not in self._batches:
+            self._batches[step] = make()
+        features, targets = self._batches[step]
         return features.clone(), targets

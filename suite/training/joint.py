@@ -23,7 +23,7 @@ Ended = EpochRecord | Exception | None
 
 def can_join(trainings: Sequence[Training]) -> bool:
     """Whether these stand at the same step of the same kind of epoch, and their networks agree with the fused one."""
-    if len(trainings) < 2 or any(each.prefix.layers for each in trainings):
+    if len(trainings) < 2 or any(each.inputs.prefix.layers for each in trainings):
         return False
     first = trainings[0]
     places = {(each.epoch, each.step, *(batch.stop for batch in each.images.batches)) for each in trainings}

@@ -6,15 +6,11 @@ Legend: B images per step, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +20,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, data, models
+from suite import data, models
 from suite.config import read_stored_config
 from suite.core import records
 from suite.core.errors import DivergedError
 from suite.core.records import EpochRecord, Numerics, Objective, Trial, stream
 from suite.storage import checkpoint
-from suite.system import disk, environment
-from suite.training import feature_cache, memory, optim, precision
+from suite.system import disk
+from suite.training import memory, optim, precision
 from suite.training.compile import compiled
+from suite.training.feature_cache import BatchFeatureCache
+from suite.training.frozen_prefix import prepare_inputs
 from suite.training.images import Samples, prepare_images
 from suite.training.metrics import Running, scores
 from suite.visuals import activation_maps
 
 SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
-MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
-LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
-# node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
 LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
 
 
@@ -79,7 +74,7 @@ class Training:
         limit_batches: int | None = None,
         warn: Callable[[str], None] = lambda message: None,
         cache: Path | None = None,
-        others: dict[str, feature_cache.Lockstep] | None = None,
+        others: dict[str, BatchFeatureCache] | None = None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.alive = alive
@@ -95,7 +90,10 @@ class Training:
         self.images = prepare_images(dataset, self.config, numerics, weights, limit_batches)
         self.usual_size = self.images.usual_batch_size  # once: each step looks at it
         self._prepare_model(len(dataset.classes), weights)
-        self._prepare_prefix(dataset.digest, cache or data.cache_folder(), others)
+        self.inputs = prepare_inputs(
+            self.images, self.model, self.config, numerics, seed=trial.seed, cache=cache or data.cache_folder(),
+            shared_features=others, heartbeat=alive,
+        )  # fmt: skip
         self.records: list[EpochRecord] = []
         self.step = 0  # steps done in the epoch in progress
         self.partial = Running()
@@ -122,100 +120,6 @@ class Training:
             self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.changing = _changing(self.model)
         self.compiled_network: nn.Module | None = None  # what training runs of it, once a step has needed it
-
-    def _prepare_prefix(self, digest: str, cache: Path, others: dict[str, feature_cache.Lockstep] | None) -> None:
-        """Where leading layers are frozen and give the same features each time, feed the rest with what is kept."""
-        self.prefix, self.lockstep = models.Prefix(), None
-        self.fed = {"val": self.images.val, "test": self.images.test}
-        layers = models.frozen_prefix(self.model)
-        if not layers:
-            return
-        if self.config.train.cache_prefix == "off":
-            self.prefix = models.Prefix(why_not="train.cache_prefix is off")
-            return
-        parts = {"val": self.images.val, "test": self.images.test}
-        if not self.images.augment.operations:
-            parts["train"] = self.images.train
-        key = feature_cache.key(self.model, layers, self.numerics, self._determining(digest, parts))
-        found = feature_cache.kept(cache, key, lambda: self._make_features(parts))
-        self.prefix = found.prefix
-        if found.prefix.layers:
-            self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
-        if found.prefix.layers and others is not None and "train" not in parts:
-            pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
-            stops = [batch.stop for batch in self.images.batches]
-            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.images.train.index), stops])
-            if len(self.images.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
-                self.lockstep = others.setdefault(same, feature_cache.Lockstep())
-
-    def _determining(self, digest: str, parts: Mapping[str, Samples]) -> dict[str, Any]:
-        """What features depend on besides the prefix and the machine."""
-        return {
-            "data": digest,
-            "statistics": [self.images.normalise.mean.flatten().tolist(), self.images.normalise.std.flatten().tolist()],
-            "rows": {name: _digest(part.index) for name, part in parts.items()},
-            "batches": self._sizes(),
-        }
-
-    def _sizes(self) -> list[int]:
-        """How many images are run together: in training, in evaluation, and when features are made."""
-        trained = self.images.batch_sizes()
-        others = [
-            len(rows) for part in (self.images.train, self.images.val, self.images.test) for rows in part.eval_rows()
-        ]
-        return sorted({count for count in (*trained, *others) if count})
-
-    def _make_features(self, parts: Mapping[str, Samples]) -> tuple[models.Prefix, dict[str, Tensor]]:
-        """Look whether the prefix gives the same features each time; if so, those of ``parts``."""
-        total = sum(map(len, parts.values()))
-        with torch.inference_mode():
-            rows = self.images.train.index[torch.arange(max(self._sizes())) % len(self.images.train)]
-            prefix = models.examine(
-                self.model,
-                self.images.normalise.from_bytes(self.images.train.images[rows]),
-                self._sizes(),
-                partial(precision.autocast, self.numerics),
-            )
-        why_not = feature_cache.too_large(total, prefix)
-        if why_not:
-            return models.Prefix(why_not=why_not), {}
-        if not prefix.layers:
-            return prefix, {}
-        self.model.eval()
-        return prefix, {name: self._features_of(name, part, prefix) for name, part in parts.items() if len(part)}
-
-    def _features_of(self, name: str, part: Samples, prefix: models.Prefix) -> Tensor:
-        """Of all images of a part, in its order, on the CPU."""
-        # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
-        as_fed = self._without_change if name == "train" else self.images.normalise.from_bytes
-
-        def make(rows: Tensor) -> Tensor:
-            with precision.autocast(self.numerics):  # torch keeps that for each thread
-                found = models.run_prefix(self.model, prefix.layers, as_fed(feature_cache.take(part.images, rows)))
-            self.alive()
-            return found.cpu()
-
-        mine = partial(torch.set_num_threads, self.numerics.threads)  # the same arithmetic, so the same numbers
-        with ThreadPoolExecutor(self._makers(), initializer=mine) as pool:
-            return feature_cache.join(list(pool.map(make, part.eval_rows())))
-
-    def _makers(self) -> int:
-        """Threads that make features: the other workers of this node mostly wait for them, so its cores are free.
-
-        Each has the maps of its own batch, 190 MiB in ResNet-18 with the CIFAR stem at 32 pixels and 760 at 64: for
-        larger images there is one.
-        """
-        if self.device.type != "cpu" or self.images.side > MAKERS_SIDE:
-            return 1
-        return max(1, min(MOST_MAKERS, environment.cores() // self.numerics.threads))
-
-    def _without_change(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, as training feeds them where nothing is augmented."""
-        return self.images.normalise(augment.to_float(images))
-
-    def _kept_part(self, part: Samples, kept: Tensor) -> Samples:
-        """The part with features in the place of its images."""
-        return Samples(kept.to(self.device), part.labels[part.index], torch.arange(len(part), device=self.device))
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -279,12 +183,12 @@ class Training:
         """Set all for the steps of the epoch in progress; what is trained of the network, in training mode."""
         order = data.epoch_order(len(self.images.train), self.trial.seed, self.epoch)
         self.order = order.to(self.device)  # now: each step would wait for its part of it
-        return self._trained_part(self.model.train())
+        return self.inputs.after_prefix(self.model.train())
 
     def start_step(self) -> tuple[Tensor, Tensor]:
         """What the next step is fed, (B, C, H, W) or features, and its targets; rate and dropout are set."""
         config, epoch, steps = self.config.train, self.epoch, self.steps_per_epoch
-        inputs, targets = self._batch(self.order[self.images.batches[self.step]], epoch, self.step)
+        inputs, targets = self.inputs.train_batch(self.order[self.images.batches[self.step]], epoch, self.step)
         self._seed(self.dropout_seed)
         optim.set_rate(self.optimizer, config.lr * optim.multiplier(epoch * steps + self.step, steps, config))
         self.optimizer.zero_grad(set_to_none=True)
@@ -325,27 +229,6 @@ class Training:
         if self.step % LOOK_EVERY == 0:
             self._refuse_nan(float(self.partial.loss_sum), "train/loss", self.epoch + 1)
 
-    def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
-        if "train" in self.fed:
-            return self.fed["train"].take(positions)
-        if self.lockstep is not None:
-            return self.lockstep.batch(epoch, step, lambda: self._augmented(positions, epoch, step))
-        return self._augmented(positions, epoch, step)
-
-    def _augmented(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(stream(self.trial.seed, "augment", epoch, step))
-        images, targets = self.images.augment(*self.images.train.take(positions), generator)
-        images = self.images.normalise(images)
-        if not self.prefix.layers:
-            return images, targets
-        with precision.autocast(self.numerics):
-            return models.run_prefix(self.model, self.prefix.layers, images), targets
-
-    def _trained_part(self, model: nn.Module) -> nn.Module:
-        """What is run of a network: all of it, or what comes after the prefix; in the mode that the network is in."""
-        return models.rest(model, self.prefix.layers).train(model.training) if self.prefix.layers else model
-
     def forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Normalised images (B, C, H, W), or features -> float32 logits (B, K)."""
         return precision.forward(network, inputs, self.numerics)
@@ -364,9 +247,9 @@ class Training:
         images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
         started = time.perf_counter()
         test_logits: Tensor | None = None
-        if len(self.fed["val"]):
+        if len(self.inputs.parts["val"]):
             figures |= scores("val", *self._predict("val"))
-        if len(self.fed["test"]) and self._is_test_due(figures):
+        if len(self.inputs.parts["test"]) and self._is_test_due(figures):
             test_logits, labels = self._predict("test")
             figures |= scores("test", test_logits, labels)
         figures |= {
@@ -398,7 +281,7 @@ class Training:
 
     def _missing_test_figures(self, chosen: EpochRecord) -> dict[str, float]:
         """Test figures of the chosen epoch if its record has none; its logits are then in ``best``."""
-        if not len(self.fed["test"]) or records.TEST_LOSS in chosen.metrics:
+        if not len(self.inputs.parts["test"]) or records.TEST_LOSS in chosen.metrics:
             return {}
         logits, labels = self._predict("test", self._best_network())
         self.best["test_logits"] = logits.cpu()
@@ -425,11 +308,12 @@ class Training:
         """
         if model is None:
             model = self.averaged.module if self.averaged is not None else self.model
-        network = self._trained_part(model.eval())
-        part = self.fed[name]
-        prepared = (lambda features: features) if self.prefix.layers else self.images.normalise.from_bytes
+        network = self.inputs.after_prefix(model.eval())
+        pairs = []
         with torch.inference_mode():
-            pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
+            for inputs, labels in self.inputs.eval_batches(name):
+                pairs.append((self.forward(network, inputs), labels))
+                self.alive()
         return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
     def _refuse_nan(self, value: float, name: str, epoch: int) -> None:
@@ -528,7 +412,7 @@ class Training:
             "best_value": chosen.metrics[self.objective.name] if chosen else None,
             "parameters_trainable": trainable,
             "parameters_total": total,
-            "prefix": self._say_prefix(),
+            "prefix": self.inputs.describe_prefix(),
             "test": {},
             "files": {},
         }
@@ -552,14 +436,6 @@ class Training:
         written = ("predictions.npz", "best.pt") if logits is not None else ("best.pt",)
         facts["files"] = {name: checkpoint.digest(self.folder / name) for name in written}
         return facts
-
-    def _say_prefix(self) -> str | None:
-        """How the frozen leading layers were run; None where there are none."""
-        if not self.prefix.layers:
-            return f"run each time: {self.prefix.why_not}" if self.prefix.why_not else None
-        kept = "all images" if "train" in self.fed else "validation and test images"
-        shared = ", augmented ones shared in the pack" if self.lockstep is not None else ""
-        return f"{len(self.prefix.layers)} layers, features kept of {kept}{shared}"
 
     def draw(self) -> dict[str, Any]:
         """Write the sheets of the best epoch of a complete trial to ``activations/``, for the same image in each trial.
@@ -587,11 +463,6 @@ class Training:
         files = activation_maps.save(self.folder / activation_maps.KEY, drawn, dead, image=about)
         return {"key": activation_maps.KEY, "files": files, "step": self.best["epoch"], "metrics": dead.shares}
 
-    def _batches_of(self, part: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in part.eval_batches():
-            yield batch
-            self.alive()
-
     def _looked_at(self, part: Samples) -> Iterator[Tensor]:
         for images, _ in part.eval_batches():
             if self.should_stop():
@@ -613,10 +484,6 @@ def fit(training: Training) -> Iterator[EpochRecord]:
         if record is None:
             return
         yield record
-
-
-def _digest(rows: Tensor) -> str:
-    return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
 
 
 def _changing(model: nn.Module) -> list[str]:
