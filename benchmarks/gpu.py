@@ -34,7 +34,9 @@ from suite.config import DataConfig, ResourcesConfig, TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.planning import measure
 from suite.storage import journal
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 BATCH, SIDE, CLASSES, GOAL_ACC = 128, 32, 10, 0.94
 SMALL = {"images": 2560, "epochs": 2, "trials": 32}
@@ -77,7 +79,7 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, dataset, numerics, Path(folder))
         while not training.complete:
-            record = training.advance()
+            record = training.train_epoch()
             assert record is not None
             seconds += record.metrics["time/epoch_s"]
             speeds.append(record.metrics["time/img_per_s"])
@@ -95,11 +97,11 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     ]
 
 
-def prepared(config: TrialConfig, dataset: data.Dataset, numerics: Numerics, folder: Path) -> Training:
+def prepared(config: TrialConfig, dataset: data.Dataset, numerics: Numerics, folder: Path) -> Trainer:
     """A trial of ``config`` with seed 0."""
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    return Training(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
+    return prepare_trainer(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
 
 
 def made_up(size: int) -> data.Dataset:
@@ -128,8 +130,8 @@ def augmented(device: str) -> list[str]:
         for step in range(20):
             pipeline(images, labels, torch.Generator().manual_seed(step))
         alone = (clock(training.device) - started) / 20
-        training.advance()
-        record = training.advance()
+        training.train_epoch()
+        record = training.train_epoch()
         assert record is not None
         step_s = BATCH / record.metrics["time/img_per_s"]
     return [

@@ -1,4 +1,4 @@
-"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Training``.
+"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Trainer``.
 
 ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
 fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Where the
@@ -40,7 +40,8 @@ from suite.config import ModelConfig, ResourcesConfig, TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.planning import measure
 from suite.system import torchvision_import
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
 
 BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
 # arch -> millions of multiply-adds of one image forward, as printed and without those that meet padding; goal
@@ -157,10 +158,10 @@ def suite_epoch(
     )
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    training = Training(trial, dataset, objective=objective, numerics=numerics, folder=folder)
+    training = prepare_trainer(trial, dataset, objective=objective, numerics=numerics, folder=folder)
 
     def epoch() -> float:
-        record = training.advance()
+        record = training.train_epoch()
         assert record is not None
         return len(images) / record.metrics["time/img_per_s"]  # of training alone, without evaluation
 

@@ -43,7 +43,8 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         UsageError, EnvironmentProblem: the run, its data or its weights are not to be had.
     """
     from suite.restore import restore
-    from suite.training.trainer import Training, fit
+    from suite.training.setup import prepare_trainer
+    from suite.training.trainer import fit
 
     known = restore(uri, run)
     dataset = known.dataset()
@@ -54,7 +55,7 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
             remedy="Put the same images where the run's config.yaml says (data.root).",
         )
     folder = out / known.run.run_id
-    training = Training(
+    trainer = prepare_trainer(
         known.trial,
         dataset,
         weights=known.weights(),
@@ -63,13 +64,13 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         folder=folder,
     )
     differing = 0
-    for record in fit(training):
+    for record in fit(trainer):
         wrong = _differences(record, known.run.metrics)
         differing += bool(wrong)
         word = f"differs: {', '.join(wrong)}" if wrong else "as recorded"
         figure = record.metrics.get(known.objective.name, float("nan"))
         console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
-    facts = training.finish()
+    facts = trainer.finish()
     if facts["test"]:
         record = EpochRecord(facts["best_epoch"], facts["test"])
         if wrong := _differences(record, known.run.metrics):

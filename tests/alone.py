@@ -12,7 +12,8 @@ from suite import config
 from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Trial
 from suite.planning import plan
 from suite.storage.journal import read
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 Curve = dict[int, dict[str, float]]
 
@@ -44,7 +45,7 @@ def alone(folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: st
 def curve_of(trial: Trial, prepared: plan.Plan, numerics: Numerics, folder: Path) -> Curve:
     """The curve up to where the trial ends or fails."""
     (dataset,) = prepared.datasets.values()
-    training = Training(
+    training = prepare_trainer(
         trial, dataset, objective=prepared.spec.objective, numerics=numerics, folder=folder
     )  # fmt: skip
     try:

@@ -24,6 +24,7 @@ from suite.activations import dead_figure
 from suite.config import ModelConfig
 from suite.core.errors import UsageError
 from suite.execution.worker import Member, Shared
+from suite.training.hooks import TrainingHooks
 from suite.visuals import activation_maps
 from suite.visuals.activation_maps import (
     MARK,
@@ -363,26 +364,26 @@ def test_drawing_changes_nothing_of_a_trial(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before, drawn = everything(running), torch.random.get_rng_state()
     before = {name: value.clone() if isinstance(value, Tensor) else value for name, value in before.items()}
-    facts = running.draw()
+    facts = running.draw_activation_maps()
     after = everything(running)
     assert all(torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k] for k, v in before.items())
     assert torch.equal(torch.random.get_rng_state(), drawn)
-    assert facts["step"] == running.best["epoch"] and set(facts["metrics"]) == {"dead/relu", "dead/relu:2"}
+    assert facts["step"] == running.state.best["epoch"] and set(facts["metrics"]) == {"dead/relu", "dead/relu:2"}
     folder = tmp_path / "activations"
     assert sorted(path.name for path in folder.iterdir()) == [*facts["files"], "activations.json"]
     content = {name: (folder / name).read_bytes() for name in facts["files"]}
-    running.draw()
+    running.draw_activation_maps()
     assert {name: (folder / name).read_bytes() for name in facts["files"]} == content
 
 
 def test_the_sheets_show_the_best_epoch_not_the_last(tmp_path: Path) -> None:
     running = finish(training(trial(), tmp_path))
-    running.draw()
+    running.draw_activation_maps()
     best = (tmp_path / "activations" / "002-conv1.png").read_bytes()
     with torch.no_grad():
         for parameter in running.model.parameters():
             parameter.zero_()
-    running.draw()
+    running.draw_activation_maps()
     assert (tmp_path / "activations" / "002-conv1.png").read_bytes() == best
 
 
@@ -431,9 +432,9 @@ def test_only_finished_trials_of_real_sweeps_draw_and_failing_to_is_a_warning(tm
 
 def test_a_stop_ends_the_drawing(tmp_path: Path) -> None:
     running = finish(training(trial(), tmp_path, images()))
-    running.should_stop = lambda: True
+    running.hooks = TrainingHooks(should_stop=lambda: True)
     with pytest.raises(InterruptedError):
-        running.draw()
+        running.draw_activation_maps()
 
 
 # ---- the command, and a sweep --------------------------------------------------------------------------------------

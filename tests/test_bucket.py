@@ -157,7 +157,9 @@ def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **sett
     shared = Shared(place, token, {}, {}, objective, Numerics(), None, False, (), bucket=there)
     made = Member(shared, asdict(given), "data", None, 0)
     made.folder = place / given.id
-    made.training = training(given, made.folder, should_stop=made._should_stop, allowed=made._allowed, kept=made._keep)
+    made.training = training(
+        given, made.folder, should_stop=made._should_stop, owns_sweep=made._allowed, on_checkpoint=made._keep
+    )
     return made
 
 
@@ -217,7 +219,7 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint(there: Bucket,
     given = trial(epochs=4)
     mine = member(there, tmp_path / "a", given)
     for _ in range(3):
-        mine.training.advance()
+        mine.training.train_epoch()
         mine.training.save()
     names = mine._kept_there(there)
     assert len(names) == checkpoint.KEPT and names[0].startswith("e00003")
@@ -234,7 +236,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_fetched(there: 
     given = trial(epochs=4)
     mine = member(there, tmp_path / "a", given)
     for _ in range(2):
-        mine.training.advance()
+        mine.training.train_epoch()
         mine.training.save()
     there.put(f"{mine.home}/checkpoints/{mine._kept_there(there)[0]}/last.pt", b"flipped")
     other = member(there, tmp_path / "b", given)
@@ -467,7 +469,7 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     folder = Stored(tmp_path, store)
     for name, value in folder.variables.items():
         monkeypatch.setenv(name, value)
-    (folder.path / "tiny_net.py").write_text("import suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+    (folder.path / "tiny_net.py").write_text("import suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n"
                                              + (folder.path / "tiny_net.py").read_text())  # fmt: skip
     folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")

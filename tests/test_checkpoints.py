@@ -20,13 +20,13 @@ from suite.core.errors import TrialError
 from suite.core.records import Numerics
 from suite.models.trained import rebuild
 from suite.storage import checkpoint
-from suite.training import trainer
+from suite.training.hooks import TrainingHooks
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch."""
-    monkeypatch.setattr(trainer, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("suite.training.state.SAVE_EVERY_S", 0.0)
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_a_stop_at_any_step_changes_no_bit(tmp_path: Path, settings: dict[str, A
     for step in range(steps):
         folder = tmp_path / f"stopped{step}"
         stopped = training(made, folder, should_stop=stopping_at(step))
-        while stopped.advance() is not None:
+        while stopped.train_epoch() is not None:
             pass
         assert (stopped.epoch, stopped.step) == divmod(step, unbroken.steps_per_epoch)
         resumed = finish(training(made, folder))
@@ -64,7 +64,7 @@ def test_a_stop_at_every_step_changes_no_bit(tmp_path: Path) -> None:
         broken = training(made, tmp_path / "broken", should_stop=stopping_at(1))
         if broken.complete:
             break
-        while broken.advance() is not None:
+        while broken.train_epoch() is not None:
             pass
     assert not differing(everything(training(made, tmp_path / "broken")), whole)
 
@@ -73,10 +73,11 @@ def test_a_stop_at_every_step_changes_no_bit(tmp_path: Path) -> None:
 def test_a_lost_process_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     whole = everything(finish(training(trial(epochs=4), tmp_path / "unbroken")))
     lost = training(trial(epochs=4), tmp_path / "lost")
-    lost.advance()
-    lost.advance()
-    lost.should_stop, lost.allowed = stopping_at(2), lambda: False  # steps of the third epoch that nobody saved
-    assert lost.advance() is None
+    lost.train_epoch()
+    lost.train_epoch()
+    # steps of the third epoch that nobody saved
+    lost.hooks = TrainingHooks(should_stop=stopping_at(2), owns_sweep=lambda: False)
+    assert lost.train_epoch() is None
     resumed = training(trial(epochs=4), tmp_path / "lost")
     assert (resumed.epoch, resumed.step) == (2, 0)
     assert not differing(everything(finish(resumed)), whole)
@@ -86,7 +87,7 @@ def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
     made = training(trial(epochs=5, lr=0.2), tmp_path)
     states, tests = [], []
     while not made.complete:
-        made.advance()
+        made.train_epoch()
         states.append({name: value.clone() for name, value in made.model.state_dict().items()})
         tests.append(made.evaluate_test()[0])
     facts = made.finish()
@@ -134,10 +135,10 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial's folder with the checkpoints of epochs 2 and 3 of 4."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "SAVE_EVERY_S", 0.0)
+        patch.setattr("suite.training.state.SAVE_EVERY_S", 0.0)
         made = training(trial(epochs=4, ema=0.5), folder)
         for _ in range(3):
-            made.advance()
+            made.train_epoch()
     assert names(folder) == ["e00002s000000", "e00003s000000"]
     return folder
 
@@ -241,12 +242,12 @@ def test_half_written_checkpoints_are_swept_and_two_whole_ones_kept(tmp_path: Pa
     made = training(trial(epochs=5), tmp_path)
     assert names(tmp_path) == []
     for epoch in range(1, 6):
-        made.advance()
+        made.train_epoch()
         assert names(tmp_path) == [f"e{n:05d}s000000" for n in range(max(1, epoch - 1), epoch + 1)]
 
 
 def test_a_worker_whose_launch_is_over_writes_nothing(tmp_path: Path) -> None:
-    made = finish(training(trial(), tmp_path, allowed=lambda: False))
+    made = finish(training(trial(), tmp_path, owns_sweep=lambda: False))
     assert names(tmp_path) == [] and made.finish()["files"] == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
 
@@ -255,7 +256,7 @@ def test_a_worker_whose_launch_is_over_writes_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     made = training(trial(epochs=3), tmp_path, warn=said.append)
-    made.advance()
+    made.train_epoch()
     kept = names(tmp_path)
     real = checkpoint._write
 
@@ -264,13 +265,13 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write", full)
-    made.advance()
+    made.train_epoch()
     assert names(tmp_path) == kept, "the one before stays, and nothing half written"
     (line,) = said
     assert line.startswith("no checkpoint of epoch 2 could be written: No space left on device (")
     assert line.endswith(f" free at {tmp_path})")
     monkeypatch.undo()
-    made.advance()
+    made.train_epoch()
     assert made.complete
 
 
@@ -302,7 +303,7 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
             made = training(trial(), tmp_path / str(threads), numerics=Numerics(threads=threads))
             assert torch.get_num_threads() == threads, "features of frozen layers are made now"
             torch.set_num_threads(3 - threads)
-            made.advance()
+            made.train_epoch()
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

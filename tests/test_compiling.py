@@ -14,7 +14,7 @@ from training import differing, everything, finish, stopping_at, training, trial
 
 from suite.core.records import Numerics
 from suite.models import strip_conv
-from suite.training import trainer
+from suite.training.compile import compile_network
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # torch's compiler uses what torch deprecates
@@ -38,7 +38,7 @@ def compiler_s_own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images of each step that ran compiled code."""
     sizes: list[int] = []
-    real = trainer.compiled
+    real = compile_network
 
     def watched(network: torch.nn.Module, device: torch.device) -> Any:
         made = real(network, device)
@@ -50,7 +50,7 @@ def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return run
 
-    monkeypatch.setattr(trainer, "compiled", watched)
+    monkeypatch.setattr("suite.training.compile.compile_network", watched)
     return sizes
 
 
@@ -110,7 +110,7 @@ def test_the_most_frequent_size_is_compiled(
     def noted(network: torch.nn.Module, device: torch.device) -> Any:
         return lambda inputs: sizes.append(len(inputs)) or network(inputs)
 
-    monkeypatch.setattr(trainer, "compiled", noted)
+    monkeypatch.setattr("suite.training.compile.compile_network", noted)
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
     finish(training(trial(**settings), tmp_path, numerics=COMPILED))
     assert sizes == expected
@@ -121,7 +121,7 @@ def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(tmp_pa
     made = trial(epochs=2, augment="flip", model__head={"hidden": [8], "dropout": 0.5})
     whole = finish(training(made, tmp_path / "whole", numerics=COMPILED))
     cut = training(made, tmp_path / "cut", numerics=COMPILED, should_stop=stopping_at(6))
-    assert cut.advance() is not None and cut.advance() is None and cut.step == 2
+    assert cut.train_epoch() is not None and cut.train_epoch() is None and cut.step == 2
     for seed in range(10):  # by itself the compiler would give up after eight
         between = trial(seed=seed, epochs=1, model__head={"hidden": [8], "dropout": 0.05 * (seed + 1)})
         finish(training(between, tmp_path / f"between{seed}", numerics=COMPILED))

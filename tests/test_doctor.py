@@ -21,7 +21,7 @@ from suite.system import environment
 pytestmark = pytest.mark.slow
 
 OFTEN = TINY.replace(
-    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+    "import os, time\n", "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n"
 )
 
 

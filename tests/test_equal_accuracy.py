@@ -28,7 +28,8 @@ from suite.core.records import Numerics, Objective, Trial
 from suite.models import strip_conv
 from suite.planning import measure
 from suite.system import torchvision_import
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -74,7 +75,7 @@ def ours(case: Case, seed: int, folder: Path) -> float:
     digits = data.load(config.data)
     trial = Trial(f"{seed:016d}", "arm", seed, "arm", config=config.model_dump(mode="json"))
     numerics = Numerics(case.precision, channels_last=True, sliced=True, tiled=True, threads=1)
-    training = Training(
+    training = prepare_trainer(
         trial, digits, objective=Objective("test/acc", strategy="last"), numerics=numerics, folder=folder
     )
     return 100 * list(fit(training))[-1].metrics["test/acc"]

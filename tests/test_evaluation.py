@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from training import ACC, LAST_LOSS, everything, finish, images, plain, replace, stopping_at, training, trial
 
@@ -15,19 +16,18 @@ from suite.config.evaluation import EpochImages, evaluation_share, test_schedule
 from suite.core.records import TEST_ACC, TEST_BALANCED, TEST_LOSS, Objective, Trial
 from suite.storage.journal import History
 from suite.tracking import MemoryTracker
-from suite.training import trainer
-from suite.training.trainer import Training
+from suite.training.trainer import Trainer
 
 TEST = (TEST_LOSS, TEST_ACC, TEST_BALANCED)
 PICKY: dict[str, Any] = {"seed": 2, "epochs": 6, "lr": 1.0, "augment": "flip+cutout"}  # the best epoch is not the last
 
 
-def run(folder: Path, objective: Objective = ACC, **settings: Any) -> tuple[Training, dict[str, Any]]:
+def run(folder: Path, objective: Objective = ACC, **settings: Any) -> tuple[Trainer, dict[str, Any]]:
     made = finish(training(trial(**(PICKY | settings)), folder, objective=objective))
     return made, made.finish()
 
 
-def test_epochs(made: Training) -> list[int]:
+def test_epochs(made: Trainer) -> list[int]:
     return [record.epoch for record in made.records if TEST_ACC in record.metrics]
 
 
@@ -101,7 +101,7 @@ def test_a_stop_changes_no_bit_of_it(tmp_path: Path, schedule: str) -> None:
     for step in (1, 5, 9):
         folder = tmp_path / str(step)
         stopped = training(whole.trial, folder, should_stop=stopping_at(step))
-        while stopped.advance() is not None:
+        while stopped.train_epoch() is not None:
             pass
         resumed = finish(training(whole.trial, folder))
         assert resumed.finish() == facts
@@ -112,14 +112,14 @@ def test_a_stop_changes_no_bit_of_it(tmp_path: Path, schedule: str) -> None:
 def test_nothing_is_drawn_or_changed_by_the_evaluation_at_the_end(tmp_path: Path) -> None:
     made = finish(training(trial(**PICKY, evaluate_test="last"), tmp_path))
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
-    rng = trainer.torch.get_rng_state()
+    rng = torch.get_rng_state()
     made.finish()
-    assert trainer.torch.equal(rng, trainer.torch.get_rng_state())
-    assert all(trainer.torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
     assert everything(made)
 
 
-def entries(facts: dict[str, Any], made: Training) -> list[dict[str, Any]]:
+def entries(facts: dict[str, Any], made: Trainer) -> list[dict[str, Any]]:
     """A journal of one finished trial, as the driver writes it."""
     one = made.trial
     planned = {"id": one.id, "arm": one.arm, "seed": 0, "name": one.name, "settings": {}, "config": dict(one.config)}

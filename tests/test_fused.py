@@ -20,7 +20,8 @@ from suite.execution.worker import Member, advance_together
 from suite.planning import measure
 from suite.storage.journal import LAUNCH_FILE
 from suite.training import joint
-from suite.training.trainer import Training
+from suite.training.hooks import TrainingHooks
+from suite.training.trainer import Trainer
 from tests.training import finish, plain, training, trial
 
 
@@ -140,16 +141,16 @@ ARMS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def made(folder: Path, number: int, **settings: Any) -> Training:
+def made(folder: Path, number: int, **settings: Any) -> Trainer:
     settings = {"arch": "plain20", "batch_size": 16, "epochs": 2} | ARMS[number] | settings
     return training(trial(**settings), folder / str(number), numerics=Numerics(fused=True))
 
 
-def together(pack: list[Training]) -> list[list[Any]]:
+def together(pack: list[Trainer]) -> list[list[Any]]:
     ends: list[list[Any]] = [[] for _ in pack]
     while not all(each.complete for each in pack):
         assert joint.can_join(pack)
-        for each, end in zip(ends, joint.advance(pack), strict=True):
+        for each, end in zip(ends, joint.train_epoch(pack), strict=True):
             each.append(end)
     return ends
 
@@ -160,7 +161,7 @@ def test_each_trial_gets_its_own_curve(tmp_path: Path) -> None:
     for number, one in enumerate(pack):
         solo = made(tmp_path / "solo", number)
         while not solo.complete:
-            solo.advance()
+            solo.train_epoch()
         for ours, theirs in zip(plain(one.records), plain(solo.records), strict=True):
             assert ours.keys() == theirs.keys() and ours["train/lr"] == theirs["train/lr"]
             for name in ("train/loss", "val/loss", "test/loss"):
@@ -185,21 +186,21 @@ def test_a_joined_trial_has_the_batches_of_its_own(tmp_path: Path, last_batch: s
 
 def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) -> None:
     one, other = (made(tmp_path, number) for number in (0, 1))
-    one.model, other.model = other.model, one.model
+    one.state.model, other.state.model = other.model, one.model
     solo = made(tmp_path / "solo", 0)
     for _ in range(2):
-        joint.advance([one, other])
-        solo.advance()
+        joint.train_epoch([one, other])
+        solo.train_epoch()
     assert one.records[1].metrics["train/loss"] != pytest.approx(solo.records[1].metrics["train/loss"], rel=2e-3)
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     settings = {"batch_size": 2}  # 24 steps: the loss is looked at after 20
     pack = [made(tmp_path / "pack", 0, **settings), made(tmp_path / "pack", 1, **(settings | {"lr": 1e30}))]
-    first, second = joint.advance(pack)
+    first, second = joint.train_epoch(pack)
     assert isinstance(first, EpochRecord) and isinstance(second, DivergedError)
     solo = made(tmp_path / "solo", 0, **settings)
-    record = solo.advance()
+    record = solo.train_epoch()
     assert record is not None and pack[0].step == 0 and pack[0].epoch == 1
     assert first.metrics["train/loss"] == pytest.approx(record.metrics["train/loss"], rel=5e-2)
 
@@ -209,8 +210,8 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
     together(whole)
     pack = [made(tmp_path / "pack", number) for number in (0, 1)]
     asked = iter(range(10))
-    pack[0].should_stop = lambda: next(asked) == 2
-    assert joint.advance(pack) == [None, None]
+    pack[0].hooks = TrainingHooks(should_stop=lambda: next(asked) == 2)
+    assert joint.train_epoch(pack) == [None, None]
     again = [made(tmp_path / "pack", number) for number in (0, 1)]
     assert [(each.epoch, each.step) for each in again] == [(0, 2)] * 2
     together(again)
@@ -231,9 +232,9 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
         member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
         members.append(member)
     joined: list[int] = []
-    real = joint.advance
+    real = joint.train_epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint, "advance", lambda given: joined.append(len(given)) or real(given))
+        patch.setattr(joint, "train_epoch", lambda given: joined.append(len(given)) or real(given))
         outcomes = advance_together(members)
     assert joined == [3]
     ends = {each["id"]: each for each in outcomes if each["kind"] == "end"}
@@ -255,7 +256,7 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
         given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {"id": f"{number:016x}"}
         members.append(Member(shared, given, "data", None, 0))  # type: ignore[arg-type]
 
-    def prepare(member: Member) -> Training:
+    def prepare(member: Member) -> Trainer:
         return training(member.trial, tmp_path / "trials" / member.trial.id, numerics=Numerics(fused=True))
 
     monkeypatch.setattr(Member, "_prepare", prepare)
@@ -297,16 +298,16 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     monkeypatch.setattr(Member, "_prepare", lambda self: training(self.trial, tmp_path / "trials" / self.trial.id))
     monkeypatch.setattr(Member, "_wait", lambda self, seconds: None)
     full = iter([OSError(28, "No space left on device")])
-    finish, save = Training.finish, Training.save
+    finish, save = Trainer.finish, Trainer.save
 
-    def fails_once(self: Training) -> dict[str, Any]:
+    def fails_once(self: Trainer) -> dict[str, Any]:
         for error in full:
             raise error
         return finish(self)
 
-    monkeypatch.setattr(Training, "finish", fails_once)
+    monkeypatch.setattr(Trainer, "finish", fails_once)
     if not kept:
-        monkeypatch.setattr(Training, "save", lambda self: save(self) if self.epoch < 2 else None)
+        monkeypatch.setattr(Trainer, "save", lambda self: save(self) if self.epoch < 2 else None)
     outcomes: list[Any] = []
     while not member.done:
         outcomes += member.advance()

@@ -28,10 +28,10 @@ from suite import data
 from suite.config import DataConfig, TrainConfig, TrialConfig, load, read_stored_config, trained_with_remainder
 from suite.config.stored import NAMED_IMAGES
 from suite.config.trial import DEFAULT_LAST_BATCH
-from suite.core.records import Trial
+from suite.core.records import Numerics, Trial
 from suite.execution import packs
 from suite.planning import estimate, plan
-from suite.training import joint, trainer
+from suite.training import joint
 from suite.training.images import _most_frequent
 
 MODES = ("drop", "spread", "keep")
@@ -90,7 +90,7 @@ def seen_images(made: Trial, folder: Path, epochs: int = 2) -> list[list[int]]:
     running._batch = watched  # type: ignore[method-assign]
     for _ in range(epochs):
         fed.append([])
-        running.advance()
+        running.train_epoch()
     return fed
 
 
@@ -114,7 +114,7 @@ def test_figures_and_steps_count_trained_images_alone(mode: str, count: int, tmp
         hits.append(int((logits.argmax(1) == targets).sum())),
         real(logits, targets),
     )[-1]
-    record = running.advance()
+    record = running.train_epoch()
     assert record is not None and record.metrics["train/acc"] == sum(hits) / count
     seconds = count / record.metrics["time/img_per_s"]
     assert seconds < record.metrics["time/epoch_s"] < seconds + 60
@@ -137,7 +137,7 @@ def test_a_stop_in_the_middle_of_an_epoch_changes_no_bit(mode: str, tmp_path: Pa
     made = trial(last_batch=mode, **settings)
     unbroken = finish(training(made, tmp_path / "unbroken"))
     cut = training(made, tmp_path / "cut", should_stop=stopping_at(unbroken.steps_per_epoch + 3))
-    assert cut.advance() is not None and cut.advance() is None and cut.step == 3
+    assert cut.train_epoch() is not None and cut.train_epoch() is None and cut.step == 3
     again = finish(training(made, tmp_path / "cut"))
     assert differing(everything(again), everything(unbroken)) == []
     other = {"drop": "spread", "spread": "keep"}[mode]
@@ -160,7 +160,7 @@ def test_a_fused_pack_gives_the_figures_of_each_trial_alone(mode: str, tmp_path:
 
     together = [training(arm(number, mode), tmp_path / f"joined{number}", objective=LAST_LOSS) for number in (0, 1)]
     assert joint.can_join(together)
-    joint.advance(together)
+    joint.train_epoch(together)
     joined = [running.records[0].metrics["train/loss"] for running in together]
     assert joined == pytest.approx([alone(0, mode), alone(1, mode)], rel=1e-4)
     assert abs(joined[0] - alone(0, {"drop": "spread", "spread": "drop"}[mode])) > 1e-3
@@ -198,7 +198,7 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
 
     def run(folder: str, shared: Any, **batches: Any) -> list[dict[str, float]]:
         made = trial("resnet20", **settings, **batches)
-        options = {"cache": tmp_path / "cache", "others": shared, "objective": LAST_LOSS}
+        options = {"cache": tmp_path / "cache", "shared_features": shared, "objective": LAST_LOSS}
         running = training(made, tmp_path / folder, small, **options)
         assert (running.inputs.batch_cache is not None) == (shared is not None)
         return plain(finish(running).records)
@@ -233,9 +233,9 @@ def test_spread_batches_run_compiled_though_none_has_batch_size(
             compiled.append(len(inputs))
             return self.network(inputs)
 
-    monkeypatch.setattr(trainer, "compiled", lambda network, device: Noted(network))
+    monkeypatch.setattr("suite.training.compile.compile_network", lambda network, device: Noted(network))
     made = trial(data__val_size=0, data__train_size=61, batch_size=20, last_batch="spread", epochs=1)
-    numerics = trainer.Numerics(channels_last=True, compiled=True)
+    numerics = Numerics(channels_last=True, compiled=True)
     finish(training(made, tmp_path, objective=LAST_LOSS, numerics=numerics))
     assert compiled == [15, 15, 15]
 

@@ -29,7 +29,8 @@ from suite.config import TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.data import Dataset
 from suite.planning import measure
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 IMAGES = os.environ.get("SUITE_CIFAR10")
 pytestmark = [
@@ -82,7 +83,7 @@ def accuracy_of_suite(images: plain_loop.Images, augment: str, seed: int, folder
             "train": defaults | {"evaluate_test": "last"} | settings,
         }
     )
-    training = Training(
+    training = prepare_trainer(
         Trial(f"{seed:016d}", "arm", seed, "arm", config=config.model_dump(mode="json")),
         Dataset.of("own", names, train, test),
         objective=Objective("train/loss", "minimize", "last"),

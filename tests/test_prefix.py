@@ -20,15 +20,15 @@ from suite.core.records import Numerics
 from suite.models import Prefix
 from suite.system import environment
 from suite.training import feature_cache
-from suite.training.trainer import Training
+from suite.training.trainer import Trainer
 from tests.training import differing, everything, finish, images, training, trial
 
 FROZEN = {"model__freeze_batchnorm": True, "batch_size": 16}  # 48 training images: three whole steps
 FP32 = Numerics(channels_last=True, sliced=True, tiled=True)
 
 
-def made(folder: Path, cache: Path, **settings: Any) -> Training:
-    options = {name: settings.pop(name) for name in ("others", "numerics") if name in settings}
+def made(folder: Path, cache: Path, **settings: Any) -> Trainer:
+    options = {name: settings.pop(name) for name in ("shared_features", "numerics") if name in settings}
     options.setdefault("numerics", FP32)
     return training(trial(**(FROZEN | settings)), folder, cache=cache, **options)
 
@@ -138,7 +138,7 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
     arms = [{}, {"lr": 0.01}, {"model__head": {"hidden": [8], "dropout": 0.2}}, {"seed": 1}, {"augment": "flip"}]
     others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
-        made(tmp_path / f"pack{number}", tmp_path / "cache", others=others, **(base | arm))
+        made(tmp_path / f"pack{number}", tmp_path / "cache", shared_features=others, **(base | arm))
         for number, arm in enumerate(arms)
     ]
     counts: list[int] = []
@@ -147,7 +147,7 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
         patch.setattr(models, "run_prefix", lambda *given: counts.append(1) or real(*given))
         while not all(one.complete for one in pack):
             for one in pack:
-                one.advance()
+                one.train_epoch()
     assert len(others) == 3 and pack[0].inputs.batch_cache is pack[1].inputs.batch_cache is pack[2].inputs.batch_cache
     assert len(counts) == 3 * 3 * 2, "three groups of three steps in two epochs"
     for number, arm in enumerate(arms):
@@ -163,12 +163,12 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
     ways = {"drop": [20, 20], "spread": [15, 15, 14], "keep": [20, 20, 4]}
     others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
-        made(tmp_path / f"pack {way}", tmp_path / "cache", others=others, last_batch=way, **base)
+        made(tmp_path / f"pack {way}", tmp_path / "cache", shared_features=others, last_batch=way, **base)
         for way in (*(way for way in ways if way != last_batch), last_batch)
     ]
     while not all(one.complete for one in pack):
         for one in pack:
-            one.advance()
+            one.train_epoch()
     ours = pack[-1]
     assert ours.inputs.prefix.layers and [batch.stop - batch.start for batch in ours.images.batches] == ways[last_batch]
     assert len(others) == (0 if augment == "none" else 3)
@@ -179,16 +179,16 @@ def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str
 def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip", "epochs": 3}
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", **settings))
-    broken = made(tmp_path / "broken", tmp_path / "cache", others={}, **settings)
-    broken.advance()
+    broken = made(tmp_path / "broken", tmp_path / "cache", shared_features={}, **settings)
+    broken.train_epoch()
     broken.save()
     others: dict[str, feature_cache.BatchFeatureCache] = {}
-    pack = [made(tmp_path / name, tmp_path / "cache", others=others, **settings) for name in ("new", "broken")]
+    pack = [made(tmp_path / name, tmp_path / "cache", shared_features=others, **settings) for name in ("new", "broken")]
     assert [one.epoch for one in pack] == [0, 1]
     while not all(one.complete for one in pack):
         for one in pack:
             if not one.complete:
-                one.advance()
+                one.train_epoch()
     for one in pack:
         assert not differing(everything(one), everything(whole))
 
@@ -366,4 +366,4 @@ def test_the_end_of_a_trial_says_how_its_prefix_was_run(tmp_path: Path) -> None:
 def test_images_stay_what_sheets_draw(tmp_path: Path) -> None:
     run = finish(made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7, epochs=1))
     run.finish()
-    assert run.draw()["files"] and images().test_images.shape[1:] == run.images.test.images.shape[1:]
+    assert run.draw_activation_maps()["files"] and images().test_images.shape[1:] == run.images.test.images.shape[1:]

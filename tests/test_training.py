@@ -27,6 +27,7 @@ from suite.models import strip_conv
 from suite.models.trained import rebuild
 from suite.storage import checkpoint
 from suite.training import metrics, optim
+from suite.training.hooks import TrainingHooks
 
 FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
 
@@ -168,11 +169,11 @@ def test_without_momentum_a_step_goes_down_the_gradient() -> None:
 
 def test_the_backbones_rate_is_a_multiple_of_the_heads(tmp_path: Path) -> None:
     made = training(trial("nets:plain", backbone_lr_scale=0.25, schedule="constant"), tmp_path)
-    made.advance()
-    assert sorted({group["lr"] for group in made.optimizer.param_groups}) == pytest.approx([0.0125, 0.05])
+    made.train_epoch()
+    assert sorted({group["lr"] for group in made.state.optimizer.param_groups}) == pytest.approx([0.0125, 0.05])
     still = training(trial("nets:plain", backbone_lr_scale=0.0), tmp_path / "still")
     before = {name: value.clone() for name, value in still.model.state_dict().items()}
-    still.advance()
+    still.train_epoch()
     moved = {name for name, value in still.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"fc.weight", "fc.bias"}
 
@@ -199,12 +200,12 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
     )
     caught: list[list[torch.Tensor]] = []
     monkeypatch.setattr(
-        made.optimizer,
+        made.state.optimizer,
         "step",
         lambda: caught.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None]),
     )
-    made.should_stop = stopping_at(1)
-    assert made.advance() is None
+    made.hooks = TrainingHooks(should_stop=stopping_at(1))
+    assert made.train_epoch() is None
 
     config = TrialConfig.model_validate(made.trial.config)
     split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
@@ -253,7 +254,7 @@ def test_the_loss_on_record_has_neither_smoothing_nor_class_weights(tmp_path: Pa
 def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_path: Path) -> None:
     made = training(trial(ema=0.7, model__freeze_depth=2), tmp_path)
     average: dict[str, torch.Tensor] = {}
-    step = made.optimizer.step
+    step = made.state.optimizer.step
 
     def observed() -> None:
         step()
@@ -261,16 +262,16 @@ def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_
             new = value.detach().clone().double()
             average[name] = average[name] * 0.7 + new * 0.3 if name in average else new
 
-    made.optimizer.step = observed  # type: ignore[method-assign,assignment]
-    record = made.advance()
-    assert made.averaged is not None and record is not None
-    for name, value in made.averaged.module.state_dict().items():
+    made.state.optimizer.step = observed  # type: ignore[method-assign,assignment]
+    record = made.train_epoch()
+    assert made.state.averaged is not None and record is not None
+    for name, value in made.state.averaged.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), average[name], rtol=1e-4, atol=1e-6)
-    made.averaged.module.eval()
+    made.state.averaged.module.eval()
     with torch.inference_mode():
         pixels = made.images.test.images[made.images.test.index].float() / 255
-        logits = made.averaged.module((pixels - made.images.normalise.mean) / made.images.normalise.std)
+        logits = made.state.averaged.module((pixels - made.images.normalise.mean) / made.images.normalise.std)
     right = (logits.argmax(1) == made.images.test.labels[made.images.test.index]).double().mean()
     assert record.metrics["test/acc"] == pytest.approx(float(right))
     assert record.metrics["test/loss"] == pytest.approx(
@@ -336,11 +337,11 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_epoch(tmp_path: 
     with pytest.raises(DivergedError, match=r"diverged in epoch 1: \w+/loss is (nan|inf)"):
         finish(made)
     made = training(trial(epochs=3), tmp_path)
-    made.advance()
+    made.train_epoch()
     with torch.no_grad():
         made.model.get_parameter("fc.bias").fill_(float("nan"))
     with pytest.raises(DivergedError, match="diverged in epoch 2"):
-        made.advance()
+        made.train_epoch()
     assert len(made.records) == 1, "no record without a figure"
 
 
@@ -357,7 +358,7 @@ def test_running_out_of_memory_says_with_what(tmp_path: Path) -> None:
 
         made.model.forward = fail  # type: ignore[method-assign,assignment]
         with pytest.raises(OutOfMemoryError, match="out of memory with nets:tiny at batch 10"):
-            made.advance()
+            made.train_epoch()
 
 
 def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_an_epoch_trains_on_its_batches(tmp_path: Path, last_batch: str, expecte
     made.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if made.model.training else None)
     orders = []
     for _ in range(2):
-        made.advance()
+        made.train_epoch()
         orders.append(made.order)
     assert seen == 2 * expected and made.steps_per_epoch == len(expected)
     left = [set(order[sum(expected) :].tolist()) for order in orders]
@@ -512,7 +513,7 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
     running = finish(training(made, tmp_path, dataset))
     running.finish()
     network = rebuild(made, tmp_path / "best.pt")
-    best = running.records[running.best["epoch"] - 1]
+    best = running.records[running.state.best["epoch"] - 1]
     for part, pixels, labels, index in (
         ("val", dataset.train_images, dataset.train_labels, running.images.val.index.numpy()),
         ("test", dataset.test_images, dataset.test_labels, running.images.test.index.numpy()),
@@ -621,7 +622,9 @@ def test_a_worker_never_imports_torch_s_compiler() -> None:
     code = """
 import sys
 import torch
-from suite import models, optim, train, vision
+from suite import models
+from suite.system import torchvision_import
+from suite.training import optim, setup
 from suite.config import ModelConfig, TrainConfig
 for arch, name in (("resnet20", "sgd"), ("resnet18", "adam"), ("resnet18", "adamw")):
     net = models.build(ModelConfig(arch=arch), 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from suite.config import TrialConfig
 from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Objective, Trial
 from suite.data import Dataset
-from suite.training.trainer import Training
+from suite.training.hooks import TrainingHooks
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 ACC = Objective("val/acc")
 LAST_LOSS = Objective("train/loss", "minimize", "last")
@@ -50,16 +52,18 @@ def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **setti
 
 def training(
     made: Trial, folder: Path, dataset: Dataset | None = None, objective: Objective = ACC, **options: Any
-) -> Training:
+) -> Trainer:
     """A training of ``made``; it takes up what is in ``folder``."""
     options.setdefault("numerics", Numerics(channels_last=True))
-    return Training(made, dataset or images(), objective=objective, folder=folder, **options)
+    names = {field.name for field in fields(TrainingHooks)} & options.keys()
+    hooks = TrainingHooks(**{name: options.pop(name) for name in names})
+    return prepare_trainer(made, dataset or images(), objective=objective, folder=folder, hooks=hooks, **options)
 
 
-def finish(running: Training) -> Training:
+def finish(running: Trainer) -> Trainer:
     """Train to the end."""
     while not running.complete:
-        assert running.advance() is not None
+        assert running.train_epoch() is not None
     return running
 
 
@@ -77,16 +81,16 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-def everything(running: Training) -> dict[str, Any]:
+def everything(running: Trainer) -> dict[str, Any]:
     """All that a resumed training must have in common with an unbroken one, bit for bit."""
     state = {
-        "model": running.model.state_dict(),
-        "optimizer": running.optimizer.state_dict(),
-        "averaged": running.averaged.state_dict() if running.averaged is not None else None,
-        "best": running.best,
+        "model": running.state.model.state_dict(),
+        "optimizer": running.state.optimizer.state_dict(),
+        "averaged": running.state.averaged.state_dict() if running.state.averaged is not None else None,
+        "best": running.state.best,
         "records": plain(running.records),
         "step": running.step,
-        "partial": {key: value for key, value in running.partial.state().items() if key != "seconds"},
+        "partial": {key: value for key, value in running.state.totals.state().items() if key != "seconds"},
     }
     return flat(state)
 

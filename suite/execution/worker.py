@@ -79,7 +79,7 @@ class PackTrainable(tune.Trainable):
         self.shared = shared
         for folder in shared.search_path:
             plugin.add_search_path(folder)
-        import suite.training.trainer  # noqa: F401 - torch takes seconds, which are no trial's
+        import suite.training.setup  # noqa: F401 - torch takes seconds, which are no trial's
 
         self.watchdog = Watchdog(shared.hang_after_s)
         _tidy_up_after_others(shared)
@@ -176,7 +176,7 @@ class Member:
             self.training = self._prepare()
         stopped = False
         if epoch is not None or not self.training.complete:
-            stopped = (epoch or self.training.advance)() is None
+            stopped = (epoch or self.training.train_epoch)() is None
         # also those that a checkpoint has and the journal has not
         outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
         if stopped:
@@ -224,31 +224,34 @@ class Member:
         if not self.shared.activations or self.shared.limit_batches or "best.pt" not in facts["files"]:
             return []
         try:
-            pictures = self.training.draw()
+            pictures = self.training.draw_activation_maps()
             self._publish(*(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json")))
             return [self._outcome("images", **pictures)]
         except Exception as error:
             return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
 
     def _prepare(self) -> Any:
-        from suite.training.trainer import Training  # torch: only in workers, only when there is work
+        from suite.training.hooks import TrainingHooks  # torch: only in workers with work
+        from suite.training.setup import prepare_trainer
 
         shared = self.shared
         self._bring()
-        return Training(
+        return prepare_trainer(
             self.trial,
             ray.get(shared.datasets[self.data_key]),
             weights=ray.get(shared.weights[self.weights_key]) if self.weights_key else None,
             objective=shared.objective,
             numerics=shared.numerics,
             folder=self.folder,
-            should_stop=self._should_stop,
-            allowed=self._allowed,
-            kept=self._keep,
+            hooks=TrainingHooks(
+                should_stop=self._should_stop,
+                owns_sweep=self._allowed,
+                on_checkpoint=self._keep,
+                warn=self.warnings.append,
+                heartbeat=self.watchdog.alive,
+            ),
             limit_batches=shared.limit_batches,
-            warn=self.warnings.append,
-            others=self.others,
-            alive=self.watchdog.alive,
+            shared_features=self.others,
         )
 
     def suspend(self) -> None:
@@ -447,7 +450,7 @@ def advance_together(members: Sequence[Member]) -> list[Outcome]:
     ready = [member for member in members if member.ready() and not member.alone]
     trained: dict[str, Callable[[], EpochRecord | None]] = {}
     if joint.can_join([member.training for member in ready]):
-        ends = joint.advance([member.training for member in ready])
+        ends = joint.train_epoch([member.training for member in ready])
         for member, end in zip(ready, ends, strict=True):
             if isinstance(end, OutOfMemoryError):  # of all together: each may still have its own room
                 member.alone, member.training = True, None

@@ -29,7 +29,9 @@ from suite.core.errors import brief
 from suite.core.records import EpochRecord, Numerics, Objective, Trial
 from suite.system import environment
 from suite.training import joint, memory
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
@@ -402,10 +404,10 @@ def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numeri
 
 def _measure_joint(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
     with tempfile.TemporaryDirectory() as folder, _own_threads():
-        trainings = [_training(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
+        trainers = [_trainer(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
         best = math.inf
         for _ in range(1 + TIMED_EPOCHS):
-            ends = joint.advance(trainings) if count > 1 else [trainings[0].advance()]
+            ends = joint.train_epoch(trainers) if count > 1 else [trainers[0].train_epoch()]
             seconds = [1 / end.metrics["time/img_per_s"] for end in ends if isinstance(end, EpochRecord)]
             best = min(best, sum(seconds) / len(seconds)) if seconds else math.inf
         return best
@@ -419,9 +421,9 @@ def _joins(config: TrialConfig, classes: int, side: int) -> bool:
     return models.agrees(nets, torch.rand(2, 3, side, side))
 
 
-def _training(
+def _trainer(
     config: TrialConfig, classes: int, side: int, numerics: Numerics, folder: Path, whole_batch: bool = False
-) -> Training:
+) -> Trainer:
     """A trial of a few steps on random images; on a CPU of small ones, or of ``whole_batch``, one in each epoch."""
     on_cpu = numerics.device == "cpu"
     batch = config.train.batch_size
@@ -444,7 +446,7 @@ def _training(
     )
     trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    return Training(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
+    return prepare_trainer(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
 
 
 @contextmanager
@@ -463,34 +465,34 @@ def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, w
     with tempfile.TemporaryDirectory() as folder, _own_threads():
         batch, small = config.train.batch_size, not on_gpu and config.train.batch_size > CPU_BATCH
         known = small and bool(whole_batch)
-        training = _training(config, classes, side, numerics, Path(folder), whole_batch=known)
+        trainer = _trainer(config, classes, side, numerics, Path(folder), whole_batch=known)
         before = memory.resident_gib()
-        first, ready_s = _epoch(training)
+        first, ready_s = _epoch(trainer)
         if whole_batch is None:
             if small and numerics.compiled:
-                first, _ = _epoch(training)  # that one was the compiler's
+                first, _ = _epoch(trainer)  # that one was the compiler's
             whole_batch = not small or batch < STEP_S * first
         if small and whole_batch and not known:
-            training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
-            _, ready_s = _epoch(training)
-        timed = [training.advance() for _ in range(TIMED_EPOCHS)]
+            trainer = _trainer(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
+            _, ready_s = _epoch(trainer)
+        timed = [trainer.train_epoch() for _ in range(TIMED_EPOCHS)]
         train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
-        started = clock(training.device)
-        training.evaluate_test()
-        eval_s = (clock(training.device) - started) / len(training.images.test)
+        started = clock(trainer.device)
+        trainer.evaluate_test()
+        eval_s = (clock(trainer.device) - started) / len(trainer.images.test)
         peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory.resident_gib() - before
-        size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
-        trainable, _ = models.count_parameters(training.model)
+        size = sum(value.numel() * value.element_size() for value in trainer.model.state_dict().values())
+        trainable, _ = models.count_parameters(trainer.model)
         states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
         kept_mib = (2 * size + states * 4 * trainable) / 2**20
         return Cost(train_s, eval_s, max(0.0, peak), kept_mib, ready_s, whole_batch)
 
 
-def _epoch(training: Training) -> tuple[float, float]:
+def _epoch(trainer: Trainer) -> tuple[float, float]:
     """Images a second of training, and seconds; in the first epoch kernels are chosen and code is compiled."""
-    started = clock(training.device)
-    record = training.advance()
-    return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(training.device) - started
+    started = clock(trainer.device)
+    record = trainer.train_epoch()
+    return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(trainer.device) - started
 
 
 def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:

@@ -9,8 +9,8 @@ from torch import Tensor
 from suite.core import records
 
 
-class Running:
-    """Running figures of the epoch in progress. Sums stay on the device until they are asked for."""
+class MetricAccumulator:
+    """Training metrics of the epoch in progress. Sums stay on the device until they are read."""
 
     def __init__(
         self, loss_sum: float | Tensor = 0.0, correct: int | Tensor = 0, count: int = 0, seconds: float = 0.0

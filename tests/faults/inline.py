@@ -189,17 +189,18 @@ def _note_epochs() -> None:
     that the journal tells others of.
     """
     from suite.storage.journal import Journal
-    from suite.training import trainer
+    from suite.training import state
+    from suite.training.trainer import Trainer
 
-    trainer.SAVE_EVERY_S = 0.0
-    kept = trainer.Training._close_epoch
+    state.SAVE_EVERY_S = 0.0
+    record_epoch = Trainer._record_epoch
 
     def close(self: Any) -> Any:
         with Path("trained").open("a") as file:
             file.write(f"{self.trial.id} {self.epoch + 1}\n")
-        return kept(self)
+        return record_epoch(self)
 
-    trainer.Training._close_epoch = close  # type: ignore[method-assign]
+    Trainer._record_epoch = close  # type: ignore[method-assign]
     opened = Journal.__init__
 
     def tell(entry: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # A checkpoint of every epoch, of a network with some megabytes to keep.
 WIDE = (
     TINY.replace(
-        "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+        "import os, time\n", "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n"
     )
     + """
 

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # The worker keeps a checkpoint of every epoch, as a longer sweep does every 30 s.
 OFTEN = TINY.replace(
-    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.train.SAVE_EVERY_S = 0.0\n"
+    "import os, time\n", "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n"
 )
 SLEEPS = """
 
