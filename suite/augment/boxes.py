@@ -17,7 +17,11 @@ ATTEMPTS = 10
 
 
 def draw_sides(
-    batch: int, area: int, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator
+    batch: int,
+    area: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: Generator,
 ) -> tuple[Tensor, Tensor]:
     """Sides of boxes of uniform area and log-uniform ratio, all attempts at once.
 
@@ -31,8 +35,14 @@ def draw_sides(
         First and second sides, int64 (B, A), rounded half to even as Python's ``round`` does in torchvision.
     """
     areas = uniform((batch, ATTEMPTS), *scale, generator).double().mul_(area)
-    ratios = uniform((batch, ATTEMPTS), math.log(ratio[0]), math.log(ratio[1]), generator).exp_().double()
-    return (areas * ratios).sqrt_().round_().to(torch.int64), (areas / ratios).sqrt_().round_().to(torch.int64)
+    ratios = (
+        uniform((batch, ATTEMPTS), math.log(ratio[0]), math.log(ratio[1]), generator)
+        .exp_()
+        .double()
+    )
+    return (areas * ratios).sqrt_().round_().to(torch.int64), (areas / ratios).sqrt_().round_().to(
+        torch.int64
+    )
 
 
 def first_valid(valid: Tensor, *sides: tuple[Tensor, int]) -> tuple[list[Tensor], Tensor]:
@@ -47,10 +57,14 @@ def first_valid(valid: Tensor, *sides: tuple[Tensor, int]) -> tuple[list[Tensor]
     """
     first = valid.view(torch.uint8).argmax(1, keepdim=True)
     found = valid.any(1)
-    return [each.gather(1, first).squeeze(1).where(found, fallback) for each, fallback in sides], found
+    return [
+        each.gather(1, first).squeeze(1).where(found, fallback) for each, fallback in sides
+    ], found
 
 
-def inside(height: int, width: int, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
+def inside(
+    height: int, width: int, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor
+) -> Tensor:
     """Which pixels of H x W images lie in their box: bool (B, 1, H, W), on the device of ``top``."""
     y = torch.arange(height, device=top.device)
     x = torch.arange(width, device=top.device)

@@ -35,7 +35,9 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
     return both.index_select(0, on_device(torch.arange(batch) + flipped * batch, images))
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal["constant", "reflect"]) -> Tensor:
+def crop(
+    images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal["constant", "reflect"]
+) -> Tensor:
     """Pad on all sides and cut an H x W window out of each image.
 
     Args:
@@ -54,7 +56,9 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal[
     corners = on_device(top * row + left, images)[:, None, None]
     rows = torch.arange(height, device=images.device) * row
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * plane
-    return runs.index_select(0, (corners + rows + planes).view(-1)).view(batch, channels, height, width)
+    return runs.index_select(0, (corners + rows + planes).view(-1)).view(
+        batch, channels, height, width
+    )
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -75,7 +79,9 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     # images of less than 2**24 pixels.
     bordered = F.pad(images, (1, 1, 1, 1)).reshape(batch, channels, -1)
     source = from_y.add_(1).mul_(width + 2).add_(from_x).add_(1).to(torch.int64).view(batch, 1, -1)
-    return bordered.gather(2, source.expand(batch, channels, -1)).view(batch, channels, height, width)
+    return bordered.gather(2, source.expand(batch, channels, -1)).view(
+        batch, channels, height, width
+    )
 
 
 def _taps(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +102,9 @@ def _taps(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Ten
     return first + start[:, None], second + start[:, None], at - first
 
 
-def resized_crop(images: Tensor, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor
+) -> Tensor:
     """Cut a box out of each image and enlarge it to H x W, bilinear (torchvision ``resized_crop``).
 
     Args:
@@ -229,7 +237,9 @@ class RandomResizedCrop:
         widths, heights = draw_sides(batch, height * width, self.scale, self.ratio, generator)
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         middle_height, middle_width = self._fallback(height, width)
-        (box_height, box_width), found = first_valid(fits, (heights, middle_height), (widths, middle_width))
+        (box_height, box_width), found = first_valid(
+            fits, (heights, middle_height), (widths, middle_width)
+        )
         top = below(height - box_height + 1, generator).where(found, (height - middle_height) // 2)
         left = below(width - box_width + 1, generator).where(found, (width - middle_width) // 2)
         return {"top": top, "left": left, "box_height": box_height, "box_width": box_width}

@@ -106,7 +106,13 @@ class RandomErasing:
         fill: see above.
     """
 
-    def __init__(self, p: float, scale: tuple[float, float], ratio: tuple[float, float], fill: Sequence[float]) -> None:
+    def __init__(
+        self,
+        p: float,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        fill: Sequence[float],
+    ) -> None:
         self.p, self.scale, self.ratio, self.fill = p, scale, ratio, fill
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
@@ -134,13 +140,25 @@ class SaltAndPepper:
         # Four 16-bit numbers from each 64-bit draw, at a third of the cost of `torch.rand`. The threshold, a whole
         # number, is rounded at random for each image, so that each pixel's probability is exact.
         pixels = batch * height * width
-        draws = torch.empty(-(-pixels // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        draws = torch.empty(-(-pixels // 4), dtype=torch.int64).random_(
+            -(2**63), None, generator=generator
+        )
         noise = draws.view(torch.int16)[:pixels].view(batch, height, width)
-        share = torch.rand(batch, 1, 1, dtype=torch.float64, generator=generator).add_(self.amount * 2**15).floor_()
+        share = (
+            torch.rand(batch, 1, 1, dtype=torch.float64, generator=generator)
+            .add_(self.amount * 2**15)
+            .floor_()
+        )
         share.clamp_(max=2**15)
         # Compared into bytes, which a CPU does four times as fast as into bools.
-        black = torch.lt(noise, (share - 2**15).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8))
-        white = torch.gt(noise, (2**15 - 1 - share).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8))
+        black = torch.lt(
+            noise, (share - 2**15).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8)
+        )
+        white = torch.gt(
+            noise,
+            (2**15 - 1 - share).to(torch.int16),
+            out=torch.empty(noise.shape, dtype=torch.uint8),
+        )
         return {"black": black.view(torch.bool), "white": white.view(torch.bool)}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:

@@ -59,7 +59,9 @@ def draw_beta(batch: int, alpha: float, generator: Generator) -> Tensor:
     As G1 / (G1 + G2) of two gammas, each G(alpha) = G(alpha + 1) * U ** (1 / alpha), in logarithms: the gammas
     themselves underflow for a small alpha. (`torch.distributions` takes no generator.)
     """
-    gamma = torch._standard_gamma(torch.full((2, batch), alpha + 1, dtype=torch.float64), generator=generator)
+    gamma = torch._standard_gamma(
+        torch.full((2, batch), alpha + 1, dtype=torch.float64), generator=generator
+    )
     # 1 - U is in (0, 1], whose logarithm is finite.
     uniform = 1 - torch.rand(2, batch, dtype=torch.float64, generator=generator)
     logarithm = gamma.log_() + uniform.log_() / alpha
@@ -95,7 +97,13 @@ class Cutmix:
         left, box_width = self._side(half, width, generator)
         top, box_height = self._side(half, height, generator)
         share = 1 - (box_height * box_width).double() / (height * width)
-        return {"top": top, "left": left, "box_height": box_height, "box_width": box_width, "share": share.float()}
+        return {
+            "top": top,
+            "left": left,
+            "box_height": box_height,
+            "box_width": box_width,
+            "share": share.float(),
+        }
 
     def _side(self, half: Tensor, side: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Start and length along one side, of a box of ``half`` (B,) of that side each way from a uniform pixel."""

@@ -65,4 +65,8 @@ def below(limit: Tensor, generator: Generator) -> Tensor:
 
     In float64, whose 53 bits leave a bias below 1e-13 for any size of image.
     """
-    return torch.rand(limit.shape, dtype=torch.float64, generator=generator).mul_(limit).to(torch.int64)
+    return (
+        torch.rand(limit.shape, dtype=torch.float64, generator=generator)
+        .mul_(limit)
+        .to(torch.int64)
+    )

@@ -37,7 +37,9 @@ class Pipeline:
         self.num_classes = num_classes
         allocator.keep_freed()  # for the steps of a trial, too: each begins with its pipeline
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
         """Change a batch, each image by numbers of its own.
 
         Args:
@@ -58,10 +60,15 @@ class Pipeline:
             raise ValueError(f"images must have 1 or 3 channels, got {channels}")
         return [operation.draw(batch, height, width, generator) for operation in self.operations]
 
-    def apply(self, images: Tensor, labels: Tensor, parameters: Sequence[Parameters]) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, labels: Tensor, parameters: Sequence[Parameters]
+    ) -> tuple[Tensor, Tensor]:
         """Change a batch by parameters drawn before; arguments and results as in a call."""
         steps = list(zip(self.operations, parameters, strict=True))
-        apart = next((at for at, (operation, _) in enumerate(steps) if isinstance(operation, Mix)), len(steps))
+        apart = next(
+            (at for at, (operation, _) in enumerate(steps) if isinstance(operation, Mix)),
+            len(steps),
+        )
         images, targets = _each(images, steps[:apart]), labels
         for operation, drawn in steps[apart:]:
             images = operation.apply(images, drawn)
@@ -80,7 +87,10 @@ def _each(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> Tens
     parts = []
     for start in range(0, len(images), chunk):
         own = slice(start, start + chunk)
-        own_steps = [(operation, {name: values[own] for name, values in drawn.items()}) for operation, drawn in steps]
+        own_steps = [
+            (operation, {name: values[own] for name, values in drawn.items()})
+            for operation, drawn in steps
+        ]
         parts.append(_in_turn(images[own], own_steps))
     return torch.cat(parts)
 
@@ -93,7 +103,10 @@ def _in_turn(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> T
 
 
 def build(
-    settings: Sequence[trial.Frozen], image_size: int, num_classes: int, fill: Sequence[float] = (0.0,)
+    settings: Sequence[trial.Frozen],
+    image_size: int,
+    num_classes: int,
+    fill: Sequence[float] = (0.0,),
 ) -> Pipeline:
     """The pipeline of a trial.
 
@@ -119,7 +132,9 @@ def _operation(settings: trial.Frozen, image_size: int, fill: Sequence[float]) -
         case trial.Flip():
             return geometry.Flip(settings.p)
         case trial.ColorJitter():
-            return colour.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+            return colour.ColorJitter(
+                settings.brightness, settings.contrast, settings.saturation, settings.hue
+            )
         case trial.RandomResizedCrop():
             return geometry.RandomResizedCrop(*_scale_and_ratio(settings))
         case trial.Resize():
@@ -129,7 +144,9 @@ def _operation(settings: trial.Frozen, image_size: int, fill: Sequence[float]) -
         case trial.Cutout():
             return masks.Cutout(settings.size or image_size // 2, fill)
         case trial.GaussianBlur():
-            return colour.GaussianBlur(settings.kernel_size, (settings.sigma_min, settings.sigma_max))
+            return colour.GaussianBlur(
+                settings.kernel_size, (settings.sigma_min, settings.sigma_max)
+            )
         case trial.SaltAndPepper():
             return masks.SaltAndPepper(settings.amount)
         case trial.Crop():
@@ -152,23 +169,31 @@ def _scale_and_ratio(
 def _problems(settings: trial.Frozen, image_size: int) -> Iterator[Problem]:
     """What does not fit images of ``image_size``, or does not fit together."""
     match settings:
-        case trial.Resize(size=int(size)) | trial.CenterCrop(size=int(size)) | trial.Cutout(size=int(size)):
+        case (
+            trial.Resize(size=int(size))
+            | trial.CenterCrop(size=int(size))
+            | trial.Cutout(size=int(size))
+        ):
             if size > image_size:
                 remedy = "Lower it or leave it out"
-                remedy += "; data.image_size sets the size that the network sees." if settings.type != "cutout" else "."
+                remedy += (
+                    "; data.image_size sets the size that the network sees."
+                    if settings.type != "cutout"
+                    else "."
+                )
                 yield _above(f"{settings.type}.size", size, image_size, remedy)
         case trial.Crop(padding=int(padding)) if padding >= image_size:
             yield _above("crop.padding", padding, image_size - 1, "Lower it or leave it out.")
         case trial.GaussianBlur(kernel_size=kernel_size) if kernel_size // 2 >= image_size:
-            remedy = "Lower it: half a kernel must fit into the image, which is mirrored at its border."
+            remedy = (
+                "Lower it: half a kernel must fit into the image, which is mirrored at its border."
+            )
             yield _above("gaussian_blur.kernel_size", kernel_size, 2 * image_size - 1, remedy)
         case trial.RandomErasing():
             for name in ("scale", "ratio"):
                 low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
                 if low > high:
-                    rule = (
-                        f"random_erasing.{name}_min must be at most random_erasing.{name}_max, got {low:g} and {high:g}"
-                    )
+                    rule = f"random_erasing.{name}_min must be at most random_erasing.{name}_max, got {low:g} and {high:g}"
                     yield Problem(rule, remedy=f"Raise {name}_max or lower {name}_min.")
 
 

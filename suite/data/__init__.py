@@ -94,13 +94,16 @@ def load(config: DataConfig, cache: Path | None = None, report: Report | None = 
                 remedy=f"Set data.root to the folder that holds {folders.LAYOUT}.",
             )
         listing = folders.scan(root)
-        return cached(where, name, listing.key(side), lambda temp: folders.decode(listing, side, temp, report))
+        return cached(
+            where, name, listing.key(side), lambda temp: folders.decode(listing, side, temp, report)
+        )
     if name == "digits":
         return cached(where, name, str(side), lambda _: named.digits(side))
     if name in named.TORCHVISION:
         return named.load(name, root if root is not None else where / "downloads", side, where)
     raise UsageError(
-        f"data.name must be one of {', '.join(NAMES)} or module:function, got {name!r}", remedy=_near(name)
+        f"data.name must be one of {', '.join(NAMES)} or module:function, got {name!r}",
+        remedy=_near(name),
     )
 
 

@@ -52,7 +52,9 @@ def to_device(dataset: Dataset, device: torch.device | str) -> DeviceData:
     key = (str(device), dataset.digest, *(array.shape for array in arrays.values()))
     if key not in _on_device:
         _on_device.clear()  # a process trains on one data set at a time
-        _on_device[key] = DeviceData(**{field: as_tensor(array).to(device) for field, array in arrays.items()})
+        _on_device[key] = DeviceData(
+            **{field: as_tensor(array).to(device) for field, array in arrays.items()}
+        )
     return _on_device[key]
 
 
@@ -116,7 +118,9 @@ def _even_sizes(images: int, size: int) -> list[int]:
     return [images // count + (place < images % count) for place in range(count)]
 
 
-def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def statistics(
+    images: Images, index: Index
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Mean and standard deviation (of the population) of each channel, float64 (C,), with pixels as 0..1.
 
     Summed as integers, so the result depends neither on the order nor on the machine. The deviation is at least that of
@@ -132,7 +136,9 @@ def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], n
     for start in range(0, len(index), step):
         chunk = images[index[start : start + step]]
         total += chunk.sum(axis=(0, 2, 3), dtype=np.uint64)
-        squares += np.square(chunk, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)  # 255^2 fits in 16 bits
+        squares += np.square(chunk, dtype=np.uint16).sum(
+            axis=(0, 2, 3), dtype=np.uint64
+        )  # 255^2 fits in 16 bits
     pixels = len(index) * images.shape[2] * images.shape[3]
     # Python's integers: pixels x squares exceeds 64 bits from 280 billion pixels on, and floats would cancel.
     spread = [pixels * int(s) - int(t) ** 2 for t, s in zip(total, squares, strict=True)]
@@ -147,4 +153,6 @@ def class_weights(labels: Labels, num_classes: int) -> npt.NDArray[np.float32]:
     """
     counts = np.bincount(labels, minlength=num_classes)
     present = np.count_nonzero(counts)
-    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(np.float32)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(
+        np.float32
+    )

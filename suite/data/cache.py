@@ -51,7 +51,9 @@ def cached(cache: Path, name: str, read_from: str, build: Callable[[Path], Datas
     Raises:
         EnvironmentProblem: if the cache cannot be written; and what ``build`` raises.
     """
-    key = hashlib.sha256(f"{FORMAT}\0{name}\0{read_from}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    key = hashlib.sha256(
+        f"{FORMAT}\0{name}\0{read_from}".encode("utf-8", "surrogateescape")
+    ).hexdigest()[:24]
     entry = cache / "data" / f"{name}-{key}"
     known = _read(entry)
     if known is not None:
@@ -132,7 +134,10 @@ def _read(entry: Path) -> Dataset | None:
         if any((entry / f"{field}.npy").stat().st_size != meta["bytes"][field] for field in FIELDS):
             return None
         # asarray: an ordinary array over the same pages, which Ray and torch know how to share; a memmap they copy.
-        arrays = [np.asarray(np.load(entry / f"{field}.npy", mmap_mode="r", allow_pickle=False)) for field in FIELDS]
+        arrays = [
+            np.asarray(np.load(entry / f"{field}.npy", mmap_mode="r", allow_pickle=False))
+            for field in FIELDS
+        ]
         dataset = Dataset(meta["name"], tuple(meta["classes"]), meta["digest"], *arrays)
         return dataset if _sample(dataset) == meta["sample"] else None
     except (OSError, ValueError, LookupError, TypeError):
@@ -143,7 +148,11 @@ def _sample(dataset: Dataset) -> str:
     """A hash over all labels and some images, evenly spaced: finds an entry whose pages never reached the disk."""
     digest = hashlib.sha256()
     for array in dataset.arrays().values():
-        chosen = array if array.ndim == 1 else array[np.linspace(0, len(array) - 1, _SAMPLED).astype(np.int64)]
+        chosen = (
+            array
+            if array.ndim == 1
+            else array[np.linspace(0, len(array) - 1, _SAMPLED).astype(np.int64)]
+        )
         digest.update(np.ascontiguousarray(chosen).data)
     return digest.hexdigest()
 

@@ -42,7 +42,11 @@ class Dataset:
 
     @classmethod
     def of(
-        cls, name: str, classes: Sequence[str], train: tuple[Images, Labels], test: tuple[Images, Labels]
+        cls,
+        name: str,
+        classes: Sequence[str],
+        train: tuple[Images, Labels],
+        test: tuple[Images, Labels],
     ) -> Dataset:
         """A data set with its digest computed."""
         bare = cls(name, tuple(classes), "", *train, *test)
@@ -83,12 +87,17 @@ def describe(dataset: Dataset, parts: Split) -> dict[str, Any]:
         "val": dataset.train_labels[parts.val],
         "test": dataset.test_labels[parts.test],
     }
-    counts = {part: np.bincount(labels, minlength=dataset.num_classes) for part, labels in chosen.items()}
+    counts = {
+        part: np.bincount(labels, minlength=dataset.num_classes) for part, labels in chosen.items()
+    }
     return {
         "name": dataset.name,
         "digest": dataset.digest,
         "image_size": dataset.image_size,
         "num_classes": dataset.num_classes,
         **{part: len(labels) for part, labels in chosen.items()},
-        "per_class": {part: dict(zip(dataset.classes, count.tolist(), strict=True)) for part, count in counts.items()},
+        "per_class": {
+            part: dict(zip(dataset.classes, count.tolist(), strict=True))
+            for part, count in counts.items()
+        },
     }

@@ -75,7 +75,10 @@ def scan(root: Path) -> Listing:
     if not root.is_dir():
         what = "that is a file" if root.exists() else "there is no such folder"
         raise_problems(
-            capped([f"data.root must be a folder of images, got {root}: {what}"], f"Expected in it: {LAYOUT}.")
+            capped(
+                [f"data.root must be a folder of images, got {root}: {what}"],
+                f"Expected in it: {LAYOUT}.",
+            )
         )
     problems: list[Problem] = []
     found = {part: _scan_part(root, part, problems) for part in PARTS}
@@ -103,7 +106,12 @@ def _scan_part(root: Path, part: str, problems: list[Problem]) -> dict[str, list
     classes = {name: _scan_class(root, folder / name, ignored, broken) for name in names}
     problems += capped(broken, "Mend or remove these files.")
     if ignored:
-        _log.info("%s: %s files ignored that are no images (%s)", folder, ignored.total(), enough(sorted(ignored)))
+        _log.info(
+            "%s: %s files ignored that are no images (%s)",
+            folder,
+            ignored.total(),
+            enough(sorted(ignored)),
+        )
     return classes
 
 
@@ -143,7 +151,9 @@ def _walk(folder: str, above: frozenset[str], broken: list[str]) -> Iterator[str
             yield from _walk(entry.path, above, broken)
 
 
-def _class_problems(root: Path, found: dict[str, dict[str, list[File]]], classes: tuple[str, ...]) -> list[Problem]:
+def _class_problems(
+    root: Path, found: dict[str, dict[str, list[File]]], classes: tuple[str, ...]
+) -> list[Problem]:
     """What is wrong where both train and test hold class folders."""
     problems: list[Problem] = []
     only = {
@@ -151,26 +161,42 @@ def _class_problems(root: Path, found: dict[str, dict[str, list[File]]], classes
         for part, other in zip(PARTS, PARTS[::-1], strict=True)
     }
     if any(only.values()):
-        sides = "; ".join(f"only in {part}: {enough(names)}" for part, names in only.items() if names)
+        sides = "; ".join(
+            f"only in {part}: {enough(names)}" for part, names in only.items() if names
+        )
         remedy = "Give both parts the same class folders, spelled alike."
-        problems += capped([f"train and test must hold the same classes in {root}, but {sides}"], remedy)
+        problems += capped(
+            [f"train and test must hold the same classes in {root}, but {sides}"], remedy
+        )
     elif len(classes) < 2:
-        problems += capped([f"at least two classes are needed, {root} has one: {classes[0]}"], "Add a class folder.")
+        problems += capped(
+            [f"at least two classes are needed, {root} has one: {classes[0]}"],
+            "Add a class folder.",
+        )
     empty = [
-        f"{root / part / name} holds no image" for part in PARTS for name, files in found[part].items() if not files
+        f"{root / part / name} holds no image"
+        for part in PARTS
+        for name, files in found[part].items()
+        if not files
     ]
-    problems += capped(empty, f"An image is a file that ends in one of {' '.join(sorted(SUFFIXES))}.")
+    problems += capped(
+        empty, f"An image is a file that ends in one of {' '.join(sorted(SUFFIXES))}."
+    )
     return problems
 
 
 def _labelled(found: dict[str, list[File]], classes: tuple[str, ...]) -> tuple[File, ...]:
-    return tuple(file._replace(label=label) for label, name in enumerate(classes) for file in found[name])
+    return tuple(
+        file._replace(label=label) for label, name in enumerate(classes) for file in found[name]
+    )
 
 
 # ---- decoding --------------------------------------------------------------------------------------------------------
 
 
-def decode(listing: Listing, image_size: int | None, folder: Path, report: Report | None = None) -> Dataset:
+def decode(
+    listing: Listing, image_size: int | None, folder: Path, report: Report | None = None
+) -> Dataset:
     """Decode all images into ``folder``, as ``train_images.npy`` and ``test_images.npy``.
 
     Images go to the disk as they come, so a data set may be larger than the memory.
@@ -190,11 +216,15 @@ def decode(listing: Listing, image_size: int | None, folder: Path, report: Repor
     side = _first_side(listing)
     try:
         return _decode(listing, side, True, folder, report)
-    except pixels.OtherSizeError:  # cheaper than a look at all headers before: images that differ, differ soon
+    except (
+        pixels.OtherSizeError
+    ):  # cheaper than a look at all headers before: images that differ, differ soon
         return _decode(listing, DEFAULT_SIDE, False, folder, report)
 
 
-def _decode(listing: Listing, side: int, exact: bool, folder: Path, report: Report | None) -> Dataset:
+def _decode(
+    listing: Listing, side: int, exact: bool, folder: Path, report: Report | None
+) -> Dataset:
     total, done = len(listing.train) + len(listing.test), 0
     bad: list[str] = []
     decoded: dict[str, tuple[Images, Labels]] = {}
@@ -215,7 +245,9 @@ def _decode(listing: Listing, side: int, exact: bool, folder: Path, report: Repo
     return Dataset.of("folder", listing.classes, decoded["train"], decoded["test"])
 
 
-def _chunks(root: Path, files: tuple[File, ...], side: int, exact: bool) -> Iterator[tuple[Images, list[str]]]:
+def _chunks(
+    root: Path, files: tuple[File, ...], side: int, exact: bool
+) -> Iterator[tuple[Images, list[str]]]:
     """Images (B, 3, side, side) in the order of ``files``, and what could not be decoded (left black)."""
     step = max(1, min(512, _CHUNK_BYTES // (3 * side * side)))
     paths = [str(root / file.path) for file in files]
@@ -223,7 +255,8 @@ def _chunks(root: Path, files: tuple[File, ...], side: int, exact: bool) -> Iter
     pool = ThreadPoolExecutor((os.cpu_count() or 1) if threaded else 1)
     try:
         yield from pool.map(
-            partial(_decode_chunk, side, exact), [paths[i : i + step] for i in range(0, len(paths), step)]
+            partial(_decode_chunk, side, exact),
+            [paths[i : i + step] for i in range(0, len(paths), step)],
         )
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C: at once, not after the last image
@@ -272,7 +305,9 @@ def read_image(path: Path, side: int) -> Images:
     try:
         return pixels.decode(str(path), side)
     except Exception as error:  # whatever Pillow raises for a damaged file
-        raise EnvironmentProblem(f"{path} cannot be shown: {_reason(error)}", remedy="Give an image file.") from error
+        raise EnvironmentProblem(
+            f"{path} cannot be shown: {_reason(error)}", remedy="Give an image file."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -68,7 +68,9 @@ def load(name: str, root: Path, image_size: int | None, cache: Path) -> Dataset:
     if not any(root.glob(pattern)):
         _parts(name, root)  # for its download: the cache's key is made of the files
     files = [(str(path), path.stat()) for path in sorted(root.glob(pattern))]
-    read_from = repr([image_size, *((path, status.st_size, status.st_mtime_ns) for path, status in files)])
+    read_from = repr(
+        [image_size, *((path, status.st_size, status.st_mtime_ns) for path, status in files)]
+    )
     return cached(cache, name, read_from, lambda _: _read(name, root, image_size))
 
 
@@ -81,7 +83,9 @@ def digits(image_size: int | None) -> Dataset:
     images, labels = square_all(images, image_size or _DIGITS_SIDE), data.target.astype(np.int64)
     order = stratified_order(labels, _DIGITS_SEED)
     test, train = (np.sort(part) for part in np.split(order, [round(_DIGITS_TEST * len(labels))]))
-    return Dataset.of("digits", _DECIMAL, (images[train], labels[train]), (images[test], labels[test]))
+    return Dataset.of(
+        "digits", _DECIMAL, (images[train], labels[train]), (images[test], labels[test])
+    )
 
 
 def _read(name: str, root: Path, image_size: int | None) -> Dataset:
@@ -91,20 +95,28 @@ def _read(name: str, root: Path, image_size: int | None) -> Dataset:
     return Dataset.of(name, classes, train, test)
 
 
-def _parts(name: str, root: Path) -> tuple[tuple[str, ...], list[tuple[npt.NDArray[np.uint8], Labels]]]:
+def _parts(
+    name: str, root: Path
+) -> tuple[tuple[str, ...], list[tuple[npt.NDArray[np.uint8], Labels]]]:
     """Class names; images (N, H, W, 3) or (N, H, W) and labels of the training and the test part."""
-    from suite.system.torchvision_import import torchvision  # takes a second, and only these data sets need it
+    from suite.system.torchvision_import import (
+        torchvision,
+    )  # takes a second, and only these data sets need it
 
     source = TORCHVISION[name]
     kind = getattr(torchvision.datasets, source.kind)
     try:
         with _alone(root), _timeout():
-            parts = [kind(str(root), download=True, **_chosen(source, train)) for train in (True, False)]
+            parts = [
+                kind(str(root), download=True, **_chosen(source, train)) for train in (True, False)
+            ]
         arrays = [_arrays(part, source) for part in parts]
         return source.classes or tuple(parts[0].classes), arrays
     except MemoryError:
         raise
-    except Exception as error:  # URLError, RuntimeError, AssertionError, tarfile's, SciPy's: all mean the same
+    except (
+        Exception
+    ) as error:  # URLError, RuntimeError, AssertionError, tarfile's, SciPy's: all mean the same
         raise _unusable(name, kind, root, error) from error
 
 
@@ -127,8 +139,12 @@ def _alone(root: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context((root / ".suite-download.lock").open("w")), fcntl.LOCK_EX)
-        except OSError:  # a read-only folder, which may hold all that is needed, or a file system without locks
+            fcntl.flock(
+                stack.enter_context((root / ".suite-download.lock").open("w")), fcntl.LOCK_EX
+            )
+        except (
+            OSError
+        ):  # a read-only folder, which may hold all that is needed, or a file system without locks
             pass
         yield
 
@@ -146,7 +162,11 @@ def _timeout() -> Iterator[None]:
 def _unusable(name: str, kind: Any, root: Path, error: Exception) -> EnvironmentProblem:
     urls, folder = _by_hand(kind, root)
     damaged = _damaged(kind, root)
-    there = f"{enough(damaged)} in {root} has another checksum than published and was not read; " if damaged else ""
+    there = (
+        f"{enough(damaged)} in {root} has another checksum than published and was not read; "
+        if damaged
+        else ""
+    )
     reason = str(error).strip() or type(error).__name__
     return EnvironmentProblem(
         f"data.name={name} is neither in {root} nor could be downloaded: {there}{type(error).__name__}: {reason}",
@@ -169,11 +189,18 @@ def _damaged(kind: Any, root: Path) -> list[str]:
     from suite.system.torchvision_import import torchvision
 
     if hasattr(kind, "base_folder"):
-        expected = [(root / kind.base_folder / file, md5) for file, md5 in (*kind.train_list, *kind.test_list)]
+        expected = [
+            (root / kind.base_folder / file, md5)
+            for file, md5 in (*kind.train_list, *kind.test_list)
+        ]
         if hasattr(kind, "meta"):
             expected.append((root / kind.base_folder / kind.meta["filename"], kind.meta["md5"]))
     else:
-        listed = [kind.split_list[part] for part in ("train", "test")] if hasattr(kind, "split_list") else []
+        listed = (
+            [kind.split_list[part] for part in ("train", "test")]
+            if hasattr(kind, "split_list")
+            else []
+        )
         expected = [(root / file, md5) for _, file, md5 in listed]
     check = torchvision.datasets.utils.check_integrity
     return [path.name for path, md5 in expected if path.exists() and not check(str(path), md5)]

@@ -37,7 +37,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")
-    if image.mode.startswith("I"):  # convert() would clip at 255: nearly all of a 16-bit image would be white
+    if image.mode.startswith(
+        "I"
+    ):  # convert() would clip at 255: nearly all of a 16-bit image would be white
         return _from_deep(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns when such a palette goes to RGB directly
@@ -57,7 +59,9 @@ def square(image: Image.Image, side: int) -> Images:
     short = min(width, height)
     if short != side:
         # The longer side is rounded down, as torchvision does.
-        image = image.resize((side * width // short, side * height // short), Image.Resampling.BILINEAR)
+        image = image.resize(
+            (side * width // short, side * height // short), Image.Resampling.BILINEAR
+        )
         width, height = image.size
     if width != height:
         left, top = round((width - side) / 2), round((height - side) / 2)

@@ -32,7 +32,9 @@ class Split:
     test: Index
 
 
-def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: Sequence[str] = ()) -> Split:
+def split(
+    train_labels: Index, test_labels: Index, config: DataConfig, classes: Sequence[str] = ()
+) -> Split:
     """Choose images: validation first, from the training images; training from the rest; test from the test images.
 
     Every part holds each class in proportion, to within one image, and as many images as asked for. A smaller part is
@@ -97,7 +99,9 @@ def _interleave(labels: Index, keys: npt.NDArray[np.uint64]) -> Index:
     always = Fraction(1) if present < 2 else 1 - Fraction(1, 2 * present - 2)
     for bound in sorted({min(Fraction(eighths, 8), always) for eighths in (4, 5, 6, 7, 8)}):
         up, down = bound.numerator, bound.denominator
-        first = -(-((rank + 1) * down - up) * total // (down * own)) - 1  # rank + 1 <= (place + 1) share + bound
+        first = (
+            -(-((rank + 1) * down - up) * total // (down * own)) - 1
+        )  # rank + 1 <= (place + 1) share + bound
         last = (rank * down + up) * total // (down * own)  # rank >= place share - bound
         order = _earliest_deadline_first(np.maximum(first, 0), last, keys[grouped])
         if order is not None:
@@ -106,7 +110,9 @@ def _interleave(labels: Index, keys: npt.NDArray[np.uint64]) -> Index:
     return grouped[order]
 
 
-def _earliest_deadline_first(first: Index, last: Index, keys: npt.NDArray[np.uint64]) -> Index | None:
+def _earliest_deadline_first(
+    first: Index, last: Index, keys: npt.NDArray[np.uint64]
+) -> Index | None:
     """Which image takes each place, int64 (N,), if each can have one from its ``first`` to its ``last``."""
     coming = np.argsort(first, kind="stable")
     jobs = list(zip(last[coming].tolist(), keys[coming].tolist(), coming.tolist(), strict=True))
@@ -142,7 +148,12 @@ def _size_problems(config: DataConfig, train: int, test: int) -> list[Problem]:
             f"data.train_size must be at most {train - held_out:,} ({train:,} training images, {held_out:,} of them "
             f"for validation), got {config.train_size:,}"
         )
-        problems.append(Problem(rule, remedy="Lower it or data.val_size, or leave it out: all that validation leaves."))
+        problems.append(
+            Problem(
+                rule,
+                remedy="Lower it or data.val_size, or leave it out: all that validation leaves.",
+            )
+        )
     if image_count(config.test_size, test) > test:
         rule = f"data.test_size must be at most the number of test images, {test:,}, got {config.test_size:,}"
         problems.append(Problem(rule, remedy="Lower it, or leave it out: all test images."))
@@ -159,7 +170,9 @@ def _class_problems(
     """A class without a training image cannot be learned, and its absence would show only as a low accuracy."""
     classes_needed = max(len(classes), int(labels.max()) + 1)
     counts = np.bincount(labels[order[:size]], minlength=classes_needed)
-    missing = [_class_name(label, classes, labels) for label in np.flatnonzero(counts == 0).tolist()]
+    missing = [
+        _class_name(label, classes, labels) for label in np.flatnonzero(counts == 0).tolist()
+    ]
     if not missing:
         return []
     rule = f"every class needs a training image, but with {size:,} training images there is none of {enough(missing)}"

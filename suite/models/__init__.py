@@ -21,7 +21,14 @@ from suite.config import plugin
 from suite.config.trial import ModelConfig
 from suite.core.errors import Problem, ProblemsError, raise_problems
 from suite.models import init, zoo
-from suite.models.freezing import count_parameters, freezable, freeze, freezing_problems, frozen_prefix, layers
+from suite.models.freezing import (
+    count_parameters,
+    freezable,
+    freeze,
+    freezing_problems,
+    frozen_prefix,
+    layers,
+)
 from suite.models.fused import agrees, fuse
 from suite.models.head import attach, dropout_problems, head_name, in_head, insert_dropout
 from suite.models.prefix import Prefix, after_prefix, examine, run_prefix
@@ -51,7 +58,10 @@ __all__ = [
     "use_small_conv",
 ]
 
-TRIED_SIDE, TRIED_PARAMETERS = 64, 30_000_000  # up to which a network is tried on images with memory for its weights
+TRIED_SIDE, TRIED_PARAMETERS = (
+    64,
+    30_000_000,
+)  # up to which a network is tried on images with memory for its weights
 # Whose weights a file is compared with when it does not fit: the scratch nets and the most used of the others.
 _COMMON = [
     "resnet18",
@@ -73,7 +83,11 @@ _COMMON = [
 
 
 def build(
-    config: ModelConfig, num_classes: int, *, seed: int = 0, weights: Mapping[str, Tensor] | None = None
+    config: ModelConfig,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """The network that ``config`` describes, on the CPU, in training mode. [B, 3, H, W] -> [B, num_classes] logits.
 
@@ -90,7 +104,9 @@ def build(
         UsageError: if the architecture, a layer or the depth does not exist, or the weights are another network's.
         EnvironmentProblem: if the weights are missing or unreadable.
     """
-    sketch = not plugin.is_reference(config.arch)  # the user's own code may not expect torch's meta device
+    sketch = not plugin.is_reference(
+        config.arch
+    )  # the user's own code may not expect torch's meta device
     ready = weights if sketch and config.weights != "none" else None
 
     def given(first: nn.Module) -> Container[str]:
@@ -99,14 +115,22 @@ def build(
     net = init.draw(lambda: _assemble(config, num_classes), seed, sketch=sketch, given=given)
     raise_problems(_structural_problems(net, config))
     if config.weights != "none":
-        raise_problems(_weight_problems(net, config, num_classes, _loaded(config) if weights is None else weights))
+        raise_problems(
+            _weight_problems(
+                net, config, num_classes, _loaded(config) if weights is None else weights
+            )
+        )
     freeze(net, config.freeze_depth, head_name(net), batchnorm=config.freeze_batchnorm)
     insert_dropout(net, config.dropout)
     return net
 
 
 def check(
-    config: ModelConfig, num_classes: int, weights: Weights | None = None, *, image_size: int | None = None
+    config: ModelConfig,
+    num_classes: int,
+    weights: Weights | None = None,
+    *,
+    image_size: int | None = None,
 ) -> list[Problem]:
     """All that is wrong with ``config``. Built-in networks are made without allocating or drawing their weights.
 
@@ -131,7 +155,9 @@ def check(
 def parameter_groups(net: nn.Module) -> tuple[list[str], list[str]]:
     """Names of the parameters of (the backbone, the head), frozen ones included, each in order of definition."""
     every = [name for name, _ in net.named_parameters()]
-    return [name for name in every if not in_head(net, name)], [name for name in every if in_head(net, name)]
+    return [name for name in every if not in_head(net, name)], [
+        name for name in every if in_head(net, name)
+    ]
 
 
 def freezable_layers(net: nn.Module) -> list[str]:
@@ -150,7 +176,11 @@ def _sketch(config: ModelConfig, num_classes: int) -> nn.Module:
     with init.own_randomness(seed=0):
         if not plugin.is_reference(config.arch):
             # As in initial: RegNet's constructor needs real tensors.
-            with contextlib.suppress(NotImplementedError, RuntimeError), torch.device("meta"), init.Undrawn():
+            with (
+                contextlib.suppress(NotImplementedError, RuntimeError),
+                torch.device("meta"),
+                init.Undrawn(),
+            ):
                 return _assemble(config, num_classes)
         return _assemble(config, num_classes)
 
@@ -161,7 +191,10 @@ def _loaded(config: ModelConfig) -> Mapping[str, Tensor]:
 
 
 def _structural_problems(net: nn.Module, config: ModelConfig) -> list[Problem]:
-    return [*freezing_problems(net, config.freeze_depth, head_name(net)), *dropout_problems(net, config.dropout)]
+    return [
+        *freezing_problems(net, config.freeze_depth, head_name(net)),
+        *dropout_problems(net, config.dropout),
+    ]
 
 
 def _weight_problems(
@@ -169,7 +202,11 @@ def _weight_problems(
 ) -> list[Problem]:
     """Puts ``state`` into ``net``; a problem if it does not fit."""
     misfits = put_into(net, state)
-    return [mismatch(config, config.weights, misfits, _look_alikes(state, num_classes))] if misfits else []
+    return (
+        [mismatch(config, config.weights, misfits, _look_alikes(state, num_classes))]
+        if misfits
+        else []
+    )
 
 
 def _look_alikes(state: Mapping[str, Tensor], num_classes: int) -> list[str]:
@@ -179,9 +216,14 @@ def _look_alikes(state: Mapping[str, Tensor], num_classes: int) -> list[str]:
     return [config.arch for config in plain if not put_into(_sketch(config, num_classes), shapes)]
 
 
-def _size_problems(net: nn.Module, config: ModelConfig, num_classes: int, image_size: int) -> list[Problem]:
+def _size_problems(
+    net: nn.Module, config: ModelConfig, num_classes: int, image_size: int
+) -> list[Problem]:
     """A problem if the network does not turn two images of that size into two rows of logits."""
-    if image_size <= TRIED_SIDE and sum(parameter.numel() for parameter in net.parameters()) <= TRIED_PARAMETERS:
+    if (
+        image_size <= TRIED_SIDE
+        and sum(parameter.numel() for parameter in net.parameters()) <= TRIED_PARAMETERS
+    ):
         net = _with_memory(net)
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
     images = torch.zeros(2, 3, image_size, image_size, device=device)
@@ -190,11 +232,19 @@ def _size_problems(net: nn.Module, config: ModelConfig, num_classes: int, image_
         with torch.no_grad(), init.own_randomness(seed=0):
             logits = net.eval()(images)
     except Exception as error:  # whatever a layer says about a size that it cannot take
-        return [_refuses(config, image_size, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")]
+        return [
+            _refuses(
+                config, image_size, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            )
+        ]
     finally:
         net.train(training)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, num_classes):
-        found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        found = (
+            f"a tensor {tuple(logits.shape)}"
+            if isinstance(logits, Tensor)
+            else type(logits).__name__
+        )
         return [
             Problem(
                 f"model.arch: {config.arch} must turn 2 images into logits of shape (2, {num_classes}), got {found}"

@@ -50,7 +50,11 @@ def freeze(net: nn.Module, depth: int, head: str, *, batchnorm: bool) -> None:
         for module in layer.modules():
             if batchnorm and isinstance(module, _BatchNorm):
                 _keep_statistics(module)
-    body = [parameter for name in freezable(net, head) for parameter in net.get_submodule(name).parameters()]
+    body = [
+        parameter
+        for name in freezable(net, head)
+        for parameter in net.get_submodule(name).parameters()
+    ]
     if depth and not any(parameter.requires_grad for parameter in body):
         for parameter in net.parameters(recurse=False):
             parameter.requires_grad_(False)

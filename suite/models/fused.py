@@ -45,7 +45,8 @@ def fuse(nets: Sequence[nn.Module], generators: Sequence[Generator]) -> nn.Modul
         raise TypeError(f"{type(first).__name__} holds weights in a way that is not known here")
     twin = copy.copy(first)
     twin._modules = {
-        name: fuse([net.get_submodule(name) for net in nets], generators) for name, _ in first.named_children()
+        name: fuse([net.get_submodule(name) for net in nets], generators)
+        for name, _ in first.named_children()
     }
     return twin
 
@@ -69,7 +70,9 @@ def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
                 net.train()
             before = _random_state(images.device)
             joined(side_by_side)
-            return torch.equal(before, _random_state(images.device))  # each network draws from its own generator
+            return torch.equal(
+                before, _random_state(images.device)
+            )  # each network draws from its own generator
     except (TypeError, RuntimeError, ValueError, IndexError, MemoryError):
         return False
 
@@ -83,7 +86,11 @@ def _random_state(device: torch.device) -> Tensor:
 
 
 def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    return None if tensors[0] is None else torch.cat([tensor for tensor in tensors if tensor is not None])
+    return (
+        None
+        if tensors[0] is None
+        else torch.cat([tensor for tensor in tensors if tensor is not None])
+    )
 
 
 class _Conv2d(nn.Module):
@@ -97,7 +104,10 @@ class _Conv2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         one = self.layers[0]
-        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
+        weight, bias = (
+            _joined([each.weight for each in self.layers]),
+            _joined([each.bias for each in self.layers]),
+        )
         assert weight is not None
         groups = one.groups * len(self.layers)
         return F.conv2d(images, weight, bias, one.stride, one.padding, one.dilation, groups)
@@ -114,13 +124,21 @@ class _BatchNorm2d(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         one = self.layers[0]
-        mean, var = (_joined([getattr(each, f"running_{name}") for each in self.layers]) for name in ("mean", "var"))
-        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
+        mean, var = (
+            _joined([getattr(each, f"running_{name}") for each in self.layers])
+            for name in ("mean", "var")
+        )
+        weight, bias = (
+            _joined([each.weight for each in self.layers]),
+            _joined([each.bias for each in self.layers]),
+        )
         assert mean is not None and var is not None and one.momentum is not None
         out = F.batch_norm(images, mean, var, weight, bias, one.training, one.momentum, one.eps)
         if one.training:
             count = len(self.layers)
-            for each, own_mean, own_var in zip(self.layers, mean.chunk(count), var.chunk(count), strict=True):
+            for each, own_mean, own_var in zip(
+                self.layers, mean.chunk(count), var.chunk(count), strict=True
+            ):
                 assert each.running_mean is not None and each.running_var is not None
                 assert each.num_batches_tracked is not None
                 each.running_mean.copy_(own_mean)

@@ -52,14 +52,20 @@ def in_head(net: nn.Module, parameter: str) -> bool:
 
 def _last_layer(net: nn.Module) -> str:
     for kind in (nn.Linear, nn.Conv2d):
-        names: list[str] = [name for name, module in net.named_modules() if isinstance(module, kind)]
+        names: list[str] = [
+            name for name, module in net.named_modules() if isinstance(module, kind)
+        ]
         if names:
             return names[-1]
     return ""
 
 
 def _last_with_weights(net: nn.Module) -> str:
-    names = [name for name, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    names = [
+        name
+        for name, module in net.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
     return names[-1] if names else ""
 
 
@@ -77,7 +83,9 @@ def _head(last: nn.Linear | nn.Conv2d, config: HeadConfig, num_classes: int) -> 
 
 
 def _layer(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
-    return nn.Linear(inputs, outputs) if isinstance(like, nn.Linear) else nn.Conv2d(inputs, outputs, 1)
+    return (
+        nn.Linear(inputs, outputs) if isinstance(like, nn.Linear) else nn.Conv2d(inputs, outputs, 1)
+    )
 
 
 class _Drop:
@@ -88,7 +96,9 @@ class _Drop:
 
     def __call__(self, module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         # A BatchNorm kept in eval mode still tells whether the network around it trains (see freezing).
-        return F.dropout(output, self.rate, training=getattr(module, "suite_training", module.training))
+        return F.dropout(
+            output, self.rate, training=getattr(module, "suite_training", module.training)
+        )
 
 
 def insert_dropout(net: nn.Module, config: DropoutConfig) -> None:

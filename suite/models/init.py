@@ -52,7 +52,9 @@ def draw(
         first, names = _first(make, seed, sketch)
         net, names_again = _construct(make, seed, names, given(first))
     if net is first:
-        raise UsageError("model.arch: the function returns the same network twice; it must make a new one each time")
+        raise UsageError(
+            "model.arch: the function returns the same network twice; it must make a new one each time"
+        )
     if names_again != names:
         raise UsageError(
             "model.arch: the function makes different layers each time it is called",
@@ -129,7 +131,12 @@ def _fills_nothing(func: Any, args: Any) -> bool:
     """Whether it fills a tensor without memory at random."""
     target = args[0] if args and isinstance(args[0], Tensor) else None
     at_random = torch.Tag.nondeterministic_seeded in func.tags
-    return at_random and target is not None and target.is_meta and func.overloadpacket.__name__.endswith("_")
+    return (
+        at_random
+        and target is not None
+        and target.is_meta
+        and func.overloadpacket.__name__.endswith("_")
+    )
 
 
 class _Draws(Undrawn):  # type: ignore[no-untyped-call]
@@ -146,10 +153,14 @@ class _Draws(Undrawn):  # type: ignore[no-untyped-call]
         self.seed = seed
         self.names = names
         self.given = given
-        self.registered: list[Tensor] = []  # held, so that no memory is freed and its address used again
+        self.registered: list[
+            Tensor
+        ] = []  # held, so that no memory is freed and its address used again
         self.numbers: dict[int, int] = {}  # address -> place in `registered`
         self.parts: dict[int, int] = {}  # place in `registered` -> draws so far
-        self.shape: torch.Size | None = None  # of the last seeded draw, until something else is registered
+        self.shape: torch.Size | None = (
+            None  # of the last seeded draw, until something else is registered
+        )
 
     def register(self, tensor: Tensor) -> None:
         self.numbers[_address(tensor)] = len(self.registered)
@@ -164,7 +175,11 @@ class _Draws(Undrawn):  # type: ignore[no-untyped-call]
             name = self._before_draw(target)
             if _fills_nothing(func, args):
                 return target
-            if target is not None and name in self.given and func.overloadpacket.__name__.endswith("_"):
+            if (
+                target is not None
+                and name in self.given
+                and func.overloadpacket.__name__.endswith("_")
+            ):
                 return target.zero_()
         return func(*args, **kwargs)
 
@@ -180,7 +195,9 @@ class _Draws(Undrawn):  # type: ignore[no-untyped-call]
         # Drawing all of it again starts anew; drawing pieces (say, query, key and value) must not repeat numbers.
         anew = target is not None and number < len(self.registered) and _is_whole(target)
         self.parts[number] = 0 if anew else self.parts.get(number, -1) + 1
-        torch.default_generator.manual_seed(stream(self.seed, f"init:{self._name(number)}", step=self.parts[number]))
+        torch.default_generator.manual_seed(
+            stream(self.seed, f"init:{self._name(number)}", step=self.parts[number])
+        )
         self.shape = None if target is None else target.shape
         return self._name(number)
 
@@ -192,7 +209,10 @@ class _Draws(Undrawn):  # type: ignore[no-untyped-call]
         owners: dict[int, str] = {}
         for name, tensor in itertools.chain(net.named_parameters(), net.named_buffers()):
             owners.setdefault(_address(tensor), name)
-        return [owners.get(_address(tensor), _nameless(number)) for number, tensor in enumerate(self.registered)]
+        return [
+            owners.get(_address(tensor), _nameless(number))
+            for number, tensor in enumerate(self.registered)
+        ]
 
 
 def _nameless(number: int) -> str:

@@ -77,7 +77,10 @@ def _shallow(net: nn.Module) -> nn.Module:
 
 
 def examine(
-    net: nn.Module, images: Tensor, sizes: Sequence[int], around: Callable[[], object] = torch.no_grad
+    net: nn.Module,
+    images: Tensor,
+    sizes: Sequence[int],
+    around: Callable[[], object] = torch.no_grad,
 ) -> Prefix:
     """Whether features of ``net``'s frozen prefix can be kept, tried out on ``images``.
 
@@ -99,14 +102,20 @@ def examine(
         with torch.random.fork_rng(), torch.no_grad():
             return _tried(net, layers, images, sizes, around)
     except Exception as error:  # whatever a network of another shape says to being cut in two
-        return Prefix(why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})")
+        return Prefix(
+            why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})"
+        )
     finally:
         net.train(training)
 
 
 def _moves(module: nn.Module) -> bool:
     """Whether training changes what a module does, besides its weights: a BatchNorm that is not kept in eval mode."""
-    return isinstance(module, _BatchNorm) and "train" not in vars(module) and module.track_running_stats
+    return (
+        isinstance(module, _BatchNorm)
+        and "train" not in vars(module)
+        and module.track_running_stats
+    )
 
 
 def _format(images: Tensor) -> torch.memory_format:
@@ -115,7 +124,11 @@ def _format(images: Tensor) -> torch.memory_format:
 
 
 def _tried(
-    net: nn.Module, layers: Sequence[str], images: Tensor, sizes: Sequence[int], around: Callable[[], object]
+    net: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    sizes: Sequence[int],
+    around: Callable[[], object],
 ) -> Prefix:
     def features(count: int, seed: int, training: bool) -> Tensor:
         torch.manual_seed(seed)
@@ -127,17 +140,24 @@ def _tried(
     first = features(most, 0, training=False)
     least = min(sizes)
     if not all(
-        torch.equal(features(least, seed, training=True), features(least, seed + 1, training=False)) for seed in (1, 3)
+        torch.equal(features(least, seed, training=True), features(least, seed + 1, training=False))
+        for seed in (1, 3)
     ):
-        return Prefix(why_not=f"what comes before the end of {layers[-1]} is random while it trains (dropout)")
+        return Prefix(
+            why_not=f"what comes before the end of {layers[-1]} is random while it trains (dropout)"
+        )
     for count in sorted(set(sizes)):
         if not torch.equal(features(count, 0, training=False), first[:count]):
-            return Prefix(why_not=f"features come out differently in batches of {count} and of {most} images here")
+            return Prefix(
+                why_not=f"features come out differently in batches of {count} and of {most} images here"
+            )
     backwards = images[:most].flip(0).contiguous(memory_format=_format(images))
     net.eval()
     with around():  # type: ignore[attr-defined]
         if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
             return Prefix(why_not="features depend on an image's place in its batch here")
         if not torch.equal(after_prefix(net, layers)(first), net(images[:most])):
-            return Prefix(why_not=f"the network does more between its layers up to {layers[-1]} than call them")
+            return Prefix(
+                why_not=f"the network does more between its layers up to {layers[-1]} than call them"
+            )
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())

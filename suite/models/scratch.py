@@ -90,7 +90,13 @@ class ResNet(nn.Module):
         num_classes: K.
     """
 
-    def __init__(self, block: type[PlainBlock], widths: Sequence[int], depths: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        block: type[PlainBlock],
+        widths: Sequence[int],
+        depths: Sequence[int],
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -116,7 +122,9 @@ class PlainNet(ResNet):
     """A ``ResNet`` of blocks without shortcuts."""
 
 
-def _wide(kind: type[ResNet], block: type[PlainBlock], depths: Sequence[int]) -> Callable[[int], nn.Module]:
+def _wide(
+    kind: type[ResNet], block: type[PlainBlock], depths: Sequence[int]
+) -> Callable[[int], nn.Module]:
     """ImageNet's widths. Initial weights: PyTorch's own law, as in the original code."""
     return lambda num_classes: kind(block, (64, 128, 256, 512), depths, num_classes)
 

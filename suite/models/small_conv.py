@@ -35,7 +35,9 @@ class SmallConv2d(nn.Conv2d):
     strips: bool = False
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, *, tiled: bool = False, strips: bool = False) -> SmallConv2d:
+    def from_conv(
+        cls, conv: nn.Conv2d, *, tiled: bool = False, strips: bool = False
+    ) -> SmallConv2d:
         """A twin of ``conv`` that shares its parameters, buffers, hooks and mode."""
         small = cls.__new__(cls)
         small.__dict__.update(conv.__dict__)
@@ -47,13 +49,19 @@ class SmallConv2d(nn.Conv2d):
         pixels = (side + 2 * padding - kernel) // stride + 1
         # Output row i sees the input's rows with the taps from padding - i * stride on. Those of the last row begin at
         # 0 or later, those of the first end within the kernel: each output then has a whole block of taps.
-        if input.shape[-2] != side or side > MOST or not stride * (pixels - 1) <= padding <= kernel - side:
+        if (
+            input.shape[-2] != side
+            or side > MOST
+            or not stride * (pixels - 1) <= padding <= kernel - side
+        ):
             if self._is_faster_in_strips(input, pixels):
                 images = input.to(torch.bfloat16, memory_format=torch.channels_last)
                 maps: Tensor = strip_conv.StripConv.apply(images, self.weight, stride)  # type: ignore[no-untyped-call]
                 return maps if self.bias is None else maps + self.bias.to(maps.dtype)[:, None, None]
             return super().forward(input)
-        rows = input.permute(0, 2, 3, 1).reshape(len(input), -1)  # (B, H W C): a view of channels_last maps
+        rows = input.permute(0, 2, 3, 1).reshape(
+            len(input), -1
+        )  # (B, H W C): a view of channels_last maps
         corners = [padding - stride * pixel for pixel in range(pixels)]
         summed: Tensor = _Blocks.apply(rows, self.weight, side, corners, self.tiled)  # type: ignore[no-untyped-call]
         if self.bias is not None:
@@ -63,7 +71,9 @@ class SmallConv2d(nn.Conv2d):
     def _is_faster_in_strips(self, input: Tensor, pixels: int) -> bool:
         """Whether ``suite.models.strip_conv`` is faster for maps that become so many ``pixels`` a side."""
         kind, (kernel, _, padding) = input.device.type, self._square()
-        in_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
+        in_bf16 = (
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
+        )
         small = input.shape[-2] == input.shape[-1] and pixels <= strip_conv.WEIGHTS_SIDE
         centred = kernel > 1 and 2 * padding == kernel - 1
         wide = min(self.in_channels, self.out_channels) >= strip_conv.CHANNELS
@@ -81,11 +91,15 @@ class _Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int], tiled: bool) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, side: int, corners: list[int], tiled: bool
+    ) -> Tensor:
         kind = rows.dtype
         if torch.is_autocast_enabled(rows.device.type):
             kind = torch.get_autocast_dtype(rows.device.type)
-        ctx.seen = slice(min(corners), max(corners) + side)  # taps that see a pixel at all: of a 1 x 1 map one of nine
+        ctx.seen = slice(
+            min(corners), max(corners) + side
+        )  # taps that see a pixel at all: of a 1 x 1 map one of nine
         taps = weight.permute(0, 2, 3, 1)[:, ctx.seen, ctx.seen].to(kind)
         rows = rows.to(kind)
         ctx.save_for_backward(rows, taps, weight)
@@ -100,8 +114,12 @@ class _Blocks(torch.autograd.Function):
         rows, taps, weight = ctx.saved_tensors
         by_pixel = gradients[0].to(rows.dtype).unbind(1)
         of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # float32 at once, as it is used
-        of_taps = of_weight.permute(0, 2, 3, 1)[:, ctx.seen, ctx.seen] if of_weight is not None else None
+        of_weight = (
+            torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        )  # float32 at once, as it is used
+        of_taps = (
+            of_weight.permute(0, 2, 3, 1)[:, ctx.seen, ctx.seen] if of_weight is not None else None
+        )
         for gradient, (top, left) in zip(by_pixel, _places(ctx.corners), strict=True):
             if of_rows is not None:
                 of_rows.addmm_(gradient, _block(taps, ctx.side, top, left))
@@ -118,7 +136,9 @@ def _product(rows: Tensor, weights: Tensor) -> Tensor:
     features that are kept of frozen layers must be those of any batch, bit for bit.
     """
     parts = torch.split(rows, TILE)
-    return torch.cat([(F.pad(part, (0, 0, 0, TILE - len(part))) @ weights.T)[: len(part)] for part in parts])
+    return torch.cat(
+        [(F.pad(part, (0, 0, 0, TILE - len(part))) @ weights.T)[: len(part)] for part in parts]
+    )
 
 
 def _places(corners: list[int]) -> list[tuple[int, int]]:
@@ -162,4 +182,9 @@ def use_small_conv(net: nn.Module, *, tiled: bool = False) -> nn.Module:
 def _is_plain(module: nn.Conv2d) -> bool:
     sides = [module.kernel_size, module.stride, module.padding]
     square = all(not isinstance(side, str) and len(set(side)) == 1 for side in sides)
-    return square and module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
+    return (
+        square
+        and module.groups == 1
+        and set(module.dilation) == {1}
+        and module.padding_mode == "zeros"
+    )

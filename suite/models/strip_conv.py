@@ -125,7 +125,9 @@ def _apart(strips: Tensor, count: int, period: int, side: int) -> Tensor:
     A tensor of its own: autograd forbids changing a view that a Function returns, and a network may add into it.
     """
     channels, rows = strips.shape[1:3]
-    by_pixel = strips.permute(0, 2, 3, 1).view(len(strips), rows, IMAGES, period, channels)[:, :, :, :side]
+    by_pixel = strips.permute(0, 2, 3, 1).view(len(strips), rows, IMAGES, period, channels)[
+        :, :, :, :side
+    ]
     size = (len(strips) * IMAGES, channels, rows, side)
     maps = torch.empty(size, dtype=strips.dtype, memory_format=torch.channels_last)
     maps.permute(0, 2, 3, 1).view(-1, IMAGES, rows, side, channels).copy_(by_pixel.transpose(1, 2))

@@ -194,10 +194,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[Channels, Channels] | No
         raise _unreadable(path, f"{type(error).__name__}: {first_line}") from error
     if not isinstance(content, Mapping):
         raise _unreadable(path, f"it holds a {type(content).__name__}, not a state dict")
-    wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    wrapped = next(
+        (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None
+    )
     state = _clean(content if wrapped is None else wrapped)
     if not state:
-        raise _unreadable(path, f"it holds no tensors by name, only {', '.join(map(str, content)) or 'nothing'}")
+        raise _unreadable(
+            path, f"it holds no tensors by name, only {', '.join(map(str, content)) or 'nothing'}"
+        )
     if wrapped is None or "mean" not in content or "std" not in content:
         return state, None
     try:
@@ -220,7 +224,11 @@ def _clean(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            versions = {name.removeprefix(prefix): value for name, value in versions.items() if f"{name}." != prefix}
+            versions = {
+                name.removeprefix(prefix): value
+                for name, value in versions.items()
+                if f"{name}." != prefix
+            }
     clean = OrderedDict((name, _full(value)) for name, value in tensors.items())
     setattr(clean, "_metadata", versions)  # noqa: B010  # where load_state_dict looks for it
     return clean
@@ -247,7 +255,9 @@ def put_into(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     own = net.state_dict()
     device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
     given = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    given = {name: value for name, value in given.items() if name in own or not _AUXILIARY.match(name)}
+    given = {
+        name: value for name, value in given.items() if name in own or not _AUXILIARY.match(name)
+    }
     if _shapes(given, head) != _shapes(own, head):
         given = {name: value for name, value in given.items() if not name.startswith(f"{head}.")}
     odd = [
@@ -256,7 +266,9 @@ def put_into(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         if name in own and value.shape != own[name].shape
     ]
     fitting = OrderedDict(
-        (name, value.to(device)) for name, value in given.items() if name not in own or value.shape == own[name].shape
+        (name, value.to(device))
+        for name, value in given.items()
+        if name not in own or value.shape == own[name].shape
     )
     setattr(fitting, "_metadata", _versions(net, state))  # noqa: B010
     with warnings.catch_warnings():
@@ -291,9 +303,13 @@ def _versions(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
     return versions
 
 
-def mismatch(config: ModelConfig, weights: str, misfits: list[str], looks_like: list[str]) -> Problem:
+def mismatch(
+    config: ModelConfig, weights: str, misfits: list[str], looks_like: list[str]
+) -> Problem:
     """The problem that weights are those of another architecture."""
-    shown = "; ".join(misfits[:_SHOWN]) + (f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else "")
+    shown = "; ".join(misfits[:_SHOWN]) + (
+        f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
+    )
     guess = f"They look like those of {' or '.join(looks_like)}. " if looks_like else ""
     return Problem(
         f"model.weights: {weights} does not fit {config.arch}: {shown}",

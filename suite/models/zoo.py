@@ -18,7 +18,9 @@ _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def _torchvision_models() -> Any:
-    from suite.system.torchvision_import import torchvision  # takes a second, and the scratch nets do without
+    from suite.system.torchvision_import import (
+        torchvision,
+    )  # takes a second, and the scratch nets do without
 
     return torchvision.models
 
@@ -65,7 +67,9 @@ def _from_torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Modul
     options: dict[str, Any] = {}
     if arch in _WITH_AUXILIARY:
         options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
-    net: nn.Module = _torchvision_models().get_model(arch, weights=None, num_classes=num_classes, **options)
+    net: nn.Module = _torchvision_models().get_model(
+        arch, weights=None, num_classes=num_classes, **options
+    )
     return net
 
 
@@ -91,7 +95,9 @@ def _users(reference: str) -> Callable[[int], nn.Module]:
                 remedy="It is called with the number of classes, and returns a torch.nn.Module.",
             ) from error
         if not isinstance(net, nn.Module):
-            raise UsageError(f"model.arch: {reference} must return a torch.nn.Module, got {type(net).__name__}")
+            raise UsageError(
+                f"model.arch: {reference} must return a torch.nn.Module, got {type(net).__name__}"
+            )
         if any(is_lazy(parameter) for parameter in net.parameters()):
             raise UsageError(
                 f"model.arch: {reference} has layers of unknown shape",

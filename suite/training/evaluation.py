@@ -68,7 +68,9 @@ def is_test_due(
     return objective.better(figures[objective.name], previous)
 
 
-def is_out_of_patience(patience: int | None, objective: Objective, records: list[EpochRecord]) -> bool:
+def is_out_of_patience(
+    patience: int | None, objective: Objective, records: list[EpochRecord]
+) -> bool:
     """Whether the last ``patience`` epochs brought no improvement."""
     best = _best(objective, records)
     return patience is not None and best is not None and len(records) - best.epoch >= patience

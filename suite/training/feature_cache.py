@@ -65,7 +65,9 @@ def key(net: nn.Module, layers: Sequence[str], numerics: Numerics, what: Mapping
         layer = net.get_submodule(name)
         digest.update(repr((name, layer)).encode())
         for tensor in layer.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            )
     known = {"format": FORMAT, "machine": machine, "numerics": asdict(numerics), **what}
     digest.update(json.dumps(known, sort_keys=True).encode())
     return digest.hexdigest()[:24]
@@ -91,7 +93,12 @@ def load_or_make(folder: Path, name: str, make: Make) -> Features:
             (entry / "meta.json").touch()  # used now: goes last
         return found
     except OSError as error:
-        return Features(Prefix(why_not=f"features cannot be written to {entry.parent}: {error.strerror or error}"), {})
+        return Features(
+            Prefix(
+                why_not=f"features cannot be written to {entry.parent}: {error.strerror or error}"
+            ),
+            {},
+        )
 
 
 def _make(entry: Path, make: Make) -> Features:
@@ -114,7 +121,9 @@ def _alone(entry: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # who waits holds the old file, looks again and finds the entry
+            lock.unlink(
+                missing_ok=True
+            )  # who waits holds the old file, looks again and finds the entry
 
 
 def _write(folder: Path, prefix: Prefix, parts: Mapping[str, Tensor]) -> None:
@@ -139,7 +148,9 @@ def _read(entry: Path) -> Features | None:
             return None
         parts = {part: _as_tensor(array, meta["layouts"][part]) for part, array in arrays.items()}
         known = meta["prefix"]
-        return Features(Prefix(tuple(known["layers"]), str(known["why_not"]), int(known["bytes"])), parts)
+        return Features(
+            Prefix(tuple(known["layers"]), str(known["why_not"]), int(known["bytes"])), parts
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -194,12 +205,18 @@ def take(features: Tensor, rows: Tensor) -> Tensor:
 def too_large(images: int, prefix: Prefix) -> str:
     """Why so many images' features are not kept; "" where they may be."""
     gib = images * prefix.bytes / 2**30
-    return f"the features of {images:,} images take {gib:.1f} GiB, more than {MOST_GIB:g}" if gib > MOST_GIB else ""
+    return (
+        f"the features of {images:,} images take {gib:.1f} GiB, more than {MOST_GIB:g}"
+        if gib > MOST_GIB
+        else ""
+    )
 
 
 def _forget_unused(spared: Path) -> None:
     """Remove the entries that were not used for longest, until those that are left fit."""
-    entries = sorted((path for path in spared.parent.iterdir() if (path / "meta.json").exists()), key=_used_at)
+    entries = sorted(
+        (path for path in spared.parent.iterdir() if (path / "meta.json").exists()), key=_used_at
+    )
     sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
     for path in entries:
         if sum(sizes.values()) <= KEPT_GIB * 2**30:
@@ -223,7 +240,9 @@ class BatchFeatureCache:
         self._epoch = -1
         self._batches: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def batch(self, epoch: int, step: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, epoch: int, step: int, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Features (B, ...) and targets of one step; a copy, as the network may change its input."""
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, {}

@@ -61,7 +61,9 @@ class Inputs:
         if "train" in self.parts:
             return self.parts["train"].take(positions)
         if self.batch_cache is not None:
-            return self.batch_cache.batch(epoch, step, lambda: self._augmented(positions, epoch, step))
+            return self.batch_cache.batch(
+                epoch, step, lambda: self._augmented(positions, epoch, step)
+            )
         return self._augmented(positions, epoch, step)
 
     def eval_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -125,7 +127,9 @@ def prepare_inputs(
     features = feature_cache.load_or_make(cache, key, lambda: maker.make(cached))
     if not features.prefix.layers:
         return replace(whole, prefix=features.prefix)
-    parts = whole.parts | {name: _in_place_of_images(tensor, cached[name]) for name, tensor in features.parts.items()}
+    parts = whole.parts | {
+        name: _in_place_of_images(tensor, cached[name]) for name, tensor in features.parts.items()
+    }
     batch_cache = None
     if (
         shared_features is not None
@@ -157,7 +161,11 @@ def _batches_key(features_key: str, images: Images, config: TrialConfig, seed: i
 
 def _batch_sizes(images: Images) -> list[int]:
     """Numbers of images that are run together, in training, in evaluation and for the cache."""
-    evaluated = [len(rows) for samples in (images.train, images.val, images.test) for rows in samples.eval_rows()]
+    evaluated = [
+        len(rows)
+        for samples in (images.train, images.val, images.test)
+        for rows in samples.eval_rows()
+    ]
     return sorted({count for count in (*images.batch_sizes(), *evaluated) if count})
 
 

@@ -163,7 +163,9 @@ def prepare_images(
             fill=tuple(float(value) for value in normalise.mean.flatten()),
         ),
         class_weights=_class_weights(dataset, split, config, device),
-        test_schedule=test_schedule(config.train.evaluate_test, EpochImages(batches[-1].stop, len(val), len(test))),
+        test_schedule=test_schedule(
+            config.train.evaluate_test, EpochImages(batches[-1].stop, len(val), len(test))
+        ),
     )
 
 
@@ -186,7 +188,8 @@ def _normalisation(
     else:
         mean, std = data.statistics(dataset.train_images, split.train)
     on_device = (
-        torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(numerics.device) for values in (mean, std)
+        torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(numerics.device)
+        for values in (mean, std)
     )
     return Normalisation(*on_device, precision.memory_format(numerics))
 

@@ -28,7 +28,8 @@ def can_join(trainers: Sequence[Trainer]) -> bool:
         return False
     first = trainers[0]
     positions = {
-        (trainer.epoch, trainer.step, *(batch.stop for batch in trainer.images.batches)) for trainer in trainers
+        (trainer.epoch, trainer.step, *(batch.stop for batch in trainer.images.batches))
+        for trainer in trainers
     }
     shapes = {tuple(weight.shape for weight in trainer.model.parameters()) for trainer in trainers}
     if len(positions) > 1 or len(shapes) > 1:
@@ -81,7 +82,9 @@ def _train_steps(running: list[tuple[int, Trainer]], errors: dict[int, Exception
         try:
             left = _step(joined, running, generators, errors)
         except Exception as error:  # of the joint pass: out of memory for all of them
-            errors |= {number: memory.explained(error, trainer.config) for number, trainer in running}
+            errors |= {
+                number: memory.explained(error, trainer.config) for number, trainer in running
+            }
             return False
         if len(left) < len(running):
             running, joined = left, None

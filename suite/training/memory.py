@@ -28,7 +28,9 @@ def explained(error: Exception, config: TrialConfig) -> Exception:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     known = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in known
+    )
 
 
 def _memory_reason(config: TrialConfig, error: BaseException) -> str:

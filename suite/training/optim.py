@@ -38,7 +38,11 @@ def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
     """``tensor`` in the parameter's layout. torch 2.13's fused kernels pair values by their place in memory, whatever
     the strides say: of another layout a gradient would go to other weights, without a word.
     """
-    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter).copy_(tensor)
+    return (
+        tensor
+        if tensor.stride() == parameter.stride()
+        else torch.empty_like(parameter).copy_(tensor)
+    )
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -55,8 +59,16 @@ class _SGD(_eager(torch.optim.SGD)):  # type: ignore[misc]
     def step(self) -> None:
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            new = [one for one in parameters if group["momentum"] and "momentum_buffer" not in self.state[one]]
-            known = [one for one in parameters if not any(one is other for other in new)] if new else parameters
+            new = [
+                one
+                for one in parameters
+                if group["momentum"] and "momentum_buffer" not in self.state[one]
+            ]
+            known = (
+                [one for one in parameters if not any(one is other for other in new)]
+                if new
+                else parameters
+            )
             for some in (new, known):
                 if some:
                     self._pass_over(some, group, first=some is new)
@@ -66,14 +78,19 @@ class _SGD(_eager(torch.optim.SGD)):  # type: ignore[misc]
         averages: list[Tensor] = []
         grads = [_laid_out(grad, one) for one in parameters if (grad := one.grad) is not None]
         for parameter in parameters if group["momentum"] else ():
-            average = torch.empty_like(parameter) if first else self.state[parameter]["momentum_buffer"]
+            average = (
+                torch.empty_like(parameter) if first else self.state[parameter]["momentum_buffer"]
+            )
             averages.append(_laid_out(average, parameter))
             self.state[parameter]["momentum_buffer"] = averages[-1]
         torch._fused_sgd_(
             [_flat(parameter) for parameter in parameters],
             [_flat(grad) for grad in grads],
             [_flat(average) for average in averages],
-            **{name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")},
+            **{
+                name: group[name]
+                for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")
+            },
             maximize=False,
             is_first_step=first,
         )
@@ -84,7 +101,9 @@ def _adam(kind: type[Optimizer]) -> Callable[..., Optimizer]:
     stock: Any = _eager(kind)
 
     class Flat(stock):  # type: ignore[misc]
-        def _init_group(self, group: dict[str, Any], parameters: list[Tensor], *lists: list[Tensor]) -> bool:
+        def _init_group(
+            self, group: dict[str, Any], parameters: list[Tensor], *lists: list[Tensor]
+        ) -> bool:
             is_complex: bool = super()._init_group(group, parameters, *lists)
             grads, firsts, seconds = lists[:3]
             for place, parameter in enumerate(parameters):
@@ -120,7 +139,9 @@ def multiplier(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
+def build(
+    backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config: TrainConfig
+) -> Optimizer:
     """The optimizer over the trainable parameters, in up to four groups.
 
     Each group carries ``scale``, its learning rate as a multiple of the scheduled one. With ``train.decay: weights``
@@ -139,7 +160,9 @@ def build(backbone: Iterable[nn.Parameter], head: Iterable[nn.Parameter], config
         raise ValueError("nothing to train: every layer is frozen")
     # fused: one pass over each parameter instead of one per operation; exact, and the same on every run
     if config.optimizer == "sgd":
-        return _SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        return _SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
+        )
     make = _Adam if config.optimizer == "adam" else _AdamW
     return make(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
 

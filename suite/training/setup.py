@@ -64,7 +64,9 @@ def prepare_trainer(
     )
     store = StateStore(folder, trial.id)
     store.restore(state, hooks.warn)
-    return Trainer(trial, config, inputs, state, store, objective=objective, numerics=numerics, hooks=hooks)
+    return Trainer(
+        trial, config, inputs, state, store, objective=objective, numerics=numerics, hooks=hooks
+    )
 
 
 def _configure_torch(numerics: Numerics) -> None:

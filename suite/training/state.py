@@ -93,7 +93,9 @@ class TrainingState:
     def to_dict(self) -> dict[str, Any]:
         """The content of a checkpoint's ``last.pt``: tensors and plain values."""
         return {
-            "records": [{"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records],
+            "records": [
+                {"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records
+            ],
             "step": self.step,
             "partial": self.totals.state(),
             "model": self.trained(self.model),
@@ -108,7 +110,9 @@ class TrainingState:
 
     def load(self, last: Mapping[str, Any]) -> None:
         """Continue from the content of a ``last.pt``."""
-        self.records = [EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]]
+        self.records = [
+            EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]
+        ]
         self.step, self.totals = last["step"], MetricAccumulator(**last["partial"])
         self.model.load_state_dict(last["model"], strict=False)
         self.optimizer.load_state_dict(last["optimizer"])

@@ -198,7 +198,9 @@ class Trainer:
         if len(self.images.val):
             figures |= scores("val", *self._predict("val"))
         schedule = self.images.test_schedule
-        if len(self.images.test) and evaluation.is_test_due(schedule, self.objective, figures, self.records):
+        if len(self.images.test) and evaluation.is_test_due(
+            schedule, self.objective, figures, self.records
+        ):
             test_logits, labels = self._predict("test")
             figures |= scores("test", test_logits, labels)
         return figures | {
@@ -256,7 +258,9 @@ class Trainer:
             logits, labels = self._predict("test", self.state.best_network())
             facts["test"] = scores("test", logits, labels)
             require_finite(facts["test"], chosen.epoch)
-        facts["files"] = results.write_results(self.store.folder, self.model, best, self.images.test, logits)
+        facts["files"] = results.write_results(
+            self.store.folder, self.model, best, self.images.test, logits
+        )
         return facts
 
     def draw_activation_maps(self) -> results.DrawnMaps:

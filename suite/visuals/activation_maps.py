@@ -40,7 +40,10 @@ KEY = "activations"  # the name of the series in MLflow
 FACTS_FILE = "activations.json"  # beside the sheets: what is on them
 INPUT = "input"
 CARS = ("automobile", "car")
-SHOWN_WIDTH, TRACKED_WIDTH = 1152, 288  # pixels across the tiles: of sheets to look at, and of those of each trial
+SHOWN_WIDTH, TRACKED_WIDTH = (
+    1152,
+    288,
+)  # pixels across the tiles: of sheets to look at, and of those of each trial
 TRACKED_GREYS = 10  # of a trial's sheets, so that they take about half a byte for each pixel
 
 _FUNCTIONS = {
@@ -48,7 +51,12 @@ _FUNCTIONS = {
     F.relu6: "relu6", F.hardtanh: "hardtanh", F.leaky_relu: "leaky_relu", F.elu: "elu", F.selu: "selu",
     F.prelu: "prelu", F.gelu: "gelu", F.silu: "silu", F.mish: "mish", F.hardswish: "hardswish",
 }  # fmt: skip
-_SHORTCUTS = {"downsample", "shortcut", "skip", "proj"}  # parts of names: torchvision's, ours, and other usual ones
+_SHORTCUTS = {
+    "downsample",
+    "shortcut",
+    "skip",
+    "proj",
+}  # parts of names: torchvision's, ours, and other usual ones
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 MARK = (213, 94, 0)  # vermillion of Okabe and Ito, mid-grey in print
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -150,7 +158,9 @@ def sheets(
         UsageError: a layer that the network does not have, or that has no channels of pixels; names those that do.
     """
     stages, names = trace(network, image)
-    chosen = usual_layers(network, stages, names) if layers is None else _named(layers, stages, names)
+    chosen = (
+        usual_layers(network, stages, names) if layers is None else _named(layers, stages, names)
+    )
     numbers = {key: number for number, key in enumerate(_convolutions(stages), start=1)}
     drawn = []
     for name in chosen:
@@ -172,7 +182,9 @@ def trace(network: nn.Module, image: Tensor) -> tuple[list[Stage], dict[str, int
 
     def keep(stage: Stage) -> None:
         if stage.output.ndim == 4:
-            copied = stage.output.detach().to("cpu", torch.float32, copy=True)  # a ReLU in place may come next
+            copied = stage.output.detach().to(
+                "cpu", torch.float32, copy=True
+            )  # a ReLU in place may come next
             names[stage.key] = len(stages)
             stages.append(Stage(stage.key, stage.kind, copied, stage.activation, stage.relu))
 
@@ -209,9 +221,13 @@ def find_dead(network: nn.Module, batches: Iterable[Tensor]) -> Dead:
     return Dead(count, {key: ~mask.cpu().numpy() for key, mask in fired.items()})
 
 
-def dead_channels(network: nn.Module, images: Tensor, batch: int = 256) -> dict[str, tuple[int, int]]:
+def dead_channels(
+    network: nn.Module, images: Tensor, batch: int = 256
+) -> dict[str, tuple[int, int]]:
     """Layer -> (dead channels, channels) over float images (N, C, H, W), as the network takes them."""
-    return find_dead(network, (part.to(_device(network)) for part in torch.split(images, batch))).counts
+    return find_dead(
+        network, (part.to(_device(network)) for part in torch.split(images, batch))
+    ).counts
 
 
 def example(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> int:
@@ -229,7 +245,10 @@ def save(folder: Path, drawn: Sequence[Sheet], dead: Dead | None, **facts: Any) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
-    files = [f"{step:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', sheet.key)}.png" for step, sheet in enumerate(drawn)]
+    files = [
+        f"{step:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', sheet.key)}.png"
+        for step, sheet in enumerate(drawn)
+    ]
     for name, sheet in zip(files, drawn, strict=True):
         (folder / name).write_bytes(sheet.png)
     content = facts | {
@@ -248,7 +267,10 @@ def save(folder: Path, drawn: Sequence[Sheet], dead: Dead | None, **facts: Any) 
 def _remove_earlier(folder: Path) -> None:
     """Remove the sheets that ``activations.json`` lists, and nothing else: the folder may be the user's own."""
     try:
-        names = [Path(sheet["file"]).name for sheet in json.loads((folder / FACTS_FILE).read_text())["sheets"]]
+        names = [
+            Path(sheet["file"]).name
+            for sheet in json.loads((folder / FACTS_FILE).read_text())["sheets"]
+        ]
     except (OSError, ValueError, LookupError, TypeError):
         return
     for name in names:
@@ -258,7 +280,9 @@ def _remove_earlier(folder: Path) -> None:
 # ---- which layers --------------------------------------------------------------------------------------------------
 
 
-def usual_layers(network: nn.Module, stages: Sequence[Stage], names: Mapping[str, int]) -> list[str]:
+def usual_layers(
+    network: nn.Module, stages: Sequence[Stage], names: Mapping[str, int]
+) -> list[str]:
     """The layers of the study "ResNet-18 on CIFAR-10", part (c), for any network; in forward order.
 
     The input; the first convolution's padded input, itself, its batch norm and activation; the first block's first
@@ -277,7 +301,9 @@ def usual_layers(network: nn.Module, stages: Sequence[Stage], names: Mapping[str
             chosen += [stage.key for stage in stem if stage.kind == wanted][:1]
         chosen += [stage.key for stage in stem if stage.activation][:1]
         chosen.append(convolutions[14] if len(convolutions) > 14 else convolutions[-1])
-    blocks = sorted((name for name in _blocks(network) if name in names), key=lambda name: names[name])
+    blocks = sorted(
+        (name for name in _blocks(network) if name in names), key=lambda name: names[name]
+    )
     if blocks:
         chosen += _within(blocks[0], convolutions)[:2] + _within(blocks[0], activations)[:1]
         chosen += blocks[1:2]
@@ -300,7 +326,11 @@ def _blocks(network: nn.Module) -> list[str]:
         convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
         return len(convolutions) > 1 and any(max(part.kernel_size) > 1 for part in convolutions)
 
-    parts = [(name, part) for name, part in network.named_modules() if name and not isinstance(part, _CONTAINERS)]
+    parts = [
+        (name, part)
+        for name, part in network.named_modules()
+        if name and not isinstance(part, _CONTAINERS)
+    ]
     found = [name for name, part in parts if holds(part)]
     return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
 
@@ -380,7 +410,9 @@ class _Listener(TorchFunctionMode):
     seen: Counter[str] = field(default_factory=Counter)
     last: tuple[str, Tensor, int] | None = None
     first_convolution: bool = True
-    channels_behind: bool = False  # (B, H, W, C), between a Permute and the next one of ConvNeXt and Swin
+    channels_behind: bool = (
+        False  # (B, H, W, C), between a Permute and the next one of ConvNeXt and Swin
+    )
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -401,7 +433,9 @@ class _Listener(TorchFunctionMode):
         if word is not None and isinstance(output, Tensor) and self.inside:
             name, module = self.inside[-1]
             own = type(module).__module__ == "torch.nn.modules.activation"
-            kind = type(module).__name__ if own else {"relu": "ReLU", "relu6": "ReLU6"}.get(word, word)
+            kind = (
+                type(module).__name__ if own else {"relu": "ReLU", "relu6": "ReLU6"}.get(word, word)
+            )
             key = name if own else f"{name}.{word}".lstrip(".")
             self._stage(key, kind, output, activation=True, relu=kind in ("ReLU", "ReLU6"))
         return output
@@ -431,7 +465,9 @@ class _Listener(TorchFunctionMode):
             self._stage(f"{name}.padding", "padding", F.pad(given, border))
         self.first_convolution = False
 
-    def _stage(self, name: str, kind: str, output: Tensor, activation: bool = False, relu: bool = False) -> None:
+    def _stage(
+        self, name: str, kind: str, output: Tensor, activation: bool = False, relu: bool = False
+    ) -> None:
         self.seen[name] += 1
         key = name if self.seen[name] == 1 else f"{name}:{self.seen[name]}"
         self.last = (key, output, output._version)
@@ -510,7 +546,9 @@ def _draw(name: str, kind: str, stage: Stage, dead: Dead | None, width: int, gre
 def _silent(stage: Stage, dead: Dead | None) -> tuple[tuple[int, ...], str]:
     """The channels to mark, and what to say of them."""
     if not stage.relu:
-        return (), "one pixel each: compared over the layer" if stage.output[0, 0].numel() == 1 else ""
+        return (), "one pixel each: compared over the layer" if stage.output[
+            0, 0
+        ].numel() == 1 else ""
     if dead is None or stage.key not in dead.layers:
         mask = stage.output[0].amax((1, 2)).numpy() <= 0
         words = "do not fire on this image"
@@ -532,12 +570,19 @@ def _grid(
     if zoom >= 1:
         grey = grey.repeat(zoom, 1).repeat(zoom, 2)
     else:  # larger than there is room for: the mean of what falls on a pixel
-        size = (max(1, wide * room // max(height, wide)), max(1, height * room // max(height, wide)))
-        grey = np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in grey])
+        size = (
+            max(1, wide * room // max(height, wide)),
+            max(1, height * room // max(height, wide)),
+        )
+        grey = np.stack(
+            [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in grey]
+        )
     h, w = grey.shape[1:]
     rows = math.ceil(count / columns)
     grid = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), 255, np.uint8)
-    corners = [(index % columns * (w + gap), index // columns * (h + gap)) for index in range(count)]
+    corners = [
+        (index % columns * (w + gap), index // columns * (h + gap)) for index in range(count)
+    ]
     for one, (x, y) in zip(grey, corners, strict=True):
         grid[y : y + h, x : x + w] = one
     return grid, corners, (w, h)

@@ -57,12 +57,17 @@ def illustrations(
     files: dict[str, list[Path]] = {}
     for item in sorted(items, key=lambda item: item.trial.seed):
         if item.status is Status.FINISHED and images_of(item) is dataset:
-            files.setdefault(item.trial.arm, []).append(folder / "trials" / item.trial.id / "predictions.npz")
+            files.setdefault(item.trial.arm, []).append(
+                folder / "trials" / item.trial.id / "predictions.npz"
+            )
     return pictures(dataset, configs, files, list(dict.fromkeys(item.trial.arm for item in based)))
 
 
 def pictures(
-    dataset: Dataset, configs: Iterable[TrialConfig], files: Mapping[str, Sequence[Path]], baselines: Sequence[str]
+    dataset: Dataset,
+    configs: Iterable[TrialConfig],
+    files: Mapping[str, Sequence[Path]],
+    baselines: Sequence[str],
 ) -> dict[str, bytes]:
     """The files that a sweep's parent run should hold; a file that there is nothing for is left out.
 
@@ -101,11 +106,17 @@ def augmentations(configs: Iterable[TrialConfig]) -> dict[str, Steps]:
 
 def _settings(steps: Steps) -> str:
     each = (step.model_dump(exclude={"type"}, exclude_none=True).items() for step in steps)
-    return "; ".join(", ".join(f"{name}={value}" for name, value in items) or "defaults" for items in each)
+    return "; ".join(
+        ", ".join(f"{name}={value}" for name, value in items) or "defaults" for items in each
+    )
 
 
 def augmentation_grid(
-    dataset: Dataset, steps: Mapping[str, Steps], seed: int = 0, shown: int = SHOWN, times: int = TIMES
+    dataset: Dataset,
+    steps: Mapping[str, Steps],
+    seed: int = 0,
+    shown: int = SHOWN,
+    times: int = TIMES,
 ) -> bytes:
     """The same few training images under each augmentation, as PNG: one column of tiles for each drawing.
 
@@ -121,7 +132,9 @@ def augmentation_grid(
     fill = statistics(dataset.train_images, np.arange(min(len(dataset.train_images), 10_000)))[0]
     rows = []
     for name, settings in steps.items():
-        pipeline = augment.build(settings, dataset.image_size, dataset.num_classes, tuple(float(v) for v in fill))
+        pipeline = augment.build(
+            settings, dataset.image_size, dataset.num_classes, tuple(float(v) for v in fill)
+        )
         generator = torch.Generator().manual_seed(stream(seed, f"gallery:{name}"))
         labels = torch.zeros(len(images), dtype=torch.int64)
         drawn = [_as_pixels(pipeline(images, labels, generator)[0]) for _ in range(times)]
@@ -148,7 +161,11 @@ def _as_pixels(images: Tensor) -> Pixels:
 
 def _sheet(originals: Pixels, rows: Sequence[tuple[str, Pixels]], times: int) -> bytes:
     """``originals`` (images, H, W, 3) above ``rows`` of (images, times, H, W, 3), each with its name."""
-    side = originals.shape[1] * max(1, round(_TILE / originals.shape[1])) if originals.shape[1] <= _TILE else _TILE
+    side = (
+        originals.shape[1] * max(1, round(_TILE / originals.shape[1]))
+        if originals.shape[1] <= _TILE
+        else _TILE
+    )
     pitch = side + _GAP
     group = times * pitch + _BETWEEN
     size = _LABEL + len(originals) * group, (len(rows) + 1) * pitch + 3 * _BETWEEN
@@ -161,7 +178,9 @@ def _sheet(originals: Pixels, rows: Sequence[tuple[str, Pixels]], times: int) ->
         top = 2 * _BETWEEN + place * pitch
         _write(pen, top + side // 2, name)
         for number, repeat in np.ndindex(tiles.shape[:2]):
-            _paste(sheet, tiles[number, repeat], (_LABEL + number * group + repeat * pitch, top), side)
+            _paste(
+                sheet, tiles[number, repeat], (_LABEL + number * group + repeat * pitch, top), side
+            )
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -184,14 +203,19 @@ def _write(pen: ImageDraw.ImageDraw, middle: int, text: str) -> None:
             lines[-1] = joined
     lines = [*lines[:2], f"{lines[2]} …"] if len(lines) > 3 else lines
     for number, line in enumerate(lines):
-        pen.text((_BETWEEN, middle + (number - (len(lines) - 1) / 2) * 20), line, _INK, font, anchor="lm")
+        pen.text(
+            (_BETWEEN, middle + (number - (len(lines) - 1) / 2) * 20), line, _INK, font, anchor="lm"
+        )
 
 
 # ---- test images -----------------------------------------------------------------------------------------------------
 
 
 def worth_keeping(
-    files: Mapping[str, Sequence[Path]], baselines: Sequence[str], each: int = TELLING, most: int = MOST
+    files: Mapping[str, Sequence[Path]],
+    baselines: Sequence[str],
+    each: int = TELLING,
+    most: int = MOST,
 ) -> npt.NDArray[np.int64]:
     """Test images on which arms differ most from a baseline, either way: sorted rows, ``most`` at most.
 
@@ -218,7 +242,9 @@ def _readable(paths: Iterable[Path]) -> list[Predictions]:
     return found
 
 
-def _differing(ours: list[Predictions], theirs: list[Predictions], each: int) -> Iterable[tuple[int, int]]:
+def _differing(
+    ours: list[Predictions], theirs: list[Predictions], each: int
+) -> Iterable[tuple[int, int]]:
     """(place, row) of the most telling images, either way, of all pairs of networks together."""
     pairs = min(len(ours), len(theirs))
     try:
@@ -243,7 +269,11 @@ def kept_images(dataset: Dataset, index: npt.NDArray[np.int64], limit: int = MOS
     index = index[:limit]
     images = torch.from_numpy(np.array(dataset.test_images[index]))
     if images.shape[-1] > THUMBNAIL:
-        images = F.interpolate(images.float(), (THUMBNAIL, THUMBNAIL), mode="area").round().to(torch.uint8)
+        images = (
+            F.interpolate(images.float(), (THUMBNAIL, THUMBNAIL), mode="area")
+            .round()
+            .to(torch.uint8)
+        )
     file = io.BytesIO()
     np.savez_compressed(
         file,
