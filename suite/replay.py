@@ -71,7 +71,7 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         figure = record.metrics.get(known.objective.name, float("nan"))
         console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
     facts = trainer.finish()
-    if facts["test"]:
+    if facts["test"] and facts["best_epoch"] is not None:
         record = EpochRecord(facts["best_epoch"], facts["test"])
         if wrong := _differences(record, known.run.metrics):
             differing += 1

@@ -48,9 +48,6 @@ def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
     dynamo: Any = torch._dynamo.config
     # one worker trains many trials, one after the other
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = MAX_VERSIONS
-    options: dict[str, str | int | bool] = {
-        "fallback_random": True,
-        "triton.cudagraphs": device.type == "cuda",
-    }
-    compiled: nn.Module = torch.compile(network, dynamic=False, options=options)  # type: ignore[assignment]
+    options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
+    compiled: nn.Module = torch.compile(network, dynamic=False, options={**options})  # type: ignore[assignment]
     return compiled

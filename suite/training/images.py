@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -187,11 +188,16 @@ def _normalisation(
         mean, std = np.asarray(weights.mean), np.asarray(weights.std)
     else:
         mean, std = data.statistics(dataset.train_images, split.train)
-    on_device = (
-        torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(numerics.device)
-        for values in (mean, std)
+    return Normalisation(
+        _per_channel(mean, numerics.device),
+        _per_channel(std, numerics.device),
+        precision.memory_format(numerics),
     )
-    return Normalisation(*on_device, precision.memory_format(numerics))
+
+
+def _per_channel(values: npt.NDArray[np.floating[Any]], device: str) -> Tensor:
+    """float32 (1, C, 1, 1)."""
+    return torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device)
 
 
 def _class_weights(

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suite import models
+from suite.core.records import Objective
 from suite.storage import checkpoint
 from suite.system import disk
+from suite.training.frozen_prefix import Inputs
 from suite.training.images import Images, Samples
-from suite.training.state import BestEpoch
+from suite.training.state import BestEpoch, TrainingState
 from suite.visuals import activation_maps
 
 
@@ -56,6 +59,36 @@ class DrawnMaps(TypedDict):
     metrics: dict[str, float]
 
 
+def best_epoch(state: TrainingState, images: Images, test_logits: Tensor | None) -> BestEpoch:
+    """The epoch just recorded, as the best one so far."""
+    normalise = images.normalise
+    return {
+        "epoch": state.epoch,
+        "model": state.trained(state.evaluated),
+        "classes": list(images.classes),
+        "image_size": images.side,
+        "mean": normalise.mean.flatten().tolist(),
+        "std": normalise.std.flatten().tolist(),
+        "test_logits": test_logits.cpu() if test_logits is not None else None,
+    }
+
+
+def describe(state: TrainingState, objective: Objective, inputs: Inputs) -> TrialFacts:
+    """The facts of a trial whose files are not written yet."""
+    chosen = objective.chosen(state.records)
+    trainable, total = models.count_parameters(state.model)
+    return {
+        "epochs": state.epoch,
+        "best_epoch": chosen.epoch if chosen else None,
+        "best_value": chosen.metrics[objective.name] if chosen else None,
+        "parameters_trainable": trainable,
+        "parameters_total": total,
+        "prefix": inputs.describe_prefix(),
+        "test": {},
+        "files": {},
+    }
+
+
 def write_results(
     folder: Path, model: nn.Module, best: BestEpoch, test: Samples, logits: Tensor | None
 ) -> dict[str, str]:
@@ -71,12 +104,12 @@ def write_results(
     names = ["best.pt"]
     if logits is not None:
         names.insert(0, "predictions.npz")
-        arrays = {
-            "index": test.index.cpu().numpy(),
-            "labels": test.labels[test.index].cpu().numpy(),
-            "logits": logits.cpu().numpy(),
-        }
-        _replace(folder / "predictions.npz", lambda file: np.savez_compressed(file, **arrays))
+        index, labels = test.index.cpu().numpy(), test.labels[test.index].cpu().numpy()
+        predicted = logits.cpu().numpy()
+        _replace(
+            folder / "predictions.npz",
+            lambda file: np.savez_compressed(file, index=index, labels=labels, logits=predicted),
+        )
     _replace(folder / "best.pt", lambda file: torch.save(_complete(best, model), file))
     disk.sync(folder, above=2)  # before the journal records them
     return {name: checkpoint.digest(folder / name) for name in names}

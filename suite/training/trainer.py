@@ -5,24 +5,23 @@ Legend: B images per step, C channels, H x W pixels, K classes, N test images.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite import data, models
+from suite import data
 from suite.config import TrialConfig
 from suite.core import records
 from suite.core.records import EpochRecord, Numerics, Objective, Trial
-from suite.training import evaluation, memory, optim, precision, randomness, results
+from suite.training import memory, optim, precision, randomness, results
 from suite.training.compile import StepCompiler
-from suite.training.evaluation import clock, require_finite
+from suite.training.evaluation import Evaluator, clock, is_out_of_patience, require_finite
 from suite.training.frozen_prefix import Inputs
 from suite.training.hooks import TrainingHooks
 from suite.training.metrics import MetricAccumulator, scores
-from suite.training.state import BestEpoch, StateStore, TrainingState
+from suite.training.state import StateStore, TrainingState
 
 CHECK_LOSS_EVERY = 20  # steps between checks of the loss for NaN: on a GPU each one waits
 
@@ -57,6 +56,7 @@ class Trainer:
         self.inputs, self.images = inputs, inputs.images
         self.state, self.store, self.hooks = state, store, hooks
         self.numerics, self.device = numerics, torch.device(numerics.device)
+        self._evaluator = Evaluator(inputs, objective, numerics, hooks.heartbeat)
         self._compiler = StepCompiler(numerics, self.images.usual_batch_size)
 
     @property
@@ -87,8 +87,9 @@ class Trainer:
     @property
     def complete(self) -> bool:
         """Whether all epochs are done, or ``train.patience`` has run out."""
-        return self.epoch >= self.config.train.epochs or evaluation.is_out_of_patience(
-            self.config.train.patience, self.objective, self.records
+        config = self.config.train
+        return self.epoch >= config.epochs or is_out_of_patience(
+            config.patience, self.objective, self.records
         )
 
     @property
@@ -167,11 +168,7 @@ class Trainer:
             require_finite({records.TRAIN_LOSS: float(state.totals.loss_sum)}, self.epoch + 1)
 
     def end_epoch(self, seconds: float, *, finished: bool) -> EpochRecord | None:
-        """Evaluate and record a finished epoch; save an unfinished one.
-
-        Args:
-            seconds: of training since the epoch began or continued.
-        """
+        """Evaluate and record a finished epoch, after so many seconds; save an unfinished one."""
         self.state.totals.seconds += seconds
         if finished:
             return self._record_epoch()
@@ -180,58 +177,20 @@ class Trainer:
 
     def _record_epoch(self) -> EpochRecord:
         state = self.state
-        figures, test_logits = self._evaluate()
+        figures, test_logits = self._evaluator.evaluate(state)
         require_finite(figures, self.epoch + 1)
         record = EpochRecord(self.epoch + 1, figures)
         state.records.append(record)
         state.step, state.totals = 0, MetricAccumulator()
         if self.objective.chosen(state.records) is record:
-            state.best = self._best_epoch(test_logits)
+            state.best = results.best_epoch(state, self.images, test_logits)
         if self.complete or self.store.is_due:
             self.save()
         return record
 
-    def _evaluate(self) -> tuple[dict[str, float], Tensor | None]:
-        """All figures of the epoch, and the test images' logits if they were evaluated."""
-        totals, started, test_logits = self.state.totals, time.perf_counter(), None
-        figures = totals.figures()
-        if len(self.images.val):
-            figures |= scores("val", *self._predict("val"))
-        schedule = self.images.test_schedule
-        if len(self.images.test) and evaluation.is_test_due(
-            schedule, self.objective, figures, self.records
-        ):
-            test_logits, labels = self._predict("test")
-            figures |= scores("test", test_logits, labels)
-        return figures | {
-            records.EPOCH_SECONDS: totals.seconds + time.perf_counter() - started,
-            records.IMAGES_PER_SECOND: totals.count / max(totals.seconds, 1e-9),
-            records.LEARNING_RATE: self.state.optimizer.param_groups[-1]["lr"],
-            records.MEMORY_GIB: memory.in_use_gib(self.device),
-        }, test_logits
-
-    def _best_epoch(self, test_logits: Tensor | None) -> BestEpoch:
-        normalise = self.images.normalise
-        return {
-            "epoch": self.epoch,
-            "model": self.state.trained(self.state.evaluated),
-            "classes": list(self.images.classes),
-            "image_size": self.images.side,
-            "mean": normalise.mean.flatten().tolist(),
-            "std": normalise.std.flatten().tolist(),
-            "test_logits": test_logits.cpu() if test_logits is not None else None,
-        }
-
     def evaluate_test(self) -> tuple[Tensor, Tensor]:
         """Logits, float32 (N, K), and labels, int64 (N,), of the test images now."""
-        return self._predict("test")
-
-    def _predict(self, part: str, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        if network is None:
-            network = self.state.evaluated
-        network = self.inputs.after_prefix(network.eval())
-        batches = self.inputs.eval_batches(part)
-        return evaluation.predict(network, batches, self.numerics, self.hooks.heartbeat)
+        return self._evaluator.predict(self.state.evaluated, "test")
 
     def save(self) -> None:
         """Write a checkpoint. If it cannot be written, warn; the one before it stays."""
@@ -239,28 +198,17 @@ class Trainer:
 
     def finish(self) -> results.TrialFacts:
         """Write ``best.pt`` and ``predictions.npz`` of a complete trial."""
+        facts = results.describe(self.state, self.objective, self.inputs)
         chosen, best = self.objective.chosen(self.records), self.state.best
-        trainable, total = models.count_parameters(self.model)
-        facts: results.TrialFacts = {
-            "epochs": self.epoch,
-            "best_epoch": chosen.epoch if chosen else None,
-            "best_value": chosen.metrics[self.objective.name] if chosen else None,
-            "parameters_trainable": trainable,
-            "parameters_total": total,
-            "prefix": self.inputs.describe_prefix(),
-            "test": {},
-            "files": {},
-        }
         if chosen is None or best is None or not self.hooks.owns_sweep():
             return facts
         logits = best["test_logits"]
         if len(self.images.test) and records.TEST_LOSS not in chosen.metrics:
-            logits, labels = self._predict("test", self.state.best_network())
+            logits, labels = self._evaluator.predict(self.state.best_network(), "test")
             facts["test"] = scores("test", logits, labels)
             require_finite(facts["test"], chosen.epoch)
-        facts["files"] = results.write_results(
-            self.store.folder, self.model, best, self.images.test, logits
-        )
+        folder, test = self.store.folder, self.images.test
+        facts["files"] = results.write_results(folder, self.model, best, test, logits)
         return facts
 
     def draw_activation_maps(self) -> results.DrawnMaps:
@@ -271,8 +219,9 @@ class Trainer:
         """
         assert self.state.best is not None
         network, epoch = self.state.best_network(), self.state.best["epoch"]
-        folder, should_stop = self.store.folder, self.hooks.should_stop
-        return results.draw_activation_maps(folder, network, self.images, epoch, should_stop)
+        return results.draw_activation_maps(
+            self.store.folder, network, self.images, epoch, self.hooks.should_stop
+        )
 
 
 def fit(trainer: Trainer) -> Iterator[EpochRecord]:
