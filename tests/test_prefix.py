@@ -256,7 +256,7 @@ def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.Mon
         os.utime(tmp_path / "features" / name / "meta.json", (at, at))
     keep("used")
     size = sum(file.stat().st_size for file in (tmp_path / "features" / "used").iterdir())
-    monkeypatch.setattr(feature_cache, "KEPT_GIB", 2.5 * size / 2**30)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_GIB", 2.5 * size / 2**30)
     keep("last")
     assert [entry.name for entry in entries(tmp_path)] == ["last", "used"]
 
@@ -339,7 +339,7 @@ def test_what_follows_the_prefix_shares_its_modules_and_leaves_the_network_whole
 
 
 def test_too_many_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "MOST_GIB", 1e-6)
+    monkeypatch.setattr(feature_cache, "MAX_ENTRY_GIB", 1e-6)
     run = made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7)
     assert "more than 1e-06" in run.inputs.prefix.why_not and set(run.inputs.parts) == {"val", "test"}
     (entry,) = entries(tmp_path / "cache")

@@ -49,5 +49,6 @@ def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
     # one worker trains many trials, one after the other
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = MAX_VERSIONS
     options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
-    compiled: nn.Module = torch.compile(network, dynamic=False, options={**options})  # type: ignore[assignment]
-    return compiled
+    compiled: Any = torch.compile(network, dynamic=False, options={**options})
+    module: nn.Module = compiled
+    return module

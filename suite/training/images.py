@@ -43,7 +43,7 @@ class Samples:
         return len(self.index)
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """New tensors: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
+        """Copies: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
         rows = self.index[positions.to(self.index.device)]
         return feature_cache.take(self.images, rows), self.labels[rows]
 
@@ -132,7 +132,7 @@ def prepare_images(
     """Split a dataset and put it on the device.
 
     Args:
-        weights: initial weights; their mean and standard deviation take precedence over the dataset's.
+        weights: initial weights; their mean and standard deviation replace the dataset's.
         limit_batches: keep at most this many batches of each part.
     """
     device = torch.device(numerics.device)

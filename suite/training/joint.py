@@ -23,7 +23,7 @@ EpochResult = EpochRecord | Exception | None
 
 
 def can_join(trainers: Sequence[Trainer]) -> bool:
-    """Whether all stand at the same step of the same kind of epoch, and their networks can be fused."""
+    """Whether all stand at the same step of equal epochs, and their networks can be fused."""
     if len(trainers) < 2 or any(trainer.inputs.prefix.layers for trainer in trainers):
         return False
     first = trainers[0]

@@ -1,4 +1,4 @@
-"""Loss and accuracy: of an epoch while it is trained, and of a part of the data once it is predicted."""
+"""Loss and accuracy, of the training epoch in progress and of predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class MetricAccumulator:
         self.loss_sum, self.correct, self.count, self.seconds = loss_sum, correct, count, seconds
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits (B, K); targets int64 (B,) or float (B, K). The loss is the plain one."""
+        """Add a batch: logits (B, K); targets int64 (B,) or float (B, K).
+
+        The loss is plain cross entropy, without class weights or smoothing.
+        """
         with torch.no_grad():
             self.loss_sum = (
                 self.loss_sum + F.cross_entropy(logits, targets, reduction="sum").double()
@@ -32,7 +35,7 @@ class MetricAccumulator:
         self.count += len(logits)
 
     def figures(self) -> dict[str, float]:
-        """Mean loss and accuracy of the images so far, as the network was at each step."""
+        """Mean loss and accuracy over the images so far, each with the weights of its step."""
         count = max(self.count, 1)
         return {
             records.TRAIN_LOSS: float(self.loss_sum) / count,

@@ -13,8 +13,9 @@ from suite.core.records import Numerics
 def memory_format(numerics: Numerics) -> torch.memory_format:
     """The layout of images and kernels.
 
-    oneDNN's and cuDNN's kernels prefer channels last: 142 images/s instead of 127 (torchvision's resnet18 at 32 pixels,
-    one thread, fp32, 2x AMD EPYC with AVX2, best of six steps while tests ran beside).
+    oneDNN's and cuDNN's kernels prefer channels last: 142 images/s instead of 127 (torchvision's
+    resnet18 at 32 pixels, one thread, fp32, 2x AMD EPYC with AVX2, best of six steps while tests
+    ran on the same machine).
     """
     return torch.channels_last if numerics.channels_last else torch.contiguous_format
 
