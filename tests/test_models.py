@@ -16,6 +16,7 @@ from suite import models
 from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
 from suite.core.errors import UsageError
 from suite.core.records import stream
+from suite.models.assemble import sketch
 from suite.models.scratch import NETS
 from suite.system.torchvision_import import torchvision
 
@@ -324,7 +325,7 @@ def test_the_head_takes_the_place_of_the_last_layer(arch, head, width):
     size = {"inception_v3": 75, "squeezenet1_1": 64, "vit_b_32": 224}.get(arch, 32)
     config = ModelConfig(arch=arch, head=HeadConfig(hidden=(8,), dropout=0.5))
     assert models.check(config, 7, image_size=size) == []
-    made = models._sketch(config, 7)
+    made = sketch(config, 7)
     assert models.head_name(made) == head
     first, relu, dropout, last = made.get_submodule(head)
     assert (first.weight.shape[:2], last.weight.shape[:2]) == ((8, width), (7, 8))
@@ -384,6 +385,7 @@ def test_your_own_network_is_called_with_the_number_of_classes(tmp_path, monkeyp
 
 SMALL_VIT = """
 from suite.system.torchvision_import import torchvision
+from suite.models.assemble import sketch
 def make(classes):
     return torchvision.models.VisionTransformer(32, 8, 1, 2, hidden_dim=8, mlp_dim=8, num_classes=classes)
 """

@@ -19,6 +19,7 @@ from suite import models
 from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
 from suite.core.errors import EnvironmentProblem, UsageError
 from suite.models import weights as weights_module
+from suite.models.assemble import sketch
 from suite.system.torchvision_import import torchvision
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def test_where_the_body_is_called_features_its_children_count():
     assert names == [*(f"features.{number}" for number in range(13)), "avgpool", "classifier"]
     frozen = {".".join(name.split(".")[:2]) for name, weight in made.named_parameters() if not weight.requires_grad}
     assert frozen == {"features.0", "features.1", "features.2"} == {*models.frozen_prefix(made)}
-    assert models.freezable_layers(models._sketch(ModelConfig(arch="vgg11"), 10))[-2:] == ["features.20", "avgpool"]
+    assert models.freezable_layers(sketch(ModelConfig(arch="vgg11"), 10))[-2:] == ["features.20", "avgpool"]
 
 
 @pytest.mark.parametrize(("depth", "frozen"), [(0, False), (1, False), (2, True)])

@@ -20,12 +20,12 @@ from suite.models.freezing import frozen_prefix
 
 @dataclass(frozen=True)
 class Prefix:
-    """What can be said of a network's frozen leading layers.
+    """A network's frozen leading layers, if their features can be cached.
 
     Attributes:
-        layers: their names, in order; empty where features cannot be kept.
-        why_not: the reason, where it is empty.
-        bytes: of one image's features, where it is not.
+        layers: their names, in order; empty if features cannot be cached.
+        why_not: the reason if ``layers`` is empty.
+        bytes: size of one image's features.
     """
 
     layers: tuple[str, ...] = ()
@@ -39,7 +39,10 @@ class _Reached(Exception):
 
 
 def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
-    """The output of the last of ``layers`` for images (B, C, H, W), without a gradient; the rest is not run."""
+    """The output of the last of ``layers`` for images (B, C, H, W), without a gradient.
+
+    Later layers are not run.
+    """
 
     def stop(_module: nn.Module, _inputs: object, output: object) -> None:
         raise _Reached(output)
@@ -57,7 +60,7 @@ def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
 
 
 def after_prefix(net: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """``net`` with ``layers`` passing on what they get: takes the features. Shares all its other modules with it."""
+    """``net`` with ``layers`` replaced by the identity: takes features. Shares other modules."""
     shortened = _shallow(net)
     for name in layers:
         *parents, last = name.split(".")
@@ -82,26 +85,28 @@ def examine(
     sizes: Sequence[int],
     around: Callable[[], object] = torch.no_grad,
 ) -> Prefix:
-    """Whether features of ``net``'s frozen prefix can be kept, tried out on ``images``.
+    """Whether features of ``net``'s frozen prefix can be cached, tried on ``images``.
 
     Args:
-        net: in the memory format that it trains in; left as it was.
+        net: in its memory format of training; left as it was.
         images: float32 (B, C, H, W), normalised; as many as the largest of ``sizes``.
-        sizes: numbers of images that are run together; features must not depend on it.
-        around: makes the context of a forward pass, for autocast.
+        sizes: numbers of images that run together; features must not depend on them.
+        around: makes the context of a forward pass (autocast).
     """
     layers = frozen_prefix(net)
     if not layers:
         return Prefix(why_not="no leading layer is frozen")
     moving = [name for name in layers if any(map(_moves, net.get_submodule(name).modules()))]
     if moving:
-        why = f"BatchNorm in {moving[0]} moves its statistics; model.freeze_batchnorm: true keeps them"
-        return Prefix(why_not=why)
+        return Prefix(
+            why_not=f"BatchNorm in {moving[0]} moves its statistics; "
+            "model.freeze_batchnorm: true keeps them"
+        )
     training = net.training
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            return _tried(net, layers, images, sizes, around)
-    except Exception as error:  # whatever a network of another shape says to being cut in two
+            return _try(net, layers, images, sizes, around)
+    except Exception as error:  # any error of a network of another structure
         return Prefix(
             why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})"
         )
@@ -110,7 +115,7 @@ def examine(
 
 
 def _moves(module: nn.Module) -> bool:
-    """Whether training changes what a module does, besides its weights: a BatchNorm that is not kept in eval mode."""
+    """Whether training changes more of a module than its weights: a BatchNorm in training mode."""
     return (
         isinstance(module, _BatchNorm)
         and "train" not in vars(module)
@@ -119,11 +124,11 @@ def _moves(module: nn.Module) -> bool:
 
 
 def _format(images: Tensor) -> torch.memory_format:
-    behind = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if behind else torch.contiguous_format
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
-def _tried(
+def _try(
     net: nn.Module,
     layers: Sequence[str],
     images: Tensor,
@@ -136,11 +141,12 @@ def _tried(
         with around():  # type: ignore[attr-defined]
             return run_prefix(net, layers, images[:count])
 
-    most = max(sizes)
-    first = features(most, 0, training=False)
-    least = min(sizes)
+    largest, smallest = max(sizes), min(sizes)
+    first = features(largest, 0, training=False)
     if not all(
-        torch.equal(features(least, seed, training=True), features(least, seed + 1, training=False))
+        torch.equal(
+            features(smallest, seed, training=True), features(smallest, seed + 1, training=False)
+        )
         for seed in (1, 3)
     ):
         return Prefix(
@@ -149,15 +155,17 @@ def _tried(
     for count in sorted(set(sizes)):
         if not torch.equal(features(count, 0, training=False), first[:count]):
             return Prefix(
-                why_not=f"features come out differently in batches of {count} and of {most} images here"
+                why_not=f"features come out differently in batches of {count} and of {largest} "
+                "images here"
             )
-    backwards = images[:most].flip(0).contiguous(memory_format=_format(images))
+    backwards = images[:largest].flip(0).contiguous(memory_format=_format(images))
     net.eval()
     with around():  # type: ignore[attr-defined]
         if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
             return Prefix(why_not="features depend on an image's place in its batch here")
-        if not torch.equal(after_prefix(net, layers)(first), net(images[:most])):
+        if not torch.equal(after_prefix(net, layers)(first), net(images[:largest])):
             return Prefix(
-                why_not=f"the network does more between its layers up to {layers[-1]} than call them"
+                why_not=f"the network does more between its layers up to {layers[-1]} "
+                "than call them"
             )
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())

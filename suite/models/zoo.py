@@ -13,20 +13,20 @@ from suite.config import plugin
 from suite.core.errors import UsageError
 from suite.models.scratch import NETS
 
-# The two with auxiliary classifiers, whose outputs a plain training loop would not understand.
+# Their auxiliary classifiers would return more than logits.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def _torchvision_models() -> Any:
     from suite.system.torchvision_import import (
         torchvision,
-    )  # takes a second, and the scratch nets do without
+    )  # takes a second; scratch nets do not need it
 
     return torchvision.models
 
 
 def from_torchvision(arch: str) -> bool:
-    """Whether ``arch`` is a torchvision classifier (detection, segmentation, video and quantized nets are not)."""
+    """Whether ``arch`` is a torchvision classifier, not for detection, segmentation or video."""
     if arch in NETS or plugin.is_reference(arch):
         return False
     models = _torchvision_models()
@@ -40,19 +40,20 @@ def names() -> list[str]:
 
 
 def published_weights(arch: str) -> Any:
-    """torchvision's enum of published weights for one of its classifiers, e.g. ``ResNet18_Weights``."""
+    """torchvision's enum of published weights for a classifier, e.g. ``ResNet18_Weights``."""
     return _torchvision_models().get_model_weights(arch)
 
 
 def maker(arch: str, *, pretrained: bool) -> Callable[[int], nn.Module]:
-    """The function of the number of classes that makes the network.
+    """The function from the number of classes to the network.
 
     Args:
         arch: a scratch net, a torchvision classifier, or ``module:function``.
-        pretrained: whether published weights are to be loaded; googlenet and inception_v3 then rescale their input.
+        pretrained: whether published weights follow; googlenet and inception_v3 then rescale their
+            input.
 
     Raises:
-        UsageError: if there is no such architecture; names the nearest one.
+        UsageError: there is no such architecture; names the nearest one.
     """
     if arch in NETS:
         return NETS[arch]

@@ -29,7 +29,7 @@ def explained(error: Exception, config: TrialConfig) -> Exception:
 def _is_out_of_memory(error: BaseException) -> bool:
     markers = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        text in str(error) for text in known
+        text in str(error) for text in markers
     )
 
 

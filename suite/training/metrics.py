@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from suite.core import records
+
+
+class AccumulatorState(TypedDict):
+    """Plain values of a ``MetricAccumulator``: its arguments."""
+
+    loss_sum: float
+    correct: int
+    count: int
+    seconds: float
 
 
 class MetricAccumulator:
@@ -42,7 +53,7 @@ class MetricAccumulator:
             records.TRAIN_ACC: float(self.correct) / count,
         }
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> AccumulatorState:
         """Plain values for a checkpoint."""
         return {
             "loss_sum": float(self.loss_sum),

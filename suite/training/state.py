@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,7 +17,7 @@ from suite.core.records import EpochRecord
 from suite.storage import checkpoint
 from suite.system import disk
 from suite.training.hooks import TrainingHooks
-from suite.training.metrics import MetricAccumulator
+from suite.training.metrics import AccumulatorState, MetricAccumulator
 
 SAVE_EVERY_S = 30.0  # at most one checkpoint at the end of an epoch in this time
 
@@ -41,6 +41,40 @@ class BestEpoch(TypedDict):
     mean: list[float]
     std: list[float]
     test_logits: Tensor | None
+
+
+class SavedAverage(TypedDict):
+    """The moving average in a ``last.pt``: its changed tensors, and the steps averaged."""
+
+    model: dict[str, Tensor]
+    steps: int
+
+
+class SavedRecord(TypedDict):
+    """An ``EpochRecord`` in a ``last.pt``."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+class SavedState(TypedDict):
+    """The content of a checkpoint's ``last.pt``.
+
+    Keys:
+        records: one per completed epoch.
+        step: completed steps of the epoch in progress.
+        partial: ``MetricAccumulator.state()`` of the epoch in progress.
+        model: the tensors that training changes.
+        optimizer: its state dict.
+        averaged: the moving average, or None.
+    """
+
+    records: list[SavedRecord]
+    step: int
+    partial: AccumulatorState
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    averaged: SavedAverage | None
 
 
 @dataclass(eq=False)
@@ -90,8 +124,12 @@ class TrainingState:
         tensors = network.state_dict()
         return {name: tensors[name].detach().to("cpu", copy=True) for name in self.trained_tensors}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SavedState:
         """The content of a checkpoint's ``last.pt``: tensors and plain values."""
+        averaged: SavedAverage | None = None
+        if self.averaged is not None:
+            steps = int(self.averaged.n_averaged)
+            averaged = {"model": self.trained(self.averaged.module), "steps": steps}
         return {
             "records": [
                 {"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records
@@ -100,15 +138,10 @@ class TrainingState:
             "partial": self.totals.state(),
             "model": self.trained(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "averaged": None
-            if self.averaged is None
-            else {
-                "model": self.trained(self.averaged.module),
-                "steps": int(self.averaged.n_averaged),
-            },
+            "averaged": averaged,
         }
 
-    def load(self, last: Mapping[str, Any]) -> None:
+    def load(self, last: SavedState) -> None:
         """Continue from the content of a ``last.pt``."""
         self.records = [
             EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]
@@ -162,10 +195,9 @@ class StateStore:
         newest = checkpoint.newest(folder, self._trial_id, warn)
         if newest is None:
             return
-        state.load(newest.read("last.pt"))
+        state.load(cast(SavedState, newest.read("last.pt")))
         if (newest.folder / "best.pt").exists():
-            best: Any = newest.read("best.pt")
-            state.best = best
+            state.best = cast(BestEpoch, newest.read("best.pt"))
 
 
 def trained_tensor_names(model: nn.Module) -> list[str]:
