@@ -96,7 +96,7 @@ def activations(
         pixels = dataset.test_images[index]
         about = f"test image {index} ({dataset.classes[dataset.test_labels[index]]})"
     shown = ((torch.tensor(pixels).float() / 255 - mean) / std)[0]
-    activation_maps.sheets(
+    activation_maps.draw(
         network, shown, layers, width=activation_maps.TRACKED_WIDTH
     )  # a wrong name is told before the wait
     dead = None
@@ -106,7 +106,7 @@ def activations(
         dead = activation_maps.find_dead(
             network, ((torch.from_numpy(part).float() / 255 - mean) / std for part in parts)
         )
-    drawn = activation_maps.sheets(network, shown, layers, dead=dead)
+    drawn = activation_maps.draw(network, shown, layers, dead=dead)
     folder = out or Path(activation_maps.KEY) / known.run.run_id
     try:
         files = activation_maps.save(folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about)

@@ -118,7 +118,7 @@ def test_the_network_and_the_random_states_are_left_as_they_were() -> None:
     modes = [module.training for module in net.modules()]
     state = {name: value.clone() for name, value in net.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    activation_maps.sheets(net, noise(8))
+    activation_maps.draw(net, noise(8))
     dead_channels(net, noise(8)[None])
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
@@ -144,7 +144,7 @@ STUDY = [
 )
 def test_the_layers_of_the_study_in_its_order(arch: str, shapes: list[tuple[int, int]]) -> None:
     net = build(arch)
-    found = activation_maps.sheets(net, noise())
+    found = activation_maps.draw(net, noise())
     assert [sheet.key for sheet in found] == STUDY
     assert [sheet.shape for sheet in found] == [(channels, side, side) for channels, side in shapes]
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
@@ -169,7 +169,7 @@ def test_the_layers_of_the_study_in_its_order(arch: str, shapes: list[tuple[int,
 )  # fmt: skip
 def test_other_networks_have_their_usual_layers_too(arch: str, side: int, expected: list[str]) -> None:
     net = build(arch)
-    found = [sheet.key for sheet in activation_maps.sheets(net, noise(side), width=TRACKED_WIDTH)]
+    found = [sheet.key for sheet in activation_maps.draw(net, noise(side), width=TRACKED_WIDTH)]
     assert found[0] == "input" and set(expected) <= set(found) and len(found) <= 12
     order = trace(net, noise(side))[1]
     assert [order[key] for key in found] == sorted(order[key] for key in found)
@@ -182,29 +182,29 @@ def test_channels_that_come_last_are_put_first() -> None:
 
 def test_every_stage_of_any_network_can_be_asked_for() -> None:
     net = build("densenet121")
-    every = activation_maps.sheets(net, noise(64), ["all"], width=TRACKED_WIDTH)
+    every = activation_maps.draw(net, noise(64), ["all"], width=TRACKED_WIDTH)
     keys = [sheet.key for sheet in every]
     convolutions = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 120 and set(convolutions) <= set(keys)
     assert keys[-1] == "relu" and len(set(keys)) == len(keys)  # densenet's last ReLU is a function
     some = [
-        sheet.key for sheet in activation_maps.sheets(net, noise(64), ["features.denseblock1.denselayer2.*", "input"])
+        sheet.key for sheet in activation_maps.draw(net, noise(64), ["features.denseblock1.denselayer2.*", "input"])
     ]
     assert some[0] == "input" and len(some) == 7 and all("denselayer2" in key for key in some[1:])
 
 
 def test_a_module_that_hands_on_what_it_was_given_is_shown_once() -> None:
     net = build("resnet18_cifar")
-    assert [sheet.key for sheet in activation_maps.sheets(net, noise(), ["layer1", "layer1.1", "layer1.1.relu:2"])] == [
+    assert [sheet.key for sheet in activation_maps.draw(net, noise(), ["layer1", "layer1.1", "layer1.1.relu:2"])] == [
         "layer1"
     ]
 
 
 def test_an_unknown_layer_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no layer 'layer1.0.conv9'(.|\n)*Did you mean 'layer1.0.conv[12]'(.|\n)*bn1"):
-        activation_maps.sheets(build("resnet18_cifar"), noise(), ["layer1.0.conv9"])
+        activation_maps.draw(build("resnet18_cifar"), noise(), ["layer1.0.conv9"])
     with pytest.raises(UsageError, match=r"Known: input, conv1\.padding"):
-        activation_maps.sheets(Tiny(4), noise(8), ["fc"])
+        activation_maps.draw(Tiny(4), noise(8), ["fc"])
 
 
 # ---- dead channels -------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_the_command_normalises_and_counts_over_the_test_images(
     assert facts["dead"] == {"1": [1, 2]}, "the test images are dark, so what looks for light never fires"
     shown = (torch.tensor(ramp.transpose(2, 0, 1)).float() / 255 - 0.5) / 0.25
     dead = find_dead(net, [(torch.tensor(dark).float() / 255 - 0.5) / 0.25])
-    (sheet,) = activation_maps.sheets(net, shown, ["1"], dead=dead)
+    (sheet,) = activation_maps.draw(net, shown, ["1"], dead=dead)
     assert (tmp_path / "out" / "000-1.png").read_bytes() == sheet.png
 
 
@@ -292,7 +292,7 @@ def test_a_channel_that_fires_ever_so_little_is_alive() -> None:
 
 def test_dead_tiles_are_crossed_out(damaged: nn.Module) -> None:
     dead = find_dead(damaged, [torch.stack([noise(16, seed) for seed in range(3)])])
-    sheet = activation_maps.sheets(damaged, noise(16), ["relu"], dead=dead)[0]
+    sheet = activation_maps.draw(damaged, noise(16), ["relu"], dead=dead)[0]
     assert sheet.marked == (1, 5, 63) and sheet.note == "3 of 64 never fire on 3 test images"
     image = Image.open(io.BytesIO(sheet.png))
     image.load()
@@ -312,7 +312,7 @@ def test_a_sheet_has_a_tile_for_each_channel() -> None:
     net = nn.Conv2d(3, 6, 1, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.arange(18).view(6, 3, 1, 1) / 18)
-    sheet = activation_maps.sheets(nn.Sequential(net), torch.ones(3, 1, 1), ["0"])[0]
+    sheet = activation_maps.draw(nn.Sequential(net), torch.ones(3, 1, 1), ["0"])[0]
     grey = np.asarray(sheet.image.convert("L"))
     expected = tiles(trace(nn.Sequential(net), torch.ones(3, 1, 1))[0][-1].output[0].numpy()).ravel()
     for index, value in enumerate(expected):  # three columns, two rows
@@ -324,7 +324,7 @@ def test_a_sheet_has_a_tile_for_each_channel() -> None:
 
 @pytest.mark.parametrize(("arch", "side"), [("resnet18_cifar", 32), ("resnet18", 224), ("resnet50", 32)])
 def test_the_sheets_of_a_trial_stay_small(arch: str, side: int) -> None:
-    found = activation_maps.sheets(build(arch), noise(side), width=TRACKED_WIDTH, greys=TRACKED_GREYS)
+    found = activation_maps.draw(build(arch), noise(side), width=TRACKED_WIDTH, greys=TRACKED_GREYS)
     assert sum(len(sheet.png) for sheet in found) < 300_000, "even of noise"
     assert all(max(sheet.image.size) < 450 for sheet in found)
 
@@ -345,7 +345,7 @@ def test_the_image_shown_is_the_first_car() -> None:
 
 
 def test_files_sort_in_forward_order_and_only_earlier_sheets_are_replaced(tmp_path: Path) -> None:
-    found = activation_maps.sheets(Tiny(4), noise(8))
+    found = activation_maps.draw(Tiny(4), noise(8))
     (tmp_path / "mine.png").write_bytes(b"mine")
     names = activation_maps.save(tmp_path, found, None, image="x")
     assert names == sorted(names) and names[0] == "000-input.png"

@@ -443,10 +443,10 @@ def test_kept_images_are_those_that_tell_arms_apart(digits: Any, tmp_path: Path)
             np.savez(path, index=one.index, labels=one.labels, logits=one.logits)
             files.setdefault(arm, []).append(path)
     files["b"].append(tmp_path / "missing.npz")
-    kept = gallery.worth_keeping(files, ["base"], each=5)
+    kept = gallery.discriminating_images(files, ["base"], per_pair=5)
     ours, theirs = ([Predictions.read(path) for path in files[arm][:2]] for arm in ("a", "base"))
     assert {one.index for one in predictions.telling(ours, theirs, 5)} <= set(kept.tolist())
-    assert 10 <= len(kept) <= 20 and len(gallery.worth_keeping(files, ["base"], 5, most=7)) == 7
+    assert 10 <= len(kept) <= 20 and len(gallery.discriminating_images(files, ["base"], 5, limit=7)) == 7
     made = gallery.pictures(digits, [TrialConfig()], files, ["base"])
     assert set(made) == {"test_images.npz"}, "there are no augmentations to show"
     with np.load(io.BytesIO(made["test_images.npz"])) as file:
@@ -461,7 +461,7 @@ def test_large_test_images_are_kept_small(digits: Any) -> None:
     from suite.visuals import gallery
 
     large = replace(digits, test_images=np.repeat(np.repeat(digits.test_images[:3], 32, 2), 32, 3))
-    with np.load(io.BytesIO(gallery.kept_images(large, np.arange(3), 2))) as file:
+    with np.load(io.BytesIO(gallery.image_file(large, np.arange(3), 2))) as file:
         assert file["images"].shape == (2, 96, 96, 3)
 
 

@@ -161,7 +161,7 @@ def draw_activation_maps(
             yield normalise.from_bytes(batch)
 
     dead = activation_maps.find_dead(network, batches())
-    maps = activation_maps.sheets(
+    maps = activation_maps.draw(
         network,
         normalise.from_bytes(image[None])[0],
         dead=dead,
