@@ -1,7 +1,8 @@
 """The user's own data: ``module:function``, called with ``data.root``.
 
-The function returns a mapping ``{"train": (images, labels), "test": (images, labels), "classes": [names]}``: images
-uint8 (N, H, W, 3) or (N, H, W), labels integers (N,) from 0. Not kept in the cache: nobody knows what it read.
+The function returns a mapping ``{"train": (images, labels), "test": (images, labels), "classes":
+[names]}``: images uint8 (N, H, W, 3) or (N, H, W), labels integers (N,) from 0. It is not cached,
+as its sources are unknown.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def load(reference: str, root: str | None, image_size: int | None) -> Dataset:
     """Call the user's function and check what it returns.
 
     Raises:
-        UsageError: if it cannot be found, fails, or returns something else than a data set: with all that is wrong.
+        UsageError: it cannot be found, fails, or returns no valid dataset; lists all problems.
     """
     function = resolve(reference, "data.name")
     try:
@@ -39,7 +40,8 @@ def load(reference: str, root: str | None, image_size: int | None) -> Dataset:
             sorted(map(str, returned)) if isinstance(returned, Mapping) else type(returned).__name__
         )
         raise UsageError(
-            f"data.name: {reference} must return a mapping with the keys {', '.join(_KEYS)}, got {got}",
+            f"data.name: {reference} must return a mapping with the keys {', '.join(_KEYS)}, "
+            f"got {got}",
             remedy="train and test are pairs (images, labels), classes is a list of names.",
         )
     return _checked(reference, returned, image_size)
@@ -68,7 +70,7 @@ def _checked(reference: str, returned: Mapping[str, Any], image_size: int | None
     return Dataset.of(reference, classes, train, test)
 
 
-def _classes(given: Any, wrong: list[Problem]) -> tuple[str, ...]:
+def _classes(given: object, wrong: list[Problem]) -> tuple[str, ...]:
     if (
         isinstance(given, str)
         or not isinstance(given, Sequence)
@@ -83,7 +85,9 @@ def _classes(given: Any, wrong: list[Problem]) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _part(part: str, given: Any, num_classes: int, wrong: list[Problem]) -> tuple[Images, Labels]:
+def _part(
+    part: str, given: object, num_classes: int, wrong: list[Problem]
+) -> tuple[Images, Labels]:
     if not isinstance(given, tuple | list) or len(given) != 2:
         wrong.append(Problem(f"{part} must be a pair (images, labels), got {type(given).__name__}"))
         return np.empty(0, np.uint8), np.empty(0, np.int64)
@@ -96,7 +100,8 @@ def _part(part: str, given: Any, num_classes: int, wrong: list[Problem]) -> tupl
     if images.ndim and labels.ndim and len(images) != len(labels):
         wrong.append(
             Problem(
-                f"{part} must have as many labels as images, got {len(labels):,} and {len(images):,}"
+                f"{part} must have as many labels as images, "
+                f"got {len(labels):,} and {len(images):,}"
             )
         )
     return images, labels.astype(np.int64) if labels.dtype.kind in "iu" else np.empty(0, np.int64)
@@ -116,8 +121,8 @@ def _image_problems(part: str, images: npt.NDArray[Any]) -> list[Problem]:
     ):
         first = images.ndim == 4 and images.shape[1] == 3
         remedy = "Channels come last: images.transpose(0, 2, 3, 1)." if first else ""
-        rule = f"{part} images must have the shape (N, H, W, 3) or (N, H, W), none of them 0, got {images.shape}"
-        problems.append(Problem(rule, remedy=remedy))
+        rule = f"{part} images must have the shape (N, H, W, 3) or (N, H, W), none of them 0"
+        problems.append(Problem(f"{rule}, got {images.shape}", remedy=remedy))
     return problems
 
 
@@ -125,7 +130,8 @@ def _label_problems(part: str, labels: npt.NDArray[Any], num_classes: int) -> li
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         return [
             Problem(
-                f"{part} labels must be integers of shape (N,), got {labels.dtype} of shape {labels.shape}"
+                f"{part} labels must be integers of shape (N,), "
+                f"got {labels.dtype} of shape {labels.shape}"
             )
         ]
     if num_classes and labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
