@@ -144,9 +144,7 @@ def _try(
     largest, smallest = max(sizes), min(sizes)
     first = features(largest, 0, training=False)
     if not all(
-        torch.equal(
-            features(smallest, seed, training=True), features(smallest, seed + 1, training=False)
-        )
+        torch.equal(features(smallest, seed, True), features(smallest, seed + 1, False))
         for seed in (1, 3)
     ):
         return Prefix(
@@ -158,14 +156,19 @@ def _try(
                 why_not=f"features come out differently in batches of {count} and of {largest} "
                 "images here"
             )
-    backwards = images[:largest].flip(0).contiguous(memory_format=_format(images))
     net.eval()
     with around():  # type: ignore[attr-defined]
-        if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
-            return Prefix(why_not="features depend on an image's place in its batch here")
-        if not torch.equal(after_prefix(net, layers)(first), net(images[:largest])):
-            return Prefix(
-                why_not=f"the network does more between its layers up to {layers[-1]} "
-                "than call them"
-            )
+        why_not = _difference(net, layers, images[:largest], first)
+    if why_not:
+        return Prefix(why_not=why_not)
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())
+
+
+def _difference(net: nn.Module, layers: Sequence[str], images: Tensor, features: Tensor) -> str:
+    """Why ``net`` cannot be cut after ``layers``, whose output for ``images`` is ``features``."""
+    backwards = images.flip(0).contiguous(memory_format=_format(images))
+    if not torch.equal(run_prefix(net, layers, backwards).flip(0), features):
+        return "features depend on an image's place in its batch here"
+    if not torch.equal(after_prefix(net, layers)(features), net(images)):
+        return f"the network does more between its layers up to {layers[-1]} than call them"
+    return ""

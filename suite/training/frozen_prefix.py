@@ -130,15 +130,12 @@ def prepare_inputs(
     parts = whole.parts | {
         name: _in_place_of_images(tensor, cached[name]) for name, tensor in features.parts.items()
     }
-    batch_cache = None
-    if (
-        shared_features is not None
-        and "train" not in cached
-        and len(images.train) * features.prefix.bytes <= MAX_SHARED_BYTES
-    ):
-        batches = _batches_key(key, images, config, seed)
-        batch_cache = shared_features.setdefault(batches, BatchFeatureCache())
-    return replace(whole, prefix=features.prefix, parts=parts, batch_cache=batch_cache)
+    inputs = replace(whole, prefix=features.prefix, parts=parts)
+    fits = len(images.train) * features.prefix.bytes <= MAX_SHARED_BYTES
+    if shared_features is None or "train" in cached or not fits:
+        return inputs
+    batches = _batches_key(key, images, config, seed)
+    return replace(inputs, batch_cache=shared_features.setdefault(batches, BatchFeatureCache()))
 
 
 def _dependencies(images: Images, parts: Mapping[str, Samples]) -> dict[str, object]:

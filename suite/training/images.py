@@ -137,17 +137,16 @@ def prepare_images(
     """
     device = torch.device(numerics.device)
     split = _split(dataset, config, limit_batches)
-    on_device = data.to_device(dataset, device)
-    train, val, test = (
-        Samples(images, labels, torch.from_numpy(index).to(device))
-        for images, labels, index in (
-            (on_device.train_images, on_device.train_labels, split.train),
-            (on_device.train_images, on_device.train_labels, split.val),
-            (on_device.test_images, on_device.test_labels, split.test),
-        )
-    )
+    train, val, test = _samples(dataset, split, device)
     batches = data.batch_slices(len(train), config.train)
     normalise = _normalisation(dataset, split, numerics, weights)
+    counts = EpochImages(batches[-1].stop, len(val), len(test))
+    pipeline = augment.build(
+        config.pipeline(),
+        image_size=dataset.image_size,
+        num_classes=dataset.num_classes,
+        fill=tuple(float(value) for value in normalise.mean.flatten()),
+    )
     return Images(
         train,
         val,
@@ -157,17 +156,21 @@ def prepare_images(
         example=activation_maps.example(dataset.test_labels, dataset.classes),
         batches=batches,
         normalise=normalise,
-        augment=augment.build(
-            config.pipeline(),
-            image_size=dataset.train_images.shape[-1],
-            num_classes=len(dataset.classes),
-            fill=tuple(float(value) for value in normalise.mean.flatten()),
-        ),
+        augment=pipeline,
         class_weights=_class_weights(dataset, split, config, device),
-        test_schedule=test_schedule(
-            config.train.evaluate_test, EpochImages(batches[-1].stop, len(val), len(test))
-        ),
+        test_schedule=test_schedule(config.train.evaluate_test, counts),
     )
+
+
+def _samples(dataset: data.Dataset, split: data.Split, device: torch.device) -> list[Samples]:
+    """The training, validation and test part."""
+    on_device = data.to_device(dataset, device)
+    train = on_device.train_images, on_device.train_labels
+    test = on_device.test_images, on_device.test_labels
+    return [
+        Samples(*arrays, torch.from_numpy(rows).to(device))
+        for arrays, rows in ((train, split.train), (train, split.val), (test, split.test))
+    ]
 
 
 def _split(dataset: data.Dataset, config: TrialConfig, limit_batches: int | None) -> data.Split:
