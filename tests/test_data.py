@@ -188,7 +188,7 @@ def test_a_missing_root_is_named_in_full(tmp_path: Path, cache: Path, monkeypatc
     (problem,) = problems_of(Path("nowhere"), cache)
     assert str(tmp_path / "nowhere") in problem and "train/<class>/*" in problem and "no such folder" in problem
     (tmp_path / "file").write_text("")
-    assert "that is a file" in problems_of(Path("file"), cache)[0]
+    assert "it is a file" in problems_of(Path("file"), cache)[0]
 
 
 def test_missing_parts_are_named_with_what_is_there_instead(folder: Path, cache: Path) -> None:

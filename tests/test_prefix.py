@@ -294,9 +294,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("plain", ""), ("doubles", "does more between its layers"), ("drops", "is random while it trains"),
-        ("looks at others", "come out differently in batches of"), ("looks back", "does more between its layers"),
-        ("counts", "depend on an image's place in its batch"),
+        ("plain", ""), ("doubles", "computes between its layers"), ("drops", "are random in training"),
+        ("looks at others", "differ between batches of"), ("looks back", "computes between its layers"),
+        ("counts", "depend on an image's position in its batch"),
     ],
 )  # fmt: skip
 def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:
@@ -312,8 +312,8 @@ def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"freeze_batchnorm": False}, "bn1 moves its statistics; model.freeze_batchnorm: true keeps them"),
-        ({"dropout": DropoutConfig(rate=0.01, after=("layer2",))}, "is random while it trains (dropout)"),
+        ({"freeze_batchnorm": False}, "bn1 updates its statistics; model.freeze_batchnorm: true keeps them"),
+        ({"dropout": DropoutConfig(rate=0.01, after=("layer2",))}, "are random in training (dropout)"),
         ({"freeze_depth": 0}, "no leading layer is frozen"),
     ],
 )

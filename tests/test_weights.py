@@ -122,7 +122,7 @@ def test_unusable_files_are_the_environments_fault(tmp_path, capsys):
 
 
 def test_missing_files_are_the_environments_fault_and_found_without_loading(tmp_path):
-    for path, said in ((tmp_path / "no.pth", "is not there"), (tmp_path, "is a folder")):
+    for path, said in ((tmp_path / "no.pth", "does not exist"), (tmp_path, "is a folder")):
         config = ModelConfig(arch="resnet18", weights=str(path))
         with pytest.raises(EnvironmentProblem, match=said):
             models.load_weights(config)

@@ -75,7 +75,7 @@ def scan(root: Path) -> Listing:
         EnvironmentProblem: lists all problems of its structure.
     """
     if not root.is_dir():
-        what = "that is a file" if root.exists() else "there is no such folder"
+        what = "it is a file" if root.exists() else "no such folder"
         raise_problems(
             capped(
                 [f"data.root must be a folder of images, got {root}: {what}"],
@@ -106,10 +106,10 @@ def _scan_part(root: Path, part: str, problems: list[Problem]) -> dict[str, list
     ignored: Counter[str] = Counter()
     broken: list[str] = []
     classes = {name: _scan_class(root, folder / name, ignored, broken) for name in names}
-    problems += capped(broken, "Mend or remove these files.")
+    problems += capped(broken, "Repair or remove these files.")
     if ignored:
         _log.info(
-            "%s: %s files ignored that are no images (%s)",
+            "%s: ignored %s files that are not images (%s)",
             folder,
             ignored.total(),
             enough(sorted(ignored)),
@@ -290,7 +290,7 @@ def read_images(folder: Path, side: int) -> tuple[list[str], Images]:
     files = sorted(_walk(str(folder), frozenset(), problems))
     paths = [path for path in files if os.path.splitext(path)[1].lower() in SUFFIXES]  # noqa: PTH122
     images, bad = _decode_chunk(side, False, paths)
-    raise_problems(capped([*problems, *bad], "Mend or remove them."))
+    raise_problems(capped([*problems, *bad], "Repair or remove them."))
     return paths, images
 
 
@@ -313,7 +313,7 @@ def read_image(path: Path, side: int) -> Images:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unknown kind"
+        return "not an image, or an unsupported format"
     return str(error) or type(error).__name__
 
 

@@ -159,13 +159,13 @@ def _unusable(name: str, kind: Any, root: Path, error: Exception) -> Environment
     urls, folder = _by_hand(kind, root)
     damaged = _damaged(kind, root)
     there = (
-        f"{enough(damaged)} in {root} has another checksum than published and was not read; "
+        f"{enough(damaged)} in {root} differs from the published checksum and was not read; "
         if damaged
         else ""
     )
     reason = str(error).strip() or type(error).__name__
     return EnvironmentProblem(
-        f"data.name={name} is neither in {root} nor could be downloaded: "
+        f"data.name={name} is not in {root} and could not be downloaded: "
         f"{there}{type(error).__name__}: {reason}",
         remedy=f"Download {' '.join(urls)} by hand to {folder}, or use your own images with "
         "data.name=folder data.root=FOLDER, or data.name=digits, which needs no download.",

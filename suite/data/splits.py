@@ -185,7 +185,7 @@ def _class_problems(
     ]
     if not missing:
         return []
-    rule = f"every class needs a training image, but with {size:,} training images there is none of"
+    rule = f"every class needs a training image, but with {size:,} training images these have none:"
     return [
         Problem(
             f"{rule} {enough(missing)}", remedy=_class_remedy(config, labels, order, classes_needed)

@@ -99,7 +99,7 @@ def examine(
     moving = [name for name in layers if any(map(_moves, net.get_submodule(name).modules()))]
     if moving:
         return Prefix(
-            why_not=f"BatchNorm in {moving[0]} moves its statistics; "
+            why_not=f"BatchNorm in {moving[0]} updates its statistics; "
             "model.freeze_batchnorm: true keeps them"
         )
     training = net.training
@@ -147,14 +147,12 @@ def _try(
         torch.equal(features(smallest, seed, True), features(smallest, seed + 1, False))
         for seed in (1, 3)
     ):
-        return Prefix(
-            why_not=f"what comes before the end of {layers[-1]} is random while it trains (dropout)"
-        )
+        return Prefix(why_not=f"the layers up to {layers[-1]} are random in training (dropout)")
     for count in sorted(set(sizes)):
         if not torch.equal(features(count, 0, training=False), first[:count]):
             return Prefix(
-                why_not=f"features come out differently in batches of {count} and of {largest} "
-                "images here"
+                why_not=f"features differ between batches of {count} and of {largest} images "
+                "on this machine"
             )
     net.eval()
     with around():  # type: ignore[attr-defined]
@@ -168,7 +166,7 @@ def _difference(net: nn.Module, layers: Sequence[str], images: Tensor, features:
     """Why ``net`` cannot be cut after ``layers``, whose output for ``images`` is ``features``."""
     backwards = images.flip(0).contiguous(memory_format=_format(images))
     if not torch.equal(run_prefix(net, layers, backwards).flip(0), features):
-        return "features depend on an image's place in its batch here"
+        return "features depend on an image's position in its batch on this machine"
     if not torch.equal(after_prefix(net, layers)(features), net(images)):
-        return f"the network does more between its layers up to {layers[-1]} than call them"
+        return f"the network computes between its layers up to {layers[-1]}, not only in them"
     return ""

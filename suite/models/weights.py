@@ -90,7 +90,7 @@ def missing_file(config: ModelConfig) -> list[Problem]:
 
 
 def _missing(path: Path) -> Problem:
-    kind = "is a folder, not a file" if path.is_dir() else "is not there"
+    kind = "is a folder, not a file" if path.is_dir() else "does not exist"
     return Problem(
         f"model.weights: {path} {kind}",
         remedy="Give the file of a state dict saved with torch.save; "
@@ -202,7 +202,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[Channels, Channels] | No
     state = _clean(content if wrapped is None else wrapped)
     if not state:
         raise _unreadable(
-            path, f"it holds no tensors by name, only {', '.join(map(str, content)) or 'nothing'}"
+            path, f"it has no named tensors, only {', '.join(map(str, content)) or 'nothing'}"
         )
     if wrapped is None or "mean" not in content or "std" not in content:
         return state, None
