@@ -47,7 +47,7 @@ def load(reference: str, root: str | None, image_size: int | None) -> Dataset:
     return _checked(reference, returned, image_size)
 
 
-def _checked(reference: str, returned: Mapping[str, Any], image_size: int | None) -> Dataset:
+def _checked(reference: str, returned: Mapping[str, object], image_size: int | None) -> Dataset:
     wrong: list[Problem] = []
     classes = _classes(returned["classes"], wrong)
     parts = {part: _part(part, returned[part], len(classes), wrong) for part in ("train", "test")}

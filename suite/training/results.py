@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, TypedDict
 
 import numpy as np
 import torch
@@ -115,10 +115,10 @@ def write_results(
     return {name: checkpoint.digest(folder / name) for name in names}
 
 
-def _complete(best: BestEpoch, model: nn.Module) -> dict[str, Any]:
+def _complete(best: BestEpoch, model: nn.Module) -> dict[str, object]:
     """The best epoch with every tensor of the network: needs no other weights."""
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    content = {name: value for name, value in best.items() if name != "test_logits"}
+    content: dict[str, object] = {name: value for name, value in best.items() if name != "test_logits"}
     return content | {"model": tensors | best["model"]}
 
 
