@@ -118,7 +118,9 @@ def write_results(
 def _complete(best: BestEpoch, model: nn.Module) -> dict[str, object]:
     """The best epoch with every tensor of the network: needs no other weights."""
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    content: dict[str, object] = {name: value for name, value in best.items() if name != "test_logits"}
+    content: dict[str, object] = {
+        name: value for name, value in best.items() if name != "test_logits"
+    }
     return content | {"model": tensors | best["model"]}
 
 
@@ -148,7 +150,7 @@ def draw_activation_maps(
         should_stop: asked before each batch.
 
     Raises:
-        InterruptedError: ``should_stop`` said so.
+        InterruptedError: ``should_stop`` returned True.
     """
     test, normalise = images.test, images.normalise
     image = test.images[images.example]

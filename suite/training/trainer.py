@@ -168,7 +168,7 @@ class Trainer:
             require_finite({records.TRAIN_LOSS: float(state.totals.loss_sum)}, self.epoch + 1)
 
     def end_epoch(self, seconds: float, *, finished: bool) -> EpochRecord | None:
-        """Evaluate and record a finished epoch, after so many seconds; save an unfinished one."""
+        """Add ``seconds`` of training; record a finished epoch, or save an unfinished one."""
         self.state.totals.seconds += seconds
         if finished:
             return self._record_epoch()
