@@ -47,8 +47,15 @@ Rates = dict[str, list[float]]
 
 
 @click.command()
-@click.option("--images", default=50_000, show_default=True, help=f"For ours and Kornia; the others {ONE_BY_ONE:,}.")
-@click.option("--repeat", default=5, show_default=True, help="Turns, after one that is not counted.")
+@click.option(
+    "--images",
+    default=50_000,
+    show_default=True,
+    help=f"For ours and Kornia; the others {ONE_BY_ONE:,}.",
+)
+@click.option(
+    "--repeat", default=5, show_default=True, help="Turns, after one that is not counted."
+)
 @click.option("--short", is_flag=True, help="2,560 images, 3 turns.")
 def main(images: int, repeat: int, short: bool) -> None:
     """Measure, print the table and keep it."""
@@ -61,11 +68,20 @@ def main(images: int, repeat: int, short: bool) -> None:
     for chain in (*NINE, COMPOSED):
         results[chain], seconds = measure(chain.split("+"), forms, repeat)
         warm += seconds
-        print(f"{chain}: {', '.join(f'{name} {per_s(rates)}' for name, rates in results[chain].items())}", flush=True)
+        print(
+            f"{chain}: {', '.join(f'{name} {per_s(rates)}' for name, rates in results[chain].items())}",
+            flush=True,
+        )
     header, rows = table(results, limit, gate(*TESTS).partition(":")[0])
     text = explain(results, limit, warm)
     question = "augmentation-short" if short else "augmentation"
-    keep_table(question, "Augmentation of 32 px images, one thread, in thousands of images/s", header, rows, text)
+    keep_table(
+        question,
+        "Augmentation of 32 px images, one thread, in thousands of images/s",
+        header,
+        rows,
+        text,
+    )
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------
@@ -101,7 +117,9 @@ def measure(chain: Names, forms: Mapping[str, Inputs], repeat: int) -> tuple[Rat
     return rates, warm
 
 
-def built(chain: Names, forms: Mapping[str, Inputs]) -> Iterator[tuple[str, Callable[[Sequence[object]], None]]]:
+def built(
+    chain: Names, forms: Mapping[str, Inputs]
+) -> Iterator[tuple[str, Callable[[Sequence[object]], None]]]:
     """Contenders that can do ``chain``, ours first, each as what runs over all its images."""
     yield SUITE, ours(chain)
     for name, make in PEERS.items():
@@ -136,7 +154,10 @@ def theirs(transform: Transform) -> Callable[[Sequence[object]], None]:
 def check(transform: Transform, image: object) -> None:
     """Refuse a contender whose result is not float32 CHW (BCHW) in [0, 1]."""
     result = transform(image)
-    assert result.dtype == torch.float32 and result.shape[-3:] == (3, SIDE, SIDE), (result.dtype, result.shape)
+    assert result.dtype == torch.float32 and result.shape[-3:] == (3, SIDE, SIDE), (
+        result.dtype,
+        result.shape,
+    )
     assert result.min() >= 0 and result.max() <= 1 + 1e-5, (result.min(), result.max())
 
 
@@ -165,7 +186,9 @@ def copy_rate() -> float:
 # ---- showing -------------------------------------------------------------------------------------------------------
 
 
-def table(results: Mapping[str, Rates], limit: float, gate: str) -> tuple[list[str], list[list[str]]]:
+def table(
+    results: Mapping[str, Rates], limit: float, gate: str
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: peers, ours, ratios, limit, gate."""
     header = [
         "Augmentation",
@@ -182,7 +205,14 @@ def table(results: Mapping[str, Rates], limit: float, gate: str) -> tuple[list[s
         cells = [per_s(rates[name]) if name in rates else "–" for name in (*PEERS, SUITE)]
         ratios = [spread(over(rates, TORCHVISION)), spread(over(rates, tuple(PEERS)))]
         rows.append([chain, *cells, *ratios, f"{own / limit:.1%}", gate])
-    mean = ["geometric mean of the nine", *[""] * (len(PEERS) + 1), spread(mean_over_torchvision(results)), "", "", ""]
+    mean = [
+        "geometric mean of the nine",
+        *[""] * (len(PEERS) + 1),
+        spread(mean_over_torchvision(results)),
+        "",
+        "",
+        "",
+    ]
     rows.insert(len(NINE), mean)
     return header, rows
 
@@ -204,7 +234,9 @@ def explain(results: Mapping[str, Rates], limit: float, warm: float) -> str:
     """Targets and whether they are met, what the limit is, where laws differ, how long the warm-up took."""
     composed = statistics.median(over(results[COMPOSED], TORCHVISION))
     mean = statistics.median(mean_over_torchvision(results))
-    slower = [name for name, rates in results.items() if statistics.median(over(rates, tuple(PEERS))) < 1]
+    slower = [
+        name for name, rates in results.items() if statistics.median(over(rates, tuple(PEERS))) < 1
+    ]
     missing = [name for name in PEERS if name not in results["flip"]]
     lines = [
         f"Composed at least {COMPOSED_GOAL} times torchvision: {verdict(composed >= COMPOSED_GOAL)} ({composed:.3g}).",

@@ -97,7 +97,11 @@ def _torchvision(name: str, on_tensors: bool) -> Transform:
 
 def _chain(steps: Iterable[Transform]) -> Transform:
     """``v2.Compose`` flattened: a Compose in a Compose costs a call."""
-    flat = [inner for step in steps for inner in (step.transforms if isinstance(step, v2.Compose) else [step])]
+    flat = [
+        inner
+        for step in steps
+        for inner in (step.transforms if isinstance(step, v2.Compose) else [step])
+    ]
     return v2.Compose(flat)
 
 
@@ -211,13 +215,20 @@ def _kornia(k: Any, name: str) -> list[Any]:
             scale, ratio = (ours.scale_min, ours.scale_max), (ours.ratio_min, ours.ratio_max)
             return [k.RandomResizedCrop((SIDE, SIDE), scale, ratio, cropping_mode="resample")]
         case "resize":
-            return [_kornia_resize(k, three_quarters(), antialias=True), _kornia_resize(k, SIDE, antialias=False)]
+            return [
+                _kornia_resize(k, three_quarters(), antialias=True),
+                _kornia_resize(k, SIDE, antialias=False),
+            ]
         case "center_crop":
             return [k.CenterCrop(three_quarters()), _kornia_resize(k, SIDE, antialias=False)]
         case "cutout":
             return [k.RandomErasing((0.25, 0.25), (1.0, 1.0), value=sum(FILL) / 3, p=1.0)]
         case "gaussian_blur":
-            return [k.RandomGaussianBlur((ours.kernel_size,) * 2, (ours.sigma_min, ours.sigma_max), p=1.0)]
+            return [
+                k.RandomGaussianBlur(
+                    (ours.kernel_size,) * 2, (ours.sigma_min, ours.sigma_max), p=1.0
+                )
+            ]
         case "salt_and_pepper":
             return [k.RandomSaltAndPepperNoise(ours.amount, 0.5, p=1.0)]
     raise KeyError(name)

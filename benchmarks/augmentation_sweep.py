@@ -70,7 +70,9 @@ class Turn:
 @click.command()
 @click.option("--repeat", default=5, show_default=True)
 @click.option("--epochs", default=2, show_default=True)
-@click.option("--workers", type=int, help="The peer's DataLoader workers. Default: the faster of 0 and 2.")
+@click.option(
+    "--workers", type=int, help="The peer's DataLoader workers. Default: the faster of 0 and 2."
+)
 @click.option("--short", is_flag=True, help="Two arms, 512 images, one epoch, once, no report.")
 def main(repeat: int, epochs: int, workers: int | None, short: bool) -> None:
     """Run both in turn and compare."""
@@ -86,7 +88,13 @@ def main(repeat: int, epochs: int, workers: int | None, short: bool) -> None:
             print(tried, flush=True)
         kinds: dict[str, Callable[[Path], Turn]] = {
             "peer": partial(peer, size=size, epochs=epochs, arms=arms, workers=workers),
-            "suite": partial(suite, size=size, epochs=epochs, arms=arms, options=["--no-report", "activations=false"]),
+            "suite": partial(
+                suite,
+                size=size,
+                epochs=epochs,
+                arms=arms,
+                options=["--no-report", "activations=false"],
+            ),
         }
         if not short:
             kinds[WHOLE] = partial(suite, size=size, epochs=epochs, arms=arms)
@@ -133,7 +141,9 @@ def gate(turns: dict[str, list[Turn]], arms: int, short: bool) -> str:
     means = [statistics.mean(turn.accuracy for turn in found) for found in turns.values()]
     whole = all(turn.finished == arms for turn in every)
     alike = short or max(means) - min(means) <= BAND
-    said = "not compared" if short else f"at most {100 * (max(means) - min(means)):.1f} points apart"
+    said = (
+        "not compared" if short else f"at most {100 * (max(means) - min(means)):.1f} points apart"
+    )
     fine = "passes" if whole and alike else FAILS
     return f"Gate {fine}: trials {'all there' if whole else 'missing'}; accuracies {said} ({100 * BAND:.0f} allowed)."
 
@@ -153,7 +163,9 @@ def write_images(folder: Path, train: int, source: str | None) -> None:
 
 def link_images(source: Path, folder: Path, shares: Sequence[int]) -> None:
     """Symbolic links to the first images of each class."""
-    for there, share in zip(sorted(path for path in source.iterdir() if path.is_dir()), shares, strict=True):
+    for there, share in zip(
+        sorted(path for path in source.iterdir() if path.is_dir()), shares, strict=True
+    ):
         (folder / there.name).mkdir(parents=True)
         for file in sorted(there.iterdir())[:share]:
             (folder / there.name / file.name).symlink_to(file.resolve())
@@ -161,13 +173,17 @@ def link_images(source: Path, folder: Path, shares: Sequence[int]) -> None:
 
 def make_images(folder: Path, shares: Sequence[int], test: bool) -> None:
     """Noise over a pattern of 4 x 4 fields for each class, which a network can learn."""
-    patterns = np.random.default_rng(0).integers(64, 192, (CLASSES, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    patterns = (
+        np.random.default_rng(0).integers(64, 192, (CLASSES, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    )
     random = np.random.default_rng(1 + test)
     for label, share in enumerate(shares):
         (folder / f"class{label}").mkdir(parents=True)
         for number in range(share):
             pixels = patterns[label] + random.normal(0, 60, (SIDE, SIDE, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"class{label}" / f"{number:04d}.png")
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                folder / f"class{label}" / f"{number:04d}.png"
+            )
 
 
 # ---- the two ---------------------------------------------------------------------------------------------------------
@@ -176,7 +192,9 @@ def make_images(folder: Path, shares: Sequence[int], test: bool) -> None:
 def choose_workers(folder: Path, size: int) -> tuple[int, str]:
     """The faster of 0 and 2 DataLoader workers, on two arms for one epoch; and what was measured."""
     seconds = {
-        workers: peer(folder / f"workers{workers}", size, epochs=1, arms=2, workers=workers).trials_s
+        workers: peer(
+            folder / f"workers{workers}", size, epochs=1, arms=2, workers=workers
+        ).trials_s
         for workers in (0, 2)
     }
     best = min(seconds, key=lambda workers: seconds[workers])
@@ -186,12 +204,27 @@ def choose_workers(folder: Path, size: int) -> tuple[int, str]:
 
 def peer(folder: Path, size: int, epochs: int, arms: int, workers: int) -> Turn:
     """Stock parts."""
-    options = ("--epochs", str(epochs), "--arms", str(arms), "--workers", str(workers), "--concurrent", str(SLOTS))
+    options = (
+        "--epochs",
+        str(epochs),
+        "--arms",
+        str(arms),
+        "--workers",
+        str(workers),
+        "--concurrent",
+        str(SLOTS),
+    )
     span = timed(folder, "benchmarks.peers.augmentation_sweep", ".", "../images", *options)
     client = mlflow_client(folder)
     runs = finished_runs(client, EXPERIMENT)
-    speeds = [[metric.value for metric in client.get_metric_history(run.info.run_id, "time/img_per_s")] for run in runs]
-    started, ended = min(run.info.start_time for run in runs), max(run.info.end_time for run in runs)
+    speeds = [
+        [metric.value for metric in client.get_metric_history(run.info.run_id, "time/img_per_s")]
+        for run in runs
+    ]
+    started, ended = (
+        min(run.info.start_time for run in runs),
+        max(run.info.end_time for run in runs),
+    )
     accuracy = statistics.mean(run.data.metrics["test/acc"] for run in runs)
     return turn(span, started, ended, speeds, accuracy, size, epochs)
 
@@ -199,32 +232,58 @@ def peer(folder: Path, size: int, epochs: int, arms: int, workers: int) -> Turn:
 def suite(folder: Path, size: int, epochs: int, arms: int, options: Sequence[str] = ()) -> Turn:
     """``python -m suite.sweep`` of a generated file."""
     folder.mkdir(parents=True)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep_file(size, epochs, arms), sort_keys=False))
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump(sweep_file(size, epochs, arms), sort_keys=False)
+    )
     span = timed(folder, "suite.sweep", "sweep.yaml", "--max-concurrent", str(SLOTS), *options)
     entries = journal.read(folder / "runs" / EXPERIMENT / journal.FILE_NAME)
-    kinds = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in ("start", "end", "epoch")}
+    kinds = {
+        kind: [entry for entry in entries if entry["kind"] == kind]
+        for kind in ("start", "end", "epoch")
+    }
     client = mlflow_client(folder)
     runs = [run for run in finished_runs(client, EXPERIMENT) if "suite.trial" in run.data.tags]
     tracked = [client.get_metric_history(run.info.run_id, "test/acc") for run in runs]
     speeds = [
-        [entry["metrics"]["time/img_per_s"] for entry in kinds["epoch"] if entry["id"] == run.data.tags["suite.trial"]]
+        [
+            entry["metrics"]["time/img_per_s"]
+            for entry in kinds["epoch"]
+            if entry["id"] == run.data.tags["suite.trial"]
+        ]
         for run, metrics in zip(runs, tracked, strict=True)
         if len(metrics) == epochs
     ]
-    started, ended = min(entry["ts_ms"] for entry in kinds["start"]), max(entry["ts_ms"] for entry in kinds["end"])
-    accuracy = statistics.mean(max(metrics, key=lambda metric: metric.step).value for metrics in tracked)
+    started, ended = (
+        min(entry["ts_ms"] for entry in kinds["start"]),
+        max(entry["ts_ms"] for entry in kinds["end"]),
+    )
+    accuracy = statistics.mean(
+        max(metrics, key=lambda metric: metric.step).value for metrics in tracked
+    )
     return turn(span, started, ended, speeds, accuracy, size, epochs)
 
 
 def turn(
-    span: Span, started: int, ended: int, speeds: list[list[float]], accuracy: float, size: int, epochs: int
+    span: Span,
+    started: int,
+    ended: int,
+    speeds: list[list[float]],
+    accuracy: float,
+    size: int,
+    epochs: int,
 ) -> Turn:
     """A turn, from the first start and the last end of a trial, in milliseconds, and each epoch's images per second."""
     whole = [epochs_of for epochs_of in speeds if len(epochs_of) == epochs]
     every = [speed for epochs_of in whole for speed in epochs_of]
     limit = sum(size / speed for speed in every) / SLOTS
-    before, between, after = started / 1000 - span.started, (ended - started) / 1000, span.ended - ended / 1000
-    return Turn(span.seconds, before, between, after, limit, statistics.median(every), accuracy, len(whole))
+    before, between, after = (
+        started / 1000 - span.started,
+        (ended - started) / 1000,
+        span.ended - ended / 1000,
+    )
+    return Turn(
+        span.seconds, before, between, after, limit, statistics.median(every), accuracy, len(whole)
+    )
 
 
 def sweep_file(size: int, epochs: int, arms: int) -> dict[str, Any]:

@@ -74,21 +74,36 @@ class Turn:
 @click.option("--trials", default=40, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--repeat", default=5, show_default=True)
-@click.option("--short", is_flag=True, help="Four trials, once, without the peer that reuses workers.")
+@click.option(
+    "--short", is_flag=True, help="Four trials, once, without the peer that reuses workers."
+)
 def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
     """Run both in turn and compare."""
     trials, repeat = (4, 1) if short else (trials, repeat)
-    kinds = {"peer": peer, **({} if short else {"peer, reuse_actors": peer_reusing}), "suite": suite}
+    kinds = {
+        "peer": peer,
+        **({} if short else {"peer, reuse_actors": peer_reusing}),
+        "suite": suite,
+    }
     turns: dict[str, list[Turn]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory(prefix="suite-control-") as name:
         for number in range(repeat):
             for kind, run in kinds.items():
                 turns[kind].append(run(Path(name) / f"{kind.split()[-1]}{number}", trials, epochs))
-                print(f"{kind}: {turns[kind][-1].trials_s:.1f} s of {turns[kind][-1].wall_s:.1f} s", flush=True)
+                print(
+                    f"{kind}: {turns[kind][-1].trials_s:.1f} s of {turns[kind][-1].wall_s:.1f} s",
+                    flush=True,
+                )
     notes = (__doc__ or "").partition("\n")[2].strip()
     text = f"n = {repeat} of each, in turn, each in a fresh process and folder.\n\n{notes}"
     title = f"{trials} empty trials x {epochs} reports x {len(METRICS)} metrics, tracked"
-    keep_table("control-short" if short else "control", title, ["What", *kinds, "ratio"], table(turns), text)
+    keep_table(
+        "control-short" if short else "control",
+        title,
+        ["What", *kinds, "ratio"],
+        table(turns),
+        text,
+    )
 
 
 def table(turns: dict[str, list[Turn]]) -> list[list[str]]:
@@ -97,14 +112,26 @@ def table(turns: dict[str, list[Turn]]) -> list[list[str]]:
     def seconds(name: str, what: str) -> list[str]:
         figures = {kind: [getattr(turn, what) for turn in found] for kind, found in turns.items()}
         *peers, ours = figures.values()
-        return [name, *map(middle, figures.values()), " / ".join(ratio(theirs, ours) for theirs in peers)]
+        return [
+            name,
+            *map(middle, figures.values()),
+            " / ".join(ratio(theirs, ours) for theirs in peers),
+        ]
 
     return [
         seconds("first start to last end, s (goal: 10 times less)", "trials_s"),
         seconds("first start until MLflow has all, s", "tracked_s"),
         seconds("whole process, start-up included, s", "wall_s"),
-        ["loop held per report, ms (goal: under 1)", *(held(found, "held_ms") for found in turns.values()), ""],
-        ["loop held per report that ends a trial, ms", *(held(found, "ends_ms") for found in turns.values()), ""],
+        [
+            "loop held per report, ms (goal: under 1)",
+            *(held(found, "held_ms") for found in turns.values()),
+            "",
+        ],
+        [
+            "loop held per report that ends a trial, ms",
+            *(held(found, "ends_ms") for found in turns.values()),
+            "",
+        ],
         ["metric values in MLflow, once and equal", *map(complete, turns.values()), ""],
     ]
 
@@ -129,15 +156,37 @@ def complete(turns: Sequence[Turn]) -> str:
 def peer(folder: Path, trials: int, epochs: int, *options: str) -> Turn:
     """Stock parts."""
     result = folder / "watched.json"
-    options = (".", "--trials", str(trials), "--epochs", str(epochs), "--concurrent", str(CONCURRENT), *options)
-    wall = timed(folder, "benchmarks.watched", str(result), "benchmarks.peers.control", *options).seconds
+    options = (
+        ".",
+        "--trials",
+        str(trials),
+        "--epochs",
+        str(epochs),
+        "--concurrent",
+        str(CONCURRENT),
+        *options,
+    )
+    wall = timed(
+        folder, "benchmarks.watched", str(result), "benchmarks.peers.control", *options
+    ).seconds
     client = mlflow_client(folder)
     runs = finished_runs(client, NAME)
-    started, ended = min(run.info.start_time for run in runs), max(run.info.end_time for run in runs)
+    started, ended = (
+        min(run.info.start_time for run in runs),
+        max(run.info.end_time for run in runs),
+    )
     present = sum(count == 1 for run in runs for count in Counter(values(client, run)).values())
     watched = json.loads(result.read_text())
     seconds = (ended - started) / 1000
-    return Turn(seconds, seconds, wall, present, trials * epochs * len(METRICS), milliseconds(watched["report_s"]), [])
+    return Turn(
+        seconds,
+        seconds,
+        wall,
+        present,
+        trials * epochs * len(METRICS),
+        milliseconds(watched["report_s"]),
+        [],
+    )
 
 
 def peer_reusing(folder: Path, trials: int, epochs: int) -> Turn:
@@ -155,13 +204,17 @@ def suite(folder: Path, trials: int, epochs: int) -> Turn:
     (folder / "control.yaml").write_text(json.dumps(sweep_file(trials, epochs)))  # JSON is YAML
     result = folder / "watched.json"
     options = ("--no-report", "--max-concurrent", str(CONCURRENT))
-    wall = timed(folder, "benchmarks.watched", str(result), "suite.sweep", "control.yaml", *options).seconds
+    wall = timed(
+        folder, "benchmarks.watched", str(result), "suite.sweep", "control.yaml", *options
+    ).seconds
     entries = journal.read(folder / "runs" / NAME / journal.FILE_NAME)
     started = min(entry["ts_ms"] for entry in entries if entry["kind"] == "start")
     ended = max(entry["ts_ms"] for entry in entries if entry["kind"] == "end")
     watched = json.loads(result.read_text())
     tracked = max(watched["drained"]) - started / 1000
-    present = matching(mlflow_client(folder), [entry for entry in entries if entry["kind"] == "epoch"])
+    present = matching(
+        mlflow_client(folder), [entry for entry in entries if entry["kind"] == "epoch"]
+    )
     held_ms, ends_ms = milliseconds(watched["report_s"]), milliseconds(watched["report_end_s"])
     expected = trials * epochs * len(METRICS)
     return Turn((ended - started) / 1000, tracked, wall, present, expected, held_ms, ends_ms)
@@ -185,11 +238,15 @@ def sweep_file(trials: int, epochs: int) -> dict[str, Any]:
 def matching(client: Any, entries: list[journal.Entry]) -> int:
     """How many metric values of the journal are in MLflow: under that name and step, once, and equal."""
     recorded = Counter(
-        (entry["id"], entry["epoch"], name, value) for entry in entries for name, value in entry["metrics"].items()
+        (entry["id"], entry["epoch"], name, value)
+        for entry in entries
+        for name, value in entry["metrics"].items()
     )
     runs = [run for run in finished_runs(client, NAME) if "suite.trial" in run.data.tags]
     stored = Counter(
-        (run.data.tags["suite.trial"], step, name, value) for run in runs for name, step, value in values(client, run)
+        (run.data.tags["suite.trial"], step, name, value)
+        for run in runs
+        for name, step, value in values(client, run)
     )
     return sum(count == 1 and stored[key] == 1 for key, count in recorded.items())
 
@@ -206,14 +263,20 @@ def mlflow_client(folder: Path) -> Any:
 
 def finished_runs(client: Any, experiment: str) -> list[Any]:
     """The finished runs of an experiment."""
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id], max_results=1000)
+    found = client.search_runs(
+        [client.get_experiment_by_name(experiment).experiment_id], max_results=1000
+    )
     return [run for run in found if run.info.status == "FINISHED"]
 
 
 def values(client: Any, run: Any) -> list[tuple[str, int, float]]:
     """Name, step and value of all that is stored of a run under the names of ``METRICS``."""
     history = client.get_metric_history
-    return [(name, metric.step, metric.value) for name in METRICS for metric in history(run.info.run_id, name)]
+    return [
+        (name, metric.step, metric.value)
+        for name in METRICS
+        for metric in history(run.info.run_id, name)
+    ]
 
 
 def milliseconds(seconds: Sequence[float]) -> list[float]:

@@ -34,7 +34,9 @@ from suite.config import DataConfig, ResourcesConfig, TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.planning import measure
 from suite.storage import journal
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 BATCH, SIDE, CLASSES, GOAL_ACC = 128, 32, 10, 0.94
 SMALL = {"images": 2560, "epochs": 2, "trials": 32}
@@ -48,11 +50,17 @@ WAYS: dict[str, float | str] = {"one by one": 1, "eight at once": 0.125, "auto":
 def main(device: str, repeat: int, short: bool) -> None:
     """Measure all three."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise click.ClickException("no GPU here that torch can use; --device cpu --short tries the script itself")
+        raise click.ClickException(
+            "no GPU here that torch can use; --device cpu --short tries the script itself"
+        )
     rows = [*scratch(device, short), augmented(device)]
     with tempfile.TemporaryDirectory(prefix="suite-gpu-") as folder:
         rows += small_trials(Path(folder), 1 if short else repeat, 4 if short else SMALL["trials"])
-    name = torch.cuda.get_device_name() if device == "cuda" else "no GPU: tries the script, measures nothing"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else "no GPU: tries the script, measures nothing"
+    )
     text = f"Device: {name}.\n\n{(__doc__ or '').partition(chr(10))[2].strip()}"
     question = "gpu-short" if short or device == "cpu" else "gpu"
     keep_table(question, "On one GPU", ["What", "Figure", "Goal"], rows, text)
@@ -63,51 +71,80 @@ def scratch(device: str, short: bool) -> list[list[str]]:
     epochs, size = (1, 1024) if short else (50, 50_000)
     source = os.environ.get("SUITE_CIFAR10")
     settings = {
-        "data": {"name": "folder", "root": source, "val_size": 0, "train_size": size} if source else {"val_size": 0},
+        "data": {"name": "folder", "root": source, "val_size": 0, "train_size": size}
+        if source
+        else {"val_size": 0},
         "model": {"arch": "resnet18_cifar"},
         "augment": "crop+flip",
-        "train": {"epochs": epochs, "batch_size": BATCH, "lr": 0.1, "nesterov": True, "evaluate_test": "every"},
+        "train": {
+            "epochs": epochs,
+            "batch_size": BATCH,
+            "lr": 0.1,
+            "nesterov": True,
+            "evaluate_test": "every",
+        },
     }
     config = TrialConfig.model_validate(settings)
     dataset = data.load(DataConfig.model_validate(settings["data"])) if source else made_up(size)
     numerics = measure.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), measure.Room(1, None, (2,), device), print
+        [(config, CLASSES, SIDE)],
+        ResourcesConfig(cpu=2),
+        measure.Room(1, None, (2,), device),
+        print,
     )
     seconds, reached, speeds = 0.0, "never", []
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, dataset, numerics, Path(folder))
         while not training.complete:
-            record = training.advance()
+            record = training.train_epoch()
             assert record is not None
             seconds += record.metrics["time/epoch_s"]
             speeds.append(record.metrics["time/img_per_s"])
             if record.metrics["test/acc"] >= GOAL_ACC and reached == "never":
                 reached = f"{seconds:.1f} s"
-            print(f"epoch {record.epoch}: test/acc {record.metrics['test/acc']:.4f}, {seconds:.1f} s", flush=True)
+            print(
+                f"epoch {record.epoch}: test/acc {record.metrics['test/acc']:.4f}, {seconds:.1f} s",
+                flush=True,
+            )
     kind = torch.bfloat16 if numerics.precision == "bf16" else torch.float32
     share = (
-        float(np.median(speeds)) * 6e6 * NETS["resnet18_cifar"][0] / max(gemm(kind, n, device) for n in (2048, 8192))
+        float(np.median(speeds))
+        * 6e6
+        * NETS["resnet18_cifar"][0]
+        / max(gemm(kind, n, device) for n in (2048, 8192))
     )
     return [
-        [f"scratch, {epochs} epochs, training and evaluation, s", f"{seconds:.1f}, n = 1", "under 60"],
+        [
+            f"scratch, {epochs} epochs, training and evaluation, s",
+            f"{seconds:.1f}, n = 1",
+            "under 60",
+        ],
         [f"scratch, to {GOAL_ACC:.0%} test accuracy", reached, ""],
         [f"scratch, share of a {numerics.precision} matrix product", f"{share:.0%}", "25 %"],
     ]
 
 
-def prepared(config: TrialConfig, dataset: data.Dataset, numerics: Numerics, folder: Path) -> Training:
+def prepared(
+    config: TrialConfig, dataset: data.Dataset, numerics: Numerics, folder: Path
+) -> Trainer:
     """A trial of ``config`` with seed 0."""
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    return Training(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
+    return prepare_trainer(
+        trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder
+    )
 
 
 def made_up(size: int) -> data.Dataset:
     """Noise."""
     random = np.random.default_rng(0)
-    train, test = (random.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8) for count in (size, 1000))
+    train, test = (
+        random.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8) for count in (size, 1000)
+    )
     names = tuple(map(str, range(CLASSES)))
-    return data.Dataset.of("noise", names, (train, np.arange(size) % CLASSES), (test, np.arange(1000) % CLASSES))
+    return data.Dataset.of(
+        "noise", names, (train, np.arange(size) % CLASSES), (test, np.arange(1000) % CLASSES)
+    )
 
 
 def augmented(device: str) -> list[str]:
@@ -117,19 +154,22 @@ def augmented(device: str) -> list[str]:
         "train": {"epochs": 100, "batch_size": BATCH},
     })  # fmt: skip
     numerics = measure.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=2), measure.Room(1, None, (2,), device), lambda text: None
+        [(config, CLASSES, SIDE)],
+        ResourcesConfig(cpu=2),
+        measure.Room(1, None, (2,), device),
+        lambda text: None,
     )
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(config, made_up(4 * BATCH), numerics, Path(folder))
-        pipeline: augment.Pipeline = training.augment
-        images, labels = training.train.take(torch.arange(BATCH))
+        pipeline: augment.Pipeline = training.images.augment
+        images, labels = training.images.train.take(torch.arange(BATCH))
         pipeline(images, labels, torch.Generator())
         started = clock(training.device)
         for step in range(20):
             pipeline(images, labels, torch.Generator().manual_seed(step))
         alone = (clock(training.device) - started) / 20
-        training.advance()
-        record = training.advance()
+        training.train_epoch()
+        record = training.train_epoch()
         assert record is not None
         step_s = BATCH / record.metrics["time/img_per_s"]
     return [
@@ -150,7 +190,10 @@ def small_trials(folder: Path, repeat: int, trials: int) -> list[list[str]]:
             (place / "small.yaml").write_text(yaml.safe_dump(sweep_file(trials, gpu)))
             wall = timed(place, "suite.sweep", "small.yaml", "--no-report").seconds
             entries = journal.read(place / "runs" / "small" / journal.FILE_NAME)
-            times = {kind: [each["ts_ms"] for each in entries if each["kind"] == kind] for kind in ("start", "end")}
+            times = {
+                kind: [each["ts_ms"] for each in entries if each["kind"] == kind]
+                for kind in ("start", "end")
+            }
             assert len(times["end"]) == trials
             seconds[way].append((max(times["end"]) - min(times["start"])) / 1000)
             print(f"{way}: {seconds[way][-1]:.1f} s of {wall:.1f} s", flush=True)
@@ -171,7 +214,12 @@ def sweep_file(trials: int, gpu: float | str) -> dict[str, Any]:
         "name": "small",
         "description": "How are small trials best run on one GPU?",
         "trial": {
-            "data": {"name": "folder", "root": "../images", "train_size": SMALL["images"], "val_size": 256},
+            "data": {
+                "name": "folder",
+                "root": "../images",
+                "train_size": SMALL["images"],
+                "val_size": 256,
+            },
             "model": {"arch": "resnet18"},
             "augment": "crop+flip",
             "train": {"epochs": SMALL["epochs"], "batch_size": BATCH, "lr": 0.05},

@@ -68,7 +68,9 @@ def pooled(rows: pd.DataFrame) -> list[list[str]]:
     groups = [("all", wide)]
     for name in CELL:
         groups += [(f"{name} {value}", part) for value, part in wide.groupby(name, sort=False)]
-    return [[name, *(interval(_seed_means(part, *pair)) for pair in PAIRS)] for name, part in groups]
+    return [
+        [name, *(interval(_seed_means(part, *pair)) for pair in PAIRS)] for name, part in groups
+    ]
 
 
 def _seed_means(wide: pd.DataFrame, first: str, second: str) -> np.ndarray:

@@ -40,22 +40,37 @@ def load(root):
 
 @click.command()
 @click.option("--arch", default="resnet18", show_default=True)
-@click.option("--seconds", default=40.0, show_default=True, help="Watched after both workers train.")
+@click.option(
+    "--seconds", default=40.0, show_default=True, help="Watched after both workers train."
+)
 @click.option("--short", is_flag=True, help="Watched for five seconds.")
 def main(arch: str, seconds: float, short: bool) -> None:
     """Watch the two workers."""
     with tempfile.TemporaryDirectory(prefix="suite-memory-") as name:
         folder = Path(name)
-        (folder / "noise.py").write_text(LOADER.replace("TRAIN", "50_000").replace("TEST", "10_000"))
+        (folder / "noise.py").write_text(
+            LOADER.replace("TRAIN", "50_000").replace("TEST", "10_000")
+        )
         (folder / "memory.yaml").write_text(yaml.safe_dump(sweep_file(arch)))
         peaks = watched(folder, 5.0 if short else seconds)
     rows = [
         [f"worker {number}", *(f"{value / 2**20:.0f}" for value in peak)]
         for number, peak in enumerate(peaks.values(), 1)
     ]
-    header = ["Worker", "resident, MiB (goal: under 700)", "of it private, MiB", "shared with others, MiB"]
+    header = [
+        "Worker",
+        "resident, MiB (goal: under 700)",
+        "of it private, MiB",
+        "shared with others, MiB",
+    ]
     text = (__doc__ or "").partition("\n")[2].strip()
-    keep_table("memory-short" if short else "memory", f"Memory of two trials at once, {arch}", header, rows, text)
+    keep_table(
+        "memory-short" if short else "memory",
+        f"Memory of two trials at once, {arch}",
+        header,
+        rows,
+        text,
+    )
 
 
 def watched(folder: Path, seconds: float) -> dict[int, tuple[int, int, int]]:
@@ -63,7 +78,9 @@ def watched(folder: Path, seconds: float) -> dict[int, tuple[int, int, int]]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SUITE_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "suite.sweep", "memory.yaml", "--no-report"]
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output
+        )
         peaks: dict[int, tuple[int, int, int]] = {}
         journal = folder / "runs" / "memory" / "journal.jsonl"
         try:
@@ -75,7 +92,9 @@ def watched(folder: Path, seconds: float) -> dict[int, tuple[int, int, int]]:
                 for worker in workers():
                     known = worker.memory_full_info()
                     now = np.array([known.rss, known.uss, known.rss - known.uss])
-                    peaks[worker.pid] = tuple(np.maximum(now, peaks.get(worker.pid, (0, 0, 0))).tolist())
+                    peaks[worker.pid] = tuple(
+                        np.maximum(now, peaks.get(worker.pid, (0, 0, 0))).tolist()
+                    )
                 time.sleep(0.25)
         finally:
             process.terminate()
@@ -85,7 +104,9 @@ def watched(folder: Path, seconds: float) -> dict[int, tuple[int, int, int]]:
 
 def workers() -> list[psutil.Process]:
     """Those that train: by the title that Ray gives them, as they are no children of the driver."""
-    lines = ((process, process.info["cmdline"] or [""]) for process in psutil.process_iter(["cmdline"]))
+    lines = (
+        (process, process.info["cmdline"] or [""]) for process in psutil.process_iter(["cmdline"])
+    )
     return [process for process, line in lines if line[0].startswith(WORKER)]
 
 

@@ -103,7 +103,9 @@ def _decode(folder: Path) -> tuple[Tensor, Tensor]:
     cached = CACHE / f"{hashlib.sha256(names.encode()).hexdigest()[:16]}.npy"
     if not cached.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for group in files for path in group])
+        pixels = np.stack(
+            [np.asarray(Image.open(path).convert("RGB")) for group in files for path in group]
+        )
         np.save(cached, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     labels = np.repeat(np.arange(len(files)), [len(group) for group in files])
     return torch.from_numpy(np.load(cached)), torch.from_numpy(labels)
@@ -182,7 +184,9 @@ def train(arm: Arm, seed: int, images: Images) -> dict[str, Any]:
     sizes = batch_sizes(len(images.train), arm.batch_size, arm.last_batch)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arm.epochs * len(sizes))
     transform = make_transform(arm.augment)
-    autocast = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=arm.precision == "bf16")
+    autocast = functools.partial(
+        torch.autocast, "cpu", dtype=torch.bfloat16, enabled=arm.precision == "bf16"
+    )
     started = time.perf_counter()
     for _ in range(arm.epochs):
         model.train()
@@ -212,7 +216,9 @@ def train(arm: Arm, seed: int, images: Images) -> dict[str, Any]:
 
 def _arms(options: argparse.Namespace) -> Iterator[tuple[int, Arm]]:
     fields = [name for name in Arm.__dataclass_fields__ if isinstance(getattr(options, name), list)]
-    fixed = {name: getattr(options, name) for name in Arm.__dataclass_fields__ if name not in fields}
+    fixed = {
+        name: getattr(options, name) for name in Arm.__dataclass_fields__ if name not in fields
+    }
     for seed in options.seeds:
         for values in itertools.product(*(getattr(options, name) for name in fields)):
             yield seed, Arm(**fixed, **dict(zip(fields, values, strict=True)))

@@ -88,10 +88,17 @@ def accuracies_of_suite(folder: Path) -> Accuracies:
     return by_arm
 
 
-def accuracies_of_loop(rows: Path, epochs: int, seeds: Sequence[int], last_batch: str) -> Accuracies:
+def accuracies_of_loop(
+    rows: Path, epochs: int, seeds: Sequence[int], last_batch: str
+) -> Accuracies:
     """From the rows of ``benchmarks.plain_loop`` at the settings of the sweep."""
     by_arm: dict[str, list[float]] = {arm: [] for arm in plain_loop.AUGMENTS}
-    settings = {"train_size": IMAGES, "test_size": IMAGES, "epochs": epochs, "last_batch": last_batch}
+    settings = {
+        "train_size": IMAGES,
+        "test_size": IMAGES,
+        "epochs": epochs,
+        "last_batch": last_batch,
+    }
     settings |= {"optimizer": "sgd", "nesterov": False, "decay": "all", "lr": None}
     for line in rows.read_text().splitlines():
         row = json.loads(line)
@@ -143,10 +150,24 @@ def main(loop: Path, folder: Path, data: Path, epochs: int, count: int, last_bat
     seeds = range(count)
     text = sweep_file(epochs, seeds, {"last_batch": last_batch})
     (folder / "sweep.yaml").write_text(text)
-    command = [sys.executable, "-m", "suite.sweep", "sweep.yaml", "--no-report", "--max-concurrent", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "suite.sweep",
+        "sweep.yaml",
+        "--no-report",
+        "--max-concurrent",
+        "1",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     rows = compare(accuracies_of_suite(folder), accuracies_of_loop(loop, epochs, seeds, last_batch))
-    header = ("augment", "plain loop, %", "suite, %", "suite - loop [90 %]", f"margin {MARGIN:g} points")
+    header = (
+        "augment",
+        "plain loop, %",
+        "suite, %",
+        "suite - loop [90 %]",
+        f"margin {MARGIN:g} points",
+    )
     notes = (
         f"ResNet-18 of torchvision, {IMAGES:,} training and {IMAGES:,} test images, {epochs} epochs, last epoch, "
         f"batch 128, last_batch {last_batch}, SGD lr .05, momentum .9, weight decay 5e-4, cosine, bf16. ± is the SD "

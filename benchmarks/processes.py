@@ -39,11 +39,15 @@ def timed(folder: Path, *arguments: str) -> Span:
     started = time.time()
     with (folder / "output.txt").open("w+") as output:
         command = [sys.executable, "-m", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, check=False
+        )
         ended = time.time()
         if done.returncode:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{output.read()[-3000:]}")
+            raise RuntimeError(
+                f"{' '.join(arguments)} ended with {done.returncode}:\n{output.read()[-3000:]}"
+            )
     return Span(started, ended)
 
 

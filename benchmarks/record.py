@@ -51,14 +51,25 @@ def gate(*tests: str, full: bool = False) -> str:
         tests: what pytest is asked for, from the repository's root.
         full: with those that are too long for each commit.
     """
-    command = [sys.executable, "-m", "pytest", "-v", "--color=no", *tests]  # pyproject.toml has a -q: then no counts
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "--color=no",
+        *tests,
+    ]  # pyproject.toml has a -q: then no counts
     done = subprocess.run(
         command, cwd=RESULTS.parent.parent, env=os.environ | ({"SUITE_FAULTS": "full"} if full else {}),
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
-    counts = re.findall(r"\d+ (?:passed|failed|skipped|errors?)", (done.stdout.splitlines() or [""])[-1])
+    counts = re.findall(
+        r"\d+ (?:passed|failed|skipped|errors?)", (done.stdout.splitlines() or [""])[-1]
+    )
     fine = done.returncode == 0 and any("passed" in count for count in counts)
-    return f"{'passes' if fine else FAILS} ({', '.join(counts) or 'nothing ran'}): {' '.join(tests)}"
+    return (
+        f"{'passes' if fine else FAILS} ({', '.join(counts) or 'nothing ran'}): {' '.join(tests)}"
+    )
 
 
 def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str = "") -> Path:
@@ -66,7 +77,9 @@ def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str =
     return keep_table(question, title, ("What", "Figure"), rows, text)
 
 
-def keep_table(question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "") -> Path:
+def keep_table(
+    question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = ""
+) -> Path:
     """Write a result file whose figures are a table of several columns, followed by the facts, and print the table.
 
     Args:
@@ -105,9 +118,16 @@ def _short(machine: str) -> str:
 
 def _facts() -> list[tuple[str, str]]:
     """By what command, from which commit, on what and when."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name))
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name)
+    )
     return [
-        ("Command", f"`python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}`".replace(" `", "`")),
+        (
+            "Command",
+            f"`python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}`".replace(
+                " `", "`"
+            ),
+        ),
         ("Commit", _commit()),
         ("Machine", hardware()),
         ("Versions", f"Python {platform.python_version()}, {versions}"),
@@ -125,8 +145,12 @@ def _installed(name: str) -> bool:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
 
     sources = ("--", ".", ":!benchmarks/results")  # a run of several questions writes there
-    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", *sources) else ""
+    changed = (
+        " with changes" if git("status", "--porcelain", "--untracked-files=no", *sources) else ""
+    )
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed

@@ -32,7 +32,9 @@ SEEDS, IMAGES, CLASSES, SHEETS = 8, 10_000, 10, 11
 @click.command()
 @click.option("--trials", default=200, show_default=True)
 @click.option("--epochs", default=50, show_default=True)
-@click.option("--repeat", default=5, show_default=True, help="Reports made, after one that is not counted.")
+@click.option(
+    "--repeat", default=5, show_default=True, help="Reports made, after one that is not counted."
+)
 @click.option("--short", is_flag=True, help="Once.")
 def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
     """Make up a sweep, make its report, print seconds and GiB."""
@@ -50,10 +52,17 @@ def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     rows = [
         ("Wall time of `python -m suite.report`", f"{spread(seconds, 's')} (goal: under 20 s)"),
-        ("Peak memory of its process", f"{peak:.2f} GiB, the highest of {repeat + 1} (goal: under 1 GiB)"),
+        (
+            "Peak memory of its process",
+            f"{peak:.2f} GiB, the highest of {repeat + 1} (goal: under 1 GiB)",
+        ),
         ("The page", f"{pages / 1e6:.1f} MB"),
     ]
-    keep("report-short" if short else "report", f"A report of {trials} trials x {epochs} epochs", rows)
+    keep(
+        "report-short" if short else "report",
+        f"A report of {trials} trials x {epochs} epochs",
+        rows,
+    )
 
 
 def fill(folder: Path, trials: int, epochs: int) -> None:
@@ -76,20 +85,32 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
     files = sheets(folder / "activations")
     for trial in range(trials):
         arm, seed = divmod(trial, SEEDS)
-        about = {"id": f"t{trial}", "arm": f"lr={arm}", "seed": seed, "name": f"lr={arm} seed={seed}"}
+        about = {
+            "id": f"t{trial}",
+            "arm": f"lr={arm}",
+            "seed": seed,
+            "name": f"lr={arm} seed={seed}",
+        }
         tracker.apply(add("trial", **about, settings={"train.lr": arm}, config={"train": {"lr": arm}},
                           baseline=arm == 0, numerics={"precision": "fp32"},
                           objective={"name": "val/acc", "goal": "maximize"}))  # fmt: skip
         tracker.apply(add("start", id=about["id"]))
         skill = 0.5 + arm / 100 + random.normal(0, 0.01)
-        curve = skill * (1 - np.exp(-np.arange(1, epochs + 1) / 8)) + random.normal(0, 0.005, epochs)
+        curve = skill * (1 - np.exp(-np.arange(1, epochs + 1) / 8)) + random.normal(
+            0, 0.005, epochs
+        )
         tracker.epochs([
             add("epoch", id=about["id"], epoch=epoch, metrics=dict.fromkeys(METRICS, float(value)))
             for epoch, value in enumerate(curve, start=1)
         ])  # fmt: skip
         labels = np.arange(IMAGES) % CLASSES
         logits = random.normal(size=(IMAGES, CLASSES)) + 2 * skill * np.eye(CLASSES)[labels]
-        np.savez(folder / "predictions.npz", index=np.arange(IMAGES), labels=labels, logits=logits.astype(np.float32))
+        np.savez(
+            folder / "predictions.npz",
+            index=np.arange(IMAGES),
+            labels=labels,
+            logits=logits.astype(np.float32),
+        )
         tracker.apply(add("file", id=about["id"], path="predictions.npz"))
         shares = {f"dead/layer{depth}": float(depth) / 100 for depth in range(17)}
         tracker.apply(add("images", id=about["id"], key="activations", folder="activations", files=files, step=epochs,
@@ -98,7 +119,13 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
                           best_value=float(curve[-1]), parameters_trainable=9_000, parameters_total=9_000))  # fmt: skip
     images = random.integers(0, 255, (2_000, 32, 32, 3), dtype=np.uint8)
     index, classes = np.arange(2_000), np.array([f"c{n}" for n in range(CLASSES)])
-    np.savez_compressed(folder / "test_images.npz", images=images, index=index, labels=index % CLASSES, classes=classes)
+    np.savez_compressed(
+        folder / "test_images.npz",
+        images=images,
+        index=index,
+        labels=index % CLASSES,
+        classes=classes,
+    )
     (folder / "augmentations.png").write_bytes(noise(1_500, 1_800, random))
     for name in ("test_images.npz", "augmentations.png"):
         tracker.apply(add("file", id=None, path=name))
@@ -111,7 +138,9 @@ def sheets(folder: Path) -> list[str]:
     names = [f"{step:03d}.png" for step in range(SHEETS)]
     for name in names:
         (folder / name).write_bytes(noise(560, 560, random))
-    listed = [{"step": step, "layer": f"layer{step}", "title": f"layer{step}"} for step in range(SHEETS)]
+    listed = [
+        {"step": step, "layer": f"layer{step}", "title": f"layer{step}"} for step in range(SHEETS)
+    ]
     dead = {f"layer{depth}": [depth, 100] for depth in range(17)}
     facts = {"image": "test image 0 (c0)", "dead": dead, "sheets": listed}
     (folder / "activations.json").write_text(json.dumps(facts))

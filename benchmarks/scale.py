@@ -54,19 +54,31 @@ def main(trials: int, short: bool) -> None:
     trials, nodes = (20, NODES[:2]) if short else (trials, NODES)
     turns = {}
     for count in nodes:
-        with tempfile.TemporaryDirectory(prefix="suite-scale-") as folder, cluster(Path(folder) / "ray", count):
+        with (
+            tempfile.TemporaryDirectory(prefix="suite-scale-") as folder,
+            cluster(Path(folder) / "ray", count),
+        ):
             turns[count] = sweep(Path(folder) / "work", trials)
         print(f"{count} nodes: {turns[count]}", flush=True)
     rows = [
         ["first start to last end, s", *(f"{turn.trials_s:.1f}" for turn in turns.values())],
         ["trials a second", *(f"{trials / turn.trials_s:.1f}" for turn in turns.values())],
-        ["driver's processor time a trial, ms", *(f"{1000 * turn.driver_s / trials:.0f}" for turn in turns.values())],
+        [
+            "driver's processor time a trial, ms",
+            *(f"{1000 * turn.driver_s / trials:.0f}" for turn in turns.values()),
+        ],
         ["whole process, s", *(f"{turn.wall_s:.1f}" for turn in turns.values())],
         ["finished runs in MLflow", *(f"{turn.tracked:,}" for turn in turns.values())],
     ]
     header = ["What", *(f"{count} node{'s' if count > 1 else ''}" for count in nodes)]
     title = f"{trials:,} empty trials on nodes of one processor each"
-    keep_table("scale-short" if short else "scale", title, header, rows, (__doc__ or "").partition("\n")[2].strip())
+    keep_table(
+        "scale-short" if short else "scale",
+        title,
+        header,
+        rows,
+        (__doc__ or "").partition("\n")[2].strip(),
+    )
 
 
 @contextmanager
@@ -76,7 +88,12 @@ def cluster(folder: Path, nodes: int) -> Iterator[None]:
     from ray.cluster_utils import Cluster
 
     folder.mkdir(parents=True)
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder), "object_store_memory": 200_000_000}
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "temp_dir": str(folder),
+        "object_store_memory": 200_000_000,
+    }
     made = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(nodes):
@@ -96,7 +113,9 @@ def sweep(folder: Path, trials: int) -> Turn:
     (folder / "control.yaml").write_text(json.dumps(sweep_file(trials, epochs=1)))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     wall = timed(folder, "suite.sweep", "control.yaml", "--no-report").seconds
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of children that have ended: Ray's have not
+    after = resource.getrusage(
+        resource.RUSAGE_CHILDREN
+    )  # of children that have ended: Ray's have not
     driver = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     entries = journal.read(folder / "runs" / NAME / journal.FILE_NAME)
     started = min(entry["ts_ms"] for entry in entries if entry["kind"] == "start")
@@ -107,7 +126,9 @@ def sweep(folder: Path, trials: int) -> Turn:
 def finished(folder: Path) -> int:
     """How many finished runs the store has."""
     with sqlite3.connect(folder / "mlflow.db") as connection:
-        (count,) = connection.execute("select count(*) from runs where status = 'FINISHED'").fetchone()
+        (count,) = connection.execute(
+            "select count(*) from runs where status = 'FINISHED'"
+        ).fetchone()
     return int(count)
 
 

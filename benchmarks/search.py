@@ -37,7 +37,9 @@ from suite.launch.search_phases import REPEATS
 from suite.storage.journal import FILE_NAME, History, read
 
 OBJECTIVE = Objective(VAL_ACC)
-MARGIN = 0.003  # "there": the best value seen is that near to the grid's best; a fraction, 0.3 points
+MARGIN = (
+    0.003  # "there": the best value seen is that near to the grid's best; a fraction, 0.3 points
+)
 WORKERS = 2  # trials at once
 GRACE, FACTOR = 3, 3  # of search_spaces/joint.yaml: rungs at 3, 9, 27 epochs
 NEAR = 0.01  # a wider margin: the standard error of an accuracy on 5,000 images is 0.7 points
@@ -85,7 +87,10 @@ class Table:
 
     def space(self, lr_range: bool = False) -> Space:
         """The space that it is the grid of, each parameter listed; or the learning rate as a range."""
-        columns = {name: sorted({labels[place] for labels in self.labels}) for place, name in enumerate(self.names)}
+        columns = {
+            name: sorted({labels[place] for labels in self.labels})
+            for place, name in enumerate(self.names)
+        }
         listed = (
             Range(name, values[0], values[-1], "log_uniform")
             if lr_range and name == LR
@@ -137,7 +142,9 @@ def extract(folder: Path, file: Path) -> None:
         writer.writerow(["seed", *names, *range(1, length + 1)])
         for item in trials:
             curve = [f"{record.metrics[VAL_ACC]:.4f}" for record in item.curve]
-            writer.writerow([item.trial.seed, *(item.entry["choices"][name] for name in names), *curve])
+            writer.writerow(
+                [item.trial.seed, *(item.entry["choices"][name] for name in names), *curve]
+            )
     print(f"{file}: {len(trials)} trials")
 
 
@@ -182,18 +189,24 @@ class Suggested:
         startup: random suggestions before TPE begins; None = the suite's (Optuna's default).
     """
 
-    def __init__(self, table: Table, name: str, lr_range: bool = False, startup: int | None = None) -> None:
+    def __init__(
+        self, table: Table, name: str, lr_range: bool = False, startup: int | None = None
+    ) -> None:
         self.table, self.lr_range = table, lr_range
         self.search = OptunaSearch(table.space(lr_range), [OBJECTIVE], name)
         if startup is not None:
             seed = random.Random(name).randrange(2**32)
-            self.search.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+            self.search.study.sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=startup
+            )
         self.repeats = 0
         self._numbers: dict[str, int] = {}
         self._over = False
 
     def ask(self, best: Mapping[str, float]) -> tuple[str, int] | None:
-        for _ in range(REPEATS if not self._over and len(self._numbers) < len(self.table.labels) else 0):
+        for _ in range(
+            REPEATS if not self._over and len(self._numbers) < len(self.table.labels) else 0
+        ):
             number, point = self.search.ask()
             arm = self.table.at(point)
             trial = f"{number}" if self.lr_range else f"arm {arm}"
@@ -235,7 +248,10 @@ class Trail:
 
     def epochs_to(self, value: float) -> float:
         """Epochs until the best value seen is at least ``value``; infinite if it never is."""
-        return next((spent for spent, seen in enumerate(self.values, start=1) if seen >= value - 1e-9), math.inf)
+        return next(
+            (spent for spent, seen in enumerate(self.values, start=1) if seen >= value - 1e-9),
+            math.inf,
+        )
 
     def regret(self, table: Table, epochs: int) -> float:
         """How far the full-length value of what would be chosen after ``epochs`` lies below the best; a fraction."""
@@ -250,7 +266,9 @@ class _Worker:
     epoch: int = 0
 
 
-def replay(table: Table, searcher: Searcher, early: EarlyStop | None = None, workers: int = WORKERS) -> Trail:
+def replay(
+    table: Table, searcher: Searcher, early: EarlyStop | None = None, workers: int = WORKERS
+) -> Trail:
     """Run a search on the table: ``workers`` trials at once, an epoch each per step; a free one asks for the next."""
     trail = Trail()
     best: dict[str, float] = {}
@@ -269,7 +287,9 @@ def replay(table: Table, searcher: Searcher, early: EarlyStop | None = None, wor
             worker.epoch += 1
             best[worker.trial] = max(value, best.get(worker.trial, value))
             trail.add(value, worker.arm)
-            stopped = early is not None and early.feed(worker.trial, worker.epoch, {OBJECTIVE.name: value})
+            stopped = early is not None and early.feed(
+                worker.trial, worker.epoch, {OBJECTIVE.name: value}
+            )
             if stopped or worker.epoch == len(curve):
                 failed = not stopped and len(curve) < table.epochs
                 searcher.tell(worker.trial, None if failed else best[worker.trial])
@@ -278,7 +298,9 @@ def replay(table: Table, searcher: Searcher, early: EarlyStop | None = None, wor
 
 def asha(table: Table, grace: int = GRACE, factor: int = FACTOR) -> EarlyStop:
     """The suite's ASHA, new."""
-    return EarlyStop(AshaConfig(grace_epochs=grace, reduction_factor=factor), OBJECTIVE, table.epochs)
+    return EarlyStop(
+        AshaConfig(grace_epochs=grace, reduction_factor=factor), OBJECTIVE, table.epochs
+    )
 
 
 def in_order(table: Table) -> Listed:
@@ -327,7 +349,9 @@ def score(tables: Sequence[Table], runs: Runs) -> Score:
     on = [(tables[place], trail) for place, trail in runs]
 
     def reached(margin: float) -> tuple[float, ...]:
-        return tuple(trail.epochs_to(max(table.final) - margin) / table.total for table, trail in on)
+        return tuple(
+            trail.epochs_to(max(table.final) - margin) / table.total for table, trail in on
+        )
 
     return Score(
         tuple(place for place, _ in runs),
@@ -362,7 +386,11 @@ def pair(values: Sequence[float]) -> str:
 def row(name: str, score: Score) -> list[str]:
     """A row of the table."""
     by_seed = [
-        [math.isfinite(value) for value, where in zip(score.reached, score.places, strict=True) if where == place]
+        [
+            math.isfinite(value)
+            for value, where in zip(score.reached, score.places, strict=True)
+            if where == place
+        ]
         for place in sorted(set(score.places))
     ]
     return [
@@ -395,7 +423,9 @@ def searches(tables: Sequence[Table], orders: int, studies: int) -> dict[str, Ru
     """Every kind of search, repeated on the seeds in turn: ``orders`` random orders, ``studies`` of Optuna's."""
 
     def each(count: int, run: Callable[[Table, int], Trail]) -> Runs:
-        return [(turn % len(tables), run(tables[turn % len(tables)], turn)) for turn in range(count)]
+        return [
+            (turn % len(tables), run(tables[turn % len(tables)], turn)) for turn in range(count)
+        ]
 
     def suggested(lr_range: bool, early: bool) -> Runs:
         return each(studies, lambda table, turn: replay(table, Suggested(table, f"replay {turn}", lr_range),
@@ -403,11 +433,17 @@ def searches(tables: Sequence[Table], orders: int, studies: int) -> dict[str, Ru
 
     once = len(tables)
     return {
-        "the winner alone (best possible)": each(once, lambda table, _: replay(table, Listed([table.winner]), None, 1)),
+        "the winner alone (best possible)": each(
+            once, lambda table, _: replay(table, Listed([table.winner]), None, 1)
+        ),
         "grid in the file's order": each(once, lambda table, _: replay(table, in_order(table))),
         "random search": each(orders, lambda table, turn: replay(table, shuffled(table, turn))),
-        "grid in the file's order + ASHA": each(once, lambda table, _: replay(table, in_order(table), asha(table))),
-        "random order + ASHA": each(orders, lambda table, turn: replay(table, shuffled(table, turn), asha(table))),
+        "grid in the file's order + ASHA": each(
+            once, lambda table, _: replay(table, in_order(table), asha(table))
+        ),
+        "random order + ASHA": each(
+            orders, lambda table, turn: replay(table, shuffled(table, turn), asha(table))
+        ),
         "Optuna, values listed": suggested(lr_range=False, early=False),
         "Optuna + ASHA, values listed": suggested(lr_range=False, early=True),
         "Optuna, lr as a range": suggested(lr_range=True, early=False),
@@ -477,12 +513,16 @@ def why(table: Table) -> str:
         early = so_far(table, epoch)
         now = places(early)
         kept = (now[good] <= math.ceil(count / FACTOR)).sum()
-        everywhere, above = (spearmanr(early[some], final[some]).statistic for some in (last > 0, upper))
+        everywhere, above = (
+            spearmanr(early[some], final[some]).statistic for some in (last > 0, upper)
+        )
         lines.append(
             f"| {epoch} | {everywhere:.2f} | {above:.2f} | {now[table.winner]} of {count} | {kept} of {good.sum()} |"
         )
     curve = table.curves[table.winner]
-    course = ", ".join(f"{100 * curve[epoch - 1]:.1f}" for epoch in range(GRACE, table.epochs + 1, GRACE))
+    course = ", ".join(
+        f"{100 * curve[epoch - 1]:.1f}" for epoch in range(GRACE, table.epochs + 1, GRACE)
+    )
     lines += ["", f"The winner's course, % after every {GRACE} epochs: {course}."]
     return "\n".join([*lines, "", *_wronged(table, last)])
 
@@ -490,14 +530,26 @@ def why(table: Table) -> str:
 def _wronged(table: Table, last: np.ndarray) -> list[str]:
     """Which settings rise after ASHA's first rung: it underrates them."""
     first = places(so_far(table, GRACE))
-    lines = [f"Mean places gained from epoch {GRACE} to the end, by setting (positive: ASHA underrates it):", ""]
+    lines = [
+        f"Mean places gained from epoch {GRACE} to the end, by setting (positive: ASHA underrates it):",
+        "",
+    ]
     for place, name in enumerate(table.names):
         values = sorted({labels[place] for labels in table.labels})
         gains = (
-            np.mean([first[arm] - last[arm] for arm, labels in enumerate(table.labels) if labels[place] == value])
+            np.mean(
+                [
+                    first[arm] - last[arm]
+                    for arm, labels in enumerate(table.labels)
+                    if labels[place] == value
+                ]
+            )
             for value in values
         )
-        lines.append(f"- `{name}`: " + ", ".join(f"{_text(v)}: {g:+.1f}" for v, g in zip(values, gains, strict=True)))
+        lines.append(
+            f"- `{name}`: "
+            + ", ".join(f"{_text(v)}: {g:+.1f}" for v, g in zip(values, gains, strict=True))
+        )
     return lines
 
 
@@ -516,7 +568,9 @@ def luck(tables: Sequence[Table]) -> str:
 
 
 def _describe(table: Table, arm: int) -> str:
-    return ", ".join(f"{name}={_text(label)}" for name, label in zip(table.names, table.labels[arm], strict=True))
+    return ", ".join(
+        f"{name}={_text(label)}" for name, label in zip(table.names, table.labels[arm], strict=True)
+    )
 
 
 def _text(label: float | str) -> str:
@@ -542,10 +596,24 @@ by. On the other seed it is not: there the choice made here is compared with the
 
 
 @click.command()
-@click.option("--grid", type=click.Path(path_type=Path), help="A CSV. Default: each grid_*.csv of benchmarks/results.")
+@click.option(
+    "--grid",
+    type=click.Path(path_type=Path),
+    help="A CSV. Default: each grid_*.csv of benchmarks/results.",
+)
 @click.option("--short", is_flag=True, help="Fewer repetitions, kept in files of their own.")
-@click.option("--settings", "one_by_one", is_flag=True, help="ASHA's and TPE's settings instead of the searches.")
-@click.option("--extract", "folder", type=click.Path(path_type=Path), help="A grid's folder, to write --grid from.")
+@click.option(
+    "--settings",
+    "one_by_one",
+    is_flag=True,
+    help="ASHA's and TPE's settings instead of the searches.",
+)
+@click.option(
+    "--extract",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="A grid's folder, to write --grid from.",
+)
 def main(grid: Path | None, short: bool, one_by_one: bool, folder: Path | None) -> None:
     """Replay searches over the recorded grids, print and keep a table for each."""
     if folder is not None:
@@ -569,7 +637,11 @@ def compare(file: Path, short: bool, one_by_one: bool) -> None:
     about = f"Replayed over `{file.name}` in {took:.0f} s: {orders} random orders, {studies} studies, seeds in turn."
     notes = NOTES.format(repeats=REPEATS, grace=GRACE, factor=FACTOR)
     reasons = (f"## Seed {seed}\n\n{why(table)}" for seed, table in enumerate(tables))
-    question, title = ("search-settings", "Settings of a search") if one_by_one else ("search", "What a search saves")
+    question, title = (
+        ("search-settings", "Settings of a search")
+        if one_by_one
+        else ("search", "What a search saves")
+    )
     question += f"-{of}" + ("-short" if short else "")
     text = "\n\n".join([about, GRIDS.get(of, ""), notes, luck(tables), *reasons])
     keep_table(question, f"{title}, replayed over a recorded grid", HEADER, rows, text)

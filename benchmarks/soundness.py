@@ -78,7 +78,9 @@ class Setting:
     noise: str
     arms: int
     seeds: int
-    truth: str = "null"  # null | mixed: one arm worse by EFFECT, one better by MARGIN, the rest null
+    truth: str = (
+        "null"  # null | mixed: one arm worse by EFFECT, one better by MARGIN, the rest null
+    )
 
     @property
     def true(self) -> Array:
@@ -111,7 +113,10 @@ class Counts:
 
 def judge(differences: Array, level: float) -> tuple[list[str], Array, Array]:
     joint = analysis.simultaneous(differences, MARGIN, level)
-    words = [analysis.verdict(low, high, 0.0, MARGIN, True) for low, high in zip(joint.low, joint.high, strict=True)]
+    words = [
+        analysis.verdict(low, high, 0.0, MARGIN, True)
+        for low, high in zip(joint.low, joint.high, strict=True)
+    ]
     return words, joint.low, joint.high
 
 
@@ -280,7 +285,10 @@ def dunnett(setting: Setting, random: np.random.Generator) -> Counts:
     half = analysis.half_width(values, ALPHA)
     means = values[:, 1:].mean(axis=0) - values[:, 0].mean()
     low, high = means - half, means + half
-    words = [analysis.verdict(bottom, top, 0.0, MARGIN, True) for bottom, top in zip(low, high, strict=True)]
+    words = [
+        analysis.verdict(bottom, top, 0.0, MARGIN, True)
+        for bottom, top in zip(low, high, strict=True)
+    ]
     return counted((words, low, high), setting.true)
 
 
@@ -302,7 +310,9 @@ def settings() -> list[Setting]:
         for arms in (1, 2, 5, 17):
             for seeds in (6, 8):
                 for kind in ("one look, before", "one look"):
-                    rows += [Setting(kind, noise, arms, seeds, truth) for truth in ("null", "mixed")]
+                    rows += [
+                        Setting(kind, noise, arms, seeds, truth) for truth in ("null", "mixed")
+                    ]
     for noise in ("normal", "heavy-tailed"):
         rows += [Setting("one look", noise, 5, 12, truth) for truth in ("null", "mixed")]
         rows += [Setting("unequal seeds", noise, arms, 10, "mixed") for arms in (2, 5)]
@@ -313,7 +323,9 @@ def settings() -> list[Setting]:
     for noise in ("normal", "heavy-tailed"):
         for arms in (1, 2, 5, 17):
             truths = ("null", "mixed")
-            rows += [Setting("planned looks at 8, 12, 16", noise, arms, LOOKS[-1], t) for t in truths]
+            rows += [
+                Setting("planned looks at 8, 12, 16", noise, arms, LOOKS[-1], t) for t in truths
+            ]
     for seeds in (12, 20):
         rows.append(Setting("worst 30 % of an arm's seeds fail", "normal", 2, seeds))
     for noise in ("normal", "heavy-tailed", "unequal spreads"):
@@ -328,7 +340,9 @@ def settings() -> list[Setting]:
 def simulate(job: tuple[Setting, int]) -> list[Counts]:
     setting, sweeps = job
     several = "looks" in setting.kind or "look at each" in setting.kind
-    significance.EXACT_SEEDS, significance.RANDOM_FLIPS = (10, SEQUENTIAL_FLIPS) if several else ALL_FLIPS
+    significance.EXACT_SEEDS, significance.RANDOM_FLIPS = (
+        (10, SEQUENTIAL_FLIPS) if several else ALL_FLIPS
+    )
     significance.sign_flips.cache_clear()
     random = np.random.default_rng([2026, setting.arms, setting.seeds])
     return [KINDS[setting.kind](setting, random) for _ in range(sweeps)]

@@ -1,4 +1,4 @@
-"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Training``.
+"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Trainer``.
 
 ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
 fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Where the
@@ -40,7 +40,8 @@ from suite.config import ModelConfig, ResourcesConfig, TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.planning import measure
 from suite.system import torchvision_import
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
 
 BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
 # arch -> millions of multiply-adds of one image forward, as printed and without those that meet padding; goal
@@ -49,7 +50,12 @@ GATES = ("tests/test_slicing.py", "tests/test_training.py", "tests/test_equal_ac
 
 
 @click.command()
-@click.option("--images", default=1280, show_default=True, help="Of the CIFAR stem; four times as many of the other.")
+@click.option(
+    "--images",
+    default=1280,
+    show_default=True,
+    help="Of the CIFAR stem; four times as many of the other.",
+)
 @click.option("--repeat", default=5, show_default=True)
 @click.option("--short", is_flag=True, help="1,280 images, twice; of the CIFAR stem 256, once.")
 def main(images: int, repeat: int, short: bool) -> None:
@@ -67,9 +73,12 @@ def main(images: int, repeat: int, short: bool) -> None:
         notes.append(note)
     # now that the fastest product of the whole run is known
     table = [
-        [*row, *(f"{100 * flops / rates[kind]:.0f}" if kind else "-" for flops, kind in each)] for row, each in rows
+        [*row, *(f"{100 * flops / rates[kind]:.0f}" if kind else "-" for flops, kind in each)]
+        for row, each in rows
     ]
-    peaks = ", ".join(f"{str(kind).removeprefix('torch.')} {rate / 1e12:.3f}" for kind, rate in rates.items())
+    peaks = ", ".join(
+        f"{str(kind).removeprefix('torch.')} {rate / 1e12:.3f}" for kind, rate in rates.items()
+    )
     text = "\n\n".join(
         [
             f"Large matrix products on {THREADS} threads, TFLOP/s: {peaks}. n = {repeat}, in turn.",
@@ -82,7 +91,13 @@ def main(images: int, repeat: int, short: bool) -> None:
         "Net", "peer, img/s", "peer with autocast, img/s", "suite, img/s", "ratio", "goal", "ratio to autocast",
         "peer, % of GEMM", "with autocast, % of GEMM", "suite, % of GEMM",
     ]  # fmt: skip
-    keep_table("training-short" if short else "training", "One training epoch, batch 128", header, table, text)
+    keep_table(
+        "training-short" if short else "training",
+        "One training epoch, batch 128",
+        header,
+        table,
+        text,
+    )
 
 
 def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.dtype, float]
@@ -128,7 +143,9 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
     ]  # fmt: skip
     epoch_s = count / statistics.median(found["suite"])
     turns = zip(products, *found.values(), strict=True)
-    each = "; ".join(f"{now} TFLOP/s: {', '.join(f'{rate:.0f}' for rate in speeds)}" for now, *speeds in turns)
+    each = "; ".join(
+        f"{now} TFLOP/s: {', '.join(f'{rate:.0f}' for rate in speeds)}" for now, *speeds in turns
+    )
     return (
         row,
         reached,
@@ -149,25 +166,39 @@ def suite_epoch(
     settings = {
         "data": {"name": "own:load", "val_size": 0},
         "model": {"arch": arch},
-        "train": {"epochs": 10_000, "batch_size": BATCH, "nesterov": True, "last_batch": "keep"},  # as the peer
+        "train": {
+            "epochs": 10_000,
+            "batch_size": BATCH,
+            "nesterov": True,
+            "last_batch": "keep",
+        },  # as the peer
     }
     config = TrialConfig.model_validate(settings)
     numerics = measure.choose_numerics(
-        [(config, CLASSES, SIDE)], ResourcesConfig(cpu=THREADS), measure.Room(1, None, (THREADS,)), say
+        [(config, CLASSES, SIDE)],
+        ResourcesConfig(cpu=THREADS),
+        measure.Room(1, None, (THREADS,)),
+        say,
     )
     trial = Trial("bench", "bench", 0, "bench", config=config.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    training = Training(trial, dataset, objective=objective, numerics=numerics, folder=folder)
+    training = prepare_trainer(
+        trial, dataset, objective=objective, numerics=numerics, folder=folder
+    )
 
     def epoch() -> float:
-        record = training.advance()
+        record = training.train_epoch()
         assert record is not None
-        return len(images) / record.metrics["time/img_per_s"]  # of training alone, without evaluation
+        return (
+            len(images) / record.metrics["time/img_per_s"]
+        )  # of training alone, without evaluation
 
     return epoch, numerics
 
 
-def peer_epoch(arch: str, pixels: Any, labels: Any, autocast: bool = False) -> tuple[Callable[[], float], int]:
+def peer_epoch(
+    arch: str, pixels: Any, labels: Any, autocast: bool = False
+) -> tuple[Callable[[], float], int]:
     """What times one epoch of the usual loop with the better number of workers, in seconds; that number.
 
     Args:
@@ -179,24 +210,40 @@ def peer_epoch(arch: str, pixels: Any, labels: Any, autocast: bool = False) -> t
     from torchvision.transforms import v2
 
     assert torchvision_import.torchvision
-    tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
-    samples = [(Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)]
+    tensor = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    )
+    samples = [
+        (Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)
+    ]
     model = models.build(ModelConfig(arch=arch), CLASSES).train()
     if autocast:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     loaders = {
         workers: DataLoader(
-            Pictures(samples, tensor), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+            Pictures(samples, tensor),
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
         )
         for workers in (0, 2)
     }
-    warm = {workers: loop(model, optimizer, loader, autocast) for _ in range(2) for workers, loader in loaders.items()}
+    warm = {
+        workers: loop(model, optimizer, loader, autocast)
+        for _ in range(2)
+        for workers, loader in loaders.items()
+    }
     best = min(warm, key=lambda workers: warm[workers])  # of the second epoch of each
     return lambda: loop(model, optimizer, loaders[best], autocast), best
 
 
-def loop(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any], autocast: bool) -> float:
+def loop(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any], autocast: bool
+) -> float:
     """One epoch as tutorials have it; seconds."""
     started, running = time.perf_counter(), 0.0
     for images, labels in loader:

@@ -55,11 +55,17 @@ class Turn:
 @click.command()
 @click.option("--images", default=5000, show_default=True, help="Training images.")
 @click.option("--repeat", default=5, show_default=True)
-@click.option("--peer-arms", default=4, show_default=True, help="Arms of the ways that are scaled up.")
+@click.option(
+    "--peer-arms", default=4, show_default=True, help="Arms of the ways that are scaled up."
+)
 @click.option("--peer-epochs", default=2, show_default=True, help="Their epochs.")
-@click.option("--case", "chosen", type=click.Choice(list(CASES)), multiple=True, help="Default: all.")
+@click.option(
+    "--case", "chosen", type=click.Choice(list(CASES)), multiple=True, help="Default: all."
+)
 @click.option("--short", is_flag=True, help="Depth 8 alone, 1,000 images, once.")
-def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tuple[str, ...], short: bool) -> None:
+def main(
+    images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tuple[str, ...], short: bool
+) -> None:
     """Run the three ways in turn and compare."""
     cases = {case: CASES[case] for case in (("depth 8",) if short else chosen or CASES)}
     images, repeat, peer_arms = (1000, 1, 2) if short else (images, repeat, peer_arms)
@@ -67,7 +73,9 @@ def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tup
         folder = Path(name)
         write_images(folder / "images", images + VAL, os.environ.get("SUITE_CIFAR10"))
         torch.manual_seed(0)
-        torch.save(torchvision_import.torchvision.models.resnet18().state_dict(), folder / "weights.pth")
+        torch.save(
+            torchvision_import.torchvision.models.resnet18().state_dict(), folder / "weights.pth"
+        )
         rows = [
             row for case, (depth, augment) in cases.items() for row in measured(case, folder, depth, augment, images,
                                                                                 repeat, peer_arms, peer_epochs)
@@ -86,19 +94,46 @@ def main(images: int, repeat: int, peer_arms: int, peer_epochs: int, chosen: tup
         f'time": {peer_arms} of {ARMS} arms, {peer_epochs} of {EPOCHS} epochs, scaled up. '
         f"Gate {gate('tests/test_prefix.py')}.\n\n" + (__doc__ or "").partition("\n")[2].strip()
     )
-    about = ["short"] if short else [case.translate({ord(" "): "-", ord(","): None, ord("+"): "-"}) for case in chosen]
+    about = (
+        ["short"]
+        if short
+        else [case.translate({ord(" "): "-", ord(","): None, ord("+"): "-"}) for case in chosen]
+    )
     question = "-".join(["transfer", *about])
     keep_table(question, "A transfer sweep of frozen layers, heads and dropout", header, rows, text)
 
 
 def measured(
-    case: str, folder: Path, depth: int, augment: bool, images: int, repeat: int, arms: int, epochs: int
+    case: str,
+    folder: Path,
+    depth: int,
+    augment: bool,
+    images: int,
+    repeat: int,
+    arms: int,
+    epochs: int,
 ) -> list[list[str]]:
     """The rows of one depth."""
     ways: dict[str, Callable[[Path], Turn]] = {
         "peer": partial(peer, depth=depth, augment=augment, arms=arms, epochs=epochs),
-        "each": partial(suite, depth=depth, augment=augment, images=images, arms=arms, epochs=epochs, cache="off"),
-        "suite": partial(suite, depth=depth, augment=augment, images=images, arms=ARMS, epochs=EPOCHS, cache="auto"),
+        "each": partial(
+            suite,
+            depth=depth,
+            augment=augment,
+            images=images,
+            arms=arms,
+            epochs=epochs,
+            cache="off",
+        ),
+        "suite": partial(
+            suite,
+            depth=depth,
+            augment=augment,
+            images=images,
+            arms=ARMS,
+            epochs=EPOCHS,
+            cache="auto",
+        ),
     }
     turns: dict[str, list[Turn]] = {way: [] for way in ways}
     for number in range(repeat):
@@ -116,7 +151,15 @@ def measured(
 
 def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Turn:
     """The usual loop."""
-    options = ["--depth", str(depth), "--arms", str(arms), "--epochs", str(epochs), *(["--augment"] if augment else [])]
+    options = [
+        "--depth",
+        str(depth),
+        "--arms",
+        str(arms),
+        "--epochs",
+        str(epochs),
+        *(["--augment"] if augment else []),
+    ]
     given = (".", "../images", "../weights.pth", "--val", str(VAL))
     wall = timed(folder, "benchmarks.peers.transfer", *given, *options).seconds
     spans = [json.loads(line) for line in (folder / "spans.jsonl").read_text().splitlines()]
@@ -132,10 +175,14 @@ def scaled(seconds: float, share: float, arms: int, epochs: int) -> float:
     return seconds * (ARMS / arms) * (1 - share + share * EPOCHS / epochs)
 
 
-def suite(folder: Path, depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str) -> Turn:
+def suite(
+    folder: Path, depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str
+) -> Turn:
     """The sweep file."""
     folder.mkdir(parents=True)
-    (folder / "transfer.yaml").write_text(yaml.safe_dump(sweep_file(depth, augment, images, arms, epochs, cache)))
+    (folder / "transfer.yaml").write_text(
+        yaml.safe_dump(sweep_file(depth, augment, images, arms, epochs, cache))
+    )
     wall = timed(folder, "suite.sweep", "transfer.yaml", "--no-report").seconds
     entries = journal.read(folder / "runs" / "transfer" / journal.FILE_NAME)
     ends = [entry for entry in entries if entry["kind"] == "end"]
@@ -143,13 +190,22 @@ def suite(folder: Path, depth: int, augment: bool, images: int, arms: int, epoch
     kept = all("features kept" in str(entry["prefix"]) for entry in ends)
     assert kept == (cache == "auto"), ends[0]["prefix"]
     starts = [entry for entry in entries if entry["kind"] == "start"]
-    seconds = (max(entry["ts_ms"] for entry in ends) - min(entry["ts_ms"] for entry in starts)) / 1000
-    epochs_s = sum(entry["metrics"]["time/epoch_s"] for entry in entries if entry["kind"] == "epoch")
-    trials_s = sum(entry["ts_ms"] for entry in ends) / 1000 - sum(entry["ts_ms"] for entry in starts) / 1000
+    seconds = (
+        max(entry["ts_ms"] for entry in ends) - min(entry["ts_ms"] for entry in starts)
+    ) / 1000
+    epochs_s = sum(
+        entry["metrics"]["time/epoch_s"] for entry in entries if entry["kind"] == "epoch"
+    )
+    trials_s = (
+        sum(entry["ts_ms"] for entry in ends) / 1000
+        - sum(entry["ts_ms"] for entry in starts) / 1000
+    )
     return Turn(scaled(seconds, epochs_s / trials_s, arms, epochs), wall)
 
 
-def sweep_file(depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str) -> dict[str, Any]:
+def sweep_file(
+    depth: int, augment: bool, images: int, arms: int, epochs: int, cache: str
+) -> dict[str, Any]:
     """So many arms of one depth."""
     heads = [{"hidden": hidden, "dropout": rate} for hidden in HEADS for rate in RATES][:arms]
     return {

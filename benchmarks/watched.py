@@ -25,7 +25,9 @@ Times = dict[str, list[float]]
 def main() -> None:
     """Watch both callbacks, run the module, write the times whatever comes."""
     result, module, *arguments = sys.argv[1:]
-    times: Times = {name: [] for name in ("report_s", "report_end_s", "start_s", "complete_s", "drained")}
+    times: Times = {
+        name: [] for name in ("report_s", "report_end_s", "start_s", "complete_s", "drained")
+    }
     watch_suite(times) if module.startswith("suite") else watch_peer(times)
     sys.argv = [module, *arguments]
     try:

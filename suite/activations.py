@@ -30,7 +30,11 @@ NAMED_LAYERS = 40  # on the axis of the plot; of more, every second, third, ...
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.")  # fmt: skip
 @click.option("--no-log", is_flag=True, help="Only write files; leave the run in MLflow as it is.")
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
 def main(
     run: str,
     image: Path | None,
@@ -52,7 +56,13 @@ def main(
     names = [name.strip() for group in layers for name in group.split(",") if name.strip()]
     with exit_codes():
         for line in activations(
-            tracking_uri_of(tracking_uri), run, image, names or None, out, checkpoint, log=not no_log
+            tracking_uri_of(tracking_uri),
+            run,
+            image,
+            names or None,
+            out,
+            checkpoint,
+            log=not no_log,
         ):
             click.echo(line)
 
@@ -96,20 +106,26 @@ def activations(
         pixels = dataset.test_images[index]
         about = f"test image {index} ({dataset.classes[dataset.test_labels[index]]})"
     shown = ((torch.tensor(pixels).float() / 255 - mean) / std)[0]
-    activation_maps.sheets(
+    activation_maps.draw(
         network, shown, layers, width=activation_maps.TRACKED_WIDTH
     )  # a wrong name is told before the wait
     dead = None
     if dataset is not None:
-        rows = data.split(dataset.train_labels, dataset.test_labels, known.config.data, dataset.classes).test
-        parts = (dataset.test_images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
+        rows = data.split(
+            dataset.train_labels, dataset.test_labels, known.config.data, dataset.classes
+        ).test
+        parts = (
+            dataset.test_images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH)
+        )
         dead = activation_maps.find_dead(
             network, ((torch.from_numpy(part).float() / 255 - mean) / std for part in parts)
         )
-    drawn = activation_maps.sheets(network, shown, layers, dead=dead)
+    drawn = activation_maps.draw(network, shown, layers, dead=dead)
     folder = out or Path(activation_maps.KEY) / known.run.run_id
     try:
-        files = activation_maps.save(folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about)
+        files = activation_maps.save(
+            folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about
+        )
         if dead:
             (folder / DEAD_FILE).write_bytes(dead_figure(dead.counts, dead.images))
     except OSError as error:
@@ -126,12 +142,21 @@ def activations(
         yield f"logged to run {known.run.run_id}"
 
 
-def _log(uri: str, run_id: str, folder: Path, files: Sequence[str], shares: Mapping[str, float], epoch: int) -> None:
+def _log(
+    uri: str,
+    run_id: str,
+    folder: Path,
+    files: Sequence[str],
+    shares: Mapping[str, float],
+    epoch: int,
+) -> None:
     """The sheets, the plot where there is one, the facts and the metrics; in place of earlier ones."""
     from suite.visuals.activation_maps import FACTS_FILE, KEY
 
     paths = [folder / name for name in files]
-    tracking.log_images(uri, run_id, KEY, paths, beside=[folder / FACTS_FILE], metrics=shares, step=epoch)
+    tracking.log_images(
+        uri, run_id, KEY, paths, beside=[folder / FACTS_FILE], metrics=shares, step=epoch
+    )
     if shares:
         tracking.log_images(uri, run_id, DEAD_KEY, [folder / DEAD_FILE])
 
@@ -149,7 +174,9 @@ def dead_figure(counts: Mapping[str, tuple[int, int]], images: int) -> bytes:
     from matplotlib.figure import Figure
 
     shares = [100 * dead / total for dead, total in counts.values()]
-    figure = Figure(figsize=(max(5.0, min(14.0, 2 + 0.35 * len(counts))), 4.2), dpi=120, layout="constrained")
+    figure = Figure(
+        figsize=(max(5.0, min(14.0, 2 + 0.35 * len(counts))), 4.2), dpi=120, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = range(len(counts))

@@ -24,7 +24,14 @@ from rich.console import Console
 
 from suite import tracking
 from suite.console.output import exit_codes, standard
-from suite.core.errors import EnvironmentProblem, LockedError, ProblemsError, SuiteError, UsageError, raise_problems
+from suite.core.errors import (
+    EnvironmentProblem,
+    LockedError,
+    ProblemsError,
+    SuiteError,
+    UsageError,
+    raise_problems,
+)
 from suite.core.records import Status
 from suite.core.redaction import redacted
 from suite.storage.bucket import is_bucket
@@ -73,7 +80,11 @@ def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
     store = _store(uri)
     yield store
     if storage.exists() and not storage.is_dir():
-        yield Finding("sweeps", f"{storage} is no folder", "Move it away, or name the sweeps' folder: --storage-path.")
+        yield Finding(
+            "sweeps",
+            f"{storage} is no folder",
+            "Move it away, or name the sweeps' folder: --storage-path.",
+        )
     for journal in sorted(storage.glob(f"*/{FILE_NAME}")):
         yield from _sweep(journal.parent, uri, fix, store.well)
 
@@ -87,7 +98,11 @@ def _versions() -> Finding:
     try:
         environment.check_floors()
     except EnvironmentProblem as error:
-        return Finding("versions", "; ".join(problem.rule for problem in error.problems), error.problems[0].remedy)
+        return Finding(
+            "versions",
+            "; ".join(problem.rule for problem in error.problems),
+            error.problems[0].remedy,
+        )
     return Finding("versions", f"Python {platform.python_version()}, {text}")
 
 
@@ -97,7 +112,9 @@ def _gpus() -> Finding:
 
     there = 0
     if shutil.which("nvidia-smi"):
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=20)
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=20
+        )
         there = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there > usable:
@@ -110,9 +127,17 @@ def _gpus() -> Finding:
 def _disks(storage: Path) -> Iterator[Finding]:
     from suite import data
 
-    for about, place in (("results", storage), ("cache", data.cache_folder()), ("Ray's files", Path("/tmp/ray"))):
+    for about, place in (
+        ("results", storage),
+        ("cache", data.cache_folder()),
+        ("Ray's files", Path("/tmp/ray")),
+    ):
         there = disk.free(place)
-        low = "Make room there: checkpoints, decoded images and Ray's files need some." if there < LEAST_FREE else ""
+        low = (
+            "Make room there: checkpoints, decoded images and Ray's files need some."
+            if there < LEAST_FREE
+            else ""
+        )
         yield Finding(f"disk, {about}", f"{disk.size(there)} free at {place}", low)
 
 
@@ -164,7 +189,9 @@ def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding
         return Finding(folder.name, state)
     text = f"{state}; its process ended without a word, {stale} trials were running"
     if not fix:
-        return Finding(folder.name, text, "Launch it again, which goes on; or close its runs with --fix.")
+        return Finding(
+            folder.name, text, "Launch it again, which goes on; or close its runs with --fix."
+        )
     journal = Journal(folder / FILE_NAME)
     try:
         close_stale(history, lambda kind, **fields: history.feed(journal.append(kind, **fields)))
@@ -172,7 +199,12 @@ def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding
         written = journal.flush(10.0)
     finally:
         journal.close()
-    return Finding(folder.name, f"{text}: closed", "" if written else "The disk is full: make room.", fixed=written)
+    return Finding(
+        folder.name,
+        f"{text}: closed",
+        "" if written else "The disk is full: make room.",
+        fixed=written,
+    )
 
 
 def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]:
@@ -195,24 +227,33 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
             for draft in drafts:
                 shutil.rmtree(draft, ignore_errors=True)
         text = f"{len(drafts)} half-written checkpoints of killed workers"
-        yield Finding(folder.name, text + (": removed" if fix else ""), "--fix removes them.", fixed=fix)
+        yield Finding(
+            folder.name, text + (": removed" if fix else ""), "--fix removes them.", fixed=fix
+        )
     results = [
         path
         for item in history.in_plan()
         for name, digest in item.end.get("sha256", {}).items()
-        if (path := folder / "trials" / item.trial.id / name).exists() and checkpoint.digest(path) != digest
+        if (path := folder / "trials" / item.trial.id / name).exists()
+        and checkpoint.digest(path) != digest
     ]
     if results:
         text = f"{len(results)} files are not what was written: {', '.join(str(path) for path in results[:3])}"
-        yield Finding(folder.name, text, "The disk or somebody changed them; --force --only ARM trains anew.")
+        yield Finding(
+            folder.name, text, "The disk or somebody changed them; --force --only ARM trains anew."
+        )
     missing = [
         item.trial.name
         for item in history.in_plan()
-        if item.status is Status.FINISHED and item.kept and not (folder / "trials" / item.trial.id / "best.pt").exists()
+        if item.status is Status.FINISHED
+        and item.kept
+        and not (folder / "trials" / item.trial.id / "best.pt").exists()
     ]
     if missing:
         remedy = "suite.replay RUN makes it again; its figures are all there."
-        yield Finding(folder.name, f"no best.pt of {', '.join(missing[:3])} ({len(missing)} in all)", remedy)
+        yield Finding(
+            folder.name, f"no best.pt of {', '.join(missing[:3])} ({len(missing)} in all)", remedy
+        )
 
 
 def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
@@ -234,7 +275,9 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     if not behind:
         return Finding(about, f"all {len(entries)} entries are there")
     if not fix:
-        return Finding(about, f"{behind} of {len(entries)} entries are not there yet", "Send them with --fix.")
+        return Finding(
+            about, f"{behind} of {len(entries)} entries are not there yet", "Send them with --fix."
+        )
     lines: list[str] = []
     sender = tracking.Sender(tracker, folder / CURSOR, lines.append)
     try:
@@ -245,7 +288,11 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
         sender.close()
     if sent_all:
         return Finding(about, f"{behind} entries sent: all {len(entries)} are there", fixed=True)
-    return Finding(about, f"not all could be sent: {lines[-1] if lines else 'it takes too long'}", "Try again later.")
+    return Finding(
+        about,
+        f"not all could be sent: {lines[-1] if lines else 'it takes too long'}",
+        "Try again later.",
+    )
 
 
 def _cursor(folder: Path) -> tuple[int, str]:
@@ -262,10 +309,18 @@ def _cursor(folder: Path) -> tuple[int, str]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--fix", is_flag=True, help="Close stale runs, send what tracking lacks, set damaged checkpoints aside.")
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="Close stale runs, send what tracking lacks, set damaged checkpoints aside.",
+)
 @click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
               help="Folder of the sweeps' folders; with FILES: s3://... where that is an object store.")  # fmt: skip
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
 def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: str | None) -> None:
     """Say what is not as it should be, and with --fix mend it. With FILES, look at these cluster files instead.
 
@@ -288,7 +343,9 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
         for finding in examine(storage_path.absolute(), tracking_uri_of(tracking_uri), fix):
             _show(console, finding)
             well &= finding.well
-        console.print(f"{socket.gethostname()}: {'all well' if well else 'not all is well'}", highlight=False)
+        console.print(
+            f"{socket.gethostname()}: {'all well' if well else 'not all is well'}", highlight=False
+        )
         sys.exit(0 if well else EnvironmentProblem.exit_code)
 
 
@@ -307,12 +364,22 @@ def _cluster_files(console: Console, files: Sequence[Path], in_a_bucket: bool) -
 
 def _show(console: Console, finding: Finding) -> None:
     mark, style = (
-        ("ok   ", "green") if not finding.remedy else ("fixed", "green") if finding.fixed else ("!    ", "red")
+        ("ok   ", "green")
+        if not finding.remedy
+        else ("fixed", "green")
+        if finding.fixed
+        else ("!    ", "red")
     )
     console.print(mark, style=style, end=" ")
     console.print(f"{finding.about}: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     if finding.remedy and not finding.fixed:
-        console.print(f"          {finding.remedy}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"          {finding.remedy}",
+            style="dim",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

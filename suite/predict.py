@@ -21,11 +21,21 @@ BATCH = 256
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
-def main(run: str, folder: Path, tracking_uri: str | None, checkpoint: Path | None, out: Path | None) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write. Default: standard output.",
+)
+def main(
+    run: str, folder: Path, tracking_uri: str | None, checkpoint: Path | None, out: Path | None
+) -> None:
     """Class probabilities of RUN's best checkpoint for every image below FOLDER, one CSV row each.
 
     RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best.
@@ -44,7 +54,9 @@ def main(run: str, folder: Path, tracking_uri: str | None, checkpoint: Path | No
                 _write(file, header, rows)
 
 
-def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) -> Iterator[list[Any]]:
+def predict(
+    uri: str, run: str, folder: Path, checkpoint: Path | None = None
+) -> Iterator[list[Any]]:
     """The header, then a row for each image: path, predicted class, probability of each class.
 
     Raises:

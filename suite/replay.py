@@ -16,7 +16,11 @@ from suite.tracking.uri import tracking_uri_of
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run")
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("replays"), show_default=True,
               help="Folder for the checkpoint and the predictions.")  # fmt: skip
 def main(run: str, tracking_uri: str | None, out: Path) -> None:
@@ -43,7 +47,8 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         UsageError, EnvironmentProblem: the run, its data or its weights are not to be had.
     """
     from suite.restore import restore
-    from suite.training.trainer import Training, fit
+    from suite.training.setup import prepare_trainer
+    from suite.training.trainer import fit
 
     known = restore(uri, run)
     dataset = known.dataset()
@@ -54,7 +59,7 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
             remedy="Put the same images where the run's config.yaml says (data.root).",
         )
     folder = out / known.run.run_id
-    training = Training(
+    trainer = prepare_trainer(
         known.trial,
         dataset,
         weights=known.weights(),
@@ -63,14 +68,16 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
         folder=folder,
     )
     differing = 0
-    for record in fit(training):
+    for record in fit(trainer):
         wrong = _differences(record, known.run.metrics)
         differing += bool(wrong)
         word = f"differs: {', '.join(wrong)}" if wrong else "as recorded"
         figure = record.metrics.get(known.objective.name, float("nan"))
-        console.print(f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False)
-    facts = training.finish()
-    if facts["test"]:
+        console.print(
+            f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False
+        )
+    facts = trainer.finish()
+    if facts["test"] and facts["best_epoch"] is not None:
         record = EpochRecord(facts["best_epoch"], facts["test"])
         if wrong := _differences(record, known.run.metrics):
             differing += 1

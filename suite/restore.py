@@ -50,7 +50,9 @@ class RestoredTrial:
     def weights(self) -> models.Weights | None:
         """What the run started from, None for a random start; raises as ``dataset``."""
         self._on_record("model.weights", self.config.model.weights)
-        return fetch_weights(self.config.model, lambda address: tracking.resolve_weights(self.uri, address))
+        return fetch_weights(
+            self.config.model, lambda address: tracking.resolve_weights(self.uri, address)
+        )
 
     def _on_record(self, name: str, address: str | None) -> None:
         if address and WORD in address:
@@ -73,7 +75,9 @@ class RestoredTrial:
         try:
             content = torch.load(best, map_location="cpu", weights_only=True)
             network = rebuild(self.trial, best)
-            return Trained(network, tuple(content["classes"]), content["image_size"], content["epoch"])
+            return Trained(
+                network, tuple(content["classes"]), content["image_size"], content["epoch"]
+            )
         except Exception as error:
             raise EnvironmentProblem(
                 f"{best} is no best.pt of run {self.run.run_id}: {str(error).splitlines()[0]}",
@@ -129,7 +133,10 @@ def _config(run: tracking.TrialRun, text: str) -> TrialConfig:
         yaml_lines.parse(text, "config.yaml")  # whoever can write to the store could send a bomb
         return read_stored_config(yaml.safe_load(text))
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})" for one in error.errors()]
+        wrong = [
+            f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})"
+            for one in error.errors()
+        ]
         raise _foreign(run, f"{', '.join(wrong)}, in config.yaml") from error
     except (yaml.YAMLError, UsageError) as error:
         raise _foreign(run, "config.yaml, which is no YAML") from error

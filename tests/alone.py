@@ -12,7 +12,8 @@ from suite import config
 from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Trial
 from suite.planning import plan
 from suite.storage.journal import read
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 Curve = dict[int, dict[str, float]]
 
@@ -20,12 +21,16 @@ Curve = dict[int, dict[str, float]]
 def plain(records: list[EpochRecord]) -> Curve:
     """Epoch -> metrics that the machine has no say in."""
     return {
-        record.epoch: {name: value for name, value in record.metrics.items() if name not in MACHINE_METRICS}
+        record.epoch: {
+            name: value for name, value in record.metrics.items() if name not in MACHINE_METRICS
+        }
         for record in records
     }
 
 
-def alone(folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: str = "tiny") -> dict[str, Curve]:
+def alone(
+    folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: str = "tiny"
+) -> dict[str, Curve]:
     """Trial name -> curve of each trial in the sweep's journal that can be trained, computed here without Ray."""
     monkeypatch.syspath_prepend(folder)
     for module in ("tiny_net",):
@@ -36,7 +41,9 @@ def alone(folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: st
     curves: dict[str, Curve] = {}
     for entry in entries:
         if entry["kind"] == "trial":
-            trial = Trial(**{key: entry[key] for key in ("id", "arm", "seed", "name", "settings", "config")})
+            trial = Trial(
+                **{key: entry[key] for key in ("id", "arm", "seed", "name", "settings", "config")}
+            )
             curves[trial.name] = curve_of(trial, prepared, Numerics(**numerics), scratch / trial.id)
     return curves
 
@@ -44,7 +51,7 @@ def alone(folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: st
 def curve_of(trial: Trial, prepared: plan.Plan, numerics: Numerics, folder: Path) -> Curve:
     """The curve up to where the trial ends or fails."""
     (dataset,) = prepared.datasets.values()
-    training = Training(
+    training = prepare_trainer(
         trial, dataset, objective=prepared.spec.objective, numerics=numerics, folder=folder
     )  # fmt: skip
     try:

@@ -16,8 +16,12 @@ from typing import Any
 import pytest
 from conftest import Folder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: nobody looked at the page")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+needed = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine: nobody looked at the page"
+)
 # without most of these Chromium looks for Google's hosts at every start
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -88,7 +88,9 @@ SWEEP: dict[str, Any] = {
     },
     "parameters": {"train.lr": {"values": [0.05, 0.2]}},
     "seeds": [0, 1],
-    "checkpoints": {"keep": 0},  # exporting the champion takes 4 s of a processor; tests that are about it keep one
+    "checkpoints": {
+        "keep": 0
+    },  # exporting the champion takes 4 s of a processor; tests that are about it keep one
 }
 
 
@@ -120,7 +122,11 @@ def _empty_store() -> Path:
     draft.mkdir(parents=True, exist_ok=True)
     code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
     uri, artifacts = f"sqlite:///{draft / 'mlflow.db'}", str(draft / "mlartifacts")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, uri, artifacts], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, uri, artifacts],
+        check=True,
+        capture_output=True,
+    )
     draft.rename(file.parent)
     return file
 
@@ -147,10 +153,16 @@ class Folder:
         return [sys.executable, "-m", module, *arguments]
 
     def environment(self, **extra: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+        }
         return kept | {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"} | extra
 
-    def run(self, *arguments: str, module: str = "suite.sweep", timeout: float = 200, **extra: str) -> Any:
+    def run(
+        self, *arguments: str, module: str = "suite.sweep", timeout: float = 200, **extra: str
+    ) -> Any:
         """Run a command to its end; stdout and stderr as text."""
         return subprocess.run(
             self.command(*arguments, module=module), cwd=self.path, env=self.environment(**extra),
@@ -162,7 +174,9 @@ class Folder:
         if code not in (2, 6):  # what is refused must leave nothing behind
             self._store_as_elsewhere(arguments)
         done = self.run("sweep.yaml", *self._as_asked(arguments), **extra)
-        assert done.returncode == code, f"exit code {done.returncode} instead of {code}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, (
+            f"exit code {done.returncode} instead of {code}\n{done.stdout}\n{done.stderr}"
+        )
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return done
 
@@ -175,7 +189,10 @@ class Folder:
         )  # fmt: skip
 
     def _as_asked(self, arguments: tuple[str, ...]) -> list[str]:
-        return [*arguments, *(["--no-report"] if not self.report and "--no-report" not in arguments else [])]
+        return [
+            *arguments,
+            *(["--no-report"] if not self.report and "--no-report" not in arguments else []),
+        ]
 
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
         """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""
@@ -195,13 +212,18 @@ class Folder:
         return [json.loads(line) for line in lines if line]
 
     def wait_for(
-        self, process: subprocess.Popen[str], condition: Callable[[list[dict[str, Any]]], bool], seconds: float = 120
+        self,
+        process: subprocess.Popen[str],
+        condition: Callable[[list[dict[str, Any]]], bool],
+        seconds: float = 120,
     ) -> None:
         """Wait until the journal fulfils a condition while the process lives."""
         end = time.monotonic() + seconds
         while not condition(self.journal):
             if process.poll() is not None:
-                raise AssertionError(f"ended too early with {process.returncode}:\n{process.communicate()[0]}")
+                raise AssertionError(
+                    f"ended too early with {process.returncode}:\n{process.communicate()[0]}"
+                )
             assert time.monotonic() < end, "the journal never got there"
             time.sleep(0.02)
 
@@ -211,8 +233,14 @@ class Folder:
         found: dict[str, dict[int, dict[str, float]]] = {}
         for entry in self.journal:
             if entry["kind"] == "epoch":
-                own = {k: v for k, v in entry["metrics"].items() if not k.startswith(("time/", "memory/"))}
-                assert entry["epoch"] not in found.setdefault(names[entry["id"]], {}), "an epoch was written twice"
+                own = {
+                    k: v
+                    for k, v in entry["metrics"].items()
+                    if not k.startswith(("time/", "memory/"))
+                }
+                assert entry["epoch"] not in found.setdefault(names[entry["id"]], {}), (
+                    "an epoch was written twice"
+                )
                 found[names[entry["id"]]][entry["epoch"]] = own
             elif entry["kind"] == "forget":
                 found.pop(names[entry["id"]], None)
@@ -268,10 +296,17 @@ class Folder:
         with (self.path / "reports" / self.name / "results.csv").open(newline="") as file:
             rows = {row["trial"]: row for row in csv.DictReader(file)}
         ends = {entry["id"]: entry for entry in self.journal if entry["kind"] == "end"}
-        epochs = {(entry["id"], entry["epoch"]): entry["metrics"] for entry in self.journal if entry["kind"] == "epoch"}
+        epochs = {
+            (entry["id"], entry["epoch"]): entry["metrics"]
+            for entry in self.journal
+            if entry["kind"] == "epoch"
+        }
         assert rows.keys() == ends.keys()
         for trial, end in ends.items():
-            assert (rows[trial]["status"], int(rows[trial]["epochs"])) == (end["status"], end["epochs"])
+            assert (rows[trial]["status"], int(rows[trial]["epochs"])) == (
+                end["status"],
+                end["epochs"],
+            )
             best = epochs[trial, end["best_epoch"]] | (end.get("test") or {})
             assert {name: float(rows[trial][name]) for name in best} == best
 
@@ -283,11 +318,17 @@ class Folder:
             name = names.get(entry.get("id") or "", "")
             if entry["kind"] in ("epoch", "images"):
                 step = entry["epoch" if entry["kind"] == "epoch" else "step"]
-                found |= {(name, key, step): value for key, value in entry["metrics"].items() if value is not None}
+                found |= {
+                    (name, key, step): value
+                    for key, value in entry["metrics"].items()
+                    if value is not None
+                }
             elif entry["kind"] == "end" and entry.get("best_value") is not None:
                 step = entry.get("best_epoch") or entry.get("epochs") or 0
                 found[name, "best/value", step] = entry["best_value"]
-                found |= {(name, key, step): value for key, value in (entry.get("test") or {}).items()}
+                found |= {
+                    (name, key, step): value for key, value in (entry.get("test") or {}).items()
+                }
             elif entry["kind"] == "forget":
                 found = {key: value for key, value in found.items() if key[0] != name}
         return found

@@ -94,17 +94,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
     """The longest first, as the last one to begin would end alone; crash points, which compute, among the others, which
     wait."""
-    longest = [item for item in items if "stopped_and_killed" in item.nodeid or "sweeps_at_once" in item.nodeid]
+    longest = [
+        item
+        for item in items
+        if "stopped_and_killed" in item.nodeid or "sweeps_at_once" in item.nodeid
+    ]
     items = [item for item in items if item not in longest]
     busy = [item for item in items if "test_crash_points" in item.nodeid]
     others = [item for item in items if "test_crash_points" not in item.nodeid]
     places = [(place + 0.5) / len(some) for some in (busy, others) for place in range(len(some))]
-    return longest + [item for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])]
+    return longest + [
+        item
+        for _, item in sorted(zip(places, [*busy, *others], strict=True), key=lambda pair: pair[0])
+    ]
 
 
 # rows, whether a control, test, outcome, [faults, kills, figures], seconds, commit
 _results: list[tuple[list[int], bool, str, str, list[Any], float, str]] = []
-_tallies: dict[str, list[Any]] = {}  # test -> what it did: said when its fixture ends, after its outcome
+_tallies: dict[
+    str, list[Any]
+] = {}  # test -> what it did: said when its fixture ends, after its outcome
 _started = time.time()
 
 
@@ -119,7 +128,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return
     rows, control = found["fault"]
     tally = _tallies.setdefault(report.nodeid, [0, 0, {}])
-    _results.append((rows, control, report.nodeid, report.outcome, tally, report.duration, _commit()))
+    _results.append(
+        (rows, control, report.nodeid, report.outcome, tally, report.duration, _commit())
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -128,7 +139,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     folder = session.config.rootpath / "reports" / "faults"
     options = session.config.option
-    if options.keyword or getattr(options, "lf", False) or any("::" in argument for argument in session.config.args):
+    if (
+        options.keyword
+        or getattr(options, "lf", False)
+        or any("::" in argument for argument in session.config.args)
+    ):
         _keep(folder / ("index.csv" if FULL else "cluster.csv"))
     if FULL:
         write(folder, "index", "Faults", list(ROWS))
@@ -144,10 +159,15 @@ def _keep(table: Path) -> None:
         with table.open(newline="") as file:
             for line in csv.DictReader(file):
                 if line["test"] not in now and "commit" in line:
-                    rows, tally = list(map(int, line["rows"].split())), [int(line["faults"]), int(line["kills"])]
+                    rows, tally = (
+                        list(map(int, line["rows"].split())),
+                        [int(line["faults"]), int(line["kills"])],
+                    )
                     did = [*tally, json.loads(line["figures"])]
                     control, seconds = line["control"] == "True", float(line["seconds"])
-                    _results.append((rows, control, line["test"], line["outcome"], did, seconds, line["commit"]))
+                    _results.append(
+                        (rows, control, line["test"], line["outcome"], did, seconds, line["commit"])
+                    )
 
 
 def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
@@ -155,7 +175,19 @@ def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["rows", "control", "test", "outcome", "faults", "kills", "seconds", "commit", "figures"])
+        writer.writerow(
+            [
+                "rows",
+                "control",
+                "test",
+                "outcome",
+                "faults",
+                "kills",
+                "seconds",
+                "commit",
+                "figures",
+            ]
+        )
         for rows_of, control, test, outcome, (faults, kills, figures), seconds, commit in sorted(
             _results, key=lambda one: one[2]
         ):
@@ -172,7 +204,10 @@ def _line(row: int) -> str:
     ran = [one for one in mine if one[3] != "skipped"]
     faults = sum(one[4][0] or 1 for one in ran if one[3] == "passed")
     figures = "; ".join(f"{name} {value}" for one in ran for name, value in one[4][2].items())
-    outcome, control = _outcome(mine, "survived", "**not tested**"), _outcome(controls, "failed as it should", "none")
+    outcome, control = (
+        _outcome(mine, "survived", "**not tested**"),
+        _outcome(controls, "failed as it should", "none"),
+    )
     return f"| {row} | {ROWS[row]} | {len(ran)} | {faults} | {outcome} | {control} | {figures} |"
 
 
@@ -202,7 +237,9 @@ def _summary() -> list[str]:
 
 @cache
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or "unknown"
 
 
@@ -210,8 +247,13 @@ def _facts(name: str) -> list[str]:
     commits: dict[str, int] = defaultdict(int)
     for one in _results:
         commits[one[6]] += 1
-    at = ", ".join(f"{count} tests at {commit}" for commit, count in sorted(commits.items(), key=lambda pair: -pair[1]))
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("ray", "mlflow", "torch"))
+    at = ", ".join(
+        f"{count} tests at {commit}"
+        for commit, count in sorted(commits.items(), key=lambda pair: -pair[1])
+    )
+    versions = ", ".join(
+        f"{package} {metadata.version(package)}" for package in ("ray", "mlflow", "torch")
+    )
     command = "make cluster" if name == "cluster" else "make faults"
     return [f"`{command}`, {at}, {datetime.now(UTC):%Y-%m-%d}, "
             f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are fixed in the tests; "

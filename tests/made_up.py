@@ -35,7 +35,9 @@ def history(
         2: EpochRecord(2, {"val/acc": 0.55, "test/acc": 0.99, "train/acc": 0.9}),
     }
     trial = Trial(f"{arm}-{seed}", arm, seed, f"{arm} seed={seed}", settings or {})
-    return TrialHistory(trial, {"baseline": baseline, "numerics": {"precision": numerics}}, records, Status(status))
+    return TrialHistory(
+        trial, {"baseline": baseline, "numerics": {"precision": numerics}}, records, Status(status)
+    )
 
 
 def sweep_of(table: Mapping[str, Sequence[float]], baseline: str = "base") -> list[TrialHistory]:
@@ -56,7 +58,12 @@ def run(
     curve = np.linspace(0.3, 0.6 + len(arm) / 100, epochs) + rng.normal(0, 0.01, epochs)
     metrics = {
         name: {epoch + 1: float(value + shift) for epoch, value in enumerate(curve)}
-        for name, shift in (("val/acc", 0.0), ("test/acc", -0.01), ("train/acc", 0.1), ("time/epoch_s", 1.0))
+        for name, shift in (
+            ("val/acc", 0.0),
+            ("test/acc", -0.01),
+            ("train/acc", 0.1),
+            ("time/epoch_s", 1.0),
+        )
     }
     known = {
         "suite.arm": arm, "suite.settings": json.dumps({"augment": arm}), "suite.in_plan": "true", "suite.reason": "",
@@ -66,14 +73,32 @@ def run(
     tags = {f"suite.{name}": value for name, value in tags.items()}
     metrics = {name: history for name, history in metrics.items() if history}
     name = f"{arm} seed={seed}"
-    return TrialRun(f"r{arm}{seed}", f"{arm}{seed}", arm, seed, name, status, known | tags, params or {}, metrics)
+    return TrialRun(
+        f"r{arm}{seed}",
+        f"{arm}{seed}",
+        arm,
+        seed,
+        name,
+        status,
+        known | tags,
+        params or {},
+        metrics,
+    )
 
 
-def runs(*trials: TrialRun, status: str = "finished", description: str = "What helps?", **tags: str) -> SweepRuns:
+def runs(
+    *trials: TrialRun, status: str = "finished", description: str = "What helps?", **tags: str
+) -> SweepRuns:
     """A sweep as the store has it."""
-    known = {"mlflow.note.content": description, "suite.margin": "0.005", "mlflow.source.name": "suite.sweep x.yaml"}
+    known = {
+        "mlflow.note.content": description,
+        "suite.margin": "0.005",
+        "mlflow.source.name": "suite.sweep x.yaml",
+    }
     known |= {f"suite.{name}": value for name, value in tags.items()}
-    return SweepRuns("fruit", TrialRun("p", "", "", -1, "fruit", status, known, {"metric": "val/acc"}), trials)
+    return SweepRuns(
+        "fruit", TrialRun("p", "", "", -1, "fruit", status, known, {"metric": "val/acc"}), trials
+    )
 
 
 def grid(arms: Sequence[str], seeds: int, **more: Any) -> list[TrialRun]:
@@ -90,12 +115,23 @@ def said(found: Content) -> str:
 
 def evil() -> Content:
     """A sweep whose every text wants to be something else."""
-    trials = [run("base", 0), run(EVIL, 0), run("=1+1", 0), run("$x_{|`*[a](b)", 0), run("名\x07\n前", 0)]
+    trials = [
+        run("base", 0),
+        run(EVIL, 0),
+        run("=1+1", 0),
+        run("$x_{|`*[a](b)", 0),
+        run("名\x07\n前", 0),
+    ]
     trials.append(run(EVIL, 1, status="failed", epochs=0, reason=f"{EVIL} | `x`"))
     return report(*trials, description=EVIL, status="running")
 
 
-SCRATCH = {"model.arch": "resnet18", "model.weights": "none", "model.freeze_depth": "0", "model.head": "null"}
+SCRATCH = {
+    "model.arch": "resnet18",
+    "model.weights": "none",
+    "model.freeze_depth": "0",
+    "model.head": "null",
+}
 FINETUNE = SCRATCH | {"model.weights": "imagenet"}
 CONFIG1 = {
     "model.arch": "resnet18", "model.weights": "imagenet", "model.freeze_depth": "7", "model.head.hidden": "[128]",
@@ -106,13 +142,26 @@ CONFIG2 = CONFIG1 | {
 }  # fmt: skip
 
 
-def taught(arm: str, seed: int, params: Mapping[str, str], end: float, speed: float, lowest: int = 99) -> TrialRun:
+def taught(
+    arm: str, seed: int, params: Mapping[str, str], end: float, speed: float, lowest: int = 99
+) -> TrialRun:
     """A trial of twelve epochs that comes to ``end`` and whose validation loss is lowest at an epoch."""
     epochs = np.arange(1, 13)
-    acc = end * (1 - np.exp(-speed * epochs)) + 0.001 * np.random.default_rng([seed, len(arm)]).normal(size=12)
+    acc = end * (1 - np.exp(-speed * epochs)) + 0.001 * np.random.default_rng(
+        [seed, len(arm)]
+    ).normal(size=12)
     loss = 2 - acc + 0.1 * np.maximum(0, epochs - lowest) + 0.3 * np.maximum(0, lowest - epochs)
-    table = {"val/acc": acc, "test/acc": acc, "train/acc": acc + 0.1, "val/loss": loss, "train/loss": loss}
-    metrics = {name: dict(zip(map(int, epochs), map(float, values), strict=True)) for name, values in table.items()}
+    table = {
+        "val/acc": acc,
+        "test/acc": acc,
+        "train/acc": acc + 0.1,
+        "val/loss": loss,
+        "train/loss": loss,
+    }
+    metrics = {
+        name: dict(zip(map(int, epochs), map(float, values), strict=True))
+        for name, values in table.items()
+    }
     made = run(arm, seed, params=params, baseline="true" if arm == "scratch" else "false")
     return replace(made, metrics=metrics)
 
@@ -143,15 +192,23 @@ class Store:
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tracking, "download", self.download)
-        monkeypatch.setattr(tracking, "read_images", lambda uri, run_id, key: self.images.get(run_id, {}))
+        monkeypatch.setattr(
+            tracking, "read_images", lambda uri, run_id, key: self.images.get(run_id, {})
+        )
 
-    def add(self, arm: str, seed: int, one: Predictions | None, status: str = "finished", **tags: str) -> TrialRun:
+    def add(
+        self, arm: str, seed: int, one: Predictions | None, status: str = "finished", **tags: str
+    ) -> TrialRun:
         run = TrialRun(f"r{len(self.trials)}", f"t{len(self.trials)}", arm, seed, arm, status,
                        {"suite.numerics": '{"precision": "fp32"}', "suite.data_digest": "d"}
                        | {f"suite.{name}": value for name, value in tags.items()})  # fmt: skip
         self.trials.append(run)
         if one is not None:
-            self.put(run.run_id, "predictions.npz", {"index": one.index, "labels": one.labels, "logits": one.logits})
+            self.put(
+                run.run_id,
+                "predictions.npz",
+                {"index": one.index, "labels": one.labels, "logits": one.logits},
+            )
         return run
 
     def put(self, run_id: str, name: str, arrays: Mapping[str, Any]) -> None:

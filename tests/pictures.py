@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def noise(seed: int, width: int = 16, height: int = 16) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def save(image: Image.Image, path: Path, **options: Any) -> Path:
@@ -26,7 +28,9 @@ def save(image: Image.Image, path: Path, **options: Any) -> Path:
     return path
 
 
-def make_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), train: int = 3, test: int = 2) -> Path:
+def make_folder(
+    root: Path, classes: tuple[str, ...] = ("cat", "dog"), train: int = 3, test: int = 2
+) -> Path:
     """Square PNGs of 16 pixels, all different."""
     seed = 0
     for part, count in (("train", train), ("test", test)):

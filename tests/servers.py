@@ -30,7 +30,11 @@ from test_tracking import Server, free_port
 from suite.storage import bucket_journal
 from suite.storage.bucket import Bucket
 
-PASSWORDS = {"admin": "admin-of-the-tests-1", "ann": "ann-of-the-tests-1", "ben": "ben-of-the-tests-1"}
+PASSWORDS = {
+    "admin": "admin-of-the-tests-1",
+    "ann": "ann-of-the-tests-1",
+    "ben": "ben-of-the-tests-1",
+}
 
 
 def _program(name: str) -> str | None:
@@ -40,7 +44,8 @@ def _program(name: str) -> str | None:
 
 
 needs_postgres = pytest.mark.skipif(
-    _program("initdb") is None, reason="no PostgreSQL on this machine (Debian's package is postgresql)"
+    _program("initdb") is None,
+    reason="no PostgreSQL on this machine (Debian's package is postgresql)",
 )
 
 
@@ -48,7 +53,9 @@ class Postgres:
     """A PostgreSQL of its own, in a temporary folder, on 127.0.0.1, as a user who is not root."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="suite-postgres-"))  # pytest's folders are closed to other users
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="suite-postgres-")
+        )  # pytest's folders are closed to other users
         self.port = free_port()
         self.password = "postgres-of-the-tests"
         self.user: dict[str, Any] = {}
@@ -59,14 +66,21 @@ class Postgres:
         secret = self.folder / "password"
         secret.write_text(self.password)
         secret.chmod(0o644)
-        self._run("initdb", "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync")
+        self._run(
+            "initdb", "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"
+        )
         self.start()
         self.query("create database mlflow", database="postgres")
 
     @property
     def variables(self) -> dict[str, str]:
         """By which libpq finds it."""
-        return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "mlflow", "PGPASSWORD": self.password}
+        return {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.port),
+            "PGUSER": "mlflow",
+            "PGPASSWORD": self.password,
+        }
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -88,7 +102,9 @@ class Postgres:
                 self.query("select 1", database="postgres")
                 return
             except Exception:
-                assert time.monotonic() < end and self.process.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < end and self.process.poll() is None, (
+                    self.folder / "log"
+                ).read_text()
                 time.sleep(0.05)
 
     def stop(self) -> None:
@@ -145,13 +161,20 @@ class TeamServer(Server):
             super().kill()
         self.log.close()
 
-    def call(self, path: str, body: Any = None, user: str | None = "ann", **headers: str) -> tuple[int, bytes]:
+    def call(
+        self, path: str, body: Any = None, user: str | None = "ann", **headers: str
+    ) -> tuple[int, bytes]:
         """Status and answer of a request; ``user`` None = nobody."""
         if user:
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
+            headers["Authorization"] = (
+                "Basic " + base64.b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
+            )
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            self.uri + path, data, {"Content-Type": "application/json", **headers}, method="POST" if data else "GET"
+            self.uri + path,
+            data,
+            {"Content-Type": "application/json", **headers},
+            method="POST" if data else "GET",
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -162,7 +185,11 @@ class TeamServer(Server):
 
     def add_users(self) -> None:
         for name in ("ann", "ben"):
-            told = self.call("/api/2.0/mlflow/users/create", {"username": name, "password": PASSWORDS[name]}, "admin")
+            told = self.call(
+                "/api/2.0/mlflow/users/create",
+                {"username": name, "password": PASSWORDS[name]},
+                "admin",
+            )
             assert told[0] == 200, told
 
 
@@ -179,7 +206,9 @@ class ObjectStore:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + 60
         while not self._answers():
-            assert time.monotonic() < end and self.process.poll() is None, (folder / "store.log").read_text()
+            assert time.monotonic() < end and self.process.poll() is None, (
+                folder / "store.log"
+            ).read_text()
             time.sleep(0.1)
         request = urllib.request.Request(f"{self.uri}/{self.bucket}", method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
@@ -224,7 +253,10 @@ class Stored(Folder):
     @property
     def journal(self) -> list[dict[str, Any]]:
         """Of the store, not of the working copy."""
-        return [json.loads(line) for line in bucket_journal.read_journal(self.there / self.name).splitlines()]
+        return [
+            json.loads(line)
+            for line in bucket_journal.read_journal(self.there / self.name).splitlines()
+        ]
 
 
 class Served(Folder):
@@ -276,7 +308,9 @@ class Proxy:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.uri = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
         self.thread.start()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
@@ -293,7 +327,11 @@ class Proxy:
             self._reply(request, fault, {}, b"the gateway is not in the mood")
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in ("host", "connection")
+        }
         connection.request(request.command, request.path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
@@ -306,7 +344,12 @@ class Proxy:
         self._reply(request, answer.status, kept, content, cut=fault == -2)
 
     def _reply(
-        self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, cut: bool = False
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: dict[str, str],
+        content: bytes,
+        cut: bool = False,
     ) -> None:
         request.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():

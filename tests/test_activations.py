@@ -26,6 +26,7 @@ from suite.core.errors import UsageError
 from suite.execution.shared import SweepContext
 from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderStorage
+from suite.training.hooks import TrainingHooks
 from suite.visuals import activation_maps
 from suite.visuals.activation_maps import (
     MARK,
@@ -63,7 +64,10 @@ def test_a_convolution_is_the_sum_written_out() -> None:
     found = outputs(net, torch.tensor([[[1.0, 2.0, 0.0], [3.0, 1.0, 4.0]]]))
     padded = [[0, 0, 0, 0, 0], [0, 1, 2, 0, 0], [0, 3, 1, 4, 0], [0, 0, 0, 0, 0]]
     assert found["0.padding"].tolist() == [padded]
-    by_hand = [[[p[y][x] - p[y][x + 1] + 2 * p[y + 1][x + 1] for x in range(4)] for y in range(3)] for p in [padded]]
+    by_hand = [
+        [[p[y][x] - p[y][x + 1] + 2 * p[y + 1][x + 1] for x in range(4)] for y in range(3)]
+        for p in [padded]
+    ]
     assert found["0"].tolist() == by_hand, "the ReLU in place must not have changed it"
     assert found["1"].tolist() == [[[max(0, value) for value in row] for row in by_hand[0]]]
 
@@ -87,10 +91,14 @@ def test_the_first_blocks_of_a_resnet_step_by_step(arch: str) -> None:
         second = block.conv2(first)
         assert torch.equal(found["layer1.0.conv2"], second[0])
         whole = F.relu(block.bn2(second) + x)
-        assert torch.equal(found["layer1.0.relu:2"], whole[0]) and torch.equal(found["layer1.0"], whole[0])
+        assert torch.equal(found["layer1.0.relu:2"], whole[0]) and torch.equal(
+            found["layer1.0"], whole[0]
+        )
 
 
-@pytest.mark.parametrize("stem", [lambda x: x.relu(), torch.relu, F.relu, lambda x: x.relu_(), nn.ReLU(inplace=True)])
+@pytest.mark.parametrize(
+    "stem", [lambda x: x.relu(), torch.relu, F.relu, lambda x: x.relu_(), nn.ReLU(inplace=True)]
+)
 def test_every_way_to_call_a_relu_is_seen(stem: Any) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -108,9 +116,25 @@ def test_every_way_to_call_a_relu_is_seen(stem: Any) -> None:
 
 
 def test_tiles_go_from_black_to_white_each_on_its_own() -> None:
-    grey = tiles(np.array([[[-1.0, 0.0], [1.0, 3.0]], [[5.0, 5.0], [5.0, 10.0]], [[0, 0], [0, 0]], [[2, 2], [2, 2]]]))
-    assert grey.tolist() == [[[0, 64], [128, 255]], [[0, 0], [0, 255]], [[0, 0], [0, 0]], [[128, 128], [128, 128]]]
-    assert tiles(np.array([[[0.0]], [[1.0]], [[4.0]]])).ravel().tolist() == [0, 64, 255], "one pixel: over the layer"
+    grey = tiles(
+        np.array(
+            [
+                [[-1.0, 0.0], [1.0, 3.0]],
+                [[5.0, 5.0], [5.0, 10.0]],
+                [[0, 0], [0, 0]],
+                [[2, 2], [2, 2]],
+            ]
+        )
+    )
+    assert grey.tolist() == [
+        [[0, 64], [128, 255]],
+        [[0, 0], [0, 255]],
+        [[0, 0], [0, 0]],
+        [[128, 128], [128, 128]],
+    ]
+    assert tiles(np.array([[[0.0]], [[1.0]], [[4.0]]])).ravel().tolist() == [0, 64, 255], (
+        "one pixel: over the layer"
+    )
 
 
 def test_the_network_and_the_random_states_are_left_as_they_were() -> None:
@@ -119,7 +143,7 @@ def test_the_network_and_the_random_states_are_left_as_they_were() -> None:
     modes = [module.training for module in net.modules()]
     state = {name: value.clone() for name, value in net.state_dict().items()}
     drawn = torch.random.get_rng_state()
-    activation_maps.sheets(net, noise(8))
+    activation_maps.draw(net, noise(8))
     dead_channels(net, noise(8)[None])
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())
@@ -145,7 +169,7 @@ STUDY = [
 )
 def test_the_layers_of_the_study_in_its_order(arch: str, shapes: list[tuple[int, int]]) -> None:
     net = build(arch)
-    found = activation_maps.sheets(net, noise())
+    found = activation_maps.draw(net, noise())
     assert [sheet.key for sheet in found] == STUDY
     assert [sheet.shape for sheet in found] == [(channels, side, side) for channels, side in shapes]
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
@@ -168,9 +192,11 @@ def test_the_layers_of_the_study_in_its_order(arch: str, shapes: list[tuple[int,
         ("squeezenet1_1", 64, ["features.0", "features.9.expand1x1"]),
     ],
 )  # fmt: skip
-def test_other_networks_have_their_usual_layers_too(arch: str, side: int, expected: list[str]) -> None:
+def test_other_networks_have_their_usual_layers_too(
+    arch: str, side: int, expected: list[str]
+) -> None:
     net = build(arch)
-    found = [sheet.key for sheet in activation_maps.sheets(net, noise(side), width=TRACKED_WIDTH)]
+    found = [sheet.key for sheet in activation_maps.draw(net, noise(side), width=TRACKED_WIDTH)]
     assert found[0] == "input" and set(expected) <= set(found) and len(found) <= 12
     order = trace(net, noise(side))[1]
     assert [order[key] for key in found] == sorted(order[key] for key in found)
@@ -183,29 +209,36 @@ def test_channels_that_come_last_are_put_first() -> None:
 
 def test_every_stage_of_any_network_can_be_asked_for() -> None:
     net = build("densenet121")
-    every = activation_maps.sheets(net, noise(64), ["all"], width=TRACKED_WIDTH)
+    every = activation_maps.draw(net, noise(64), ["all"], width=TRACKED_WIDTH)
     keys = [sheet.key for sheet in every]
     convolutions = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 120 and set(convolutions) <= set(keys)
     assert keys[-1] == "relu" and len(set(keys)) == len(keys)  # densenet's last ReLU is a function
     some = [
-        sheet.key for sheet in activation_maps.sheets(net, noise(64), ["features.denseblock1.denselayer2.*", "input"])
+        sheet.key
+        for sheet in activation_maps.draw(
+            net, noise(64), ["features.denseblock1.denselayer2.*", "input"]
+        )
     ]
     assert some[0] == "input" and len(some) == 7 and all("denselayer2" in key for key in some[1:])
 
 
 def test_a_module_that_hands_on_what_it_was_given_is_shown_once() -> None:
     net = build("resnet18_cifar")
-    assert [sheet.key for sheet in activation_maps.sheets(net, noise(), ["layer1", "layer1.1", "layer1.1.relu:2"])] == [
-        "layer1"
-    ]
+    assert [
+        sheet.key
+        for sheet in activation_maps.draw(net, noise(), ["layer1", "layer1.1", "layer1.1.relu:2"])
+    ] == ["layer1"]
 
 
 def test_an_unknown_layer_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no layer 'layer1.0.conv9'(.|\n)*Did you mean 'layer1.0.conv[12]'(.|\n)*bn1"):
-        activation_maps.sheets(build("resnet18_cifar"), noise(), ["layer1.0.conv9"])
+    with pytest.raises(
+        UsageError,
+        match=r"no layer 'layer1.0.conv9'(.|\n)*Did you mean 'layer1.0.conv[12]'(.|\n)*bn1",
+    ):
+        activation_maps.draw(build("resnet18_cifar"), noise(), ["layer1.0.conv9"])
     with pytest.raises(UsageError, match=r"Known: input, conv1\.padding"):
-        activation_maps.sheets(Tiny(4), noise(8), ["fc"])
+        activation_maps.draw(Tiny(4), noise(8), ["fc"])
 
 
 # ---- dead channels -------------------------------------------------------------------------------------------------
@@ -225,13 +258,19 @@ def test_dead_channels_are_counted_over_all_images(damaged: nn.Module) -> None:
     batch = torch.stack([noise(16, seed) for seed in range(5)])
     counts = dead_channels(damaged, batch, batch=2)
     assert list(counts)[:3] == ["relu", "layer1.0.relu", "layer1.0.relu:2"] and len(counts) == 17
-    assert counts["relu"] == (3, 64) and counts["layer1.0.relu"] == (1, 64) and counts["layer1.0.relu:2"] == (0, 64)
+    assert (
+        counts["relu"] == (3, 64)
+        and counts["layer1.0.relu"] == (1, 64)
+        and counts["layer1.0.relu:2"] == (0, 64)
+    )
     assert find_dead(damaged, batch.split(2)).shares["dead/relu"] == 3 / 64
     assert find_dead(damaged, batch.split(2)).images == 5
 
 
 def test_a_channel_that_fires_on_one_image_is_alive() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU())
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU()
+    )
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
         net[3].weight.zero_()
@@ -248,7 +287,9 @@ def test_channels_that_fire_in_any_batch_are_alive() -> None:
         net[0].weight.copy_(torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1, 1))
     bright, dark = torch.ones(2, 1, 2, 2), -torch.ones(2, 1, 2, 2)
     assert dead_channels(net, torch.cat([bright, dark]), batch=2) == {"1": (1, 3)}
-    assert dead_channels(net, torch.cat([bright, torch.zeros(2, 1, 2, 2), dark]), batch=2) == {"1": (1, 3)}
+    assert dead_channels(net, torch.cat([bright, torch.zeros(2, 1, 2, 2), dark]), batch=2) == {
+        "1": (1, 3)
+    }
 
 
 def test_the_command_normalises_and_counts_over_the_test_images(
@@ -269,17 +310,22 @@ def test_the_command_normalises_and_counts_over_the_test_images(
     config = TrialConfig.model_validate({"data": {"name": "own:load", "val_size": 4}})
     trained = SimpleNamespace(network=Normalised(net, [0.5] * 3, [0.25] * 3), side=4, epoch=3)
     known = SimpleNamespace(
-        trained=lambda checkpoint: trained, dataset=lambda: dataset, config=config, run=SimpleNamespace(run_id="r")
+        trained=lambda checkpoint: trained,
+        dataset=lambda: dataset,
+        config=config,
+        run=SimpleNamespace(run_id="r"),
     )
     monkeypatch.setattr(restore, "restore", lambda uri, run: known)
     ramp = np.linspace(0, 255, 48).reshape(4, 4, 3).astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "mine.png")
     list(activations("x", "r", tmp_path / "mine.png", ["1"], tmp_path / "out", log=False))
     facts = json.loads((tmp_path / "out" / "activations.json").read_text())
-    assert facts["dead"] == {"1": [1, 2]}, "the test images are dark, so what looks for light never fires"
+    assert facts["dead"] == {"1": [1, 2]}, (
+        "the test images are dark, so what looks for light never fires"
+    )
     shown = (torch.tensor(ramp.transpose(2, 0, 1)).float() / 255 - 0.5) / 0.25
     dead = find_dead(net, [(torch.tensor(dark).float() / 255 - 0.5) / 0.25])
-    (sheet,) = activation_maps.sheets(net, shown, ["1"], dead=dead)
+    (sheet,) = activation_maps.draw(net, shown, ["1"], dead=dead)
     assert (tmp_path / "out" / "000-1.png").read_bytes() == sheet.png
 
 
@@ -293,7 +339,7 @@ def test_a_channel_that_fires_ever_so_little_is_alive() -> None:
 
 def test_dead_tiles_are_crossed_out(damaged: nn.Module) -> None:
     dead = find_dead(damaged, [torch.stack([noise(16, seed) for seed in range(3)])])
-    sheet = activation_maps.sheets(damaged, noise(16), ["relu"], dead=dead)[0]
+    sheet = activation_maps.draw(damaged, noise(16), ["relu"], dead=dead)[0]
     assert sheet.marked == (1, 5, 63) and sheet.note == "3 of 64 never fire on 3 test images"
     image = Image.open(io.BytesIO(sheet.png))
     image.load()
@@ -313,9 +359,11 @@ def test_a_sheet_has_a_tile_for_each_channel() -> None:
     net = nn.Conv2d(3, 6, 1, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.arange(18).view(6, 3, 1, 1) / 18)
-    sheet = activation_maps.sheets(nn.Sequential(net), torch.ones(3, 1, 1), ["0"])[0]
+    sheet = activation_maps.draw(nn.Sequential(net), torch.ones(3, 1, 1), ["0"])[0]
     grey = np.asarray(sheet.image.convert("L"))
-    expected = tiles(trace(nn.Sequential(net), torch.ones(3, 1, 1))[0][-1].output[0].numpy()).ravel()
+    expected = tiles(
+        trace(nn.Sequential(net), torch.ones(3, 1, 1))[0][-1].output[0].numpy()
+    ).ravel()
     for index, value in enumerate(expected):  # three columns, two rows
         x = int((index % 3 + 0.5) / 3 * grey.shape[1])
         y = grey.shape[0] - int((1.5 - index // 3) / 2 * grey.shape[1] * 2 / 3)
@@ -323,16 +371,20 @@ def test_a_sheet_has_a_tile_for_each_channel() -> None:
     assert "compared over the layer" in sheet.note
 
 
-@pytest.mark.parametrize(("arch", "side"), [("resnet18_cifar", 32), ("resnet18", 224), ("resnet50", 32)])
+@pytest.mark.parametrize(
+    ("arch", "side"), [("resnet18_cifar", 32), ("resnet18", 224), ("resnet50", 32)]
+)
 def test_the_sheets_of_a_trial_stay_small(arch: str, side: int) -> None:
-    found = activation_maps.sheets(build(arch), noise(side), width=TRACKED_WIDTH, greys=TRACKED_GREYS)
+    found = activation_maps.draw(build(arch), noise(side), width=TRACKED_WIDTH, greys=TRACKED_GREYS)
     assert sum(len(sheet.png) for sheet in found) < 300_000, "even of noise"
     assert all(max(sheet.image.size) < 450 for sheet in found)
 
 
 def test_the_plot_by_depth_is_a_picture() -> None:
     for count in (1, 17, 120):
-        image = Image.open(io.BytesIO(dead_figure({f"layer{n}": (n % 4, 8) for n in range(count)}, 100)))
+        image = Image.open(
+            io.BytesIO(dead_figure({f"layer{n}": (n % 4, 8) for n in range(count)}, 100))
+        )
         image.load()
         assert image.format == "PNG" and image.size[0] > 400
     assert dead_figure({}, 0)
@@ -346,14 +398,18 @@ def test_the_image_shown_is_the_first_car() -> None:
 
 
 def test_files_sort_in_forward_order_and_only_earlier_sheets_are_replaced(tmp_path: Path) -> None:
-    found = activation_maps.sheets(Tiny(4), noise(8))
+    found = activation_maps.draw(Tiny(4), noise(8))
     (tmp_path / "mine.png").write_bytes(b"mine")
     names = activation_maps.save(tmp_path, found, None, image="x")
     assert names == sorted(names) and names[0] == "000-input.png"
     facts = json.loads((tmp_path / "activations.json").read_text())
     assert [sheet["layer"] for sheet in facts["sheets"]] == [sheet.key for sheet in found]
     assert activation_maps.save(tmp_path, found[:2], None) == names[:2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*names[:2], "activations.json", "mine.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *names[:2],
+        "activations.json",
+        "mine.png",
+    ]
 
 
 # ---- in a trial ----------------------------------------------------------------------------------------------------
@@ -364,27 +420,36 @@ def test_drawing_changes_nothing_of_a_trial(tmp_path: Path) -> None:
     running.finish()
     torch.manual_seed(5)
     before, drawn = everything(running), torch.random.get_rng_state()
-    before = {name: value.clone() if isinstance(value, Tensor) else value for name, value in before.items()}
-    facts = running.draw()
+    before = {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in before.items()
+    }
+    facts = running.draw_activation_maps()
     after = everything(running)
-    assert all(torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k] for k, v in before.items())
+    assert all(
+        torch.equal(v, after[k]) if isinstance(v, Tensor) else v == after[k]
+        for k, v in before.items()
+    )
     assert torch.equal(torch.random.get_rng_state(), drawn)
-    assert facts["step"] == running.best["epoch"] and set(facts["metrics"]) == {"dead/relu", "dead/relu:2"}
+    assert facts["step"] == running.state.best["epoch"] and set(facts["metrics"]) == {
+        "dead/relu",
+        "dead/relu:2",
+    }
     folder = tmp_path / "activations"
     assert sorted(path.name for path in folder.iterdir()) == [*facts["files"], "activations.json"]
     content = {name: (folder / name).read_bytes() for name in facts["files"]}
-    running.draw()
+    running.draw_activation_maps()
     assert {name: (folder / name).read_bytes() for name in facts["files"]} == content
 
 
 def test_the_sheets_show_the_best_epoch_not_the_last(tmp_path: Path) -> None:
     running = finish(training(trial(), tmp_path))
-    running.draw()
+    running.draw_activation_maps()
     best = (tmp_path / "activations" / "002-conv1.png").read_bytes()
     with torch.no_grad():
         for parameter in running.model.parameters():
             parameter.zero_()
-    running.draw()
+    running.draw_activation_maps()
     assert (tmp_path / "activations" / "002-conv1.png").read_bytes() == best
 
 
@@ -424,7 +489,9 @@ def ends(tmp_path: Path, drawing: _Drawing, **options: Any) -> list[str]:
     return [outcome["kind"] for outcome in member.advance()]
 
 
-def test_only_finished_trials_of_real_sweeps_draw_and_failing_to_is_a_warning(tmp_path: Path) -> None:
+def test_only_finished_trials_of_real_sweeps_draw_and_failing_to_is_a_warning(
+    tmp_path: Path,
+) -> None:
     assert ends(tmp_path, _Drawing()) == ["images", "end"]
     assert ends(tmp_path, _Drawing(), activations=False) == ["end"]
     assert ends(tmp_path, _Drawing(), limit_batches=2) == ["end"]
@@ -433,9 +500,9 @@ def test_only_finished_trials_of_real_sweeps_draw_and_failing_to_is_a_warning(tm
 
 def test_a_stop_ends_the_drawing(tmp_path: Path) -> None:
     running = finish(training(trial(), tmp_path, images()))
-    running.should_stop = lambda: True
+    running.hooks = TrainingHooks(should_stop=lambda: True)
     with pytest.raises(InterruptedError):
-        running.draw()
+        running.draw_activation_maps()
 
 
 # ---- the command, and a sweep --------------------------------------------------------------------------------------
@@ -451,7 +518,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 def shown(folder: Folder, run: str, key: str = "activations") -> list[str]:
     """Names of the images that a run shows, by step."""
-    found = [path.name for path in folder.path.glob(f"mlartifacts/*/{run}/artifacts/images/{key}+*.png")]
+    found = [
+        path.name for path in folder.path.glob(f"mlartifacts/*/{run}/artifacts/images/{key}+*.png")
+    ]
     return sorted(found, key=lambda name: int(name.split("+")[2]))
 
 
@@ -468,15 +537,33 @@ def test_each_run_of_a_sweep_shows_its_sheets(done: Folder) -> None:
         files = shown(done, run)
         pattern = r"activations\+step\+(\d)\+timestamp\+\d{13}\+[0-9a-f-]{36}\.png"
         matches = [re.fullmatch(pattern, file) for file in files]
-        assert [int(match[1]) for match in matches if match] == list(range(5)), "as mlflow.log_image names them"
+        assert [int(match[1]) for match in matches if match] == list(range(5)), (
+            "as mlflow.log_image names them"
+        )
         for file in files:
-            assert (done.path / f"mlartifacts/tiny/{run}/artifacts/images/{file[:-4]}+compressed.webp").exists()
-        assert done.query("select value from tags where run_uuid = ? and key = 'mlflow.loggedImages'", run)
-        facts = json.loads((done.path / f"mlartifacts/tiny/{run}/artifacts/activations.json").read_text())
-        assert [sheet["layer"] for sheet in facts["sheets"]] == ["input", "conv1.padding", "conv1", "bn1", "relu"]
+            assert (
+                done.path / f"mlartifacts/tiny/{run}/artifacts/images/{file[:-4]}+compressed.webp"
+            ).exists()
+        assert done.query(
+            "select value from tags where run_uuid = ? and key = 'mlflow.loggedImages'", run
+        )
+        facts = json.loads(
+            (done.path / f"mlartifacts/tiny/{run}/artifacts/activations.json").read_text()
+        )
+        assert [sheet["layer"] for sheet in facts["sheets"]] == [
+            "input",
+            "conv1.padding",
+            "conv1",
+            "bn1",
+            "relu",
+        ]
         assert facts["dead"]["relu"][1] == 8 and facts["dead_over_images"] > 300
-        best = done.query("select value from tags where run_uuid = ? and key = 'suite.best_epoch'", run)[0][0]
-        logged = done.query("select step, value from metrics where run_uuid = ? and key = 'dead/relu'", run)
+        best = done.query(
+            "select value from tags where run_uuid = ? and key = 'suite.best_epoch'", run
+        )[0][0]
+        logged = done.query(
+            "select step, value from metrics where run_uuid = ? and key = 'dead/relu'", run
+        )
         assert logged == [(int(best), facts["dead"]["relu"][0] / 8)]
     inputs = {next(done.path.glob(f"mlartifacts/*/{run_of(done, name)}/artifacts/images/*step+0+*.png")).read_bytes()
               for name in names}  # fmt: skip
@@ -494,11 +581,18 @@ def test_launching_again_with_a_lost_cursor_doubles_no_image(done: Folder) -> No
 
 @pytest.mark.slow
 def test_the_command_replaces_the_images_of_a_run_and_doubles_nothing(done: Folder) -> None:
-    run = str(done.query("select run_uuid from tags where key = 'suite.champion' and value = 'true'")[0][0])
+    run = str(
+        done.query("select run_uuid from tags where key = 'suite.champion' and value = 'true'")[0][
+            0
+        ]
+    )
     before = shown(done, run)
     first = done.run("models:/tiny@champion", module="suite.activations")
     assert first.returncode == 0, first.stderr
-    assert "5 sheets of test image 0 (9) at epoch" in first.stdout and f"logged to run {run}" in first.stdout
+    assert (
+        "5 sheets of test image 0 (9) at epoch" in first.stdout
+        and f"logged to run {run}" in first.stdout
+    )
     files = sorted(path.name for path in (done.path / "activations" / run).iterdir())
     assert files == ["000-input.png", "001-conv1.padding.png", "002-conv1.png", "003-bn1.png", "004-relu.png",
                      "activations.json", "dead_channels.png"]  # fmt: skip
@@ -506,15 +600,25 @@ def test_the_command_replaces_the_images_of_a_run_and_doubles_nothing(done: Fold
     assert len(after) == 5 and not set(after) & set(before), "the sweep's small ones gave way"
     assert len(shown(done, run, "dead_channels")) == 1
     again = done.run(run, module="suite.activations")
-    assert again.returncode == 0 and shown(done, run) == after and len(shown(done, run, "dead_channels")) == 1
-    assert len(done.query("select * from metrics where run_uuid = ? and key = 'dead/relu'", run)) == 1
+    assert (
+        again.returncode == 0
+        and shown(done, run) == after
+        and len(shown(done, run, "dead_channels")) == 1
+    )
+    assert (
+        len(done.query("select * from metrics where run_uuid = ? and key = 'dead/relu'", run)) == 1
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.full
 def test_an_image_and_layers_of_ones_own(done: Folder) -> None:
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(done.path / "mine.png")
-    run = str(done.query("select run_uuid from tags where key = 'suite.champion' and value = 'true'")[0][0])
+    run = str(
+        done.query("select run_uuid from tags where key = 'suite.champion' and value = 'true'")[0][
+            0
+        ]
+    )
     before = shown(done, run)
     drawn = done.run(
         run, "--image", "mine.png", "--layers", "bn*,input", "--layers", "relu", "--out", "out", "--no-log",
@@ -532,16 +636,32 @@ def test_an_image_and_layers_of_ones_own(done: Folder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("models:/tiny@champion", "--layers", "conv7"), 2, "no layer 'conv7' with channels of pixels"),
-        (("models:/tiny@champion", "--image", "none.png"), 2, "the image must be a file, got none.png"),
-        (("models:/tiny@champion", "--image", "sweep.yaml"), 6, "sweep.yaml cannot be shown: not an image"),
+        (
+            ("models:/tiny@champion", "--layers", "conv7"),
+            2,
+            "no layer 'conv7' with channels of pixels",
+        ),
+        (
+            ("models:/tiny@champion", "--image", "none.png"),
+            2,
+            "the image must be a file, got none.png",
+        ),
+        (
+            ("models:/tiny@champion", "--image", "sweep.yaml"),
+            6,
+            "sweep.yaml cannot be shown: not an image",
+        ),
         (("models:/tiny@champion", "--out", "sweep.yaml"), 2, "'sweep.yaml' is a file"),
         (("nope",), 2, "there is no run nope"),
     ],
 )
-def test_bad_input_is_told_without_a_traceback(done: Folder, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_bad_input_is_told_without_a_traceback(
+    done: Folder, arguments: tuple[str, ...], code: int, said: str
+) -> None:
     refused = done.run(*arguments, module="suite.activations")
-    assert refused.returncode == code and said in refused.stderr and "Traceback" not in refused.stderr
+    assert (
+        refused.returncode == code and said in refused.stderr and "Traceback" not in refused.stderr
+    )
 
 
 @pytest.mark.slow

@@ -67,7 +67,9 @@ def test_a_replayed_trial_has_the_recorded_figures_and_gives_the_checkpoint_back
     assert f"python -m suite.replay {loser}" in gone.stderr
     again = done.run(loser, module="suite.replay")
     assert again.returncode == 0, again.stderr
-    assert [line.rpartition(" ")[0].split()[-1] for line in again.stdout.splitlines()[:4]] == ["as"] * 4
+    assert [line.rpartition(" ")[0].split()[-1] for line in again.stdout.splitlines()[:4]] == [
+        "as"
+    ] * 4
     checkpoint = f"replays/{loser}/best.pt"
     assert f"checkpoint: {checkpoint}" in again.stdout
     predicted = done.run(loser, str(photos), "--checkpoint", checkpoint, module="suite.predict")
@@ -82,7 +84,9 @@ def test_a_replayed_trial_has_the_recorded_figures_and_gives_the_checkpoint_back
 
 def test_a_replay_that_differs_says_where_and_ends_with_three(done: Folder, loser: str) -> None:
     key = ("val/acc", loser, 2)
-    true = done.query("select value from metrics where key = ? and run_uuid = ? and step = ?", *key)[0][0]
+    true = done.query(
+        "select value from metrics where key = ? and run_uuid = ? and step = ?", *key
+    )[0][0]
     with sqlite3.connect(done.path / "mlflow.db") as connection:
         change = "update metrics set value = ? where key = ? and run_uuid = ? and step = ?"
         connection.execute(change, (0.5 * true, *key))
@@ -98,13 +102,17 @@ def test_a_replay_that_differs_says_where_and_ends_with_three(done: Folder, lose
 
 
 @pytest.mark.parametrize("module", ["suite.replay", "suite.predict"])
-def test_a_run_that_is_not_there_or_no_trial_is_refused(done: Folder, module: str, photos: Path) -> None:
+def test_a_run_that_is_not_there_or_no_trial_is_refused(
+    done: Folder, module: str, photos: Path
+) -> None:
     rest = [str(photos)] if module == "suite.predict" else []
     wrong = [
         (run_id(done, "tiny"), "is not a trial of a sweep"),
         ("models:/tiny@winner", "there is no run models:/tiny@winner"),
     ]
-    for given, said in wrong[: 1 if module == "suite.predict" else None]:  # both look it up in the same way
+    for given, said in wrong[
+        : 1 if module == "suite.predict" else None
+    ]:  # both look it up in the same way
         refused = done.run(given, *rest, module=module)
         assert refused.returncode == 2, refused.stderr
         assert said in refused.stderr
@@ -144,7 +152,9 @@ def test_bad_folders_and_checkpoints_of_predict(done: Folder, photos: Path) -> N
         assert said in refused.stderr
 
 
-def test_the_champion_loads_with_mlflow_alone_and_gives_the_stored_predictions(done: Folder) -> None:
+def test_the_champion_loads_with_mlflow_alone_and_gives_the_stored_predictions(
+    done: Folder,
+) -> None:
     """Without the suite on the path, in a process of its own; the labels are those of predictions.npz."""
     code = """
 import json, sys
@@ -161,7 +171,9 @@ print(json.dumps([version.run_id, str(signature.inputs), labels.tolist()]))
     from suite import data
     from suite.config import TrialConfig
 
-    images = data.load(TrialConfig.model_validate({"data": {"name": "digits", "image_size": 8}}).data).test_images
+    images = data.load(
+        TrialConfig.model_validate({"data": {"name": "digits", "image_size": 8}}).data
+    ).test_images
     np.save(done.path / "images.npy", images)
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=done.path, capture_output=True, text=True, check=False, timeout=120,
@@ -183,14 +195,24 @@ def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
     folder.write(baseline={"train.lr": 0.05})
     before = sorted(path.name for path in folder.path.iterdir())
     shown = folder.sweep("--dry-run", COLUMNS="160").stdout
-    assert sorted(path.name for path in folder.path.iterdir() if path.name != "__pycache__") == before
+    assert (
+        sorted(path.name for path in folder.path.iterdir() if path.name != "__pycache__") == before
+    )
     rows = {line.split("  ")[0]: line.split() for line in shown.splitlines()}
     assert "lr=0.05 (baseline)" in rows
-    assert rows["lr=0.2"][1:5] == ["2", "4", "330", "330"]  # seeds, epochs, trainable, all parameters
+    assert rows["lr=0.2"][1:5] == [
+        "2",
+        "4",
+        "330",
+        "330",
+    ]  # seeds, epochs, trainable, all parameters
     assert "4 trials to run, 16 epochs, about" in shown
-    assert "2 trials to run, 8 epochs, about" in folder.sweep("--dry-run", "--only", "lr=0.2").stdout
     assert (
-        "--only must name arms of the sweep, got 'lr=9'" in folder.sweep("--dry-run", "--only", "lr=9", code=2).stderr
+        "2 trials to run, 8 epochs, about" in folder.sweep("--dry-run", "--only", "lr=0.2").stdout
+    )
+    assert (
+        "--only must name arms of the sweep, got 'lr=9'"
+        in folder.sweep("--dry-run", "--only", "lr=9", code=2).stderr
     )
     assert re.search(r"memory: about \d\.\d GiB a trial", shown)
     assert re.search(r"disk: about \d+ MiB of checkpoints at most", shown)
@@ -213,7 +235,8 @@ def test_a_dry_run_says_which_images_an_epoch_leaves_out_and_when_it_tests(folde
     often = "test images are evaluated at every epoch (train.evaluate_test: every); validation and test take about 22 %"
     assert f"1 of 3 arms: {often} of a trial" in lines
     assert not any(
-        "leaves out" in line for line in folder.sweep("--dry-run", "train.batch_size=50").stdout.splitlines()
+        "leaves out" in line
+        for line in folder.sweep("--dry-run", "train.batch_size=50").stdout.splitlines()
     )
 
 
@@ -221,7 +244,11 @@ def test_a_smoke_run_is_tracked_nowhere(folder: Folder) -> None:
     folder.write(seeds=[3, 4])
     shown = folder.sweep("--smoke", "train.epochs=3", "seeds=[3,4]").stdout
     assert "complete (2/2 trials" in shown
-    assert {path.name for path in folder.path.iterdir()} <= {"sweep.yaml", "tiny_net.py", "__pycache__"}
+    assert {path.name for path in folder.path.iterdir()} <= {
+        "sweep.yaml",
+        "tiny_net.py",
+        "__pycache__",
+    }
 
 
 def test_a_sweep_in_a_notebook_gives_frames_run_ids_and_a_report(folder: Folder) -> None:
@@ -246,7 +273,13 @@ print(json.dumps([
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     trials, arms, same_ids, last, page, code_ = json.loads(ran.stdout.splitlines()[-1])
-    assert (trials, sorted(arms), same_ids, page, code_) == (14, ["lr=0.05", "lr=0.2"], True, True, 0)
+    assert (trials, sorted(arms), same_ids, page, code_) == (
+        14,
+        ["lr=0.05", "lr=0.2"],
+        True,
+        True,
+        0,
+    )
     assert last == 4
 
 

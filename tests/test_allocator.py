@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library only")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="for the GNU C library only"
+)
 
 # what a step does: blocks of 16 MiB, written to, and all of them freed again
 STEPS = """
@@ -41,7 +43,9 @@ print(mapped, kept - psutil.Process().memory_info().rss)
 
 def run(*arguments: str) -> tuple[int, int]:
     """Page faults of five steps, and bytes that a call at the end gave back."""
-    done = subprocess.run([sys.executable, "-c", STEPS, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, *arguments], capture_output=True, text=True, check=True
+    )
     faults, returned = map(int, done.stdout.split())
     return faults, returned
 

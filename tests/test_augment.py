@@ -29,9 +29,15 @@ NAMES = list(trial.AUGMENTATIONS)
 def pictures(batch=17, channels=3, height=H, width=W, seed=0):
     """uint8 images: noise, smooth ones, and black, white and grey ones."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 256, (batch, channels, height, width), generator=generator, dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (batch, channels, height, width), generator=generator, dtype=torch.uint8
+    )
     coarse = torch.rand(batch, channels, 4, 5, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").mul(255).to(torch.uint8)
+    smooth = (
+        torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+        .mul(255)
+        .to(torch.uint8)
+    )
     images = torch.where((torch.arange(batch) % 2 == 0)[:, None, None, None], noise, smooth)
     for at, value in enumerate((0, 255, 77)):
         images[at + 3 : at + 4] = value
@@ -47,7 +53,9 @@ def generator(seed=0):
 
 
 def one_by_one(images, function, *parameters):
-    return torch.stack([function(image, *values) for image, *values in zip(images, *parameters, strict=True)])
+    return torch.stack(
+        [function(image, *values) for image, *values in zip(images, *parameters, strict=True)]
+    )
 
 
 def boxes_of(parameters):
@@ -60,7 +68,9 @@ def boxes_of(parameters):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_flip_mirrors_the_chosen_images_only(channels):
     images, flipped = pictures(channels=channels), torch.arange(17) % 3 == 0
-    expected = one_by_one(images, lambda image, yes: F.horizontal_flip(image) if yes else image, flipped)
+    expected = one_by_one(
+        images, lambda image, yes: F.horizontal_flip(image) if yes else image, flipped
+    )
     assert torch.equal(geometry.flip(images, flipped), expected)
     assert torch.equal(geometry.flip(floats(images), flipped), floats(expected))
 
@@ -75,7 +85,9 @@ def test_crop_is_torchvisions_pad_and_crop(mode):
 
     expected = one_by_one(images, reference, drawn["top"], drawn["left"])
     assert torch.equal(geometry.crop(images, **drawn, padding=3, mode=mode), expected)
-    assert torch.equal(geometry.crop(floats(images), **drawn, padding=3, mode=mode), floats(expected))
+    assert torch.equal(
+        geometry.crop(floats(images), **drawn, padding=3, mode=mode), floats(expected)
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(H, W), (W, H), (32, 32), (31, 31)])
@@ -106,19 +118,27 @@ def test_resized_crop_is_torchvisions():
         return F.resized_crop(image, *box, [H, W], antialias=True)
 
     result = geometry.resized_crop(images, **drawn)
-    torch.testing.assert_close(result, one_by_one(floats(images), reference, *boxes_of(drawn)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        result, one_by_one(floats(images), reference, *boxes_of(drawn)), atol=1e-5, rtol=0
+    )
     on_bytes = floats(one_by_one(images, reference, *boxes_of(drawn)))
     assert (result - on_bytes).abs().max() <= LEVEL + 1e-5  # it rounds twice, by half a level
     assert torch.allclose(geometry.resized_crop(floats(images), **drawn), result, atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width", "between"), [(H, W, (15, 9)), (H, W, (9, 33)), (60, 100, (45, 45))])
+@pytest.mark.parametrize(
+    ("height", "width", "between"), [(H, W, (15, 9)), (H, W, (9, 33)), (60, 100, (45, 45))]
+)
 def test_resize_there_and_back_is_torchvisions(height, width, between):
     images = pictures(5, height=height, width=width)
-    expected = F.resize(F.resize(floats(images), list(between), antialias=True), [height, width], antialias=True)
+    expected = F.resize(
+        F.resize(floats(images), list(between), antialias=True), [height, width], antialias=True
+    )
     result = geometry.resize(images, between, (height, width))
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
-    on_bytes = F.resize(F.resize(images, list(between), antialias=True), [height, width], antialias=True)
+    on_bytes = F.resize(
+        F.resize(images, list(between), antialias=True), [height, width], antialias=True
+    )
     assert (result - floats(on_bytes)).abs().max() <= 2 * LEVEL  # it rounds twice
 
 
@@ -152,7 +172,9 @@ def test_color_jitter_is_torchvisions_in_each_images_own_order(channels, strengt
     expected = one_by_one(floats(images), jittered, *drawn.values())
     # Near grey a hue is the quotient of two tiny differences, so large strengths magnify rounding.
     torch.testing.assert_close(colour.color_jitter(images, **drawn), expected, atol=2e-5, rtol=0)
-    torch.testing.assert_close(colour.color_jitter(floats(images), **drawn), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        colour.color_jitter(floats(images), **drawn), expected, atol=2e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("active", range(4))
@@ -162,7 +184,9 @@ def test_each_colour_change_alone_is_within_a_level_of_torchvision_on_uint8(acti
     images, drawn = pictures(50), colour.ColorJitter(*strength).draw(50, H, W, generator(2))
     factors = list(drawn.values())[1:]
     neutral = torch.tensor([0.0 if active == 3 else 1.0])
-    assert all((values == (0 if at == 3 else 1)).all() for at, values in enumerate(factors) if at != active)
+    assert all(
+        (values == (0 if at == 3 else 1)).all() for at, values in enumerate(factors) if at != active
+    )
     assert (factors[active] != neutral).any()
     on_bytes = floats(one_by_one(images, CHANGES[active], factors[active].tolist()))
     result = colour.color_jitter(images, **drawn)
@@ -181,7 +205,9 @@ def test_color_jitter_with_two_changes(pair):
 
 def test_color_jitter_without_strength_changes_nothing():
     images, drawn = pictures(), colour.ColorJitter(0, 0, 0, 0).draw(17, H, W, generator())
-    torch.testing.assert_close(colour.color_jitter(images, **drawn), floats(images), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        colour.color_jitter(images, **drawn), floats(images), atol=1e-7, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7, 39])
@@ -201,11 +227,15 @@ def test_gaussian_blur_is_torchvisions(kernel_size):
 # ---- masks ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation", [masks.Cutout(9, FILL), masks.RandomErasing(0.7, (0.1, 0.4), (0.3, 3.3), FILL)])
+@pytest.mark.parametrize(
+    "operation", [masks.Cutout(9, FILL), masks.RandomErasing(0.7, (0.1, 0.4), (0.3, 3.3), FILL)]
+)
 def test_boxes_are_painted_with_the_fill(operation):
     images, drawn = pictures(), operation.draw(17, H, W, generator())
     levels = torch.tensor(FILL).mul(255).round()[:, None, None]
-    expected = one_by_one(images, lambda image, *box: F.erase(image, *box, levels.to(torch.uint8)), *boxes_of(drawn))
+    expected = one_by_one(
+        images, lambda image, *box: F.erase(image, *box, levels.to(torch.uint8)), *boxes_of(drawn)
+    )
     result = operation.apply(images, drawn)
     assert result.dtype == torch.uint8 and torch.equal(result, expected)
     assert torch.equal(operation.apply(floats(images), drawn), floats(expected))
@@ -263,7 +293,9 @@ def test_cutmix_targets_are_shares_of_pixels():
     result = operation.apply(images, drawn)
     targets = operation.mix_targets(mixes.one_hot(labels, CLASSES), drawn)
     for at in range(17):
-        top, left, height, width = (int(drawn[name][at]) for name in ("top", "left", "box_height", "box_width"))
+        top, left, height, width = (
+            int(drawn[name][at]) for name in ("top", "left", "box_height", "box_width")
+        )
         row, previous = torch.zeros(CLASSES), (at - 1) % 17
         for y in range(H):
             for x in range(W):
@@ -300,13 +332,19 @@ class TestEveryOperation:
         before = images.clone()
         result, targets = run([settings], images)
         assert torch.equal(images, before)
-        assert result.shape == images.shape and result.dtype == torch.float32 and result.is_contiguous()
+        assert (
+            result.shape == images.shape
+            and result.dtype == torch.float32
+            and result.is_contiguous()
+        )
         assert result.min() >= 0 and result.max() <= 1
         if settings.type in trial.MIXES:
             assert targets.shape == (batch, CLASSES) and targets.dtype == torch.float32
             torch.testing.assert_close(targets.sum(1), torch.ones(batch))
         else:
-            assert targets.dtype == torch.int64 and targets.tolist() == [at % CLASSES for at in range(batch)]
+            assert targets.dtype == torch.int64 and targets.tolist() == [
+                at % CLASSES for at in range(batch)
+            ]
 
     def test_is_replayed_by_the_seed(self, settings):
         images = pictures()
@@ -336,7 +374,9 @@ class TestEveryOperation:
         assert torch.equal(run([settings], strided)[0], run([settings], images)[0])
         (operation,) = build([settings], SIDE, CLASSES).operations
         drawn = operation.draw(17, H, W, generator())
-        torch.testing.assert_close(operation.apply(strided, drawn), operation.apply(images, drawn), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            operation.apply(strided, drawn), operation.apply(images, drawn), atol=1e-6, rtol=0
+        )
 
     def test_draws_parameters_for_every_image(self, settings):
         (operation,) = build([settings], SIDE, CLASSES).operations
@@ -399,7 +439,12 @@ def test_memory_of_temporary_tensors_is_used_again():
 
 def test_a_composed_pipeline_is_its_operations_one_after_the_other():
     images = pictures(40)
-    chain = build([trial.Flip(), trial.Crop(padding=3), trial.ColorJitter(), trial.Cutout(size=8)], SIDE, CLASSES, FILL)
+    chain = build(
+        [trial.Flip(), trial.Crop(padding=3), trial.ColorJitter(), trial.Cutout(size=8)],
+        SIDE,
+        CLASSES,
+        FILL,
+    )
     drawn = chain.draw(images.shape, generator(7))
     result, _ = chain.apply(images, torch.zeros(40, dtype=torch.int64), drawn)
     flips, crops, jitters, boxes = drawn
@@ -408,7 +453,9 @@ def test_a_composed_pipeline_is_its_operations_one_after_the_other():
         image = F.horizontal_flip(images[at]) if flips["flipped"][at] else images[at]
         image = F.crop(F.pad(image, [3]), int(crops["top"][at]), int(crops["left"][at]), H, W)
         image = jittered(floats(image), *(values[at] for values in jitters.values()))
-        image = F.erase(image, *(boxes[name][at] for name in ("top", "left", "box_height", "box_width")), fill)
+        image = F.erase(
+            image, *(boxes[name][at] for name in ("top", "left", "box_height", "box_width")), fill
+        )
         torch.testing.assert_close(result[at], image, atol=2e-5, rtol=0)
 
 
@@ -440,9 +487,18 @@ def test_sizes_left_open_are_fractions_of_the_image():
         (trial.Resize(size=224), "resize.size must be at most 32, got 224"),
         (trial.Cutout(size=33), "cutout.size must be at most 32, got 33"),
         (trial.Crop(padding=32), "crop.padding must be at most 31, got 32"),
-        (trial.GaussianBlur(kernel_size=65), "gaussian_blur.kernel_size must be at most 63, got 65"),
-        (trial.RandomErasing(scale_min=0.5), "random_erasing.scale_min must be at most random_erasing.scale_max"),
-        (trial.RandomErasing(ratio_max=0.2), "random_erasing.ratio_min must be at most random_erasing.ratio_max"),
+        (
+            trial.GaussianBlur(kernel_size=65),
+            "gaussian_blur.kernel_size must be at most 63, got 65",
+        ),
+        (
+            trial.RandomErasing(scale_min=0.5),
+            "random_erasing.scale_min must be at most random_erasing.scale_max",
+        ),
+        (
+            trial.RandomErasing(ratio_max=0.2),
+            "random_erasing.ratio_min must be at most random_erasing.ratio_max",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_image_are_refused(settings, message):

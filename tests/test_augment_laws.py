@@ -41,7 +41,9 @@ def same_law(ours, theirs):
 
 def same_counts(ours, theirs):
     """Chi-square over the values that occur; rare ones together."""
-    values, counts = torch.unique(torch.cat((ours.double(), torch.tensor(theirs).double())), return_counts=True)
+    values, counts = torch.unique(
+        torch.cat((ours.double(), torch.tensor(theirs).double())), return_counts=True
+    )
     rare = counts < 60
     table = []
     for sample in (ours.double(), torch.tensor(theirs).double()):
@@ -59,7 +61,9 @@ def uniform_over(values, first, last):
 def test_flip_has_its_probability():
     flipped = int(draw(geometry.Flip(0.3))["flipped"].sum())
     assert stats.binomtest(flipped, OURS, 0.3).pvalue > P
-    assert not draw(geometry.Flip(0.0))["flipped"].any() and draw(geometry.Flip(1.0))["flipped"].all()
+    assert (
+        not draw(geometry.Flip(0.0))["flipped"].any() and draw(geometry.Flip(1.0))["flipped"].all()
+    )
 
 
 def test_angles_are_torchvisions():
@@ -71,7 +75,9 @@ def test_crop_places_are_uniform_and_torchvisions():
     drawn = draw(geometry.Crop(4, "constant"))
     for name in ("top", "left"):
         uniform_over(drawn[name], 0, 8)
-    for name, theirs in zip(("top", "left"), torchvision_draws(v2.RandomCrop((H, W), 4), "top", "left"), strict=True):
+    for name, theirs in zip(
+        ("top", "left"), torchvision_draws(v2.RandomCrop((H, W), 4), "top", "left"), strict=True
+    ):
         same_counts(drawn[name], theirs)
 
 
@@ -90,7 +96,10 @@ def test_all_24_orders_are_equally_likely_and_free_of_the_factors():
     assert len(orders) == 24 and (orders.sort(1).values == torch.arange(4)).all()
     uniform_over(which, 0, 23)
     first = drawn["order"][:, 0]
-    assert stats.ks_2samp(drawn["hue"][first == 3].tolist(), drawn["hue"][first != 3].tolist()).pvalue > P
+    assert (
+        stats.ks_2samp(drawn["hue"][first == 3].tolist(), drawn["hue"][first != 3].tolist()).pvalue
+        > P
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +121,8 @@ def test_what_torchvision_draws_uniform_is_uniform(operation, name, low, high):
 
 # The last is so flat that most attempts fail and the fallback is common; the others fail sometimes.
 @pytest.mark.parametrize(
-    ("scale", "ratio"), [((0.35, 1.0), (0.75, 4 / 3)), ((0.08, 1.0), (0.5, 2.0)), ((0.9, 1.0), (1.8, 2.5))]
+    ("scale", "ratio"),
+    [((0.35, 1.0), (0.75, 4 / 3)), ((0.08, 1.0), (0.5, 2.0)), ((0.9, 1.0), (1.8, 2.5))],
 )
 def test_resized_crops_are_torchvisions(scale, ratio):
     names = ("top", "left", "height", "width")
@@ -122,7 +132,12 @@ def test_resized_crops_are_torchvisions(scale, ratio):
     for column, reference in zip(ours, theirs, strict=True):
         same_counts(column, reference)
     (top, left, height, width), (_, left2, height2, width2) = ours, map(torch.tensor, theirs)
-    assert (top + height <= H).all() and (left + width <= W).all() and (top >= 0).all() and (left >= 0).all()
+    assert (
+        (top + height <= H).all()
+        and (left + width <= W).all()
+        and (top >= 0).all()
+        and (left >= 0).all()
+    )
     same_law(height * width, (height2 * width2).tolist())
     same_law((width / height).log(), (width2 / height2).log().tolist())
     same_law(left * 100 + width, (left2 * 100 + width2).tolist())
@@ -134,8 +149,13 @@ def test_resized_crops_are_torchvisions(scale, ratio):
 def test_where_no_attempt_can_fit_the_crop_is_torchvisions_middle(height, width, ratio):
     transform = v2.RandomResizedCrop((height, width), (1.0, 1.0), ratio)
     names = ("top", "left", "height", "width")
-    expected = [column[0] for column in torchvision_draws(transform, *names, height=height, width=width, n=1)]
-    drawn = geometry.RandomResizedCrop((1.0, 1.0), ratio).draw(9, height, width, torch.Generator().manual_seed(0))
+    expected = [
+        column[0]
+        for column in torchvision_draws(transform, *names, height=height, width=width, n=1)
+    ]
+    drawn = geometry.RandomResizedCrop((1.0, 1.0), ratio).draw(
+        9, height, width, torch.Generator().manual_seed(0)
+    )
     assert all(row == expected for row in torch.stack(list(drawn.values()), 1).tolist())
 
 
@@ -149,8 +169,13 @@ def test_erased_boxes_are_torchvisions(scale, ratio):
     drawn = {name: column * (drawn["box_height"] > 0) for name, column in drawn.items()}
     for column, reference in zip(drawn.values(), theirs, strict=True):
         same_counts(column, reference)
-    same_law(drawn["box_height"] * drawn["box_width"], [h * w for h, w in zip(*theirs[2:], strict=True)])
-    same_law(drawn["top"] * 100 + drawn["box_height"], [i * 100 + h for i, h in zip(theirs[0], theirs[2], strict=True)])
+    same_law(
+        drawn["box_height"] * drawn["box_width"], [h * w for h, w in zip(*theirs[2:], strict=True)]
+    )
+    same_law(
+        drawn["top"] * 100 + drawn["box_height"],
+        [i * 100 + h for i, h in zip(theirs[0], theirs[2], strict=True)],
+    )
 
 
 def test_erasing_has_its_probability():
@@ -186,9 +211,13 @@ def test_salt_and_pepper_has_its_amounts(amount):
         assert abs(per_image.var() / expected - 1) < 0.25
     columns = black.sum((0, 1))
     if amount > 0.01:
-        assert stats.chisquare(columns.tolist()).pvalue > P  # as frequent at the borders as in the middle
+        assert (
+            stats.chisquare(columns.tolist()).pvalue > P
+        )  # as frequent at the borders as in the middle
         flat = black.flatten().double()
-        assert abs(torch.corrcoef(torch.stack((flat[1:], flat[:-1])))[0, 1]) < 4 / math.sqrt(len(flat))
+        assert abs(torch.corrcoef(torch.stack((flat[1:], flat[:-1])))[0, 1]) < 4 / math.sqrt(
+            len(flat)
+        )
 
 
 def test_salt_and_pepper_at_its_ends():
@@ -220,12 +249,19 @@ def test_pasted_boxes_are_torchvisions():
     drawn = draw(mixes.Cutmix(1.0))
     left, top, right, bottom = (torch.tensor(column) for column in zip(*boxes, strict=True))
     # A box without area has no place; torchvision notes one none the less.
-    for name, theirs in (("top", top), ("left", left), ("box_height", bottom - top), ("box_width", right - left)):
+    for name, theirs in (
+        ("top", top),
+        ("left", left),
+        ("box_height", bottom - top),
+        ("box_width", right - left),
+    ):
         same_counts(drawn[name], theirs.tolist())
     same_law((drawn["share"] * H * W).round(), [round(share * H * W) for share in shares])
 
 
-@pytest.mark.parametrize("settings", [model() for model in trial.AUGMENTATIONS.values()], ids=list(trial.AUGMENTATIONS))
+@pytest.mark.parametrize(
+    "settings", [model() for model in trial.AUGMENTATIONS.values()], ids=list(trial.AUGMENTATIONS)
+)
 def test_images_of_a_batch_know_nothing_of_each_other(settings):
     (operation,) = build([settings], 20, 5).operations
     batch = 2_000 if settings.type == "salt_and_pepper" else 50_000
@@ -252,16 +288,27 @@ def test_operations_of_a_chain_know_nothing_of_each_other():
     pipeline = build([model() for model in trial.AUGMENTATIONS.values()], 20, 5)
     drawn = pipeline.draw((batch, 3, H, W), torch.Generator().manual_seed(0))
     found = [
-        [values.view(batch, -1)[:, 0].double() for values in parameters.values() if len(values.unique()) > 1]
+        [
+            values.view(batch, -1)[:, 0].double()
+            for values in parameters.values()
+            if len(values.unique()) > 1
+        ]
         for parameters in drawn
     ]
     assert sum(map(bool, found)) >= 9
-    pairs = [pair for one, other in itertools.combinations(found, 2) for pair in itertools.product(one, other)]
+    pairs = [
+        pair
+        for one, other in itertools.combinations(found, 2)
+        for pair in itertools.product(one, other)
+    ]
     assert max(furthest_cross_correlation(*pair) for pair in pairs) < 6.5 / math.sqrt(batch)
 
 
 def test_the_control_two_operations_that_draw_the_same_numbers_are_found_out():
-    degrees, flipped = draw(geometry.Rotation(15), 10_000)["degrees"], draw(geometry.Flip(0.5), 10_000)["flipped"]
+    degrees, flipped = (
+        draw(geometry.Rotation(15), 10_000)["degrees"],
+        draw(geometry.Flip(0.5), 10_000)["flipped"],
+    )
     assert furthest_cross_correlation(degrees.double(), flipped.double()) > 0.8
     assert furthest_cross_correlation(degrees.double(), flipped.double().roll(7)) > 0.8
 

@@ -41,15 +41,25 @@ def command(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def run(*arguments: str, code: int, file: str = "sweep.yaml") -> Result:
-        before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if "__pycache__" not in path.parts}
+        before = {
+            path: path.stat().st_mtime_ns
+            for path in folder.path.rglob("*")
+            if "__pycache__" not in path.parts
+        }
         done = CliRunner().invoke(main, [file, *arguments])
-        for thread in threading.enumerate():  # what it imports warns, and these tests' filters end with the test
+        for thread in (
+            threading.enumerate()
+        ):  # what it imports warns, and these tests' filters end with the test
             if thread.name == "warm-mlflow":
                 thread.join()
         assert isinstance(done.exception, SystemExit), done.exception
         assert done.exit_code == code, done.output
         assert "Traceback" not in done.output
-        after = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if "__pycache__" not in path.parts}
+        after = {
+            path: path.stat().st_mtime_ns
+            for path in folder.path.rglob("*")
+            if "__pycache__" not in path.parts
+        }
         assert {path for path in after if path not in before} == set(), "something was written"
         return done
 
@@ -63,19 +73,28 @@ def says(done: Result, *parts: str) -> None:
         assert part in text, f"{part!r} is missing in: {text}"
 
 
-def images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), parts: tuple[str, ...] = ("train", "test")) -> Path:
+def images(
+    root: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    parts: tuple[str, ...] = ("train", "test"),
+) -> Path:
     generator = np.random.default_rng(0)
     for part in parts:
         for name in classes:
             folder = root / part / name
             folder.mkdir(parents=True)
             for number in range(6):
-                Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+                Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                    folder / f"{number}.png"
+                )
     return root
 
 
 def on_images(folder: Folder, root: Path | str, **changes: Any) -> None:
-    trial = {"data": {"name": "folder", "root": str(root), "val_size": 0.2}, "model": {"arch": "resnet18"}}
+    trial = {
+        "data": {"name": "folder", "root": str(root), "val_size": 0.2},
+        "model": {"arch": "resnet18"},
+    }
     folder.write(**({"trial": trial, "parameters": None, "seeds": [0]} | changes))
 
 
@@ -97,9 +116,13 @@ def test_an_unknown_architecture(folder: Folder, command: Command) -> None:
 
 
 def test_a_module_of_the_users_own_that_is_not_there(folder: Folder, command: Command) -> None:
-    folder.write(trial={"data": {"name": "digits"}, "model": {"arch": "nowhere:build"}}, parameters=None)
+    folder.write(
+        trial={"data": {"name": "digits"}, "model": {"arch": "nowhere:build"}}, parameters=None
+    )
     says(command(code=2), "no module named 'nowhere'", "beside the sweep file")
-    folder.write(trial={"data": {"name": "digits"}, "model": {"arch": "tiny_net:bild"}}, parameters=None)
+    folder.write(
+        trial={"data": {"name": "digits"}, "model": {"arch": "tiny_net:bild"}}, parameters=None
+    )
     says(command(code=2), "no function 'bild'", "build")
 
 
@@ -119,7 +142,9 @@ def test_corrupt_images_are_all_named(
     says(command(code=6), "cat/2.png", "dog/4.png", "cannot be decoded")
 
 
-def test_class_folders_that_differ(folder: Folder, command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_class_folders_that_differ(
+    folder: Folder, command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     root = images(tmp_path_factory.mktemp("images"), parts=("train",))
     images(root, classes=("cat", "cow"), parts=("test",))
     on_images(folder, root)
@@ -133,10 +158,15 @@ def test_missing_weights_say_how_to_give_a_file(folder: Folder, command: Command
 
 
 def test_imagenet_weights_that_cannot_be_downloaded_say_how_to_give_a_file(
-    folder: Folder, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    folder: Folder,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("hub")))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # a port where nobody listens: no network
+    monkeypatch.setenv(
+        "https_proxy", "http://127.0.0.1:9"
+    )  # a port where nobody listens: no network
     model = {"arch": "resnet18", "weights": "imagenet"}
     folder.write(trial={"data": {"name": "digits"}, "model": model}, parameters=None)
     says(command(code=6), "could not be downloaded", "model.imagenet_file=")
@@ -195,7 +225,9 @@ def test_no_ray_cluster_at_the_address(folder: Folder, command: Command) -> None
     says(command("--address", "127.0.0.1:9", code=6), "127.0.0.1:9", "ray start")
 
 
-def test_more_cpus_than_there_are(folder: Folder, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cpus_than_there_are(
+    folder: Folder, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.delitem(sys.modules, "ray", raising=False)
@@ -205,7 +237,8 @@ def test_more_cpus_than_there_are(folder: Folder, command: Command, monkeypatch:
 
 def test_an_augmentation_that_does_not_fit_the_images(folder: Folder, command: Command) -> None:
     folder.write(
-        augmentations={"small": {"type": "center_crop", "size": 99}}, parameters={"augment": {"values": ["small"]}}
+        augmentations={"small": {"type": "center_crop", "size": 99}},
+        parameters={"augment": {"values": ["small"]}},
     )
     says(command(code=2), "center_crop.size", "got 99")
 
@@ -238,5 +271,9 @@ def test_a_file_that_is_not_there(command: Command) -> None:
 
 def test_problems_of_data_and_model_are_listed_together(folder: Folder, command: Command) -> None:
     arms = {"deep": {"model.freeze_depth": 12}, "lost": {"model.weights": "nowhere.pth"}}
-    folder.write(trial={"data": {"name": "digits"}, "model": {"arch": "resnet18"}}, arms=arms, parameters=None)
+    folder.write(
+        trial={"data": {"name": "digits"}, "model": {"arch": "resnet18"}},
+        arms=arms,
+        parameters=None,
+    )
     says(command(code=2), "got 12", "nowhere.pth")

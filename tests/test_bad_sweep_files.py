@@ -68,11 +68,20 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "only comments": ("# nothing\n", ["x.yaml: the file is empty"]),
     "a list": ("- a\n- b\n", ["x.yaml:1: a sweep file is a mapping of keys, got ['a', 'b']"]),
     "a word": ("hello", ["x.yaml:1: a sweep file is a mapping of keys, got 'hello'"]),
-    "tab": ("name: a\ntrial:\n\tdata: {}\n", ["x.yaml:3:1: not YAML: a tab", "Indent with spaces."]),
+    "tab": (
+        "name: a\ntrial:\n\tdata: {}\n",
+        ["x.yaml:3:1: not YAML: a tab", "Indent with spaces."],
+    ),
     "bracket": (GOOD + "arms: [\n", ["x.yaml:12:1: not YAML", "brackets"]),
-    "colon": ("name: a\ndescription: what: ever\n", ["x.yaml:2:18: not YAML", "mapping values are not allowed"]),
+    "colon": (
+        "name: a\ndescription: what: ever\n",
+        ["x.yaml:2:18: not YAML", "mapping values are not allowed"],
+    ),
     "quote": ("name: 'a\n", ["x.yaml:2:1: not YAML", "unexpected end of stream"]),
-    "image": (b"\x89PNG\r\n\x1a\n\x00", ["x.yaml:1: not UTF-8 text: byte 0x89", "Save the file as UTF-8."]),
+    "image": (
+        b"\x89PNG\r\n\x1a\n\x00",
+        ["x.yaml:1: not UTF-8 text: byte 0x89", "Save the file as UTF-8."],
+    ),
     "utf-16": ("name: a".encode("utf-16"), ["x.yaml:1: not UTF-8 text: byte 0xFF"]),
     "control": ("name: a\nx: \x01\n", ["x.yaml:2: not YAML: character U+0001 is not allowed"]),
     "two documents": (GOOD + "---\nname: b\n", ["x.yaml:11:1: a sweep file is one document"]),
@@ -95,17 +104,32 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]"),
         ["x.yaml:10:1: duplicate key 'seeds', first given on line 9", "silently keep the last"],
     ),
-    "duplicate nested key": (with_line("epochs: 3", "epochs: 3, epochs: 4"), ["x.yaml:5:22: duplicate key 'epochs'"]),
+    "duplicate nested key": (
+        with_line("epochs: 3", "epochs: 3, epochs: 4"),
+        ["x.yaml:5:22: duplicate key 'epochs'"],
+    ),
     # ---- the top level
-    "unknown key": (GOOD + "metrics: 3\n", ["x.yaml:11: metrics: unknown key 'metrics'", "Did you mean 'metric'?"]),
+    "unknown key": (
+        GOOD + "metrics: 3\n",
+        ["x.yaml:11: metrics: unknown key 'metrics'", "Did you mean 'metric'?"],
+    ),
     "unknown key unlike any": (
         GOOD + "zzz: 3\n",
         ["x.yaml:11: zzz: unknown key 'zzz'", "Known keys: schema_version, name"],
     ),
-    "setting at the top": (GOOD + "train: {epochs: 2}\n", ["x.yaml:11: train: unknown key", "under `trial:`"]),
+    "setting at the top": (
+        GOOD + "train: {epochs: 2}\n",
+        ["x.yaml:11: train: unknown key", "under `trial:`"],
+    ),
     "no name": (with_line("name: good\n", ""), ["`name` is missing", "name: x"]),
-    "bad name": (with_line("name: good", "name: a/b"), ["x.yaml:1: name: must start with a letter", "got 'a/b'"]),
-    "name is a number": (with_line("name: good", "name: 3"), ["x.yaml:1: name: must be text, got 3"]),
+    "bad name": (
+        with_line("name: good", "name: a/b"),
+        ["x.yaml:1: name: must start with a letter", "got 'a/b'"],
+    ),
+    "name is a number": (
+        with_line("name: good", "name: 3"),
+        ["x.yaml:1: name: must be text, got 3"],
+    ),
     "schema": (GOOD + "schema_version: 2\n", ["x.yaml:11: schema_version: must be 1, got 2"]),
     "method": (
         GOOD + "method: gird\n",
@@ -119,29 +143,56 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("val/acc", "val/accuracy"),
         ["x.yaml:2: metric.name: must be one of val/acc", "Did you mean 'val/acc'?"],
     ),
-    "unknown metric key": (with_line("val/acc", "val/acc, gaol: x"), ["x.yaml:2: metric.gaol: unknown key", "'goal'"]),
+    "unknown metric key": (
+        with_line("val/acc", "val/acc, gaol: x"),
+        ["x.yaml:2: metric.gaol: unknown key", "'goal'"],
+    ),
     "wrong goal": (
         with_line("val/acc", "val/loss, goal: maximize"),
         ["x.yaml:2: metric: val/loss can only be minimized, got goal: maximize"],
     ),
-    "margin in points": (with_line("val/acc", "val/acc, margin: 0.5"), ["metric: margin is a fraction: write 0.005"]),
+    "margin in points": (
+        with_line("val/acc", "val/acc, margin: 0.5"),
+        ["metric: margin is a fraction: write 0.005"],
+    ),
     "margin nan": (
         with_line("val/acc", "val/acc, margin: .nan"),
         ["x.yaml:2: metric.margin: must be a finite number, got nan"],
     ),
-    "metric is text": (with_line("{name: val/acc}", "val/acc"), ["x.yaml:2: metric: must be", "got 'val/acc'"]),
-    "cost alone": (with_line("val/acc", "time/epoch_s"), ["metric.name: time/epoch_s alone is no objective"]),
+    "metric is text": (
+        with_line("{name: val/acc}", "val/acc"),
+        ["x.yaml:2: metric: must be", "got 'val/acc'"],
+    ),
+    "cost alone": (
+        with_line("val/acc", "time/epoch_s"),
+        ["metric.name: time/epoch_s alone is no objective"],
+    ),
     "metric list on a grid": (
         with_line("{name: val/acc}", "[{name: val/acc}, {name: time/epoch_s}]"),
         ["x.yaml:2: metric: a list of metrics needs method: optuna, got grid"],
     ),
-    "no seeds": (with_line("[0, 1]", "[]"), ["x.yaml:9: seeds: must have at least 1 entries, got []"]),
-    "seeds twice": (with_line("[0, 1]", "[0, 1, 0]"), ["x.yaml:9: seeds: must be different, got 0 more than once"]),
-    "negative seed": (with_line("[0, 1]", "[0, -1]"), ["x.yaml:9: seeds.1: must be at least 0, got -1"]),
-    "seed is a fraction": (with_line("[0, 1]", "[0.5]"), ["x.yaml:9: seeds.0: must be a whole number, got 0.5"]),
+    "no seeds": (
+        with_line("[0, 1]", "[]"),
+        ["x.yaml:9: seeds: must have at least 1 entries, got []"],
+    ),
+    "seeds twice": (
+        with_line("[0, 1]", "[0, 1, 0]"),
+        ["x.yaml:9: seeds: must be different, got 0 more than once"],
+    ),
+    "negative seed": (
+        with_line("[0, 1]", "[0, -1]"),
+        ["x.yaml:9: seeds.1: must be at least 0, got -1"],
+    ),
+    "seed is a fraction": (
+        with_line("[0, 1]", "[0.5]"),
+        ["x.yaml:9: seeds.0: must be a whole number, got 0.5"],
+    ),
     "seeds is a number": (
         with_line("[0, 1]", "3"),
-        ["x.yaml:9: seeds: must be a list, got 3", "or a plan: {at_least: 8, at_most: 16, until: decided}"],
+        [
+            "x.yaml:9: seeds: must be a list, got 3",
+            "or a plan: {at_least: 8, at_most: 16, until: decided}",
+        ],
     ),
     "a plan of six seeds": (
         with_line("[0, 1]", "{at_least: 6, at_most: 16, until: decided}"),
@@ -172,20 +223,33 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         ["x.yaml:9: seeds.at_mots: unknown key 'at_mots'", "Did you mean 'at_most'?"],
     ),
     "a plan without a baseline": (
-        with_line("[0, 1]\nbaseline: {augment: none}", "{at_least: 8, at_most: 16, until: decided}"),
+        with_line(
+            "[0, 1]\nbaseline: {augment: none}", "{at_least: 8, at_most: 16, until: decided}"
+        ),
         ["x.yaml:9: seeds: seeds until decided needs a baseline", "Add e.g. `baseline: ARM`"],
     ),
     "a plan for a search": (
-        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nmethod: random\nrun_cap: 2").replace(
-            "baseline: {augment: none}", "baseline: {augment: none, train.lr: 0.1}"
-        ),
-        ["x.yaml:9: seeds: seeds until decided needs method: grid, got random", "seeds: [0, 1, 2, 3]"],
+        with_line(
+            "[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nmethod: random\nrun_cap: 2"
+        ).replace("baseline: {augment: none}", "baseline: {augment: none, train.lr: 0.1}"),
+        [
+            "x.yaml:9: seeds: seeds until decided needs method: grid, got random",
+            "seeds: [0, 1, 2, 3]",
+        ],
     ),
     "a plan with early stopping": (
-        with_line("[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nearly_terminate: {type: asha}"),
-        ["x.yaml:9: seeds: seeds until decided cannot be combined with early_terminate", "Remove early_terminate"],
+        with_line(
+            "[0, 1]", "{at_least: 8, at_most: 16, until: decided}\nearly_terminate: {type: asha}"
+        ),
+        [
+            "x.yaml:9: seeds: seeds until decided cannot be combined with early_terminate",
+            "Remove early_terminate",
+        ],
     ),
-    "sexagesimal seed": (with_line("[0, 1]", "[12:30:45]"), ["seeds.0: must be a whole number, got '12:30:45'"]),
+    "sexagesimal seed": (
+        with_line("[0, 1]", "[12:30:45]"),
+        ["seeds.0: must be a whole number, got '12:30:45'"],
+    ),
     "resources": (
         GOOD + "resources: {gpu: lots}\n",
         ["x.yaml:11: resources.gpu: must be a number or auto, got 'lots'"],
@@ -196,7 +260,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "cpu autp": (
         GOOD + "resources: {cpu: autp}\n",
-        ["x.yaml:11: resources.cpu: must be a whole number or auto, got 'autp'", "Did you mean 'auto'?"],
+        [
+            "x.yaml:11: resources.cpu: must be a whole number or auto, got 'autp'",
+            "Did you mean 'auto'?",
+        ],
     ),
     "compile 3": (
         GOOD + "resources: {compile: 3}\n",
@@ -204,13 +271,22 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "compile ayto": (
         GOOD + "resources: {compile: ayto}\n",
-        ["x.yaml:11: resources.compile: must be true, false or auto, got 'ayto'", "Did you mean 'auto'?"],
+        [
+            "x.yaml:11: resources.compile: must be true, false or auto, got 'ayto'",
+            "Did you mean 'auto'?",
+        ],
     ),
     "compile and a short hang": (
         GOOD + "resources: {compile: true, hang_after_s: 60}\n",
-        ["x.yaml:11: resources: hang_after_s must be 0 (never) or at least 300 with compile", "got 60"],
+        [
+            "x.yaml:11: resources: hang_after_s must be 0 (never) or at least 300 with compile",
+            "got 60",
+        ],
     ),
-    "cpu 0": (GOOD + "resources: {cpu: 0}\n", ["x.yaml:11: resources.cpu: must be at least 1, got 0"]),
+    "cpu 0": (
+        GOOD + "resources: {cpu: 0}\n",
+        ["x.yaml:11: resources.cpu: must be at least 1, got 0"],
+    ),
     "early_terminate": (
         GOOD + "early_terminate: {type: ahsa}\n",
         ["early_terminate: must be a mapping with type: asha or median", "'asha'"],
@@ -223,12 +299,18 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "early_terminate: {type: asha}\nresources: {pack: 2}\n",
         ["x.yaml:12: resources.pack: must be 1 with early_terminate, got 2"],
     ),
-    "confirm on a grid": (GOOD + "confirm: {top: 2}\n", ["x.yaml:11: confirm: confirm needs method: random or optuna"]),
+    "confirm on a grid": (
+        GOOD + "confirm: {top: 2}\n",
+        ["x.yaml:11: confirm: confirm needs method: random or optuna"],
+    ),
     "run_cap": (
         GOOD + "run_cap: 3\n",
         ["x.yaml:11: run_cap: the grid has 4 arms (2 x 2), run_cap is 3", "raise run_cap"],
     ),
-    "run_cap too large": (GOOD + "run_cap: 1000000000\n", ["x.yaml:11: run_cap: must be at most 100000"]),
+    "run_cap too large": (
+        GOOD + "run_cap: 1000000000\n",
+        ["x.yaml:11: run_cap: must be at most 100000"],
+    ),
     "keep": (
         GOOD + "checkpoints: {keep: some}\n",
         ["x.yaml:11: checkpoints.keep: must be a whole number or all"],
@@ -236,7 +318,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     # ---- settings
     "unknown setting": (
         with_line("epochs: 3", "epoch: 3"),
-        ["x.yaml:5: trial.train.epoch: unknown setting 'train.epoch'", "Did you mean 'train.epochs'?"],
+        [
+            "x.yaml:5: trial.train.epoch: unknown setting 'train.epoch'",
+            "Did you mean 'train.epochs'?",
+        ],
     ),
     "synonym": (
         with_line("epochs: 3", "learning_rate: 3"),
@@ -262,7 +347,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("epochs: 3", "weight_decay: .nan"),
         ["trial.train.weight_decay: must be a finite number, got nan"],
     ),
-    "infinite": (with_line("epochs: 3", "lr: .inf"), ["trial.train.lr: must be a finite number, got inf"]),
+    "infinite": (
+        with_line("epochs: 3", "lr: .inf"),
+        ["trial.train.lr: must be a finite number, got inf"],
+    ),
     "section is a number": (
         with_line("{epochs: 3}", "3"),
         ["x.yaml:5: trial.train: must be a mapping of settings, got 3"],
@@ -285,11 +373,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "warm-up": (
         with_line("epochs: 3", "epochs: 3, warmup_epochs: 3"),
-        ["x.yaml:5: trial.train.epochs: train.warmup_epochs must be below train.epochs, got 3 and 3"],
+        [
+            "x.yaml:5: trial.train.epochs: train.warmup_epochs must be below train.epochs, got 3 and 3"
+        ],
     ),
     "nesterov without momentum": (
         with_line("epochs: 3", "momentum: 0, nesterov: true"),
-        ["x.yaml:5: trial.train.momentum: train.nesterov: true needs train.momentum above 0, got 0"],
+        [
+            "x.yaml:5: trial.train.momentum: train.nesterov: true needs train.momentum above 0, got 0"
+        ],
     ),
     "unknown last batch": (
         with_line("epochs: 3", "last_batch: pad"),
@@ -301,7 +393,9 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "head": (
         GOOD + "arms:\n  a: {}\n  b: {model.head.hidden: [3], model.head.dropout: [0.1, 0.2]}\n",
-        ["x.yaml:13: arms.b: head.dropout must be one rate or as many as head.hidden, got 2 rates for 1"],
+        [
+            "x.yaml:13: arms.b: head.dropout must be one rate or as many as head.hidden, got 2 rates for 1"
+        ],
     ),
     "val_size 0": (
         with_line("digits", "digits, val_size: 0"),
@@ -322,7 +416,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("[none, flip]", "[none, none+flip]"),
         ["`none` stands alone in augment, got 'none+flip'"],
     ),
-    "spaces in a combo": (with_line("[none, flip]", "[none, flip + crop]"), ["without spaces", "flip+crop+cutout"]),
+    "spaces in a combo": (
+        with_line("[none, flip]", "[none, flip + crop]"),
+        ["without spaces", "flip+crop+cutout"],
+    ),
     "twice in a combo": (
         with_line("[none, flip]", "[none, flip+flip]"),
         ["augment names 'flip' twice", "flip2: {type: flip}"],
@@ -351,7 +448,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "augmentations: {b: {type: gaussian_blur, kernel_size: 4}}\n",
         ["augmentations.b: gaussian_blur.kernel_size must be odd, got 4"],
     ),
-    "variant name": (GOOD + "augmentations: {a+b: {type: cutout}}\n", ["'a+b' cannot name an augmentation"]),
+    "variant name": (
+        GOOD + "augmentations: {a+b: {type: cutout}}\n",
+        ["'a+b' cannot name an augmentation"],
+    ),
     "variant name with a dot": (
         GOOD + "augmentations: {cutout.big: {type: cutout}}\n",
         [
@@ -359,16 +459,29 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
             "letters, digits, `_` and `-`",
         ],
     ),
-    "variant name with a space": (GOOD + "augmentations: {a b: {type: cutout}}\n", ["'a b' cannot name an augm"]),
+    "variant name with a space": (
+        GOOD + "augmentations: {a b: {type: cutout}}\n",
+        ["'a b' cannot name an augm"],
+    ),
     "home of nobody": (
         with_line("{name: digits}", "{name: digits, root: ~nobody-here/x}"),
-        ["x.yaml:4: trial.data.root: must not start with an unknown home folder, got '~nobody-here/x'", "whole path"],
+        [
+            "x.yaml:4: trial.data.root: must not start with an unknown home folder, got '~nobody-here/x'",
+            "whole path",
+        ],
     ),
-    "path with a NUL": (with_line("{name: digits}", '{name: digits, root: "a\\0"}'), ["data.root: must be a path"]),
-    "huge version": (GOOD + f"schema_version: {'9' * 150}\n", ["schema_version: must be a smaller number, got 999"]),
+    "path with a NUL": (
+        with_line("{name: digits}", '{name: digits, root: "a\\0"}'),
+        ["data.root: must be a path"],
+    ),
+    "huge version": (
+        GOOD + f"schema_version: {'9' * 150}\n",
+        ["schema_version: must be a smaller number, got 999"],
+    ),
     # ---- parameters
     "too many parameters": (
-        "name: a\nparameters:\n" + "".join(f"  p{i}: {{values: {{a: {{}}}}}}\n" for i in range(3000)),
+        "name: a\nparameters:\n"
+        + "".join(f"  p{i}: {{values: {{a: {{}}}}}}\n" for i in range(3000)),
         ["x.yaml:2: parameters: at most 100 parameters vary together, got 3000"],
     ),
     "parameter named like a key": (
@@ -401,7 +514,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "bare list": (
         with_line("{values: [0.1, 1e-2]}", "[0.1, 1e-2]"),
-        ["x.yaml:8: parameters.train.lr: a parameter must be a mapping", "Write train.lr: {values: [...]}."],
+        [
+            "x.yaml:8: parameters.train.lr: a parameter must be a mapping",
+            "Write train.lr: {values: [...]}.",
+        ],
     ),
     "bare value": (with_line("{values: [0.1, 1e-2]}", "0.1"), ["Write train.lr: {value: ...}."]),
     "unknown parameter key": (
@@ -410,9 +526,14 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "no kind": (
         with_line("{values: [0.1, 1e-2]}", "{}"),
-        ["parameters.train.lr: a parameter has one of value, values, min with max, zip; train.lr has none"],
+        [
+            "parameters.train.lr: a parameter has one of value, values, min with max, zip; train.lr has none"
+        ],
     ),
-    "two kinds": (with_line("{values: [0.1, 1e-2]}", "{value: 1, values: [1]}"), ["train.lr has value and values"]),
+    "two kinds": (
+        with_line("{values: [0.1, 1e-2]}", "{value: 1, values: [1]}"),
+        ["train.lr has value and values"],
+    ),
     "no values": (
         with_line("[0.1, 1e-2]", "[]"),
         ["x.yaml:8: parameters.train.lr.values: must not be empty: the space would be"],
@@ -427,14 +548,20 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "range on a grid": (
         with_line("{values: [0.1, 1e-2]}", "{min: 0.1, max: 0.2}"),
-        ["x.yaml:8: parameters.train.lr: min and max need a method that draws values", "method: optuna"],
+        [
+            "x.yaml:8: parameters.train.lr: min and max need a method that draws values",
+            "method: optuna",
+        ],
     ),
     "arm is reserved": (
         with_line("train.lr: {values: [0.1, 1e-2]}", "arm: {values: {a: {}}}"),
         ["'arm' stands for `arms`"],
     ),
     "zip lengths": (
-        with_line("train.lr: {values: [0.1, 1e-2]}", "z: {zip: {train.lr: [0.1, 0.2], train.batch_size: [8]}}"),
+        with_line(
+            "train.lr: {values: [0.1, 1e-2]}",
+            "z: {zip: {train.lr: [0.1, 0.2], train.batch_size: [8]}}",
+        ),
         [
             "x.yaml:8: parameters.z.zip: lists that vary together must be equally long",
             "train.lr has 2, train.batch_size has 1",
@@ -450,7 +577,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "label settings": (
         with_line("train.lr: {values: [0.1, 1e-2]}", "h: {values: {a: {model.head.hiden: [3]}}}"),
-        ["x.yaml:8: parameters.h.values.a.model.head.hiden: unknown setting", "'model.head.hidden'"],
+        [
+            "x.yaml:8: parameters.h.values.a.model.head.hiden: unknown setting",
+            "'model.head.hidden'",
+        ],
     ),
     "varies twice": (
         GOOD + "arms: {a: {train.lr: 0.1}, b: {train.lr: 0.2}}\n",
@@ -465,10 +595,14 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "when never": (
         with_line("[0.1, 1e-2]}", "[0.1], when: {augment: [crop]}}"),
-        ["x.yaml:8: parameters.train.lr.when.augment: `when` never holds: augment is one of none, flip"],
+        [
+            "x.yaml:8: parameters.train.lr.when.augment: `when` never holds: augment is one of none, flip"
+        ],
     ),
     "when never, of many": (
-        "name: a\nparameters:\n  train.epochs: {values: [" + ",".join(map(str, range(1, 13))) + "]}\n"
+        "name: a\nparameters:\n  train.epochs: {values: ["
+        + ",".join(map(str, range(1, 13)))
+        + "]}\n"
         "  train.lr: {values: [1, 2], when: {train.epochs: [99]}}\n",
         ["`when` never holds: train.epochs is one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more"],
     ),
@@ -476,7 +610,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         with_line("[0.1, 1e-2]}", f"[0.1], when: {{train.epochs: [{','.join('1' * 101)}]}}}}"),
         ["when.train.epochs: `when` lists at most 100 values, got 101"],
     ),
-    "when empty": (with_line("[0.1, 1e-2]}", "[0.1], when: {augment: []}}"), ["when.augment: must not be empty"]),
+    "when empty": (
+        with_line("[0.1, 1e-2]}", "[0.1], when: {augment: []}}"),
+        ["when.augment: must not be empty"],
+    ),
     "when in a circle": (
         with_line("[0.1, 1e-2]}", "[0.1], when: {augment: [flip]}}").replace(
             "flip]}\n", "flip], when: {train.lr: [0.1]}}\n", 1
@@ -509,28 +646,41 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "baseline value": (
         with_line("{augment: none}", "{augment: crop}"),
-        ["x.yaml:10: baseline: baseline {augment: 'crop'} fits no arm", "Arms: augment=none lr=0.1,"],
+        [
+            "x.yaml:10: baseline: baseline {augment: 'crop'} fits no arm",
+            "Arms: augment=none lr=0.1,",
+        ],
     ),
     "baseline key": (
         with_line("{augment: none}", "{augmnt: none}"),
         ["x.yaml:10: baseline.augmnt: unknown setting 'augmnt'", "'augment'"],
     ),
-    "baseline type": (with_line("{augment: none}", "{train.lr: fast}"), ["baseline {train.lr: 'fast'} fits no arm"]),
+    "baseline type": (
+        with_line("{augment: none}", "{train.lr: fast}"),
+        ["baseline {train.lr: 'fast'} fits no arm"],
+    ),
     "reference": (
         GOOD + "reference: {flip: {test/acc: 0.5}}\n",
         ["x.yaml:11: reference.flip: reference 'flip' is no arm", "Arms: augment=none lr=0.1"],
     ),
     "reference in percent": (
         "name: a\narms:\n  one: {}\n  two: {train.lr: 1}\nbaseline: one\nreference: {one: {test/acc: [95.1, 0.9]}}\n",
-        ["x.yaml:6: reference.one.test/acc: an accuracy is a fraction of at most 1, got 95.1", "Write 0.951"],
+        [
+            "x.yaml:6: reference.one.test/acc: an accuracy is a fraction of at most 1, got 95.1",
+            "Write 0.951",
+        ],
     ),
     "reference seeds": (
         GOOD + "reference: {x: {test/acc: [0.5, a]}}\n",
-        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"],
+        [
+            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"
+        ],
     ),
     "reference without seeds": (
         GOOD + "reference: {x: {test/acc: []}}\n",
-        ["x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got []"],
+        [
+            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got []"
+        ],
     ),
     "reference key": (
         GOOD + "reference: {x: {test/accuracy: 0.5}}\n",
@@ -571,7 +721,10 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
         SEARCH.replace("min: 1e-3", "min: 0.2"),
         ["x.yaml:6: parameters.train.lr: min < max must hold, got min=0.2, max=0.1"],
     ),
-    "min is max": (SEARCH.replace("min: 1e-3", "min: 0.1"), ["min < max must hold, got min=0.1, max=0.1"]),
+    "min is max": (
+        SEARCH.replace("min: 1e-3", "min: 0.1"),
+        ["min < max must hold, got min=0.1, max=0.1"],
+    ),
     "log of zero": (
         SEARCH.replace("min: 1e-3", "min: 0"),
         ["x.yaml:6: parameters.train.lr.min: must be above 0 for log_uniform, got 0"],
@@ -588,10 +741,14 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
         SEARCH.replace("min: 1e-3", "min: low"),
         ["parameters.train.lr.min: must be a finite number, got 'low'"],
     ),
-    "no max": (SEARCH.replace(", max: 0.1", ""), ["parameters.train.lr: max is missing: a range has min and max"]),
+    "no max": (
+        SEARCH.replace(", max: 0.1", ""),
+        ["parameters.train.lr: max is missing: a range has min and max"],
+    ),
     "bound outside the setting": (
         SEARCH.replace(
-            "train.lr: {min: 1e-3, max: 0.1, distribution: log_uniform}", "train.momentum: {min: 0, max: 1}"
+            "train.lr: {min: 1e-3, max: 0.1, distribution: log_uniform}",
+            "train.momentum: {min: 0, max: 1}",
         ),
         ["parameters.train.momentum.max: train.momentum must be below 1, got 1"],
     ),
@@ -644,7 +801,8 @@ BAD_SEARCH: dict[str, tuple[str, list[str]]] = {
         ["baseline: train.lr must lie in [0.001, 0.1], got 1"],
     ),
     "contradiction in a corner": (
-        SEARCH.replace("random", "optuna") + "  train.warmup_epochs: {min: 0, max: 40}\ntrial: {train: {epochs: 30}}\n",
+        SEARCH.replace("random", "optuna")
+        + "  train.warmup_epochs: {min: 0, max: 40}\ntrial: {train: {epochs: 30}}\n",
         ["x.yaml:7", "train.warmup_epochs: must be below train.epochs, got 40 and 30"],
     ),
 }
@@ -661,21 +819,39 @@ def test_a_wrong_search_has_one_message(case: str, tmp_path: Path) -> None:
 
 
 BAD_OVERRIDES: dict[str, tuple[str, list[str]]] = {
-    "no value": ("train.epochs", ["command line: train.epochs: must be key=value, e.g. train.epochs=3"]),
+    "no value": (
+        "train.epochs",
+        ["command line: train.epochs: must be key=value, e.g. train.epochs=3"],
+    ),
     "unknown": (
         "train.epoch=3",
         ["command line: train.epoch: unknown key 'train.epoch'", "Did you mean 'train.epochs'?"],
     ),
-    "unknown in a section": ("resources.gpus=1", ["command line: resources.gpus: unknown key 'gpus'", "'gpu'"]),
-    "unlike any": ("zzz=1", ["command line: zzz: unknown key 'zzz'", "Top-level keys: schema_version"]),
+    "unknown in a section": (
+        "resources.gpus=1",
+        ["command line: resources.gpus: unknown key 'gpus'", "'gpu'"],
+    ),
+    "unlike any": (
+        "zzz=1",
+        ["command line: zzz: unknown key 'zzz'", "Top-level keys: schema_version"],
+    ),
     "wrong value": ("train.epochs=-1", ["command line: train.epochs: must be at least 1, got -1"]),
     "prefix": ("trial.train.epochs=0", ["command line: train.epochs: must be at least 1, got 0"]),
     "not YAML": ("train.lr=[", ["command line: train.lr: not YAML", "in '['", "Quote the value."]),
-    "fixed to nonsense": ("augment=flp", ["command line: augment: unknown augmentation 'flp'", "'flip'"]),
+    "fixed to nonsense": (
+        "augment=flp",
+        ["command line: augment: unknown augmentation 'flp'", "'flip'"],
+    ),
     "seeds": ("seeds=[1,1]", ["command line: seeds: must be different, got 1 more than once"]),
-    "a list in the file": ("seeds.at_most=9", ["seeds is a list in the file", "Give the whole list: seeds=[...]."]),
+    "a list in the file": (
+        "seeds.at_most=9",
+        ["seeds is a list in the file", "Give the whole list: seeds=[...]."],
+    ),
     "section": ("train=3", ["command line: train: must be a mapping of settings, got 3"]),
-    "parameter values": ("parameters.augment.values=[none, flp]", ["command line: parameters.augment.values", "'flp'"]),
+    "parameter values": (
+        "parameters.augment.values=[none, flp]",
+        ["command line: parameters.augment.values", "'flp'"],
+    ),
     "not UTF-8": ("data.root=\udcff", ["command line: data.root=\\udcff: is not UTF-8 text"]),
     "not UTF-8, no key": ("\udcff", ["command line: \\udcff: is not UTF-8 text"]),
     "deep key": ("early_terminate." + "x." * 3000 + "y=3", ["a key has at most 40 dots"]),
@@ -683,8 +859,14 @@ BAD_OVERRIDES: dict[str, tuple[str, list[str]]] = {
         "parameters.augment.values.0=crop",
         ["values is a list in the file", "parameters.augment.values=[...]"],
     ),
-    "variant name": ("augmentations.a+b.type=flip", ["command line: augmentations.a+b.type: 'a+b' cannot name"]),
-    "metric": ("metric.name=test/acc", ["command line: metric.name: test/acc must not select anything"]),
+    "variant name": (
+        "augmentations.a+b.type=flip",
+        ["command line: augmentations.a+b.type: 'a+b' cannot name"],
+    ),
+    "metric": (
+        "metric.name=test/acc",
+        ["command line: metric.name: test/acc must not select anything"],
+    ),
 }
 
 
@@ -716,7 +898,10 @@ def test_an_override_given_twice_is_an_error(tmp_path: Path) -> None:
             ("parameters.two={values: {b: {train.ema: 0.2}}}", "one=b", "two=b"),
             "command line: two: train.ema is also set by one=b",
         ),
-        (("z=1",), "command line: z: z has no labels to choose from\n    Give the settings that it varies, e.g. "),
+        (
+            ("z=1",),
+            "command line: z: z has no labels to choose from\n    Give the settings that it varies, e.g. ",
+        ),
     ],
 )
 def test_overrides_that_contradict_each_other_or_fix_nothing(
@@ -760,7 +945,9 @@ extra: 1
 def test_errors_elsewhere_do_not_hide_a_contradiction_or_a_wrong_baseline(tmp_path: Path) -> None:
     text = "name: a\nseeds: [0, 0]\narms:\n  x: {}\n  y: {train.warmup_epochs: 99}\nbaseline: z\n"
     found = messages(tmp_path, text)
-    assert [message.split(": ")[0] for message in found] == ["x.yaml:2", "x.yaml:5", "x.yaml:6"], found
+    assert [message.split(": ")[0] for message in found] == ["x.yaml:2", "x.yaml:5", "x.yaml:6"], (
+        found
+    )
 
 
 def test_a_missing_file_lists_what_is_there(tmp_path: Path) -> None:
@@ -779,7 +966,9 @@ def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise(names)
     )
-    merges = "a: &a {x: 1}\n" + "".join(f"k{i}: &k{i} {{<<: [{','.join(['*a'] * 50)}]}}\n" for i in range(200))
+    merges = "a: &a {x: 1}\n" + "".join(
+        f"k{i}: &k{i} {{<<: [{','.join(['*a'] * 50)}]}}\n" for i in range(200)
+    )
     started = time.process_time()
     assert "x.yaml:6:4: aliases expand to over 500,000 values" in messages(tmp_path, bomb)[0]
     assert "unknown key" in messages(tmp_path, merges)[0]
@@ -851,20 +1040,31 @@ def mutated(draw: st.DrawFn) -> str:
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, max(len(body) - 1, 0)))
         end = min(start + draw(st.integers(0, 30)), len(body))
-        middle = draw(st.one_of(st.just(""), st.sampled_from(SNIPPETS), st.just(body[start:end] * 2)))
+        middle = draw(
+            st.one_of(st.just(""), st.sampled_from(SNIPPETS), st.just(body[start:end] * 2))
+        )
         body = body[:start] + middle + body[end:]
     return body
 
 
 @settings(
-    max_examples=MUTATED, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=MUTATED,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(text=mutated())
-@example(text="name: a\nparameters: {train.lr: {values: {a: {train.lr: 1}}, when: {train.lr: [1]}}}")
+@example(
+    text="name: a\nparameters: {train.lr: {values: {a: {train.lr: 1}}, when: {train.lr: [1]}}}"
+)
 @example(text="name: a\ntrial: {model: {head: null, head.hidden: [3]}}")
-@example(text="name: a\nparameters: {model.head: {values: {a: null, b: {model.head.hidden: [2]}}}}\n")
+@example(
+    text="name: a\nparameters: {model.head: {values: {a: null, b: {model.head.hidden: [2]}}}}\n"
+)
 @example(text="name: a\nmetric: []")
-@example(text="name: a\nparameters: {train.lr: {min: 1, max: 9999999999999999999999999999, distribution: int_uniform}}")
+@example(
+    text="name: a\nparameters: {train.lr: {min: 1, max: 9999999999999999999999999999, distribution: int_uniform}}"
+)
 @pytest.mark.fault(44)
 def test_a_mutated_file_gives_a_sweep_or_a_usage_error(text: str, tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, text)
@@ -876,12 +1076,29 @@ def test_a_mutated_file_gives_a_sweep_or_a_usage_error(text: str, tmp_path: Path
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([*SNIPPETS, "flip", "imagenet", "asha"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([*SNIPPETS, "flip", "imagenet", "asha"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["values", "min", "max", "zip", "when", "type", "name", "model.head", "train.lr", "train", "lr", "a"]
+                [
+                    "values",
+                    "min",
+                    "max",
+                    "zip",
+                    "when",
+                    "type",
+                    "name",
+                    "model.head",
+                    "train.lr",
+                    "train",
+                    "lr",
+                    "a",
+                ]
             ),
             inner,
             max_size=3,
@@ -892,10 +1109,15 @@ VALUES = st.recursive(
 
 
 @settings(
-    max_examples=MUTATED, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=MUTATED,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
 )
 @given(data=st.dictionaries(st.sampled_from(sorted(config.read.FIELDS)), VALUES, max_size=5))
 @pytest.mark.fault(44)
 def test_any_values_give_a_sweep_or_a_usage_error(data: dict[str, object], tmp_path: Path) -> None:
     result = load_or_problems(tmp_path, yaml.safe_dump({"name": "a", **data}, allow_unicode=True))
-    assert isinstance(result, config.SweepSpec) or all(problem.place and problem.rule for problem in result)
+    assert isinstance(result, config.SweepSpec) or all(
+        problem.place and problem.rule for problem in result
+    )

@@ -57,7 +57,9 @@ def there(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # ---- addresses -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["s3://b/runs", "s3://bucket/a b", "s3://bucket/../x", "s3://", "s3://Bucket/x"])
+@pytest.mark.parametrize(
+    "address", ["s3://b/runs", "s3://bucket/a b", "s3://bucket/../x", "s3://", "s3://Bucket/x"]
+)
 def test_an_address_that_names_no_bucket(address: str) -> None:
     with pytest.raises(UsageError, match="s3://bucket/prefix"):
         Bucket(address)
@@ -66,8 +68,14 @@ def test_an_address_that_names_no_bucket(address: str) -> None:
 def test_an_address_is_told_from_a_folder() -> None:
     assert is_bucket("s3://bucket/runs") and is_bucket(Path("s3://bucket/runs"))
     assert not is_bucket("runs") and not is_bucket("/s3:/x")
-    assert Bucket("s3:/bucket/runs/").address == "s3://bucket/runs" == (Bucket("s3://bucket") / "runs").address
-    one, other = (Bucket(f"s3://bucket/{name}").working_folder(Path("cache")) for name in ("a", "b"))
+    assert (
+        Bucket("s3:/bucket/runs/").address
+        == "s3://bucket/runs"
+        == (Bucket("s3://bucket") / "runs").address
+    )
+    one, other = (
+        Bucket(f"s3://bucket/{name}").working_folder(Path("cache")) for name in ("a", "b")
+    )
     assert one != other
 
 
@@ -84,7 +92,11 @@ def test_without_a_store_the_sweep_is_refused(folder: Folder) -> None:
 
 def test_the_doctor_says_what_to_do_instead(folder: Folder) -> None:
     done = folder.run("--storage-path", "s3://bucket/runs", module="suite.doctor")
-    assert done.returncode == 2 and "Launch the sweep again" in done.stderr and not (folder.path / "s3:").exists()
+    assert (
+        done.returncode == 2
+        and "Launch the sweep again" in done.stderr
+        and not (folder.path / "s3:").exists()
+    )
 
 
 # ---- objects ---------------------------------------------------------------------------------------------------------
@@ -121,9 +133,13 @@ def test_a_bucket_that_is_not_there(there: Bucket) -> None:
         Bucket("s3://nobodys-bucket/x").check()
 
 
-def test_a_store_without_conditions_is_refused(there: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_conditions_is_refused(
+    there: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two drivers could write one journal there."""
-    monkeypatch.setattr(Bucket, "put_new", lambda self, name, content: self.put(name, content) or True)
+    monkeypatch.setattr(
+        Bucket, "put_new", lambda self, name, content: self.put(name, content) or True
+    )
     with pytest.raises(EnvironmentProblem, match="If-None-Match"):
         there.check()
 
@@ -133,14 +149,20 @@ def test_busy_answers_and_lost_ones_are_tried_again(
     store: ObjectStore, there: Bucket, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
     drawn = random.Random(3)
-    proxy = Proxy(store, lambda method, path, number: drawn.choice([0, 0, 0, 0, 0, 503, 500, -1, -2]))
+    proxy = Proxy(
+        store, lambda method, path, number: drawn.choice([0, 0, 0, 0, 0, 503, 500, -1, -2])
+    )
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.uri)
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01
+    )
     mine = Bucket(there.address)
     monkeypatch.setattr(buckets, "TRIES", 12)
     for number in range(60):
         assert mine.put_new(f"n{number}", str(number).encode())
-    assert [mine.get(f"n{number}") for number in range(60)] == [str(number).encode() for number in range(60)]
+    assert [mine.get(f"n{number}") for number in range(60)] == [
+        str(number).encode() for number in range(60)
+    ]
     tally.add(sum(count for fault, count in proxy.faults.items() if fault))
     assert tally.faults > 20
     proxy.close()
@@ -156,7 +178,9 @@ def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.Monk
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any) -> TrialRunner:
+def member(
+    there: Bucket, place: Path, given: Trial, token: str = "mine", **settings: Any
+) -> TrialRunner:
     """A worker's view of a trial, on a machine whose disk is ``place``."""
     objective = Objective("val/acc", "maximize", "best")
     storage = BucketStorage(there, place, lambda: place)
@@ -164,7 +188,11 @@ def member(there: Bucket, place: Path, given: Trial, token: str = "mine", **sett
     made = TrialRunner(shared, asdict(given), "data", None, 0)
     kept = made.storage
     made.training = training(
-        given, made.folder, should_stop=made._should_stop, allowed=kept.owns_sweep, kept=kept.store_checkpoint
+        given,
+        made.folder,
+        should_stop=made._should_stop,
+        owns_sweep=kept.owns_sweep,
+        on_checkpoint=kept.store_checkpoint,
     )
     return made
 
@@ -191,7 +219,9 @@ def test_the_manifest_is_put_last_and_removed_first(
         for cut in range(1, 20):
             left = [cut]
 
-            def limited(self: Bucket, what: str, read: bool = False, left: list[int] = left, **more: Any) -> Any:
+            def limited(
+                self: Bucket, what: str, read: bool = False, left: list[int] = left, **more: Any
+            ) -> Any:
                 if what in ("put_object", "delete_object"):
                     left[0] -= 1
                     if left[0] < 0:
@@ -209,7 +239,9 @@ def test_the_manifest_is_put_last_and_removed_first(
                 ended = False
             monkeypatch.setattr(Bucket, "_call", call)
             if mine.storage._checkpoints(there):
-                found = {name.rpartition("/")[2]: there.get(name) for name in there.names(f"{place}/")}
+                found = {
+                    name.rpartition("/")[2]: there.get(name) for name in there.names(f"{place}/")
+                }
                 assert found == whole, f"{build}, cut after {cut} calls"
             tally.add()
             if build == "remove" and not ended:
@@ -220,12 +252,14 @@ def test_the_manifest_is_put_last_and_removed_first(
         there.push_folder(kept, place, checkpoint.MANIFEST)
 
 
-def test_another_machine_goes_on_from_the_newest_whole_checkpoint(there: Bucket, tmp_path: Path) -> None:
+def test_another_machine_goes_on_from_the_newest_whole_checkpoint(
+    there: Bucket, tmp_path: Path
+) -> None:
     there.put(LAUNCH_FILE, b"mine")
     given = trial(epochs=4)
     mine = member(there, tmp_path / "a", given)
     for _ in range(3):
-        mine.training.advance()
+        mine.training.train_epoch()
         mine.training.save()
     names = mine.storage._checkpoints(there)
     assert len(names) == checkpoint.KEPT and names[0].startswith("e00003")
@@ -237,14 +271,18 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint(there: Bucket,
     assert training(given, other.folder).epoch == 2
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_fetched(there: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_fetched(
+    there: Bucket, tmp_path: Path
+) -> None:
     there.put(LAUNCH_FILE, b"mine")
     given = trial(epochs=4)
     mine = member(there, tmp_path / "a", given)
     for _ in range(2):
-        mine.training.advance()
+        mine.training.train_epoch()
         mine.training.save()
-    there.put(f"trials/{given.id}/checkpoints/{mine.storage._checkpoints(there)[0]}/last.pt", b"flipped")
+    there.put(
+        f"trials/{given.id}/checkpoints/{mine.storage._checkpoints(there)[0]}/last.pt", b"flipped"
+    )
     other = member(there, tmp_path / "b", given)
     other.storage.fetch_checkpoint(other.warnings.append)
     assert training(given, other.folder).epoch == 1
@@ -268,9 +306,13 @@ def test_the_journal_is_what_the_store_has(there: Bucket, tmp_path: Path) -> Non
         journal.append("epoch", id="t", epoch=epoch, metrics={})
         assert epoch % 5 or journal.flush(10)
     journal.close()
-    assert bucket_journal.read_journal(there) == path.read_bytes() and len(there.names("journal/")) > 3
+    assert (
+        bucket_journal.read_journal(there) == path.read_bytes() and len(there.names("journal/")) > 3
+    )
     with path.open("ab") as file:
-        file.write(b'{"seq": 30, "kind": "epoch", "of": "a process that died before it had put that"}\n')
+        file.write(
+            b'{"seq": 30, "kind": "epoch", "of": "a process that died before it had put that"}\n'
+        )
     bucket_journal.download_journal(there, path)
     assert path.read_bytes() == bucket_journal.read_journal(there)
     other = tmp_path / "b" / "journal.jsonl"
@@ -311,19 +353,29 @@ def test_what_cannot_be_put_when_it_is_closed_leaves_no_hole(there: Bucket, tmp_
 
 
 @pytest.mark.fault(14, 27)
-def test_of_two_drivers_the_second_one_writes_nothing(there: Bucket, tmp_path: Path, tally: Tally) -> None:
+def test_of_two_drivers_the_second_one_writes_nothing(
+    there: Bucket, tmp_path: Path, tally: Tally
+) -> None:
     told: list[str] = []
     first = Journal(tmp_path / "a" / "j", elsewhere=partial(bucket_journal.append_journal, there))
-    second = Journal(tmp_path / "b" / "j", told.append, elsewhere=partial(bucket_journal.append_journal, there))
+    second = Journal(
+        tmp_path / "b" / "j", told.append, elsewhere=partial(bucket_journal.append_journal, there)
+    )
     first.append("journal", id="first")
     assert first.flush(10)
     second.append("journal", id="second")
-    assert not second.flush(2) and isinstance(second.failure, AnotherOwner) and "another process writes" in told[0]
+    assert (
+        not second.flush(2)
+        and isinstance(second.failure, AnotherOwner)
+        and "another process writes" in told[0]
+    )
     first.append("plan", ids=[])
     assert first.flush(10)
     second.close()
     first.close()
-    assert [json.loads(line).get("id") for line in bucket_journal.read_journal(there).splitlines()] == ["first", None]
+    assert [
+        json.loads(line).get("id") for line in bucket_journal.read_journal(there).splitlines()
+    ] == ["first", None]
     tally.add()
 
 
@@ -332,17 +384,20 @@ def test_without_the_condition_two_drivers_overwrite_each_other(
     there: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broken build."""
-    monkeypatch.setattr(Bucket, "put_new", lambda self, name, content: self.put(name, content) or True)
+    monkeypatch.setattr(
+        Bucket, "put_new", lambda self, name, content: self.put(name, content) or True
+    )
     journals = [
-        Journal(tmp_path / name / "j", elsewhere=partial(bucket_journal.append_journal, there)) for name in ("a", "b")
+        Journal(tmp_path / name / "j", elsewhere=partial(bucket_journal.append_journal, there))
+        for name in ("a", "b")
     ]
     for number, journal in enumerate(journals):
         journal.append("journal", id=f"{number}")
         assert journal.flush(10)
         journal.close()
-    assert [json.loads(line)["id"] for line in bucket_journal.read_journal(there).splitlines()] == ["1"], (
-        "the first one's is lost"
-    )
+    assert [json.loads(line)["id"] for line in bucket_journal.read_journal(there).splitlines()] == [
+        "1"
+    ], "the first one's is lost"
 
 
 @pytest.mark.fault(27, control=True)
@@ -361,7 +416,9 @@ def test_with_its_manifest_first_half_a_checkpoint_counts(
 
     monkeypatch.setattr(Bucket, "put", limited)
     push = Bucket.push_folder
-    monkeypatch.setattr(Bucket, "push_folder", lambda self, folder, name, last: push(self, folder, name, "last.pt"))
+    monkeypatch.setattr(
+        Bucket, "push_folder", lambda self, folder, name, last: push(self, folder, name, "last.pt")
+    )
     mine.training.save()
     assert mine.storage._checkpoints(there) and len(there.names("trials/")) == 1
 
@@ -380,11 +437,22 @@ def test_a_sweep_that_is_held_is_refused_until_its_owner_is_silent(
             assert json.loads(there.get("owner") or b"")["token"] == "three"
     assert there.get("owner") is None, "the last one that held it let it go"
     monkeypatch.setattr(bucket_lease, "STALE_AFTER_S", 75.0)
-    there.put("owner", json.dumps({"token": "x", "pid": 2**30, "host": "here", "at": bucket_lease._place()}).encode())
+    there.put(
+        "owner",
+        json.dumps(
+            {"token": "x", "pid": 2**30, "host": "here", "at": bucket_lease._place()}
+        ).encode(),
+    )
     with lease(there, "of a machine whose process died"):
         pass
-    there.put("owner", json.dumps({"token": "x", "pid": 1, "host": "another-machine", "at": "there"}).encode())
-    with pytest.raises(LockedError, match=r"another-machine(.|\n)*possible in 7\d s"), lease(there, "five"):
+    there.put(
+        "owner",
+        json.dumps({"token": "x", "pid": 1, "host": "another-machine", "at": "there"}).encode(),
+    )
+    with (
+        pytest.raises(LockedError, match=r"another-machine(.|\n)*possible in 7\d s"),
+        lease(there, "five"),
+    ):
         pass
 
 
@@ -424,14 +492,19 @@ def test_a_driver_that_was_replaced_stops_and_does_not_stop_the_other(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     count = len(first.journal)
-    first.wait_for(other, lambda journal: sum(entry["kind"] == "epoch" for entry in journal[count:]) >= 1)
+    first.wait_for(
+        other, lambda journal: sum(entry["kind"] == "epoch" for entry in journal[count:]) >= 1
+    )
     for one in group:
         one.resume()
     said = asleep.communicate(timeout=120)[0]
     assert asleep.returncode == 6 and "another" in said and "Traceback" not in said, said
     output = other.communicate(timeout=120)[0]
     assert other.returncode == 0, output
-    assert {entry["status"] for entry in first.journal if entry["kind"] == "end"} == {"interrupted", "finished"}
+    assert {entry["status"] for entry in first.journal if entry["kind"] == "end"} == {
+        "interrupted",
+        "finished",
+    }
     assert set(first.runs().values()) == {"FINISHED"} and len(first.runs()) == 2
     first.assert_tracked()
     tally.add()
@@ -468,7 +541,7 @@ def test_a_store_that_is_away_holds_nothing_up(
     proxy.close()
 
 
-OFTEN = "import suite.training.trainer\n\nsuite.training.trainer.SAVE_EVERY_S = 0.0\n"
+OFTEN = "import suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n"
 
 
 def epochs_done(count: int) -> Any:
@@ -489,7 +562,10 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")
     # of both: where one worker comes late, the other's trial may be over
-    folder.wait_for(process, lambda journal: len({entry["id"] for entry in journal if entry["kind"] == "epoch"}) == 2)
+    folder.wait_for(
+        process,
+        lambda journal: len({entry["id"] for entry in journal if entry["kind"] == "epoch"}) == 2,
+    )
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = folder.journal
@@ -508,9 +584,13 @@ def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     (local / "journal.jsonl").write_bytes(bucket_journal.read_journal(folder.there / "tiny"))
     assert folder.curves() == alone(folder.path, tmp_path / "alone", monkeypatch)
     artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
-    assert {"predictions.npz", "best.pt"} <= artifacts and any(name.endswith(".png") for name in artifacts)
+    assert {"predictions.npz", "best.pt"} <= artifacts and any(
+        name.endswith(".png") for name in artifacts
+    )
     kept = (folder.there / "tiny").names("trials/")
-    assert not any("/checkpoints/" in name for name in kept), "checkpoints of finished trials were left"
+    assert not any("/checkpoints/" in name for name in kept), (
+        "checkpoints of finished trials were left"
+    )
     assert not list((tmp_path / "cache").rglob(".workers/*/*")), "a worker left its working copy"
     shutil.rmtree(folder.path / "cache")  # and from yet another machine there is nothing left to do
     assert "already complete (2/2" in folder.sweep("--resume").stdout
@@ -536,7 +616,9 @@ def test_a_signal_reaches_workers_through_a_bad_network(
     assert process.returncode == 130 and "Traceback" not in output, output
     end = [entry for entry in folder.journal if entry["kind"] == "end"][-1]
     asked = ("id", "status", "seq", "ts_ms", "kind", "crc")
-    assert not set(end) - {*asked, "checkpoint"} and end["status"] == "interrupted", "the worker did not see it"
+    assert not set(end) - {*asked, "checkpoint"} and end["status"] == "interrupted", (
+        "the worker did not see it"
+    )
     assert set(folder.runs().values()) == {"KILLED"}
     assert any("/checkpoints/" in name for name in (folder.there / "tiny").names("trials/"))
     folder.sweep()

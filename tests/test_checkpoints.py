@@ -20,13 +20,13 @@ from suite.core.errors import TrialError
 from suite.core.records import Numerics
 from suite.models.trained import rebuild
 from suite.storage import checkpoint
-from suite.training import trainer
+from suite.training.hooks import TrainingHooks
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every epoch."""
-    monkeypatch.setattr(trainer, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("suite.training.state.SAVE_EVERY_S", 0.0)
 
 
 # ---- going on --------------------------------------------------------------------------------------------------------
@@ -34,7 +34,12 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"optimizer": "sgd"}, FULL, {"last_batch": "spread"}, {"last_batch": "keep", "nesterov": True}],
+    [
+        {"optimizer": "sgd"},
+        FULL,
+        {"last_batch": "spread"},
+        {"last_batch": "keep", "nesterov": True},
+    ],
     ids=["sgd", "all at once", "spread", "keep"],
 )
 def test_a_stop_at_any_step_changes_no_bit(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -45,14 +50,16 @@ def test_a_stop_at_any_step_changes_no_bit(tmp_path: Path, settings: dict[str, A
     for step in range(steps):
         folder = tmp_path / f"stopped{step}"
         stopped = training(made, folder, should_stop=stopping_at(step))
-        while stopped.advance() is not None:
+        while stopped.train_epoch() is not None:
             pass
         assert (stopped.epoch, stopped.step) == divmod(step, unbroken.steps_per_epoch)
         resumed = finish(training(made, folder))
         assert not differing(everything(resumed), whole), f"stopped before step {step}"
         assert resumed.finish() == facts
         for name in ("best.pt", "predictions.npz"):
-            found, expected = ((base / name).read_bytes() for base in (folder, tmp_path / "unbroken"))
+            found, expected = (
+                (base / name).read_bytes() for base in (folder, tmp_path / "unbroken")
+            )
             assert found == expected, name
 
 
@@ -64,7 +71,7 @@ def test_a_stop_at_every_step_changes_no_bit(tmp_path: Path) -> None:
         broken = training(made, tmp_path / "broken", should_stop=stopping_at(1))
         if broken.complete:
             break
-        while broken.advance() is not None:
+        while broken.train_epoch() is not None:
             pass
     assert not differing(everything(training(made, tmp_path / "broken")), whole)
 
@@ -73,10 +80,11 @@ def test_a_stop_at_every_step_changes_no_bit(tmp_path: Path) -> None:
 def test_a_lost_process_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
     whole = everything(finish(training(trial(epochs=4), tmp_path / "unbroken")))
     lost = training(trial(epochs=4), tmp_path / "lost")
-    lost.advance()
-    lost.advance()
-    lost.should_stop, lost.allowed = stopping_at(2), lambda: False  # steps of the third epoch that nobody saved
-    assert lost.advance() is None
+    lost.train_epoch()
+    lost.train_epoch()
+    # steps of the third epoch that nobody saved
+    lost.hooks = TrainingHooks(should_stop=stopping_at(2), owns_sweep=lambda: False)
+    assert lost.train_epoch() is None
     resumed = training(trial(epochs=4), tmp_path / "lost")
     assert (resumed.epoch, resumed.step) == (2, 0)
     assert not differing(everything(finish(resumed)), whole)
@@ -86,7 +94,7 @@ def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
     made = training(trial(epochs=5, lr=0.2), tmp_path)
     states, tests = [], []
     while not made.complete:
-        made.advance()
+        made.train_epoch()
         states.append({name: value.clone() for name, value in made.model.state_dict().items()})
         tests.append(made.evaluate_test()[0])
     facts = made.finish()
@@ -95,22 +103,35 @@ def test_the_best_epoch_is_the_one_kept_and_loads_back(tmp_path: Path) -> None:
     assert not differing(torch.load(tmp_path / "best.pt", weights_only=True)["model"], states[at])
     with np.load(tmp_path / "predictions.npz") as kept:
         torch.testing.assert_close(torch.from_numpy(kept["logits"]), tests[at])
-        assert (kept["labels"] == made.test.labels[made.test.index].numpy()).all()
+        assert (kept["labels"] == made.images.test.labels[made.images.test.index].numpy()).all()
     network = rebuild(made.trial, tmp_path / "best.pt")
     with torch.inference_mode():
-        torch.testing.assert_close(network(made.test.images[made.test.index].float() / 255), tests[at])
+        torch.testing.assert_close(
+            network(made.images.test.images[made.images.test.index].float() / 255), tests[at]
+        )
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("frozen_statistics", [False, True])
-def test_frozen_layers_stay_and_are_not_stored(tmp_path: Path, frozen_statistics: bool, ema: float | None) -> None:
+def test_frozen_layers_stay_and_are_not_stored(
+    tmp_path: Path, frozen_statistics: bool, ema: float | None
+) -> None:
     made = training(
-        trial(model__freeze_depth=2, model__freeze_batchnorm=frozen_statistics, ema=ema, epochs=1), tmp_path
+        trial(model__freeze_depth=2, model__freeze_batchnorm=frozen_statistics, ema=ema, epochs=1),
+        tmp_path,
     )
     before = {name: value.clone() for name, value in made.model.state_dict().items()}
     finish(made)
-    moved = {name for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])}
-    statistics = set() if frozen_statistics else {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
+    moved = {
+        name
+        for name, value in made.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    statistics = (
+        set()
+        if frozen_statistics
+        else {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
+    )
     frozen = {"conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias"}
     first = {name for name in before if name.startswith(("conv1", "bn1"))}
     assert moved & first == statistics and moved - first == before.keys() - first
@@ -122,7 +143,9 @@ def test_frozen_layers_stay_and_are_not_stored(tmp_path: Path, frozen_statistics
     for state in stored:
         assert not state.keys() & frozen and statistics <= state.keys() and "fc.weight" in state
         assert not frozen_statistics or not state.keys() & first
-    assert len(last["optimizer"]["state"]) == len(before) - len(first) - 3, "the optimizer remembers what it trains"
+    assert len(last["optimizer"]["state"]) == len(before) - len(first) - 3, (
+        "the optimizer remembers what it trains"
+    )
     assert not differing(everything(training(made.trial, tmp_path)), everything(made))
 
 
@@ -134,10 +157,10 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial's folder with the checkpoints of epochs 2 and 3 of 4."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "SAVE_EVERY_S", 0.0)
+        patch.setattr("suite.training.state.SAVE_EVERY_S", 0.0)
         made = training(trial(epochs=4, ema=0.5), folder)
         for _ in range(3):
-            made.advance()
+            made.train_epoch()
     assert names(folder) == ["e00002s000000", "e00003s000000"]
     return folder
 
@@ -198,23 +221,36 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     whole = everything(finish(training(trial(epochs=4, ema=0.5), tmp_path / "unbroken")))
     assert not differing(everything(finish(resumed)), whole)
     # the one set aside is neither looked at again nor in the way
-    assert not differing(everything(training(trial(epochs=4, ema=0.5), tmp_path / "trial", warn=said.append)), whole)
+    assert not differing(
+        everything(training(trial(epochs=4, ema=0.5), tmp_path / "trial", warn=said.append)), whole
+    )
     assert len(said) == 1
 
 
-def test_no_flipped_bit_anywhere_in_a_checkpoint_goes_unnoticed(tmp_path: Path, two_checkpoints: Path) -> None:
+def test_no_flipped_bit_anywhere_in_a_checkpoint_goes_unnoticed(
+    tmp_path: Path, two_checkpoints: Path
+) -> None:
     generator = random.Random(0)
-    sizes = {path.name: path.stat().st_size for path in (two_checkpoints / "checkpoints" / "e00003s000000").iterdir()}
+    sizes = {
+        path.name: path.stat().st_size
+        for path in (two_checkpoints / "checkpoints" / "e00003s000000").iterdir()
+    }
     assert set(sizes) == {"last.pt", "best.pt", "MANIFEST.json"}
     whole = everything(training(trial(epochs=4, ema=0.5), two_checkpoints))
     for case in range(50):
         folder = tmp_path / str(case)
         shutil.copytree(two_checkpoints, folder)
         name = generator.choice(sorted(sizes))
-        flip(folder / "checkpoints" / "e00003s000000" / name, generator.randrange(sizes[name]), generator.randrange(8))
+        flip(
+            folder / "checkpoints" / "e00003s000000" / name,
+            generator.randrange(sizes[name]),
+            generator.randrange(8),
+        )
         found = checkpoint.newest(folder / "checkpoints", trial().id)
         assert found is not None
-        if found.epoch == 3:  # only where the manifest says nothing that counts: torch's version, white space
+        if (
+            found.epoch == 3
+        ):  # only where the manifest says nothing that counts: torch's version, white space
             assert name == "MANIFEST.json"
             assert not differing(everything(training(trial(epochs=4, ema=0.5), folder)), whole)
         else:
@@ -222,7 +258,9 @@ def test_no_flipped_bit_anywhere_in_a_checkpoint_goes_unnoticed(tmp_path: Path, 
         shutil.rmtree(folder)
 
 
-def test_with_every_checkpoint_damaged_a_trial_starts_anew(tmp_path: Path, two_checkpoints: Path) -> None:
+def test_with_every_checkpoint_damaged_a_trial_starts_anew(
+    tmp_path: Path, two_checkpoints: Path
+) -> None:
     shutil.copytree(two_checkpoints, tmp_path / "trial")
     for each in (tmp_path / "trial" / "checkpoints").iterdir():
         flip(each / "last.pt", 1000)
@@ -241,21 +279,23 @@ def test_half_written_checkpoints_are_swept_and_two_whole_ones_kept(tmp_path: Pa
     made = training(trial(epochs=5), tmp_path)
     assert names(tmp_path) == []
     for epoch in range(1, 6):
-        made.advance()
+        made.train_epoch()
         assert names(tmp_path) == [f"e{n:05d}s000000" for n in range(max(1, epoch - 1), epoch + 1)]
 
 
 def test_a_worker_whose_launch_is_over_writes_nothing(tmp_path: Path) -> None:
-    made = finish(training(trial(), tmp_path, allowed=lambda: False))
+    made = finish(training(trial(), tmp_path, owns_sweep=lambda: False))
     assert names(tmp_path) == [] and made.finish()["files"] == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints"]
 
 
 @pytest.mark.usefixtures("often")
-def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     made = training(trial(epochs=3), tmp_path, warn=said.append)
-    made.advance()
+    made.train_epoch()
     kept = names(tmp_path)
     real = checkpoint._write
 
@@ -264,13 +304,13 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_trial(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_write", full)
-    made.advance()
+    made.train_epoch()
     assert names(tmp_path) == kept, "the one before stays, and nothing half written"
     (line,) = said
     assert line.startswith("no checkpoint of epoch 2 could be written: No space left on device (")
     assert line.endswith(f" free at {tmp_path})")
     monkeypatch.undo()
-    made.advance()
+    made.train_epoch()
     assert made.complete
 
 
@@ -284,12 +324,17 @@ class Intruder:
 def test_a_checkpoint_with_a_pickle_in_it_is_not_run(tmp_path: Path) -> None:
     """Also where the manifest is right: whoever can write the file can write the manifest."""
     made = finish(training(trial(), tmp_path))
-    (folder,) = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith("e00002")]
+    (folder,) = [
+        path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith("e00002")
+    ]
     buffer = io.BytesIO()
     torch.save({"model": Intruder()}, buffer)
     (folder / "last.pt").write_bytes(buffer.getvalue())
     manifest = json.loads((folder / "MANIFEST.json").read_text())
-    manifest["files"]["last.pt"] = {"size": len(buffer.getvalue()), "sha256": checkpoint.digest(folder / "last.pt")}
+    manifest["files"]["last.pt"] = {
+        "size": len(buffer.getvalue()),
+        "sha256": checkpoint.digest(folder / "last.pt"),
+    }
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     with pytest.raises(TrialError, match=r"last\.pt is refused: it holds more than tensors"):
         training(made.trial, tmp_path)
@@ -302,7 +347,7 @@ def test_the_threads_are_those_of_the_numerics(tmp_path: Path) -> None:
             made = training(trial(), tmp_path / str(threads), numerics=Numerics(threads=threads))
             assert torch.get_num_threads() == threads, "features of frozen layers are made now"
             torch.set_num_threads(3 - threads)
-            made.advance()
+            made.train_epoch()
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -14,10 +14,12 @@ from training import differing, everything, finish, stopping_at, training, trial
 
 from suite.core.records import Numerics
 from suite.models import strip_conv
-from suite.training import trainer
+from suite.training.compile import compile_network
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),  # torch's compiler uses what torch deprecates
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning:torch"
+    ),  # torch's compiler uses what torch deprecates
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         not shutil.which("g++") or not Path(sysconfig.get_path("include"), "Python.h").exists(),
@@ -29,7 +31,9 @@ EAGER, COMPILED = Numerics(channels_last=True), Numerics(channels_last=True, com
 
 
 @pytest.fixture(autouse=True)
-def compiler_s_own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def compiler_s_own_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One for all tests of a process: what one compiled, the next takes up, as the trials of a sweep do."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "inductor"))
 
@@ -38,7 +42,7 @@ def compiler_s_own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images of each step that ran compiled code."""
     sizes: list[int] = []
-    real = trainer.compiled
+    real = compile_network
 
     def watched(network: torch.nn.Module, device: torch.device) -> Any:
         made = real(network, device)
@@ -50,7 +54,7 @@ def compiled_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return run
 
-    monkeypatch.setattr(trainer, "compiled", watched)
+    monkeypatch.setattr("suite.training.compile.compile_network", watched)
     return sizes
 
 
@@ -87,12 +91,17 @@ def test_compiled_steps_are_the_steps(
 ) -> None:  # fmt: skip
     """Up to rounding; the last batch of an epoch, of 8 images and not 10, is run as it is. Control: another seed."""
     monkeypatch.setattr(strip_conv, "has_amx", lambda: True)  # strips give the same everywhere
-    made, plain = trial(arch, epochs=2, last_batch="keep", **settings), replace(numerics, compiled=False)
+    made, plain = (
+        trial(arch, epochs=2, last_batch="keep", **settings),
+        replace(numerics, compiled=False),
+    )
     eager = finish(training(made, tmp_path / "eager", numerics=plain))
     assert compiled_sizes == [] and not counters["stats"]
     ours = finish(training(made, tmp_path / "compiled", numerics=numerics))
     assert compiled_sizes == [10] * 8
-    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], "parts were run as they are"
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"], (
+        "parts were run as they are"
+    )
     other_trial = trial(arch, seed=1, epochs=2, last_batch="keep", **settings)
     other = finish(training(other_trial, tmp_path / "other", numerics=plain))
     off, control = (float((losses(each) - losses(eager)).abs().max()) for each in (ours, other))
@@ -100,7 +109,9 @@ def test_compiled_steps_are_the_steps(
     assert ours.model.state_dict().keys() == eager.model.state_dict().keys()
 
 
-@pytest.mark.parametrize(("last_batch", "expected"), [("drop", [20] * 2), ("spread", [15] * 2), ("keep", [20] * 2)])
+@pytest.mark.parametrize(
+    ("last_batch", "expected"), [("drop", [20] * 2), ("spread", [15] * 2), ("keep", [20] * 2)]
+)
 def test_the_most_frequent_size_is_compiled(
     last_batch: str, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,21 +121,32 @@ def test_the_most_frequent_size_is_compiled(
     def noted(network: torch.nn.Module, device: torch.device) -> Any:
         return lambda inputs: sizes.append(len(inputs)) or network(inputs)
 
-    monkeypatch.setattr(trainer, "compiled", noted)
-    settings: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
+    monkeypatch.setattr("suite.training.compile.compile_network", noted)
+    settings: dict[str, Any] = {
+        "epochs": 1,
+        "batch_size": 20,
+        "data__val_size": 20,
+        "last_batch": last_batch,
+    }
     finish(training(trial(**settings), tmp_path, numerics=COMPILED))
     assert sizes == expected
 
 
-def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(tmp_path: Path, counters: Any) -> None:
+def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(
+    tmp_path: Path, counters: Any
+) -> None:
     """In the middle of an epoch, and beside other trials of the same worker, whose code it has: bit for bit."""
     made = trial(epochs=2, augment="flip", model__head={"hidden": [8], "dropout": 0.5})
     whole = finish(training(made, tmp_path / "whole", numerics=COMPILED))
     cut = training(made, tmp_path / "cut", numerics=COMPILED, should_stop=stopping_at(6))
-    assert cut.advance() is not None and cut.advance() is None and cut.step == 2
+    assert cut.train_epoch() is not None and cut.train_epoch() is None and cut.step == 2
     for seed in range(10):  # by itself the compiler would give up after eight
-        between = trial(seed=seed, epochs=1, model__head={"hidden": [8], "dropout": 0.05 * (seed + 1)})
+        between = trial(
+            seed=seed, epochs=1, model__head={"hidden": [8], "dropout": 0.05 * (seed + 1)}
+        )
         finish(training(between, tmp_path / f"between{seed}", numerics=COMPILED))
     again = finish(training(made, tmp_path / "cut", numerics=COMPILED))
     assert differing(everything(again), everything(whole)) == []
-    assert counters["stats"]["unique_graphs"] == 11 - 1, "one for each rate of dropout"  # 0.5 is the whole one's, too
+    assert counters["stats"]["unique_graphs"] == 11 - 1, (
+        "one for each rate of dropout"
+    )  # 0.5 is the whole one's, too

@@ -41,18 +41,25 @@ def cache(tmp_path: Path) -> Path:
 # ---- what is read ----------------------------------------------------------------------------------------------------
 
 
-def test_labels_follow_the_sorted_class_names_and_pixels_are_those_of_the_files(tmp_path: Path, cache: Path) -> None:
+def test_labels_follow_the_sorted_class_names_and_pixels_are_those_of_the_files(
+    tmp_path: Path, cache: Path
+) -> None:
     root = tmp_path / "images"
     for part in ("train", "test"):
         for value, name in enumerate(("zebra", "Ant", "bee")):
             for number in range(2):
-                save(Image.new("RGB", (12, 12), (value, number, 77)), root / part / name / f"{number}.png")
+                save(
+                    Image.new("RGB", (12, 12), (value, number, 77)),
+                    root / part / name / f"{number}.png",
+                )
     dataset = load_folder(root, cache)
     assert dataset.classes == ("Ant", "bee", "zebra")
     assert dataset.train_labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert dataset.train_images.shape == (6, 3, 12, 12)
     assert dataset.train_images.dtype == np.uint8 and dataset.test_labels.dtype == np.int64
-    assert dataset.train_images[:, :, 5, 5].tolist() == [[v, n, 77] for v in (1, 2, 0) for n in (0, 1)]
+    assert dataset.train_images[:, :, 5, 5].tolist() == [
+        [v, n, 77] for v in (1, 2, 0) for n in (0, 1)
+    ]
     assert dataset.image_size == 12 and dataset.num_classes == 3
 
 
@@ -87,9 +94,13 @@ def test_a_link_to_a_folder_above_ends(folder: Path, cache: Path) -> None:
     assert np.bincount(load_folder(folder, cache).train_labels).tolist() == [3, 3]
 
 
-@pytest.mark.parametrize("size", [(40, 24), (24, 40), (17, 53), (101, 67), (19, 16), (16, 23), (20, 20)])
+@pytest.mark.parametrize(
+    "size", [(40, 24), (24, 40), (17, 53), (101, 67), (19, 16), (16, 23), (20, 20)]
+)
 @pytest.mark.parametrize("side", [16, 33])
-def test_resizing_is_that_of_torchvision(tmp_path: Path, cache: Path, size: tuple[int, int], side: int) -> None:
+def test_resizing_is_that_of_torchvision(
+    tmp_path: Path, cache: Path, size: tuple[int, int], side: int
+) -> None:
     from suite.system.torchvision_import import torchvision
 
     root = make_folder(tmp_path / "images")
@@ -163,9 +174,15 @@ def test_many_large_files_decoded_by_threads_keep_their_order(tmp_path: Path, ca
                 image = np.asarray(noise(number, 300, 300)).copy()
                 image[:] |= 1
                 image[150, 150] = (number, label, 0)
-                save(Image.fromarray(image), root / part / name / f"{number:03}.png", compress_level=0)
+                save(
+                    Image.fromarray(image),
+                    root / part / name / f"{number:03}.png",
+                    compress_level=0,
+                )
     dataset = load_folder(root, cache, image_size=300)
-    assert dataset.train_images[:, :2, 150, 150].tolist() == [[n, label] for label in range(2) for n in range(80)]
+    assert dataset.train_images[:, :2, 150, 150].tolist() == [
+        [n, label] for label in range(2) for n in range(80)
+    ]
 
 
 def test_progress_counts_up_to_all_images(folder: Path, cache: Path) -> None:
@@ -183,12 +200,18 @@ def test_a_folder_needs_a_root(cache: Path) -> None:
         data.load(DataConfig(name="folder"), cache)
 
 
-def test_a_missing_root_is_named_in_full(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_root_is_named_in_full(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (problem,) = problems_of(Path("nowhere"), cache)
-    assert str(tmp_path / "nowhere") in problem and "train/<class>/*" in problem and "no such folder" in problem
+    assert (
+        str(tmp_path / "nowhere") in problem
+        and "train/<class>/*" in problem
+        and "no such folder" in problem
+    )
     (tmp_path / "file").write_text("")
-    assert "that is a file" in problems_of(Path("file"), cache)[0]
+    assert "it is a file" in problems_of(Path("file"), cache)[0]
 
 
 def test_missing_parts_are_named_with_what_is_there_instead(folder: Path, cache: Path) -> None:
@@ -196,10 +219,14 @@ def test_missing_parts_are_named_with_what_is_there_instead(folder: Path, cache:
     (problem,) = problems_of(folder, cache)
     assert "no folder test" in problem and "train, validation" in problem
     shutil.rmtree(folder / "train")
-    assert [("no folder train" in p, "no folder test" in p) for p in problems_of(folder, cache)] == [(1, 0), (0, 1)]
+    assert [
+        ("no folder train" in p, "no folder test" in p) for p in problems_of(folder, cache)
+    ] == [(1, 0), (0, 1)]
 
 
-def test_images_that_lie_beside_the_class_folders_are_not_a_class(tmp_path: Path, cache: Path) -> None:
+def test_images_that_lie_beside_the_class_folders_are_not_a_class(
+    tmp_path: Path, cache: Path
+) -> None:
     for part in ("train", "test"):
         save(noise(0), tmp_path / "flat" / part / "0.png")
     problems = problems_of(tmp_path / "flat", cache)
@@ -227,7 +254,9 @@ def test_every_damaged_image_is_named_with_its_reason(folder: Path, cache: Path)
     text.write_text("no image at all")
     photo = save(noise(1, 64, 64), folder / "test" / "dog" / "cut.jpg")
     photo.write_bytes(photo.read_bytes()[:-500])
-    floats = save(Image.fromarray(np.ones((8, 8), np.float32)), folder / "train" / "dog" / "floats.tif")
+    floats = save(
+        Image.fromarray(np.ones((8, 8), np.float32)), folder / "train" / "dog" / "floats.tif"
+    )
     problems = problems_of(folder, cache)
     assert len(problems) == 3
     for path, reason in ((text, "not an image"), (floats, "floating-point"), (photo, "truncated")):
@@ -280,7 +309,9 @@ def test_the_cache_holds_no_pickle(folder: Path, cache: Path) -> None:
     load_folder(folder, cache)
     (entry,) = entries(cache)
     names = {path.name for path in entry.iterdir()}
-    assert names == {"meta.json"} | {f"{p}_{k}.npy" for p in ("train", "test") for k in ("images", "labels")}
+    assert names == {"meta.json"} | {
+        f"{p}_{k}.npy" for p in ("train", "test") for k in ("images", "labels")
+    }
     for path in entry.glob("*.npy"):
         np.load(path, allow_pickle=False)
 
@@ -363,7 +394,9 @@ def test_remains_of_a_crash_are_removed_after_a_day(folder: Path, cache: Path) -
     assert not old.exists() and new.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_an_environment_problem(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_environment_problem(
+    folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentProblem, match="SUITE_CACHE"):
         load_folder(folder, tmp_path / "file")
@@ -388,7 +421,10 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_two_processes_at_once_leave_one_whole_entry(tmp_path: Path, cache: Path) -> None:
     root = make_folder(tmp_path / "images", train=100)
-    with process(LOADER, str(root), str(cache)) as one, process(LOADER, str(root), str(cache)) as other:
+    with (
+        process(LOADER, str(root), str(cache)) as one,
+        process(LOADER, str(root), str(cache)) as other,
+    ):
         for started in (one, other):
             assert started.stdin is not None
             started.stdin.write("x")
@@ -408,7 +444,9 @@ def test_two_processes_at_once_leave_one_whole_entry(tmp_path: Path, cache: Path
         ({"XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/suite"),
     ],
 )
-def test_where_the_cache_is(environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_cache_is(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("SUITE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -422,11 +460,18 @@ def test_where_the_cache_is(environment: dict[str, str], expected: str, monkeypa
 def small(**changes: Any) -> data.Dataset:
     images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
     labels = np.array([0, 1, 0, 1], np.int64)
-    parts = {"name": "x", "classes": ("a", "b"), "train": (images, labels), "test": (images[:2], labels[:2])}
+    parts = {
+        "name": "x",
+        "classes": ("a", "b"),
+        "train": (images, labels),
+        "test": (images[:2], labels[:2]),
+    }
     return data.Dataset.of(**{**parts, **changes})
 
 
-def test_the_digest_is_of_the_content_not_of_its_place(folder: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_digest_is_of_the_content_not_of_its_place(
+    folder: Path, cache: Path, tmp_path: Path
+) -> None:
     moved = shutil.copytree(folder, tmp_path / "moved")
     for path in moved.rglob("*.png"):
         os.utime(path, ns=(1, 1))
@@ -454,7 +499,9 @@ def test_the_digest_changes_with_pixels_labels_classes_and_shapes() -> None:
 def test_the_digest_is_what_its_definition_says() -> None:
     dataset = small()
     shapes = {
-        f"{p}_{k}": list(getattr(dataset, f"{p}_{k}").shape) for p in ("train", "test") for k in ("images", "labels")
+        f"{p}_{k}": list(getattr(dataset, f"{p}_{k}").shape)
+        for p in ("train", "test")
+        for k in ("images", "labels")
     }
     content = json.dumps([["a", "b"], shapes]).encode()
     content += b"".join(array.tobytes() for array in dataset.arrays().values())
@@ -478,13 +525,20 @@ def test_digits_need_no_download_and_have_a_fixed_test_part(cache: Path) -> None
     from sklearn.datasets import load_digits
 
     dataset = data.load(DataConfig(name="digits"), cache)
-    assert dataset.train_images.shape == (1438, 3, 32, 32) and dataset.test_images.shape == (359, 3, 32, 32)
+    assert dataset.train_images.shape == (1438, 3, 32, 32) and dataset.test_images.shape == (
+        359,
+        3,
+        32,
+        32,
+    )
     assert dataset.classes == tuple("0123456789")
     labels = np.concatenate([dataset.train_labels, dataset.test_labels])
     assert np.bincount(labels).tolist() == np.bincount(load_digits().target).tolist()
     assert abs(np.bincount(dataset.test_labels) - np.bincount(labels) * 359 / 1797).max() < 1
     assert (dataset.train_images[:, 0] == dataset.train_images[:, 2]).all()
-    assert data.load(DataConfig(name="digits", root="/nowhere", image_size=8), cache).image_size == 8
+    assert (
+        data.load(DataConfig(name="digits", root="/nowhere", image_size=8), cache).image_size == 8
+    )
 
 
 def test_digits_are_the_right_way_up_and_use_the_whole_range(cache: Path) -> None:
@@ -492,7 +546,8 @@ def test_digits_are_the_right_way_up_and_use_the_whole_range(cache: Path) -> Non
 
     dataset = data.load(DataConfig(name="digits", image_size=8), cache)
     known = {
-        image.astype(np.uint8).tobytes(): label for image, label in zip(*load_digits(return_X_y=True), strict=True)
+        image.astype(np.uint8).tobytes(): label
+        for image, label in zip(*load_digits(return_X_y=True), strict=True)
     }
     assert dataset.train_images.max() == 255
     back = np.rint(dataset.train_images[:, 0].reshape(-1, 64) * (16 / 255)).astype(np.uint8)
@@ -526,7 +581,12 @@ def test_sixty_thousand_real_images(tmp_path: Path) -> None:
     config, seen = DataConfig(name="folder", root=root), []
     first = data.load(config, tmp_path, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (60_000, 60_000)
-    assert first.train_images.shape == (50_000, 3, 32, 32) and first.test_images.shape == (10_000, 3, 32, 32)
+    assert first.train_images.shape == (50_000, 3, 32, 32) and first.test_images.shape == (
+        10_000,
+        3,
+        32,
+        32,
+    )
     assert first.classes == CIFAR10
     assert np.bincount(first.train_labels).tolist() == [5000] * 10
     file = Path(root) / "train" / "bird" / "0007.jpg"

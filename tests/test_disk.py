@@ -33,11 +33,15 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_draft(tmp_path: Path) 
     assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_content_is_durable_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_durable_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (calls.append("replace"), replace(self, to))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (calls.append("replace"), replace(self, to))[1]
+    )
     disk.atomic_write(tmp_path / "a", b"x", sync=True)
     assert calls == ["fsync", "replace"]
 

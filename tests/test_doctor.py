@@ -21,7 +21,8 @@ from suite.system import environment
 pytestmark = pytest.mark.slow
 
 OFTEN = TINY.replace(
-    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.training.trainer.SAVE_EVERY_S = 0.0\n"
+    "import os, time\n",
+    "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n",
 )
 
 
@@ -42,16 +43,25 @@ def epochs_done(count: int) -> Any:
 def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     """SIGKILL with two trials running, then a flipped bit and a half-written checkpoint."""
     (folder.path / "tiny_net.py").write_text(OFTEN)
-    folder.write(seeds=[0], trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 10}})
+    folder.write(
+        seeds=[0], trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 10}}
+    )
     process = folder.start(SLOW="0.1")
-    folder.wait_for(process, lambda journal: len({entry["id"] for entry in journal if entry["kind"] == "epoch"}) == 2)
+    folder.wait_for(
+        process,
+        lambda journal: len({entry["id"] for entry in journal if entry["kind"] == "epoch"}) == 2,
+    )
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     workers = [
-        one for one in below if one.is_running() and one.name().startswith("ray::") and one.name()[-5:] != "Agent"
+        one
+        for one in below
+        if one.is_running() and one.name().startswith("ray::") and one.name()[-5:] != "Agent"
     ]
-    psutil.wait_procs(workers, timeout=30)  # until then they may write; Ray's agents go a minute later
+    psutil.wait_procs(
+        workers, timeout=30
+    )  # until then they may write; Ray's agents go a minute later
     newest = sorted((folder.path / "runs").rglob("last.pt"))[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -60,12 +70,20 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
 
     def seen() -> dict[Path, int]:
         places = (folder.path / "runs").rglob("*")
-        return {path: path.stat().st_mtime_ns for path in places if path.is_file() and path.name != "lock"}
+        return {
+            path: path.stat().st_mtime_ns
+            for path in places
+            if path.is_file() and path.name != "lock"
+        }
 
     before, running = seen(), folder.runs()
     said = look(folder, code=6)
     assert "its process ended without a word, 2 trials were running" in said
-    assert "1 damaged checkpoints" in said and str(newest.parent) in said and "1 half-written checkpoints" in said
+    assert (
+        "1 damaged checkpoints" in said
+        and str(newest.parent) in said
+        and "1 half-written checkpoints" in said
+    )
     assert "not all is well" in said
     assert seen() == before and folder.runs() == running, "looking changes nothing"
     assert "RUNNING" in folder.runs().values()
@@ -79,14 +97,23 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
     folder.assert_tracked()
 
 
-def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_journal_and_low_disks_are_said(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = folder.path / "runs" / "bad"
     place.mkdir(parents=True)
-    (place / "journal.jsonl").write_text('{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n')
+    (place / "journal.jsonl").write_text(
+        '{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n'
+    )
     monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
-    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
+    found = list(
+        doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False)
+    )
     bad = {finding.about: finding for finding in found if not finding.well}
-    assert "journal.jsonl:2: the journal is damaged" in bad["bad"].text and "backup" in bad["bad"].remedy
+    assert (
+        "journal.jsonl:2: the journal is damaged" in bad["bad"].text
+        and "backup" in bad["bad"].remedy
+    )
     assert {"disk, results", "disk, cache", "disk, Ray's files"} <= bad.keys()
     assert not (Path(folder.path) / "mlflow.db").exists(), "looking makes no store"
 
@@ -94,9 +121,13 @@ def test_a_damaged_journal_and_low_disks_are_said(folder: Folder, monkeypatch: p
 def what_an_outage_left_is_sent(folder: Folder) -> None:
     """The cursor is behind: as after a sweep that ended with exit code 4."""
     rows = folder.metric_rows()
-    run = folder.query("select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'")[0][0]
+    run = folder.query(
+        "select run_uuid from runs r join tags t using (run_uuid) where t.key = 'suite.trial'"
+    )[0][0]
     with sqlite3.connect(folder.path / "mlflow.db") as connection:
-        connection.execute("delete from metrics where run_uuid = ? and step > 2 and key like 'train/%'", (run,))
+        connection.execute(
+            "delete from metrics where run_uuid = ? and step > 2 and key like 'train/%'", (run,)
+        )
     cursor = folder.path / "runs" / "tiny" / "tracking.json"
     cursor.write_text(cursor.read_text().replace('"seq": ', '"seq": 1, "was": '))
     said = look(folder, code=6)
@@ -149,24 +180,37 @@ def test_an_empty_folder_is_well(folder: Folder) -> None:
 
 def ill(folder: Folder) -> dict[str, doctor.Finding]:
     """What is not well, by what it is about; the command ends with 6 then."""
-    found = list(doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False))
-    return {finding.about.partition(" in sqlite")[0]: finding for finding in found if not finding.well}
+    found = list(
+        doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False)
+    )
+    return {
+        finding.about.partition(" in sqlite")[0]: finding for finding in found if not finding.well
+    }
 
 
 def test_old_packages_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ill(folder) == {}
-    monkeypatch.setattr(environment, "_version", {"torch": "2.9.1", "mlflow": "3.10.0", "ray": "2.60.0"}.__getitem__)
+    monkeypatch.setattr(
+        environment, "_version", {"torch": "2.9.1", "mlflow": "3.10.0", "ray": "2.60.0"}.__getitem__
+    )
     assert ill(folder).keys() == {"versions"}
     said = ill(folder)["versions"]
-    assert "torch must be 2.10 or later, got 2.9.1" in said.text and "mlflow must be 3.11 or later" in said.text
+    assert (
+        "torch must be 2.10 or later, got 2.9.1" in said.text
+        and "mlflow must be 3.11 or later" in said.text
+    )
     assert "ray" not in said.text and said.remedy == "pip install -r requirements.txt"
 
 
-def test_gpus_that_torch_cannot_use_are_said(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_torch_cannot_use_are_said(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver sees two: torch was made without CUDA, then it can use one, then both."""
     programs = folder.path / "bin"
     programs.mkdir()
-    (programs / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: H200'; echo '  MIG 1g'; echo 'GPU 1: H200'\n")
+    (programs / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: H200'; echo '  MIG 1g'; echo 'GPU 1: H200'\n"
+    )
     (programs / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"H200 no. {number}")
@@ -189,5 +233,8 @@ def test_a_store_of_another_schema_is_said(folder: Folder) -> None:
         connection.execute("update alembic_version set version_num = '0123456789ab'")
     before = (folder.path / "mlflow.db").read_bytes()
     said = look(folder, "--fix", code=6)
-    assert "is not the one of the installed MLflow: found 0123456789ab" in said and "mlflow db upgrade" in said
+    assert (
+        "is not the one of the installed MLflow: found 0123456789ab" in said
+        and "mlflow db upgrade" in said
+    )
     assert (folder.path / "mlflow.db").read_bytes() == before, "it is not migrated"

@@ -28,7 +28,8 @@ from suite.core.records import Numerics, Objective, Trial
 from suite.models import strip_conv
 from suite.planning import measure
 from suite.system import torchvision_import
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -47,7 +48,10 @@ class Case:
     sd: float
 
 
-NARROW, NARROW_BF16 = Case("resnet20", 8, 0.05, "fp32", 1.08), Case("resnet20", 8, 0.05, "bf16", 1.08)
+NARROW, NARROW_BF16 = (
+    Case("resnet20", 8, 0.05, "fp32", 1.08),
+    Case("resnet20", 8, 0.05, "bf16", 1.08),
+)
 WIDE_BF16 = Case("nets:wide", 8, 0.05, "bf16", 1.02)  # of 256 channels
 CASES = [NARROW, *(pytest.param(case, marks=pytest.mark.full) for case in (NARROW_BF16, WIDE_BF16))]
 
@@ -74,8 +78,12 @@ def ours(case: Case, seed: int, folder: Path) -> float:
     digits = data.load(config.data)
     trial = Trial(f"{seed:016d}", "arm", seed, "arm", config=config.model_dump(mode="json"))
     numerics = Numerics(case.precision, channels_last=True, sliced=True, tiled=True, threads=1)
-    training = Training(
-        trial, digits, objective=Objective("test/acc", strategy="last"), numerics=numerics, folder=folder
+    training = prepare_trainer(
+        trial,
+        digits,
+        objective=Objective("test/acc", strategy="last"),
+        numerics=numerics,
+        folder=folder,
     )
     return 100 * list(fit(training))[-1].metrics["test/acc"]
 
@@ -95,7 +103,11 @@ def usual(case: Case, seed: int) -> float:
     from torchvision.transforms import v2
 
     augmented = v2.Compose(
-        [v2.RandomCrop(case.side, padding=PADDING), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        [
+            v2.RandomCrop(case.side, padding=PADDING),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, std),
+        ]
     )
 
     class Images(torch.utils.data.Dataset[Any]):
@@ -106,7 +118,9 @@ def usual(case: Case, seed: int) -> float:
             return augmented(images[place]), labels[place]
 
     model = models.build(config.model, len(digits.classes), seed=seed).train()
-    optimizer = torch.optim.SGD(model.parameters(), case.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), case.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     loader = DataLoader(Images(), BATCH, shuffle=True)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
     for _ in range(EPOCHS):
@@ -115,7 +129,9 @@ def usual(case: Case, seed: int) -> float:
             F.cross_entropy(model(batch), truth).backward()
             optimizer.step()
             rate.step()
-    tests = (torch.from_numpy(np.array(digits.test_images)).float() / 255 - mean[:, None, None]) / std[:, None, None]
+    tests = (
+        torch.from_numpy(np.array(digits.test_images)).float() / 255 - mean[:, None, None]
+    ) / std[:, None, None]
     with torch.inference_mode():
         found = model.eval()(tests).argmax(1)
     return 100 * float((found == torch.from_numpy(np.array(digits.test_labels))).float().mean())
@@ -141,8 +157,10 @@ def test_the_fast_path_learns_what_the_usual_loop_learns(
     if case.precision == "bf16" and not measure.has_bf16():
         pytest.skip("this processor has no bf16: emulated, it is not what a user gets")
     taken: list[int] = []
-    real = strip_conv.Strips.apply
-    monkeypatch.setattr(strip_conv.Strips, "apply", lambda *given: taken.append(1) or real(*given))
+    real = strip_conv.StripConv.apply
+    monkeypatch.setattr(
+        strip_conv.StripConv, "apply", lambda *given: taken.append(1) or real(*given)
+    )
     theirs = [usual(case, seed) for seed in SEEDS]
     found = [ours(case, seed, tmp_path / f"{seed}") for seed in SEEDS]
     assert bool(taken) == (case.precision == "bf16" and strip_conv.has_amx())
@@ -152,7 +170,9 @@ def test_the_fast_path_learns_what_the_usual_loop_learns(
         f"(SD {np.std(theirs, ddof=1):.2f}), difference {difference:+.2f} points"
     )
     # the controls: what is the margin away is not called equivalent, nor what learns less well
-    assert p_of_equivalence([each - MARGIN for each in theirs], theirs, MARGIN) == pytest.approx(0.5)
+    assert p_of_equivalence([each - MARGIN for each in theirs], theirs, MARGIN) == pytest.approx(
+        0.5
+    )
     slow = replace(case, lr=case.lr / 20)
     worse = [ours(slow, seed, tmp_path / f"worse{seed}") for seed in SEEDS[:3]]
     assert p_of_equivalence(worse, theirs, MARGIN) > 0.05
@@ -168,7 +188,9 @@ def pilot() -> None:
                 "usual": [usual(case, seed) for seed in PILOT],
             }
         for way, found in ways.items():
-            print(f"{case}, {way}: mean {np.mean(found):.2f}, SD {np.std(found, ddof=1):.2f}: {found}")
+            print(
+                f"{case}, {way}: mean {np.mean(found):.2f}, SD {np.std(found, ddof=1):.2f}: {found}"
+            )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def of(correct: Any) -> Predictions:
 
 
 def test_softmax_is_in_float64_and_bears_large_logits() -> None:
-    one = Predictions(np.arange(2), np.array([0, 1]), np.array([[1000.0, 0.0], [0.0, np.log(3)]], np.float32))
+    one = Predictions(
+        np.arange(2), np.array([0, 1]), np.array([[1000.0, 0.0], [0.0, np.log(3)]], np.float32)
+    )
     assert one.probabilities.dtype == np.float64
     assert one.probabilities == pytest.approx(np.array([[1, 0], [0.25, 0.75]]), abs=1e-7)
 
@@ -64,7 +66,10 @@ def test_calibration_of_written_out_values() -> None:
     assert found.error == pytest.approx(0.2)
     (filled,) = np.flatnonzero(found.count)
     assert filled in (7, 8) and found.count[filled] == 10  # 0.8 lies on the border of two bins
-    assert (found.confidence[filled], found.accuracy[filled]) == (pytest.approx(0.8), pytest.approx(0.6))
+    assert (found.confidence[filled], found.accuracy[filled]) == (
+        pytest.approx(0.8),
+        pytest.approx(0.6),
+    )
     assert np.isnan(np.delete(found.accuracy, filled)).all()
 
 
@@ -102,7 +107,9 @@ def test_mcnemar_of_written_out_values() -> None:
 def test_pooled_p_tries_all_signs() -> None:
     values = np.array([2, 2, -1, 3, 1, 0, -2, 1, 1])
     sums = [abs(np.dot(signs, values)) for signs in itertools.product((1, -1), repeat=len(values))]
-    assert predictions.pooled_p(values) == pytest.approx(np.mean(np.array(sums) >= abs(values.sum())))
+    assert predictions.pooled_p(values) == pytest.approx(
+        np.mean(np.array(sums) >= abs(values.sum()))
+    )
     assert predictions.pooled_p(np.zeros(5, np.int64)) == 1.0
 
 
@@ -132,9 +139,14 @@ def test_where_nothing_differs_p_is_seldom_small() -> None:
 def test_the_bootstrap_is_scipys() -> None:
     values = np.random.default_rng(5).choice([-1, 0, 1], 400, p=[0.1, 0.7, 0.2])
     found = predictions.bootstrap(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=1
+    ).confidence_interval
     assert found.value == values.mean()
-    assert (found.low, found.high) == (pytest.approx(theirs.low, abs=0.004), pytest.approx(theirs.high, abs=0.004))
+    assert (found.low, found.high) == (
+        pytest.approx(theirs.low, abs=0.004),
+        pytest.approx(theirs.high, abs=0.004),
+    )
     assert predictions.bootstrap(values) == found
     assert predictions.bootstrap(values, seed=1) != found
 
@@ -159,7 +171,10 @@ def test_the_interval_of_a_class_is_agresti_and_mins() -> None:
     b, c, n = 6.5, 2.5, 22
     half = 1.959964 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
     assert found.value == 0.2
-    assert (found.low, found.high) == (pytest.approx(4 / 22 - half, abs=1e-6), pytest.approx(4 / 22 + half, abs=1e-6))
+    assert (found.low, found.high) == (
+        pytest.approx(4 / 22 - half, abs=1e-6),
+        pytest.approx(4 / 22 + half, abs=1e-6),
+    )
     assert predictions.paired_interval([0] * 10).high > 0, "ten unchanged images are not certainty"
 
 
@@ -167,9 +182,18 @@ def test_classes_and_confusions_that_changed() -> None:
     before = told([0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 1, 1])
     after = told([0, 0, 0, 0, 1, 1], [0, 0, 0, 2, 1, 0])
     first, second = predictions.class_changes([after], [before])
-    assert (first.label, first.count, first.before, first.after, first.change.value) == (0, 4, 0.25, 0.75, 0.5)
+    assert (first.label, first.count, first.before, first.after, first.change.value) == (
+        0,
+        4,
+        0.25,
+        0.75,
+        0.5,
+    )
     assert (second.before, second.after) == (1.0, 0.5)
-    found = [(swap.truth, swap.answer, swap.before, swap.after) for swap in predictions.swaps([after], [before], 5)]
+    found = [
+        (swap.truth, swap.answer, swap.before, swap.after)
+        for swap in predictions.swaps([after], [before], 5)
+    ]
     assert found == [(0, 1, 0.5, 0.0), (1, 0, 0.0, 0.5)]
 
 
@@ -242,20 +266,39 @@ def html(found: Errors | None) -> str:
 def test_a_section_says_and_draws_what_differs(store: Store) -> None:
     both(store)
     shape = (3, 8, 8, 3)
-    arrays = {"images": np.zeros(shape, np.uint8), "index": np.arange(0, 600, 2)[:3], "labels": np.zeros(3)}
-    telling = predictions.telling([network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3)
-    arrays |= {"index": np.array([one.index for one in telling]), "classes": np.array(["cat", EVIL, "dog"])}
+    arrays = {
+        "images": np.zeros(shape, np.uint8),
+        "index": np.arange(0, 600, 2)[:3],
+        "labels": np.zeros(3),
+    }
+    telling = predictions.telling(
+        [network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3
+    )
+    arrays |= {
+        "index": np.array([one.index for one in telling]),
+        "classes": np.array(["cat", EVIL, "dog"]),
+    }
     store.put("p", "test_images.npz", arrays)
     found = section(store.runs, "x", "base", "best")
     text = whole(found)
-    assert "300 test images, mean over 2 seeds" in text and "2 seeds are too few for a verdict" in text
+    assert (
+        "300 test images, mean over 2 seeds" in text and "2 seeds are too few for a verdict" in text
+    )
     assert "paired bootstrap" in text and "McNemar" in text and "calibration error" in text
-    assert found is not None and [drawing.name for drawing in found.drawings] == ["confusion", "classes", "calibration"]
+    assert found is not None and [drawing.name for drawing in found.drawings] == [
+        "confusion",
+        "classes",
+        "calibration",
+    ]
     heading, tiles = found.tiles[0]
     assert heading == "Right with best, wrong with base" and len(tiles) == 3
     assert tiles[0].score == "2 of 2 against 0"
     page = html(found)
-    assert "<script" not in page and page.count("data:image/svg+xml") == 12 and page.count("data:image/png") == 3
+    assert (
+        "<script" not in page
+        and page.count("data:image/svg+xml") == 12
+        and page.count("data:image/png") == 3
+    )
 
 
 def test_one_seed_speaks_of_mcnemars_two_counts(store: Store) -> None:
@@ -271,7 +314,9 @@ def test_pairs_that_disagree_are_said_to(store: Store) -> None:
     for seed, (base, best) in enumerate(((0.5, 3.0), (3.0, 0.5))):
         store.add("base", seed, network(seed, base))
         store.add("best", seed, network(seed + 9, best))
-    assert "the pairs disagree about the better arm" in whole(section(store.runs, "x", "base", "best"))
+    assert "the pairs disagree about the better arm" in whole(
+        section(store.runs, "x", "base", "best")
+    )
 
 
 def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
@@ -280,7 +325,10 @@ def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
     store.add("best", 0, None, "failed")
     found = section(store.runs, "x", "base", "base")
     assert "No other arm stands beside it" in whole(found)
-    assert found is not None and [drawing.name for drawing in found.drawings] == ["confusion", "calibration"]
+    assert found is not None and [drawing.name for drawing in found.drawings] == [
+        "confusion",
+        "calibration",
+    ]
     assert html(found).count("<img") == 2
 
 
@@ -300,9 +348,13 @@ def test_what_is_missing_is_said(store: Store) -> None:
     store.add("base", 0, network(0, 1.0))
     assert "no trial of best has finished" in whole(section(store.runs, "x", "base", "best"))
     store.add("best", 1, network(1, 1.0))
-    assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
+    assert "no finished seed of the same numerics in common" in whole(
+        section(store.runs, "x", "base", "best")
+    )
     store.add("best", 0, network(1, 1.0), numerics='{"precision": "bf16"}')
-    assert "no finished seed of the same numerics in common" in whole(section(store.runs, "x", "base", "best"))
+    assert "no finished seed of the same numerics in common" in whole(
+        section(store.runs, "x", "base", "best")
+    )
     store.add("bare", 0, None)
     assert "has no artifact predictions.npz" in whole(section(store.runs, "x", "base", "bare"))
 
@@ -351,11 +403,15 @@ def test_two_trials_are_compared_whatever_their_seeds(store: Store) -> None:
     lines = compare(store.runs, "x", "best seed=0", "base seed=1")
     assert lines[0] == "best seed=0 less base seed=1, on 300 test images"
     test = predictions.mcnemar(network(50, 1.6), network(1, 1.0))
-    assert f"{test.ours} images are right with best seed=0 alone and {test.theirs}" in "\n".join(lines)
+    assert f"{test.ours} images are right with best seed=0 alone and {test.theirs}" in "\n".join(
+        lines
+    )
     assert not any(line.strip().startswith("seed ") for line in lines)
     by_id = compare(store.runs, "x", store.trials[1].run_id, store.trials[2].run_id)
     assert by_id[0].startswith("r1 less r2")
-    with pytest.raises(UsageError, match="two arms or two trials of the sweep, got 'best', 'base seed=1'"):
+    with pytest.raises(
+        UsageError, match="two arms or two trials of the sweep, got 'best', 'base seed=1'"
+    ):
         compare(store.runs, "x", "best", "base seed=1")
     (store.folder / "r0" / "predictions.npz").unlink()
     assert "cannot be compared: run r0 has no artifact" in compare(store.runs, "x", "r1", "r0")[0]
@@ -378,7 +434,9 @@ def test_figures_are_drawn_for_any_number_of_classes(classes: int, narrow: bool)
         error_figures.calibration([("a", curve), ("$x_{", predictions.calibration(theirs))], "a"),
     ):
         drawing = error_figures.Drawing("x", "", "", paint)
-        image = Image.open(io.BytesIO(drawing.draw("png", scheme=DARK if narrow else LIGHT, narrow=narrow)[0]))
+        image = Image.open(
+            io.BytesIO(drawing.draw("png", scheme=DARK if narrow else LIGHT, narrow=narrow)[0])
+        )
         assert np.asarray(image).std() > 5
 
 
@@ -396,7 +454,9 @@ def test_one_matrix_stands_alone() -> None:
 
 def test_the_same_figure_is_the_same_file() -> None:
     paint = error_figures.calibration([("a", predictions.calibration([network(1, 2.0)]))], "a")
-    assert len({error_figures.Drawing("x", "", "", paint).draw("svg", "png") for _ in range(2)}) == 1
+    assert (
+        len({error_figures.Drawing("x", "", "", paint).draw("svg", "png") for _ in range(2)}) == 1
+    )
 
 
 # ---- files that a launch leaves --------------------------------------------------------------------------------------
@@ -415,14 +475,24 @@ def test_a_grid_has_the_originals_above_each_augmentation(digits: Any) -> None:
     from suite.visuals import gallery
 
     configs = [TrialConfig(augment=name) for name in ("none", "flip", "crop+flip+mixup", "flip")]
-    configs.append(TrialConfig.model_validate({"augment": "half", "augmentations": {"half": {"type": "cutout"}}}))
     configs.append(
-        TrialConfig.model_validate({"augment": "half", "augmentations": {"half": {"type": "cutout", "size": 2}}})
+        TrialConfig.model_validate(
+            {"augment": "half", "augmentations": {"half": {"type": "cutout"}}}
+        )
+    )
+    configs.append(
+        TrialConfig.model_validate(
+            {"augment": "half", "augmentations": {"half": {"type": "cutout", "size": 2}}}
+        )
     )
     steps = gallery.augmentations(configs)
     assert list(steps) == ["flip", "crop+flip+mixup", "half (defaults)", "half (size=2)"]
     png = gallery.augmentation_grid(digits, steps, seed=3)
-    assert png == gallery.augmentation_grid(digits, steps, seed=3) != gallery.augmentation_grid(digits, steps, seed=4)
+    assert (
+        png
+        == gallery.augmentation_grid(digits, steps, seed=3)
+        != gallery.augmentation_grid(digits, steps, seed=4)
+    )
     sheet = np.asarray(Image.open(io.BytesIO(png)))
     rows = gallery._examples(digits, 3, gallery.SHOWN)
     assert len(set(digits.train_labels[rows])) == gallery.SHOWN
@@ -443,10 +513,13 @@ def test_kept_images_are_those_that_tell_arms_apart(digits: Any, tmp_path: Path)
             np.savez(path, index=one.index, labels=one.labels, logits=one.logits)
             files.setdefault(arm, []).append(path)
     files["b"].append(tmp_path / "missing.npz")
-    kept = gallery.worth_keeping(files, ["base"], each=5)
+    kept = gallery.discriminating_images(files, ["base"], per_pair=5)
     ours, theirs = ([Predictions.read(path) for path in files[arm][:2]] for arm in ("a", "base"))
     assert {one.index for one in predictions.telling(ours, theirs, 5)} <= set(kept.tolist())
-    assert 10 <= len(kept) <= 20 and len(gallery.worth_keeping(files, ["base"], 5, most=7)) == 7
+    assert (
+        10 <= len(kept) <= 20
+        and len(gallery.discriminating_images(files, ["base"], 5, limit=7)) == 7
+    )
     made = gallery.pictures(digits, [TrialConfig()], files, ["base"])
     assert set(made) == {"test_images.npz"}, "there are no augmentations to show"
     with np.load(io.BytesIO(made["test_images.npz"])) as file:
@@ -461,7 +534,7 @@ def test_large_test_images_are_kept_small(digits: Any) -> None:
     from suite.visuals import gallery
 
     large = replace(digits, test_images=np.repeat(np.repeat(digits.test_images[:3], 32, 2), 32, 3))
-    with np.load(io.BytesIO(gallery.kept_images(large, np.arange(3), 2))) as file:
+    with np.load(io.BytesIO(gallery.image_file(large, np.arange(3), 2))) as file:
         assert file["images"].shape == (2, 96, 96, 3)
 
 
@@ -473,7 +546,9 @@ def test_predictions_need_neither_torch_nor_mlflow() -> None:
         "import sys\nimport suite.analysis.predictions, suite.report.error_analysis, suite.report.error_figures\n"
         "assert not {'torch', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parent.parent, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", check], check=True, cwd=Path(__file__).parent.parent, timeout=60
+    )
 
 
 # ---- what earlier tests did not notice -------------------------------------------------------------------------------
@@ -483,9 +558,14 @@ def test_figures_and_text_name_each_arm_with_its_own_errors(store: Store) -> Non
     both(store)
     found = section(store.runs, "x", "base", "best")
     assert found is not None
-    ours, theirs = ([network(seed + add, skill) for seed in (0, 1)] for add, skill in ((50, 1.6), (0, 1.0)))
+    ours, theirs = (
+        [network(seed + add, skill) for seed in (0, 1)] for add, skill in ((50, 1.6), (0, 1.0))
+    )
     text = whole(found)
-    errors_of = {arm: 100 * predictions.calibration(many).error for arm, many in (("best", ours), ("base", theirs))}
+    errors_of = {
+        arm: 100 * predictions.calibration(many).error
+        for arm, many in (("best", ours), ("base", theirs))
+    }
     assert f"base {errors_of['base']:.2f} points, best {errors_of['best']:.2f} points" in text
     drawn = {drawing.name: drawing for drawing in found.drawings}
     names = ["class 0", "class 1", "class 2"]
@@ -502,18 +582,24 @@ def test_what_chance_would_do_is_told_from_what_it_would_not(store: Store) -> No
     assert ": more than chance between images" in whole(section(store.runs, "x", "base", "best"))
     store.add("twin", 0, network(0, 1.0))
     store.add("twin", 1, network(2, 1.0))
-    assert "no more than chance between images would do" in whole(section(store.runs, "x", "base", "twin"))
+    assert "no more than chance between images would do" in whole(
+        section(store.runs, "x", "base", "twin")
+    )
 
 
 def test_the_tiles_show_the_images_that_they_tell_of(store: Store) -> None:
     import base64
 
     both(store)
-    telling = predictions.telling([network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3)
+    telling = predictions.telling(
+        [network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3
+    )
     rows = sorted((one.index for one in telling), reverse=True)  # kept in another order than told
     shades = {index: 40 * number + 10 for number, index in enumerate(rows)}
     pixels = np.stack([np.full((8, 8, 3), shades[index], np.uint8) for index in rows])
-    store.put("p", "test_images.npz", {"images": pixels, "index": np.array(rows), "labels": np.zeros(3)})
+    store.put(
+        "p", "test_images.npz", {"images": pixels, "index": np.array(rows), "labels": np.zeros(3)}
+    )
     found = section(store.runs, "x", "base", "best")
     assert found is not None
     seen = []
@@ -526,4 +612,6 @@ def test_the_tiles_show_the_images_that_they_tell_of(store: Store) -> None:
 def test_a_probability_on_the_border_of_two_bins_belongs_to_the_lower() -> None:
     """Bins are closed above, as in the paper: three classes of one probability lie on the border at 1/3 of 3 bins."""
     one = Predictions(np.arange(4), np.zeros(4, np.int64), np.zeros((4, 4), np.float32))
-    assert list(predictions.calibration([one], 4).count) == [4, 0, 0, 0], "0.25 of four classes, exactly"
+    assert list(predictions.calibration([one], 4).count) == [4, 0, 0, 0], (
+        "0.25 of four classes, exactly"
+    )

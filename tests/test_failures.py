@@ -45,8 +45,8 @@ def needs(num_classes):
 
 class Counted(Tiny):
     def forward(self, x):
-        import suite.training.trainer
-        suite.training.trainer.SAVE_EVERY_S = 0.0
+        import suite.training.state
+        suite.training.state.SAVE_EVERY_S = 0.0
         return super().forward(x)
 
 
@@ -152,7 +152,9 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     done = folder.sweep(code=3)
     assert "precision: fp32 (not measured: " in done.stdout
     failing = ["exits", "diverges", "broken", "hungry", "needs"]
-    assert folder.runs() == {f"{arm} seed=0": "FAILED" for arm in failing} | {"fine seed=0": "FINISHED"}
+    assert folder.runs() == {f"{arm} seed=0": "FAILED" for arm in failing} | {
+        "fine seed=0": "FINISHED"
+    }
     assert folder.parents() == ["FINISHED"]
     found = reasons(folder)
     assert "diverged in epoch 1: train/loss is nan" in found["diverges seed=0"]
@@ -172,7 +174,11 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     ids = folder.query("select run_uuid, name from runs")
     before = folder.journal
     done = folder.sweep(code=3)
-    assert not [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "epoch", "end")]
+    assert not [
+        entry
+        for entry in folder.journal[len(before) :]
+        if entry["kind"] in ("start", "epoch", "end")
+    ]
     assert "--retry-errored" in done.stdout
 
     # once what was wrong is no longer wrong, a retry finishes it: in the same run
@@ -182,8 +188,12 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     names = {entry["id"]: entry["arm"] for entry in before if entry["kind"] == "trial"}
     added = [entry for entry in folder.journal[len(before) :] if entry["kind"] in ("start", "end")]
     assert {names[entry["id"]] for entry in added} == {"hungry", "needs"} and len(added) == 4
-    assert sorted(folder.query("select run_uuid, name from runs")) == sorted(ids), "a retry must not make a second run"
-    assert folder.runs()["hungry seed=0"] == "FAILED" and folder.runs()["needs seed=0"] == "FINISHED"
+    assert sorted(folder.query("select run_uuid, name from runs")) == sorted(ids), (
+        "a retry must not make a second run"
+    )
+    assert (
+        folder.runs()["hungry seed=0"] == "FAILED" and folder.runs()["needs seed=0"] == "FINISHED"
+    )
     assert reasons(folder).keys() == {f"{arm} seed=0" for arm in failing if arm != "needs"}
     rows = folder.query(
         "select t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.reason' "
@@ -205,7 +215,9 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=20)[0]
-    assert process.returncode == 130 and "stopped (SIGINT)" in output and "Traceback" not in output, output
+    assert (
+        process.returncode == 130 and "stopped (SIGINT)" in output and "Traceback" not in output
+    ), output
     assert "/None" not in output
     folder.write(parameters=None, seeds=[0])  # nothing is in the way of another network
     folder.sweep()
@@ -215,9 +227,15 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
     ("when", "number"),
-    [("starting", "SIGINT"), ("starting", "SIGTERM"), pytest.param("report", "SIGINT", marks=pytest.mark.full)],
+    [
+        ("starting", "SIGINT"),
+        ("starting", "SIGTERM"),
+        pytest.param("report", "SIGINT", marks=pytest.mark.full),
+    ],
 )
-def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: str, number: str) -> None:
+def test_a_signal_before_and_after_the_trials_is_no_bug(
+    folder: Folder, when: str, number: str
+) -> None:
     """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
     place = {"starting": "suite.sweep.api.prepare_plan", "report": "suite.sweep.api._report"}[when]
     code = (
@@ -230,7 +248,9 @@ def test_a_signal_before_and_after_the_trials_is_no_bug(folder: Folder, when: st
         [sys.executable, "-c", code, "sweep.yaml"], cwd=folder.path, env=folder.environment(), capture_output=True,
         text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 128 + signal.Signals[number] and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 128 + signal.Signals[number] and "Traceback" not in done.stderr, (
+        done.stderr
+    )
     assert "interrupted: give the same command again" in done.stderr
     assert (folder.path / "runs").exists() == (when == "report")
     assert ("complete (1/1" in done.stdout) == (when == "report")
@@ -254,11 +274,16 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     )
     steps = tmp_path / "steps"
     process = folder.start(SLOW="0.1", STEPS=str(steps))
-    folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 4)
+    folder.wait_for(
+        process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 4
+    )
     kill_the_worker(process)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    assert "! epochs=8 seed=0: the worker died" in output and "going on from the last checkpoint" in output
+    assert (
+        "! epochs=8 seed=0: the worker died" in output
+        and "going on from the last checkpoint" in output
+    )
     assert "! epochs=1" not in output and "came out differently" not in output
     assert folder.runs() == {"epochs=1 seed=0": "FINISHED", "epochs=8 seed=0": "FINISHED"}
     assert {name: len(each) for name, each in ends(folder.journal).items()} == {
@@ -275,9 +300,13 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     assert curves == alone(folder.path, tmp_path / "alone", monkeypatch)
 
 
-def test_garbage_that_another_thread_collects_while_ray_goes_down_does_not_end_the_process(tmp_path: Path) -> None:
+def test_garbage_that_another_thread_collects_while_ray_goes_down_does_not_end_the_process(
+    tmp_path: Path,
+) -> None:
     """It did: "The core worker has already been shutdown", exit code 1 after a sweep's last trial."""
     script = tmp_path / "goes_down.py"
     script.write_text(GOES_DOWN)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0 and "alive, and its folder is gone" in done.stdout, done.stderr

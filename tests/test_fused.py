@@ -21,12 +21,16 @@ from suite.planning import measure
 from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import LAUNCH_FILE
 from suite.training import joint
-from suite.training.trainer import Training
+from suite.training.hooks import TrainingHooks
+from suite.training.trainer import Trainer
 from tests.training import finish, plain, training, trial
 
 
 def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
-    return [models.build(ModelConfig(arch=arch, **settings), 10, seed=seed).double() for seed in range(count)]
+    return [
+        models.build(ModelConfig(arch=arch, **settings), 10, seed=seed).double()
+        for seed in range(count)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,9 @@ def networks(arch: str, count: int = 3, **settings: Any) -> list[nn.Module]:
     ],
     ids=str,
 )  # fmt: skip
-def test_values_gradients_and_statistics_are_each_networks_own(arch: str, settings: dict[str, Any]) -> None:
+def test_values_gradients_and_statistics_are_each_networks_own(
+    arch: str, settings: dict[str, Any]
+) -> None:
     """In float64, where rounding cannot hide a mistake."""
     alone = networks(arch, **settings)
     together = [copy.deepcopy(net) for net in alone]
@@ -125,10 +131,20 @@ def test_networks_that_cannot_be_joined_are_found_out() -> None:
     assert not models.agrees([Holds(), Holds()], images)
     assert not models.agrees([Draws(), Draws()], images), "both would drop the same units"
     assert models.agrees([Draws(0.0), Draws(0.0)], images), "the control"
-    for arch, joins in {"resnet18": True, "resnet20": False, "densenet121": False, "vit_b_16": False}.items():
+    for arch, joins in {
+        "resnet18": True,
+        "resnet20": False,
+        "densenet121": False,
+        "vit_b_16": False,
+    }.items():
         nets = [models.build(ModelConfig(arch=arch), 10, seed=seed) for seed in range(2)]
         assert (
-            models.agrees(nets, torch.rand(2, 3, 224 if arch == "vit_b_16" else 32, 224 if arch == "vit_b_16" else 32))
+            models.agrees(
+                nets,
+                torch.rand(
+                    2, 3, 224 if arch == "vit_b_16" else 32, 224 if arch == "vit_b_16" else 32
+                ),
+            )
             == joins
         )
 
@@ -141,16 +157,16 @@ ARMS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def made(folder: Path, number: int, **settings: Any) -> Training:
+def made(folder: Path, number: int, **settings: Any) -> Trainer:
     settings = {"arch": "plain20", "batch_size": 16, "epochs": 2} | ARMS[number] | settings
     return training(trial(**settings), folder / str(number), numerics=Numerics(fused=True))
 
 
-def together(pack: list[Training]) -> list[list[Any]]:
+def together(pack: list[Trainer]) -> list[list[Any]]:
     ends: list[list[Any]] = [[] for _ in pack]
     while not all(each.complete for each in pack):
         assert joint.can_join(pack)
-        for each, end in zip(ends, joint.advance(pack), strict=True):
+        for each, end in zip(ends, joint.train_epoch(pack), strict=True):
             each.append(end)
     return ends
 
@@ -161,18 +177,22 @@ def test_each_trial_gets_its_own_curve(tmp_path: Path) -> None:
     for number, one in enumerate(pack):
         solo = made(tmp_path / "solo", number)
         while not solo.complete:
-            solo.advance()
+            solo.train_epoch()
         for ours, theirs in zip(plain(one.records), plain(solo.records), strict=True):
             assert ours.keys() == theirs.keys() and ours["train/lr"] == theirs["train/lr"]
             for name in ("train/loss", "val/loss", "test/loss"):
-                close = 1e-2 if one.config.train.optimizer == "adam" else 2e-3  # Adam divides by small numbers
+                close = (
+                    1e-2 if one.config.train.optimizer == "adam" else 2e-3
+                )  # Adam divides by small numbers
                 assert ours[name] == pytest.approx(theirs[name], rel=close), (number, name)
     losses = {each.records[0].metrics["train/loss"] for each in pack}
     assert len(losses) == 4, "they must differ, or this shows nothing"
 
 
 @pytest.mark.parametrize(("last_batch", "steps"), [("drop", 2), ("spread", 3), ("keep", 3)])
-def test_a_joined_trial_has_the_batches_of_its_own(tmp_path: Path, last_batch: str, steps: int) -> None:
+def test_a_joined_trial_has_the_batches_of_its_own(
+    tmp_path: Path, last_batch: str, steps: int
+) -> None:
     """44 images at 20, with plain and Nesterov momentum."""
     settings = {"batch_size": 20, "data__val_size": 20, "last_batch": last_batch}
     pack = [made(tmp_path / "pack", number, nesterov=number == 0, **settings) for number in (0, 1)]
@@ -186,21 +206,26 @@ def test_a_joined_trial_has_the_batches_of_its_own(tmp_path: Path, last_batch: s
 
 def test_the_control_a_pack_in_another_order_gives_other_curves(tmp_path: Path) -> None:
     one, other = (made(tmp_path, number) for number in (0, 1))
-    one.model, other.model = other.model, one.model
+    one.state.model, other.state.model = other.model, one.model
     solo = made(tmp_path / "solo", 0)
     for _ in range(2):
-        joint.advance([one, other])
-        solo.advance()
-    assert one.records[1].metrics["train/loss"] != pytest.approx(solo.records[1].metrics["train/loss"], rel=2e-3)
+        joint.train_epoch([one, other])
+        solo.train_epoch()
+    assert one.records[1].metrics["train/loss"] != pytest.approx(
+        solo.records[1].metrics["train/loss"], rel=2e-3
+    )
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     settings = {"batch_size": 2}  # 24 steps: the loss is looked at after 20
-    pack = [made(tmp_path / "pack", 0, **settings), made(tmp_path / "pack", 1, **(settings | {"lr": 1e30}))]
-    first, second = joint.advance(pack)
+    pack = [
+        made(tmp_path / "pack", 0, **settings),
+        made(tmp_path / "pack", 1, **(settings | {"lr": 1e30})),
+    ]
+    first, second = joint.train_epoch(pack)
     assert isinstance(first, EpochRecord) and isinstance(second, DivergedError)
     solo = made(tmp_path / "solo", 0, **settings)
-    record = solo.advance()
+    record = solo.train_epoch()
     assert record is not None and pack[0].step == 0 and pack[0].epoch == 1
     assert first.metrics["train/loss"] == pytest.approx(record.metrics["train/loss"], rel=5e-2)
 
@@ -210,19 +235,26 @@ def test_a_stopped_pack_goes_on_where_it_was(tmp_path: Path) -> None:
     together(whole)
     pack = [made(tmp_path / "pack", number) for number in (0, 1)]
     asked = iter(range(10))
-    pack[0].should_stop = lambda: next(asked) == 2
-    assert joint.advance(pack) == [None, None]
+    pack[0].hooks = TrainingHooks(should_stop=lambda: next(asked) == 2)
+    assert joint.train_epoch(pack) == [None, None]
     again = [made(tmp_path / "pack", number) for number in (0, 1)]
     assert [(each.epoch, each.step) for each in again] == [(0, 2)] * 2
     together(again)
-    assert [plain(each.records) for each in again] == [plain(each.records) for each in whole], "bit for bit"
+    assert [plain(each.records) for each in again] == [plain(each.records) for each in whole], (
+        "bit for bit"
+    )
 
 
 def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: Path) -> None:
     """One diverges, two finish: outcomes, files and reasons as if each had run alone."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
-    settings = [{"batch_size": 2, "epochs": 1} | ARMS[0], {"batch_size": 2, "epochs": 1, "lr": 1e30}]
+    shared = SimpleNamespace(
+        storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None
+    )
+    settings = [
+        {"batch_size": 2, "epochs": 1} | ARMS[0],
+        {"batch_size": 2, "epochs": 1, "lr": 1e30},
+    ]
     settings.append({"batch_size": 2, "epochs": 1, "lr": 0.001, "seed": 3})
     members = []
     for number, each in enumerate(settings):
@@ -232,13 +264,17 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
         member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
         members.append(member)
     joined: list[int] = []
-    real = joint.advance
+    real = joint.train_epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joint, "advance", lambda given: joined.append(len(given)) or real(given))
+        patch.setattr(joint, "train_epoch", lambda given: joined.append(len(given)) or real(given))
         outcomes = advance_together(members)
     assert joined == [3]
     ends = {each["id"]: each for each in outcomes if each["kind"] == "end"}
-    assert [ends[member.trial.id]["status"] for member in members] == ["finished", "failed", "finished"]
+    assert [ends[member.trial.id]["status"] for member in members] == [
+        "finished",
+        "failed",
+        "finished",
+    ]
     assert "diverged in epoch 1" in ends[members[1].trial.id]["reason"]
     epochs = [each["id"] for each in outcomes if each["kind"] == "epoch"]
     assert epochs == [members[0].trial.id, members[2].trial.id]
@@ -250,14 +286,20 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
 ) -> None:
     """The joint pass fails in the second epoch: each trains the other two alone, from its checkpoint of the first."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
+    shared = SimpleNamespace(
+        storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None
+    )
     members = []
     for number in (0, 1):
-        given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {"id": f"{number:016x}"}
+        given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {
+            "id": f"{number:016x}"
+        }
         members.append(TrialRunner(shared, given, "data", None, 0))  # type: ignore[arg-type]
 
-    def prepare(member: TrialRunner) -> Training:
-        return training(member.trial, tmp_path / "trials" / member.trial.id, numerics=Numerics(fused=True))
+    def prepare(member: TrialRunner) -> Trainer:
+        return training(
+            member.trial, tmp_path / "trials" / member.trial.id, numerics=Numerics(fused=True)
+        )
 
     monkeypatch.setattr(TrialRunner, "_prepare", prepare)
     outcomes = advance_together(members)
@@ -280,7 +322,9 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
     ends = [each["status"] for each in outcomes if each["kind"] == "end"]
     told = [each["text"] for each in outcomes if each["kind"] == "warning"]
     assert ends == ["finished"] * 2 and all(member.alone for member in members)
-    assert len(told) == 2 and all("going on by itself from the last checkpoint" in text for text in told)
+    assert len(told) == 2 and all(
+        "going on by itself from the last checkpoint" in text for text in told
+    )
     epochs = sorted((each["id"], each["epoch"]) for each in outcomes if each["kind"] == "epoch")
     assert epochs == [(member.trial.id, epoch) for member in members for epoch in (1, 2, 3)]
 
@@ -291,23 +335,29 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
 ) -> None:
     """The last epoch is trained, then a disk is full: what that call would have told, the next one tells."""
     (tmp_path / LAUNCH_FILE).write_text("token")
-    shared = SimpleNamespace(storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None)
+    shared = SimpleNamespace(
+        storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None
+    )
     given = asdict(trial(arch="nets:tiny", epochs=2))
     (tmp_path / "trials" / given["id"]).mkdir(parents=True)
     member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
-    monkeypatch.setattr(TrialRunner, "_prepare", lambda self: training(self.trial, tmp_path / "trials" / self.trial.id))
+    monkeypatch.setattr(
+        TrialRunner,
+        "_prepare",
+        lambda self: training(self.trial, tmp_path / "trials" / self.trial.id),
+    )
     monkeypatch.setattr(TrialRunner, "_wait", lambda self, seconds: None)
     full = iter([OSError(28, "No space left on device")])
-    finish, save = Training.finish, Training.save
+    finish, save = Trainer.finish, Trainer.save
 
-    def fails_once(self: Training) -> dict[str, Any]:
+    def fails_once(self: Trainer) -> dict[str, Any]:
         for error in full:
             raise error
         return finish(self)
 
-    monkeypatch.setattr(Training, "finish", fails_once)
+    monkeypatch.setattr(Trainer, "finish", fails_once)
     if not kept:
-        monkeypatch.setattr(Training, "save", lambda self: save(self) if self.epoch < 2 else None)
+        monkeypatch.setattr(Trainer, "save", lambda self: save(self) if self.epoch < 2 else None)
     outcomes: list[Any] = []
     while not member.done:
         outcomes += member.advance()
@@ -317,11 +367,18 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
 
 @pytest.mark.parametrize(
     "other",
-    [{"batch_size": 20}, {"batch_size": 10, "last_batch": "keep"}, {"arch": "plain32"}, {"data__train_size": 40}],
+    [
+        {"batch_size": 20},
+        {"batch_size": 10, "last_batch": "keep"},
+        {"arch": "plain32"},
+        {"data__train_size": 40},
+    ],
     ids=str,
 )
 def test_what_has_other_shapes_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
-    size = {"batch_size": 10} if "last_batch" in other else {}  # 48 images: four batches of 10, and of 8 with keep
+    size = (
+        {"batch_size": 10} if "last_batch" in other else {}
+    )  # 48 images: four batches of 10, and of 8 with keep
     assert not joint.can_join([made(tmp_path, 0, **size), made(tmp_path, 1, **other)])
     assert not joint.can_join([made(tmp_path, 2)]) and not joint.can_join([])
 
@@ -335,8 +392,12 @@ def test_the_probe_joins_trials_only_where_that_is_faster(monkeypatch: pytest.Mo
         kept.setattr(measure, "_measure_joint", lambda *given: pytest.fail("measured again"))
         assert measure.joint_seconds(*networks[0], numerics, 2) == measured > 0
     speeds = {1: 1.0, 2: 0.7, 4: 0.4, 8: 0.39}
-    monkeypatch.setattr(measure, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count])
-    assert measure.choose_pack(networks, numerics, most=8) == (4, 2.5), "eight are not worth what they hold"
+    monkeypatch.setattr(
+        measure, "joint_seconds", lambda config, classes, side, numerics, count: speeds[count]
+    )
+    assert measure.choose_pack(networks, numerics, most=8) == (4, 2.5), (
+        "eight are not worth what they hold"
+    )
     assert measure.choose_pack(networks, numerics, most=2) == (2, pytest.approx(1 / 0.7))
     speeds |= {2: 0.95, 4: 0.9, 8: 0.9}
     assert measure.choose_pack(networks, numerics, most=8) == (1, 1.0)

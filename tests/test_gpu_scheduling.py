@@ -14,7 +14,9 @@ from conftest import Folder
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: these test a machine without one"),
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason="there is a GPU here: these test a machine without one"
+    ),
 ]
 
 SCRIPT = """
@@ -39,7 +41,9 @@ def concurrency(folder: Folder) -> int:
 
 @pytest.mark.parametrize(("fraction", "expected"), [("0.5", 2), ("1", 1)])
 @pytest.mark.full
-def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fraction: str, expected: int) -> None:
+def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(
+    folder: Folder, fraction: str, expected: int
+) -> None:
     folder.write()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT % fraction], cwd=folder.path, env=folder.environment(SLOW="0.2"),
@@ -47,12 +51,17 @@ def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(folder: Folder, fracti
     )  # fmt: skip
     assert "code 0 trials 4" in done.stdout, done.stdout + done.stderr
     assert concurrency(folder) == expected
-    assert next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]["device"] == "cpu"
+    assert (
+        next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]["device"]
+        == "cpu"
+    )
 
 
 @pytest.mark.parametrize("wanted", [pytest.param(0.25, marks=pytest.mark.full), "auto"])
 @pytest.mark.fault(43)
-def test_without_a_gpu_the_sweep_runs_on_the_cpu_and_says_so_in_one_line(folder: Folder, wanted: object) -> None:
+def test_without_a_gpu_the_sweep_runs_on_the_cpu_and_says_so_in_one_line(
+    folder: Folder, wanted: object
+) -> None:
     folder.write(resources={"cpu": 1, "gpu": wanted}, seeds=[0], parameters=None)
     done = folder.sweep()
     lines = [line for line in done.stdout.splitlines() if "GPU" in line or "gpu" in line]

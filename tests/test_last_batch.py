@@ -25,13 +25,21 @@ from training import (
 )  # fmt: skip
 
 from suite import data
-from suite.config import DataConfig, TrainConfig, TrialConfig, load, read_stored_config, trained_with_remainder
+from suite.config import (
+    DataConfig,
+    TrainConfig,
+    TrialConfig,
+    load,
+    read_stored_config,
+    trained_with_remainder,
+)
 from suite.config.stored import NAMED_IMAGES
 from suite.config.trial import DEFAULT_LAST_BATCH
-from suite.core.records import Trial
+from suite.core.records import Numerics, Trial
 from suite.execution import packs
 from suite.planning import estimate, plan
-from suite.training import joint, trainer
+from suite.training import joint
+from suite.training.images import _most_frequent
 
 MODES = ("drop", "spread", "keep")
 
@@ -68,7 +76,9 @@ def sizes(count: int, batch_size: int, mode: str) -> list[int]:
         *((mode, 3, 1, [1, 1, 1]) for mode in MODES),
     ],
 )
-def test_batches_are_those_counted_by_hand(mode: str, count: int, batch_size: int, expected: list[int]) -> None:
+def test_batches_are_those_counted_by_hand(
+    mode: str, count: int, batch_size: int, expected: list[int]
+) -> None:
     assert sizes(count, batch_size, mode) == expected
 
 
@@ -89,7 +99,7 @@ def seen_images(made: Trial, folder: Path, epochs: int = 2) -> list[list[int]]:
     running._batch = watched  # type: ignore[method-assign]
     for _ in range(epochs):
         fed.append([])
-        running.advance()
+        running.train_epoch()
     return fed
 
 
@@ -104,7 +114,9 @@ def test_drop_leaves_other_images_out_in_each_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "count"), [("drop", 60), ("spread", 64), ("keep", 64)])
-def test_figures_and_steps_count_trained_images_alone(mode: str, count: int, tmp_path: Path) -> None:
+def test_figures_and_steps_count_trained_images_alone(
+    mode: str, count: int, tmp_path: Path
+) -> None:
     made = trial(data__val_size=0, batch_size=10, last_batch=mode, lr=1e-9, epochs=1)
     running = training(made, tmp_path, objective=LAST_LOSS)
     hits: list[int] = []
@@ -113,7 +125,7 @@ def test_figures_and_steps_count_trained_images_alone(mode: str, count: int, tmp
         hits.append(int((logits.argmax(1) == targets).sum())),
         real(logits, targets),
     )[-1]
-    record = running.advance()
+    record = running.train_epoch()
     assert record is not None and record.metrics["train/acc"] == sum(hits) / count
     seconds = count / record.metrics["time/img_per_s"]
     assert seconds < record.metrics["time/epoch_s"] < seconds + 60
@@ -136,7 +148,7 @@ def test_a_stop_in_the_middle_of_an_epoch_changes_no_bit(mode: str, tmp_path: Pa
     made = trial(last_batch=mode, **settings)
     unbroken = finish(training(made, tmp_path / "unbroken"))
     cut = training(made, tmp_path / "cut", should_stop=stopping_at(unbroken.steps_per_epoch + 3))
-    assert cut.advance() is not None and cut.advance() is None and cut.step == 3
+    assert cut.train_epoch() is not None and cut.train_epoch() is None and cut.step == 3
     again = finish(training(made, tmp_path / "cut"))
     assert differing(everything(again), everything(unbroken)) == []
     other = {"drop": "spread", "spread": "keep"}[mode]
@@ -157,9 +169,12 @@ def test_a_fused_pack_gives_the_figures_of_each_trial_alone(mode: str, tmp_path:
         running = training(made, tmp_path / f"{number}{last_batch}", objective=LAST_LOSS)
         return finish(running).records[0].metrics["train/loss"]
 
-    together = [training(arm(number, mode), tmp_path / f"joined{number}", objective=LAST_LOSS) for number in (0, 1)]
+    together = [
+        training(arm(number, mode), tmp_path / f"joined{number}", objective=LAST_LOSS)
+        for number in (0, 1)
+    ]
     assert joint.can_join(together)
-    joint.advance(together)
+    joint.train_epoch(together)
     joined = [running.records[0].metrics["train/loss"] for running in together]
     assert joined == pytest.approx([alone(0, mode), alone(1, mode)], rel=1e-4)
     assert abs(joined[0] - alone(0, {"drop": "spread", "spread": "drop"}[mode])) > 1e-3
@@ -183,7 +198,9 @@ def test_kept_features_give_the_figures_of_the_whole_network(mode: str, tmp_path
     def records(cache: str) -> list[dict[str, float]]:
         made = trial("resnet20", batch_size=18, last_batch=mode, cache_prefix=cache, **FROZEN)
         running = training(made, tmp_path / cache, cache=tmp_path / "cache", objective=LAST_LOSS)
-        assert bool(running.prefix.layers) == (cache == "auto"), running.prefix.why_not
+        assert bool(running.inputs.prefix.layers) == (cache == "auto"), (
+            running.inputs.prefix.why_not
+        )
         return plain(finish(running).records)
 
     assert records("auto") == records("off")
@@ -197,12 +214,15 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
 
     def run(folder: str, shared: Any, **batches: Any) -> list[dict[str, float]]:
         made = trial("resnet20", **settings, **batches)
-        options = {"cache": tmp_path / "cache", "others": shared, "objective": LAST_LOSS}
+        options = {"cache": tmp_path / "cache", "shared_features": shared, "objective": LAST_LOSS}
         running = training(made, tmp_path / folder, small, **options)
-        assert (running.lockstep is not None) == (shared is not None)
+        assert (running.inputs.batch_cache is not None) == (shared is not None)
         return plain(finish(running).records)
 
-    keep, spread = {"batch_size": 12, "last_batch": "keep"}, {"batch_size": 13, "last_batch": "spread"}
+    keep, spread = (
+        {"batch_size": 12, "last_batch": "keep"},
+        {"batch_size": 13, "last_batch": "spread"},
+    )
     run("first", others, **keep)
     assert run("second", others, **spread) == run("alone", None, **spread)
     assert len(others) == 2
@@ -213,8 +233,10 @@ def test_shared_batches_are_told_apart_if_only_their_order_differs(tmp_path: Pat
     [([128] * 39 + [8], 128), ([125] * 40, 125), ([124] * 17 + [123] * 4, 124), ([16, 15, 15], 15),
      ([13, 12], 13), ([13], 13)],
 )  # fmt: skip
-def test_the_most_frequent_size_is_the_one_that_is_compiled(counts: Sequence[int], expected: int) -> None:
-    assert trainer._most_frequent(counts) == expected
+def test_the_most_frequent_size_is_the_one_that_is_compiled(
+    counts: Sequence[int], expected: int
+) -> None:
+    assert _most_frequent(counts) == expected
 
 
 def test_spread_batches_run_compiled_though_none_has_batch_size(
@@ -232,9 +254,13 @@ def test_spread_batches_run_compiled_though_none_has_batch_size(
             compiled.append(len(inputs))
             return self.network(inputs)
 
-    monkeypatch.setattr(trainer, "compiled", lambda network, device: Noted(network))
-    made = trial(data__val_size=0, data__train_size=61, batch_size=20, last_batch="spread", epochs=1)
-    numerics = trainer.Numerics(channels_last=True, compiled=True)
+    monkeypatch.setattr(
+        "suite.training.compile.compile_network", lambda network, device: Noted(network)
+    )
+    made = trial(
+        data__val_size=0, data__train_size=61, batch_size=20, last_batch="spread", epochs=1
+    )
+    numerics = Numerics(channels_last=True, compiled=True)
     finish(training(made, tmp_path, objective=LAST_LOSS, numerics=numerics))
     assert compiled == [15, 15, 15]
 
@@ -267,7 +293,9 @@ def test_an_old_trial_trained_again_has_its_remainder(tmp_path: Path) -> None:
     [(None, 5000, True), ("keep", 5000, True), ("drop", 5000, False), ("spread", 5000, False),
      (None, 4992, False), (None, 100, False), (None, 129, False), (None, 130, True)],
 )  # fmt: skip
-def test_results_with_a_remainder_are_known_from_a_run_s_params(mode: str | None, count: int, expected: bool) -> None:
+def test_results_with_a_remainder_are_known_from_a_run_s_params(
+    mode: str | None, count: int, expected: bool
+) -> None:
     params = {"train.batch_size": "128"} | ({"train.last_batch": mode} if mode else {})
     assert trained_with_remainder(params | {"data.train_size": str(count)}) is expected
     folder = params | {"data.name": "folder", "data.train_size": "null", "data.val_size": "0"}

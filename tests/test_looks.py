@@ -91,7 +91,10 @@ def test_decided_arms_get_no_more_seeds_and_a_killed_sweep_goes_on_as_the_unbrok
     assert made == Looks((tuple(range(8)), tuple(range(10))), (tuple(range(8)), tuple(range(10))))
     starts = Counter(entry["id"] for entry in folder.journal if entry["kind"] == "start")
     again = folder.sweep()
-    assert "already complete (28/28 trials" in again.stdout and looks(folder) == [list(range(8)), list(range(10))]
+    assert "already complete (28/28 trials" in again.stdout and looks(folder) == [
+        list(range(8)),
+        list(range(10)),
+    ]
     assert starts == Counter(entry["id"] for entry in folder.journal if entry["kind"] == "start")
     assert set(folder.runs().values()) == {"FINISHED"} and len(folder.runs()) == 28
     shown = folder.sweep("--dry-run", COLUMNS="160").stdout
@@ -119,7 +122,9 @@ class MadeUpPlan:
     def trial(self, arm: Arm, seed: int) -> Trial:
         return Trial(f"{arm.name} {seed}", arm.name, seed, f"{arm.name} seed={seed}", arm.settings)
 
-    def trials(self, arms: Iterable[Arm], seeds: Iterable[int] | None = None) -> list[tuple[Arm, Trial]]:
+    def trials(
+        self, arms: Iterable[Arm], seeds: Iterable[int] | None = None
+    ) -> list[tuple[Arm, Trial]]:
         return [(arm, self.trial(arm, seed)) for seed in seeds or self.spec.seeds for arm in arms]
 
 
@@ -149,7 +154,14 @@ class MadeUpLaunch:
         trial = self.plan.trial(by_name[arm], seed)
         baseline = self.plan.spec.is_baseline(by_name[arm])
         launch.record(
-            "trial", id=trial.id, arm=arm, seed=seed, name=trial.name, settings={}, config={}, baseline=baseline
+            "trial",
+            id=trial.id,
+            arm=arm,
+            seed=seed,
+            name=trial.name,
+            settings={},
+            config={},
+            baseline=baseline,
         )
         launch.record("start", id=trial.id, epoch=0)
         launch.record("epoch", id=trial.id, epoch=1, metrics={"val/acc": value, "test/acc": value})
@@ -189,11 +201,18 @@ def noise(seed: int, size: float) -> float:
     return size * (1 if seed % 2 else -1) * (1 + seed / 10)
 
 
-SHIFTS = {"lr=0.1": (0.5, 0.0), "lr=0.2": (0.7, 0.002), "lr=0.3": (0.5, 0.03), "lr=0.4": (0.5, 0.0004)}
+SHIFTS = {
+    "lr=0.1": (0.5, 0.0),
+    "lr=0.2": (0.7, 0.002),
+    "lr=0.3": (0.5, 0.03),
+    "lr=0.4": (0.5, 0.0004),
+}
 """Arm -> level and noise: the baseline, a better arm, an undecided one, an equivalent one."""
 
 
-def ended(made: Make, seeds: Iterable[int], arms: Iterable[str] = SHIFTS, *overrides: str) -> MadeUpLaunch:
+def ended(
+    made: Make, seeds: Iterable[int], arms: Iterable[str] = SHIFTS, *overrides: str
+) -> MadeUpLaunch:
     launch = made(GRID, *overrides)
     for arm in arms:
         level, size = SHIFTS[arm]
@@ -209,7 +228,9 @@ def test_the_first_round_is_all_arms_on_the_seeds_of_the_first_look(tmp_path: Pa
 
 
 def test_decided_arms_leave_and_the_baseline_goes_on_with_the_undecided(made: Make) -> None:
-    launch = ended(made, range(8), ("lr=0.1", "lr=0.2", "lr=0.3"), "parameters.train.lr.values=[0.1,0.2,0.3]")
+    launch = ended(
+        made, range(8), ("lr=0.1", "lr=0.2", "lr=0.3"), "parameters.train.lr.values=[0.1,0.2,0.3]"
+    )
     first, second = rounds(launch.plan, launch.launch.ledger.history)
     assert first.ended and first.decided == ("lr=0.2",) and first.undecided == ("lr=0.3",)
     new = {(trial.arm, trial.seed) for _, trial in second.pairs if trial.seed >= 8}
@@ -223,11 +244,15 @@ def test_a_round_ends_when_each_of_its_trials_has_ended(made: Make) -> None:
     assert not first.ended
     for arm in SHIFTS:
         launch.add(arm, 7, 0.1, "failed")
-    assert rounds(launch.plan, launch.launch.ledger.history)[0].ended, "failed trials have ended, too"
+    assert rounds(launch.plan, launch.launch.ledger.history)[0].ended, (
+        "failed trials have ended, too"
+    )
 
 
 def test_nothing_is_left_once_every_arm_is_decided_or_seeds_are_used_up(made: Make) -> None:
-    launch = ended(made, range(8), ("lr=0.1", "lr=0.2", "lr=0.4"), "parameters.train.lr.values=[0.1,0.2,0.4]")
+    launch = ended(
+        made, range(8), ("lr=0.1", "lr=0.2", "lr=0.4"), "parameters.train.lr.values=[0.1,0.2,0.4]"
+    )
     (only,) = rounds(launch.plan, launch.launch.ledger.history)
     assert only.ended and not only.going and set(only.decided) == {"lr=0.2", "lr=0.4"}
 
@@ -238,10 +263,12 @@ def test_the_last_look_ends_the_rounds_with_arms_undecided(made: Make) -> None:
     assert [taken.ended for taken in known] == [True] * 3 and known[-1].undecided == ("lr=0.3",)
 
 
-def test_each_of_several_baselines_goes_on_as_long_as_one_of_its_arms(tmp_path: Path, made: Make) -> None:
-    text = GRID.replace("parameters:\n", "parameters:\n  augment: {values: [none, flip]}\n").replace(
-        "[0.1, 0.2, 0.3, 0.4]", "[0.1, 0.2]"
-    )
+def test_each_of_several_baselines_goes_on_as_long_as_one_of_its_arms(
+    tmp_path: Path, made: Make
+) -> None:
+    text = GRID.replace(
+        "parameters:\n", "parameters:\n  augment: {values: [none, flip]}\n"
+    ).replace("[0.1, 0.2, 0.3, 0.4]", "[0.1, 0.2]")
     launch = made(text)
     for arm in launch.plan.spec.arms_list:
         level, size = SHIFTS["lr=0.2" if "lr=0.2" in arm.name else "lr=0.1"]
@@ -270,7 +297,9 @@ def test_looks_under_the_sweeps_own_plan_share_its_constant_level(made: Make) ->
     assert changed == Looks(planned, planned, open=True), "a look was made under another plan"
 
 
-def test_an_arm_with_too_few_pairs_gets_more_seeds_and_is_undecided_at_the_last_look(made: Make) -> None:
+def test_an_arm_with_too_few_pairs_gets_more_seeds_and_is_undecided_at_the_last_look(
+    made: Make,
+) -> None:
     launch = ended(made, range(8), ("lr=0.1",), "parameters.train.lr.values=[0.1,0.2]")
     for seed in range(8):
         launch.add("lr=0.2", seed, 0.7, "finished" if seed < 4 else "failed")
@@ -297,7 +326,9 @@ def test_a_look_is_on_record_once_and_again_when_seeds_were_added(made: Make) ->
     launch.launch.ledger.record_look()
     assert launch.launch.ledger.history.looks == [(0,)]
     launch.add("lr=0.1", 3, 0.5)
-    launch.launch.ledger.record("trial", id="x", arm="lr=0.2", seed=3, name="x", settings={}, config={})
+    launch.launch.ledger.record(
+        "trial", id="x", arm="lr=0.2", seed=3, name="x", settings={}, config={}
+    )
     launch.launch.ledger.record_look()
     assert launch.launch.ledger.history.looks == [(0,)], "a trial has not ended"
     launch.launch.ledger.record("end", id="x", status="failed", epochs=0)
@@ -305,11 +336,17 @@ def test_a_look_is_on_record_once_and_again_when_seeds_were_added(made: Make) ->
     assert launch.launch.ledger.history.looks == [(0,), (0, 3)]
 
 
-def test_looks_stay_on_record_when_trials_are_forgotten_and_in_older_journals_there_are_none() -> None:
+def test_looks_stay_on_record_when_trials_are_forgotten_and_in_older_journals_there_are_none() -> (
+    None
+):
     trial = {"id": "t", "arm": "a", "seed": 0, "name": "a", "settings": {}, "config": {}}
     entries = [{"kind": "trial", **trial}, {"kind": "end", "id": "t", "status": "finished"}]
     assert History(entries).looks == []
-    entries += [{"kind": "look", "seeds": [0]}, {"kind": "forget", "id": "t"}, {"kind": "look", "seeds": [0, 1]}]
+    entries += [
+        {"kind": "look", "seeds": [0]},
+        {"kind": "forget", "id": "t"},
+        {"kind": "look", "seeds": [0, 1]},
+    ]
     assert History(entries).looks == [(0,), (0, 1)]
 
 
@@ -325,7 +362,9 @@ def test_of_a_search_only_the_seeds_that_confirm_are_looked_at(made: Make) -> No
     assert launch.launch.ledger.history.looks == [(1, 2)]
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2), (3, 1, 2, 9), tuple(range(0, 40, 2)), (2**32 - 1,)])
+@pytest.mark.parametrize(
+    "seeds", [(0,), (0, 1, 2), (3, 1, 2, 9), tuple(range(0, 40, 2)), (2**32 - 1,)]
+)
 def test_a_tag_gives_back_the_looks(seeds: tuple[int, ...]) -> None:
     text = looks_tag([seeds], [seeds, (0,)])
     ordered = tuple(sorted(seeds))
@@ -338,13 +377,22 @@ def test_a_tag_is_never_too_long_and_a_foreign_one_is_no_error() -> None:
     assert len(text) <= MAX_LENGTH
     found = looks_of({"suite.looks": text})
     assert found.planned == tuple(scattered[:3]) and found.made[-1] == scattered[-1]
-    for foreign in ("", "x", "[]", "{}", '{"made": [1]}', '{"made": ["a-b"]}', '{"made": ["0-99999999999"]}'):
+    for foreign in (
+        "",
+        "x",
+        "[]",
+        "{}",
+        '{"made": [1]}',
+        '{"made": ["a-b"]}',
+        '{"made": ["0-99999999999"]}',
+    ):
         assert looks_of({"suite.looks": foreign}) == Looks()
     assert looks_of({}) == Looks() and looks_tag([], []) == ""
 
 
 @pytest.mark.parametrize(
-    ("tags", "seed"), [({"suite.search_seed": "3"}, 3), ({"suite.search_seed": ""}, None), ({}, None)]
+    ("tags", "seed"),
+    [({"suite.search_seed": "3"}, 3), ({"suite.search_seed": ""}, None), ({}, None)],
 )
 def test_the_seed_of_a_search_is_read_from_its_tag(tags: dict[str, str], seed: int | None) -> None:
     assert search_seed_of(tags) == seed
@@ -360,7 +408,9 @@ def test_an_arm_that_lost_seeds_is_no_champion_however_lucky_the_others_were(mad
         launch.add("lr=0.3", seed, 0.6)
     launch.add("lr=0.2", 0, 0.9)
     launch.add("lr=0.2", 1, 0.1, "failed")
-    finished = [item for item in launch.launch.ledger.history.in_plan() if item.status == "finished"]
+    finished = [
+        item for item in launch.launch.ledger.history.in_plan() if item.status == "finished"
+    ]
     assert rank(launch.launch.ledger, finished) == ["lr=0.3", "lr=0.1", "lr=0.2"]
     launch.launch._select_champion()
     assert launch.champion == "lr=0.3"
@@ -376,7 +426,9 @@ def test_trials_that_early_termination_stopped_in_a_grid_are_lost_seeds(made: Ma
     assert launch.champion == "lr=0.1"
 
 
-def test_without_an_arm_that_lost_no_seed_there_is_no_champion_and_a_line_says_why(made: Make) -> None:
+def test_without_an_arm_that_lost_no_seed_there_is_no_champion_and_a_line_says_why(
+    made: Make,
+) -> None:
     launch = made(LISTED)
     launch.add("lr=0.1", 0, 0.5)
     launch.add("lr=0.2", 0, 0.9)
@@ -421,7 +473,9 @@ def test_a_search_is_won_on_unseen_seeds_and_its_early_stops_are_no_losses(made:
 # ---- the plan, before anything runs ----------------------------------------------------------------
 
 
-def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(folder: Folder) -> None:
+def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(
+    folder: Folder,
+) -> None:
     folder.write(**PLANNED)
     shown = " ".join(folder.sweep("--dry-run", COLUMNS="160").stdout.split())
     assert "look 1 of 2: 8 seeds, at most 24 trials of 3 arms, two-sided error level 0.0" in shown
@@ -432,9 +486,14 @@ def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(
 
 
 @pytest.mark.parametrize(
-    ("seeds", "noted"), [("[0,1,2]", "there are 2"), ("[0]", "there are 0"), ("[0,1,2,3,4,5,6]", "")]
+    ("seeds", "noted"),
+    [("[0,1,2]", "there are 2"), ("[0]", "there are 0"), ("[0,1,2,3,4,5,6]", "")],
 )
-def test_a_search_with_too_few_unseen_seeds_for_verdicts_gets_a_note(tmp_path: Path, seeds: str, noted: str) -> None:
+def test_a_search_with_too_few_unseen_seeds_for_verdicts_gets_a_note(
+    tmp_path: Path, seeds: str, noted: str
+) -> None:
     plan = made_up_plan(tmp_path, LISTED, "method=random", "run_cap=3", f"seeds={seeds}")
     notes = _few_unseen_seeds(plan.spec)
-    assert [("give at least 7 seeds" in note, noted in note) for note in notes] == ([(True, True)] if noted else [])
+    assert [("give at least 7 seeds" in note, noted in note) for note in notes] == (
+        [(True, True)] if noted else []
+    )

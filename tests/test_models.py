@@ -16,6 +16,7 @@ from suite import models
 from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
 from suite.core.errors import UsageError
 from suite.core.records import stream
+from suite.models.assemble import sketch
 from suite.models.scratch import NETS
 from suite.system.torchvision_import import torchvision
 
@@ -144,7 +145,9 @@ def random_state(model: nn.Module, seed: int = 1) -> dict[str, torch.Tensor]:
     """A state dict for ``model`` whose every tensor is random, BatchNorm statistics too."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.rand(value.shape, generator=generator) + 0.1 if value.is_floating_point() else value.clone() + 3
+        name: torch.rand(value.shape, generator=generator) + 0.1
+        if value.is_floating_point()
+        else value.clone() + 3
         for name, value in model.state_dict().items()
     }
 
@@ -190,22 +193,32 @@ def test_the_papers_nets_have_as_many_weighted_layers_as_their_name_says(layers,
     assert [len(made.get_submodule(f"layer{stage}")) for stage in (1, 2, 3)] == [depth] * 3
 
 
-def by_hand(state: dict[str, torch.Tensor], x: torch.Tensor, stages: int, shortcut: str) -> torch.Tensor:
+def by_hand(
+    state: dict[str, torch.Tensor], x: torch.Tensor, stages: int, shortcut: str
+) -> torch.Tensor:
     """kuangliu's network from the names in its state dict alone, in eval mode, for 32 px images."""
 
     def norm(x, name):
         mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
         scale = state[f"{name}.weight"] / torch.sqrt(var + 1e-5)
-        return (x - mean[:, None, None]) * scale[:, None, None] + state[f"{name}.bias"][:, None, None]
+        return (x - mean[:, None, None]) * scale[:, None, None] + state[f"{name}.bias"][
+            :, None, None
+        ]
 
     x = norm(F.conv2d(x, state["conv1.weight"], padding=1), "bn1").clamp(min=0)
     for stage in range(1, stages + 1):
-        for block in range(sum(bool(re.fullmatch(rf"layer{stage}\.\d+\.conv1\.weight", name)) for name in state)):
+        for block in range(
+            sum(bool(re.fullmatch(rf"layer{stage}\.\d+\.conv1\.weight", name)) for name in state)
+        ):
             name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            out = norm(F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1").clamp(min=0)
+            out = norm(
+                F.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"
+            ).clamp(min=0)
             out = norm(F.conv2d(out, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
             if shortcut == "projection" and stride == 2:
-                x = norm(F.conv2d(x, state[f"{name}.shortcut.0.weight"], stride=2), f"{name}.shortcut.1")
+                x = norm(
+                    F.conv2d(x, state[f"{name}.shortcut.0.weight"], stride=2), f"{name}.shortcut.1"
+                )
             elif shortcut == "zeros" and stride == 2:
                 padded = torch.zeros_like(out)
                 quarter = out.shape[1] // 4
@@ -228,19 +241,30 @@ def test_scratch_nets_compute_what_their_state_dict_says(arch, stages, shortcut)
     made = net(arch).eval()
     # Random BatchNorm, so that no two of its four tensors can be mixed up; convolutions keep their scale.
     state = made.state_dict()
-    state |= {name: value for name, value in random_state(made).items() if "bn" in name or "shortcut.1" in name}
+    state |= {
+        name: value
+        for name, value in random_state(made).items()
+        if "bn" in name or "shortcut.1" in name
+    }
     made.load_state_dict(state)
     with torch.no_grad():
-        torch.testing.assert_close(made(images()), by_hand(state, images(), stages, shortcut), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            made(images()), by_hand(state, images(), stages, shortcut), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_state_dicts_of_kuangliu_fit_unrenamed():
     def norm(name, width):
-        return {f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")} | {
-            f"{name}.num_batches_tracked": ()
-        }
+        return {
+            f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")
+        } | {f"{name}.num_batches_tracked": ()}
 
-    shapes = {"conv1.weight": (64, 3, 3, 3), **norm("bn1", 64), "linear.weight": (10, 512), "linear.bias": (10,)}
+    shapes = {
+        "conv1.weight": (64, 3, 3, 3),
+        **norm("bn1", 64),
+        "linear.weight": (10, 512),
+        "linear.bias": (10,),
+    }
     for stage, width in enumerate((64, 128, 256, 512), 1):
         for block in (0, 1):
             inner = width // 2 if stage > 1 and block == 0 else width
@@ -248,8 +272,13 @@ def test_state_dicts_of_kuangliu_fit_unrenamed():
             shapes |= {f"{name}.conv1.weight": (width, inner, 3, 3), **norm(f"{name}.bn1", width)}
             shapes |= {f"{name}.conv2.weight": (width, width, 3, 3), **norm(f"{name}.bn2", width)}
             if inner != width:
-                shapes |= {f"{name}.shortcut.0.weight": (width, inner, 1, 1), **norm(f"{name}.shortcut.1", width)}
-    assert {name: tuple(value.shape) for name, value in net("resnet18_cifar").state_dict().items()} == shapes
+                shapes |= {
+                    f"{name}.shortcut.0.weight": (width, inner, 1, 1),
+                    **norm(f"{name}.shortcut.1", width),
+                }
+    assert {
+        name: tuple(value.shape) for name, value in net("resnet18_cifar").state_dict().items()
+    } == shapes
 
 
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "resnet20", "resnet18", "mobilenet_v3_small"])
@@ -289,9 +318,13 @@ def test_given_weights_are_not_drawn_first_and_what_they_lack_is_drawn_as_withou
     monkeypatch.undo()
     assert filled[1] >= filled[0] + 5, "given weights were drawn all the same"
     ignored = net(arch, head=head, state=theirs)  # weights: none
-    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in ignored.state_dict().items())
+    assert all(
+        torch.equal(value, alone.state_dict()[name]) for name, value in ignored.state_dict().items()
+    )
     own = made.state_dict()
-    heads = {name for name, _ in made.named_parameters() if models.parameter_groups(made)[1].count(name)}
+    heads = {
+        name for name, _ in made.named_parameters() if models.parameter_groups(made)[1].count(name)
+    }
     assert len(heads) == 4
     for name, value in own.items():
         assert torch.equal(value, alone.state_dict()[name] if name in heads else theirs[name]), name
@@ -299,8 +332,21 @@ def test_given_weights_are_not_drawn_first_and_what_they_lack_is_drawn_as_withou
 
 def test_every_torchvision_classifier_is_known_and_nothing_else_of_it():
     known = set(models.architectures())
-    assert {"resnet50", "vit_b_16", "squeezenet1_1", "convnext_tiny", "inception_v3", "resnet20"} <= known
-    assert not known & {"fasterrcnn_resnet50_fpn", "deeplabv3_resnet50", "r3d_18", "quantized_resnet18", "raft_small"}
+    assert {
+        "resnet50",
+        "vit_b_16",
+        "squeezenet1_1",
+        "convnext_tiny",
+        "inception_v3",
+        "resnet20",
+    } <= known
+    assert not known & {
+        "fasterrcnn_resnet50_fpn",
+        "deeplabv3_resnet50",
+        "r3d_18",
+        "quantized_resnet18",
+        "raft_small",
+    }
 
 
 @pytest.mark.parametrize(
@@ -324,13 +370,15 @@ def test_the_head_takes_the_place_of_the_last_layer(arch, head, width):
     size = {"inception_v3": 75, "squeezenet1_1": 64, "vit_b_32": 224}.get(arch, 32)
     config = ModelConfig(arch=arch, head=HeadConfig(hidden=(8,), dropout=0.5))
     assert models.check(config, 7, image_size=size) == []
-    made = models._sketch(config, 7)
+    made = sketch(config, 7)
     assert models.head_name(made) == head
     first, relu, dropout, last = made.get_submodule(head)
     assert (first.weight.shape[:2], last.weight.shape[:2]) == ((8, width), (7, 8))
     assert isinstance(relu, nn.ReLU) and isinstance(dropout, nn.Dropout) and dropout.p == 0.5
     backbone, classifier = models.parameter_groups(made)
-    assert classifier == [f"{head}.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")]
+    assert classifier == [
+        f"{head}.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")
+    ]
     assert {*backbone, *classifier} == {name for name, _ in made.named_parameters()}
     assert not {*backbone} & {*classifier}
 
@@ -350,12 +398,17 @@ def test_squeezenet_with_a_head_of_convolutions_gives_logits():
 )
 def test_heads_print_as_in_the_study(text, head):
     # In Config1 the study's print lost the bracket of "ReLU ()".
-    assert squeezed(str(net("resnet18", head=head).fc)) == squeezed(text).replace("ReLU((2)", "ReLU()(2)")
+    assert squeezed(str(net("resnet18", head=head).fc)) == squeezed(text).replace(
+        "ReLU((2)", "ReLU()(2)"
+    )
 
 
 def test_without_hidden_layers_the_head_is_one_linear_layer():
     for head in (None, HeadConfig(), HeadConfig(hidden=())):
-        assert str(net("resnet18", classes=3, head=head).fc) == "Linear(in_features=512, out_features=3, bias=True)"
+        assert (
+            str(net("resnet18", classes=3, head=head).fc)
+            == "Linear(in_features=512, out_features=3, bias=True)"
+        )
 
 
 OWN = """
@@ -374,7 +427,11 @@ class Net(nn.Module):
 def test_your_own_network_is_called_with_the_number_of_classes(tmp_path, monkeypatch):
     write_module(tmp_path, monkeypatch, "own_net", OWN)
     made = net("own_net:Net", classes=5)
-    assert (type(made).__name__, made.last.out_features, models.head_name(made)) == ("Net", 5, "last")
+    assert (type(made).__name__, made.last.out_features, models.head_name(made)) == (
+        "Net",
+        5,
+        "last",
+    )
     headed = net("own_net:Net", classes=5, head=HeadConfig(hidden=(4,)))
     assert [type(layer).__name__ for layer in headed.last] == ["Linear", "ReLU", "Linear"]
     assert headed(images(2, 4)).shape == (2, 5)
@@ -384,6 +441,7 @@ def test_your_own_network_is_called_with_the_number_of_classes(tmp_path, monkeyp
 
 SMALL_VIT = """
 from suite.system.torchvision_import import torchvision
+from suite.models.assemble import sketch
 def make(classes):
     return torchvision.models.VisionTransformer(32, 8, 1, 2, hidden_dim=8, mlp_dim=8, num_classes=classes)
 """
@@ -408,7 +466,12 @@ def test_what_is_wrong_with_your_own_network_is_said(tmp_path, monkeypatch, code
 
 
 def test_your_own_network_without_a_linear_layer_takes_no_head(tmp_path, monkeypatch):
-    write_module(tmp_path, monkeypatch, "bare_net", "def make(classes): return nn.Sequential(nn.BatchNorm2d(3))")
+    write_module(
+        tmp_path,
+        monkeypatch,
+        "bare_net",
+        "def make(classes): return nn.Sequential(nn.BatchNorm2d(3))",
+    )
     assert models.head_name(net("bare_net:make")) == "0"
     with pytest.raises(UsageError, match="no linear layer to replace"):
         net("bare_net:make", head=HeadConfig())
@@ -423,22 +486,30 @@ def generator(name: str, seed: int = 0) -> torch.Generator:
 
 def test_each_weight_is_drawn_by_its_architectures_law_from_the_stream_of_its_name():
     fan_out = 64 * 7 * 7
-    expected = torch.empty(64, 3, 7, 7).normal_(0, math.sqrt(2 / fan_out), generator=generator("conv1.weight", 3))
+    expected = torch.empty(64, 3, 7, 7).normal_(
+        0, math.sqrt(2 / fan_out), generator=generator("conv1.weight", 3)
+    )
     assert torch.equal(net("resnet18", seed=3).conv1.weight, expected)
 
     fan_in = 16 * 3 * 3
     name = "layer1.2.conv1.weight"
-    expected = torch.empty(16, 16, 3, 3).normal_(0, math.sqrt(2 / fan_in), generator=generator(name))
+    expected = torch.empty(16, 16, 3, 3).normal_(
+        0, math.sqrt(2 / fan_in), generator=generator(name)
+    )
     assert torch.equal(net("resnet20").get_parameter(name), expected)
 
     # PyTorch's own law for layers: uniform within 1 / sqrt(fan in).
     for name, shape in {"layer4.1.conv2.weight": (512, 512, 3, 3), "linear.bias": (10,)}.items():
         bound = 1 / math.sqrt(512 * 9 if len(shape) == 4 else 512)
         expected = torch.empty(shape).uniform_(-bound, bound, generator=generator(name))
-        torch.testing.assert_close(net("resnet18_cifar").get_parameter(name).detach(), expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            net("resnet18_cifar").get_parameter(name).detach(), expected, rtol=1e-6, atol=0
+        )
 
 
-def test_a_law_that_draws_again_what_it_rejects_stays_in_the_stream_of_the_name(tmp_path, monkeypatch):
+def test_a_law_that_draws_again_what_it_rejects_stays_in_the_stream_of_the_name(
+    tmp_path, monkeypatch
+):
     code = """
 def make(classes):
     net = nn.Sequential(nn.Linear(30, 40), nn.Linear(30, 40))
@@ -454,7 +525,9 @@ def make(classes):
         for name in names:
             weight = made.get_parameter(name)
             std = 1.0 if name[0].isdigit() else 0.02
-            expected = nn.init.trunc_normal_(torch.empty(weight.shape), std=std, generator=generator(name))
+            expected = nn.init.trunc_normal_(
+                torch.empty(weight.shape), std=std, generator=generator(name)
+            )
             assert torch.equal(weight, expected), name
 
 
@@ -475,7 +548,11 @@ def make(classes):
 """
     write_module(tmp_path, monkeypatch, "pieces_net", code)
     first, second, third = net("pieces_net:make", classes=6).weight.chunk(3)
-    assert not torch.equal(first, second) and not torch.equal(second, third) and not torch.equal(first, third)
+    assert (
+        not torch.equal(first, second)
+        and not torch.equal(second, third)
+        and not torch.equal(first, third)
+    )
 
 
 @pytest.mark.parametrize(
@@ -484,7 +561,10 @@ def make(classes):
         ({"arch": "resnet18"}, {"arch": "resnet34"}),
         ({"arch": "resnet20"}, {"arch": "resnet56"}),
         ({"arch": "resnet18_cifar"}, {"arch": "plain18_cifar"}),
-        ({"arch": "resnet18"}, {"arch": "resnet18", "head": HeadConfig(hidden=(128,), dropout=0.3)}),
+        (
+            {"arch": "resnet18"},
+            {"arch": "resnet18", "head": HeadConfig(hidden=(128,), dropout=0.3)},
+        ),
     ],
 )
 def test_layers_that_two_arms_share_start_equal(one, other):
@@ -497,7 +577,9 @@ def test_layers_that_two_arms_share_start_equal(one, other):
 def test_layers_of_one_shape_and_other_seeds_start_different():
     made = net("resnet18")
     assert not torch.equal(made.layer1[0].conv1.weight, made.layer1[0].conv2.weight)
-    assert not torch.equal(made.layer1[0].conv1.weight, net("resnet18", seed=1).layer1[0].conv1.weight)
+    assert not torch.equal(
+        made.layer1[0].conv1.weight, net("resnet18", seed=1).layer1[0].conv1.weight
+    )
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "own_random:make"])
@@ -527,15 +609,24 @@ def make(classes):
 
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "plain20", "resnet18", "squeezenet1_1"])
 def test_networks_can_be_copied_and_their_state_dicts_loaded_strictly(arch):
-    settings = {"freeze_depth": 2, "freeze_batchnorm": True, "head": HeadConfig(hidden=(8,), dropout=0.2)}
+    settings = {
+        "freeze_depth": 2,
+        "freeze_batchnorm": True,
+        "head": HeadConfig(hidden=(8,), dropout=0.2),
+    }
     made = net(arch, **settings)
     again = net(arch, seed=1, **settings)
     again.load_state_dict(made.state_dict(), strict=True)
     copied = copy.deepcopy(made)
     for other in (again, copied):
-        assert all(torch.equal(value, made.state_dict()[name]) for name, value in other.state_dict().items())
+        assert all(
+            torch.equal(value, made.state_dict()[name])
+            for name, value in other.state_dict().items()
+        )
         assert models.head_name(other) == models.head_name(made)
-        assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in made.parameters()]
+        assert [p.requires_grad for p in other.parameters()] == [
+            p.requires_grad for p in made.parameters()
+        ]
     with torch.no_grad():
         next(copied.parameters()).add_(1)
     assert not torch.equal(next(copied.parameters()), next(made.parameters()))
@@ -547,7 +638,8 @@ def test_a_sound_network_has_no_problems():
 
 
 @pytest.mark.parametrize(
-    ("arch", "near"), [("resnet19_cifar", "resnet18_cifar"), ("mobilenetv3_small", "mobilenet_v3_small")]
+    ("arch", "near"),
+    [("resnet19_cifar", "resnet18_cifar"), ("mobilenetv3_small", "mobilenet_v3_small")],
 )
 def test_an_unknown_architecture_names_the_nearest(arch, near):
     (problem,) = models.check(ModelConfig(arch=arch), 10)
@@ -567,8 +659,13 @@ def test_all_problems_are_listed_at_once(tmp_path):
     )
     depth, near, far, missing = models.check(config, 10)
     assert depth.rule == "model.freeze_depth must be at most 9 for this network, got 10"
-    assert "conv1=1, bn1=2, relu=3, maxpool=4, layer1=5, " in depth.remedy and "avgpool=9" in depth.remedy
-    assert near.rule.endswith("no layer 'layr2'") and near.remedy.startswith("Did you mean 'layer2'? ")
+    assert (
+        "conv1=1, bn1=2, relu=3, maxpool=4, layer1=5, " in depth.remedy
+        and "avgpool=9" in depth.remedy
+    )
+    assert near.rule.endswith("no layer 'layr2'") and near.remedy.startswith(
+        "Did you mean 'layer2'? "
+    )
     assert far.remedy.startswith("Its top-level layers are conv1, bn1, relu, maxpool, layer1,")
     assert missing.environment
     with pytest.raises(UsageError) as error:
@@ -578,7 +675,10 @@ def test_all_problems_are_listed_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("arch", "size", "said"),
-    [("vit_b_32", 32, "Wrong image height! Expected 224 but got 32!"), ("alexnet", 32, "Output size is too small")],
+    [
+        ("vit_b_32", 32, "Wrong image height! Expected 224 but got 32!"),
+        ("alexnet", 32, "Output size is too small"),
+    ],
 )
 def test_images_that_the_network_cannot_take_are_found_before_training(arch, size, said):
     (problem,) = models.check(ModelConfig(arch=arch), 10, image_size=size)
@@ -586,6 +686,10 @@ def test_images_that_the_network_cannot_take_are_found_before_training(arch, siz
 
 
 def test_a_network_without_logits_is_found_before_training(tmp_path, monkeypatch):
-    write_module(tmp_path, monkeypatch, "flat_net", "def make(classes): return nn.Conv2d(3, classes, 1)")
+    write_module(
+        tmp_path, monkeypatch, "flat_net", "def make(classes): return nn.Conv2d(3, classes, 1)"
+    )
     (problem,) = models.check(ModelConfig(arch="flat_net:make"), 10, image_size=32)
-    assert problem.rule.endswith("must turn 2 images into logits of shape (2, 10), got a tensor (2, 10, 32, 32)")
+    assert problem.rule.endswith(
+        "must turn 2 images into logits of shape (2, 10), got a tensor (2, 10, 32, 32)"
+    )

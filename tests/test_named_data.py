@@ -39,9 +39,16 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> Any:
     from suite.system.torchvision_import import torchvision
 
     closed = "http://127.0.0.1:9/"
-    for kind in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100, torchvision.datasets.STL10):
+    for kind in (
+        torchvision.datasets.CIFAR10,
+        torchvision.datasets.CIFAR100,
+        torchvision.datasets.STL10,
+    ):
         monkeypatch.setattr(kind, "url", closed + kind.filename)
-    splits = {part: [closed + file, file, md5] for part, (_, file, md5) in torchvision.datasets.SVHN.split_list.items()}
+    splits = {
+        part: [closed + file, file, md5]
+        for part, (_, file, md5) in torchvision.datasets.SVHN.split_list.items()
+    }
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", splits)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [closed])
     return torchvision.datasets
@@ -59,8 +66,15 @@ def test_a_host_that_cannot_be_reached_leads_to_three_ways_out(
         data.load(DataConfig(name=name), cache)
     assert caught.value.exit_code == 6
     message = str(caught.value)
-    assert f"data.name={name}" in message and str(cache / "downloads") in message and "refused" in message
-    assert all(way in message for way in ("http://127.0.0.1:9/", "by hand", "data.name=folder", "data.name=digits"))
+    assert (
+        f"data.name={name}" in message
+        and str(cache / "downloads") in message
+        and "refused" in message
+    )
+    assert all(
+        way in message
+        for way in ("http://127.0.0.1:9/", "by hand", "data.name=folder", "data.name=digits")
+    )
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -83,21 +97,30 @@ def test_grey_images_of_fashion_mnist_are_repeated_to_three_channels(
 ) -> None:
     images = write_fashion(tmp_path / "root")
     dataset = load_named("fashion_mnist", tmp_path / "root", cache)
-    assert dataset.train_images.shape == (30, 3, 28, 28) and dataset.test_images.shape == (20, 3, 28, 28)
+    assert dataset.train_images.shape == (30, 3, 28, 28) and dataset.test_images.shape == (
+        20,
+        3,
+        28,
+        28,
+    )
     assert all((dataset.train_images[:, channel] == images).all() for channel in range(3))
     assert dataset.train_labels.tolist() == [n % 10 for n in range(30)]
     assert dataset.classes[9] == "Ankle boot" and dataset.name == "fashion_mnist"
     assert load_named("fashion_mnist", tmp_path / "root", cache, image_size=32).image_size == 32
 
 
-def test_named_data_is_read_again_when_its_files_change(datasets: Any, tmp_path: Path, cache: Path) -> None:
+def test_named_data_is_read_again_when_its_files_change(
+    datasets: Any, tmp_path: Path, cache: Path
+) -> None:
     write_fashion(tmp_path / "root")
     load_named("fashion_mnist", tmp_path / "root", cache)
     write_fashion(tmp_path / "root", train=40)
     assert len(load_named("fashion_mnist", tmp_path / "root", cache).train_labels) == 40
 
 
-def test_a_damaged_file_of_fashion_mnist_is_an_environment_problem(datasets: Any, tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_of_fashion_mnist_is_an_environment_problem(
+    datasets: Any, tmp_path: Path, cache: Path
+) -> None:
     write_fashion(tmp_path)
     path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
@@ -125,9 +148,15 @@ def test_svhn_is_read_from_its_own_format(
     assert dataset.classes == tuple("0123456789")
 
 
-def test_a_file_of_svhn_with_another_checksum_is_named(datasets: Any, tmp_path: Path, cache: Path) -> None:
-    scipy.io.savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 1), np.uint8), "y": [[1]]})
-    with pytest.raises(EnvironmentProblem, match=r"test_32x32\.mat in .* another checksum"):
+def test_a_file_of_svhn_with_another_checksum_is_named(
+    datasets: Any, tmp_path: Path, cache: Path
+) -> None:
+    scipy.io.savemat(
+        tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 1), np.uint8), "y": [[1]]}
+    )
+    with pytest.raises(
+        EnvironmentProblem, match=r"test_32x32\.mat in .* differs from the published checksum"
+    ):
         load_named("svhn", tmp_path, cache)
 
 
@@ -144,7 +173,9 @@ def test_stl10_is_read_from_its_own_format(
         lists[attribute] = []
         for name, _ in getattr(datasets.STL10, attribute):
             columns_first = images.transpose(0, 1, 3, 2).tobytes()
-            (folder / name).write_bytes(bytes(range(1, 11)) if name.endswith("_y.bin") else columns_first)
+            (folder / name).write_bytes(
+                bytes(range(1, 11)) if name.endswith("_y.bin") else columns_first
+            )
             lists[attribute].append([name, md5(folder / name)])
         monkeypatch.setattr(datasets.STL10, attribute, lists[attribute])
     dataset = load_named("stl10", tmp_path, cache)
@@ -181,15 +212,25 @@ def write_cifar(root: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> np.nd
     return images
 
 
-@pytest.mark.parametrize(("name", "kind", "batches"), [("cifar10", "CIFAR10", 5), ("cifar100", "CIFAR100", 1)])
+@pytest.mark.parametrize(
+    ("name", "kind", "batches"), [("cifar10", "CIFAR10", 5), ("cifar100", "CIFAR100", 1)]
+)
 def test_cifar_is_read_from_its_own_format(
-    name: str, kind: str, batches: int, datasets: Any, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    kind: str,
+    batches: int,
+    datasets: Any,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = write_cifar(tmp_path, getattr(datasets, kind), monkeypatch)
     dataset = load_named(name, tmp_path, cache)
     assert dataset.train_images.shape == (20 * batches, 3, 32, 32)
     assert (dataset.test_images == images).all() and (dataset.train_images[-20:] == images).all()
-    assert dataset.classes[3] == "class3" and dataset.test_labels.tolist() == [n % 10 for n in range(20)]
+    assert dataset.classes[3] == "class3" and dataset.test_labels.tolist() == [
+        n % 10 for n in range(20)
+    ]
 
 
 @pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
@@ -202,7 +243,7 @@ def test_a_tampered_batch_of_cifar_is_refused_before_it_is_unpickled(
     (tmp_path / datasets.CIFAR10.base_folder / file).write_bytes(evil)
     with pytest.raises(EnvironmentProblem) as caught:
         load_named("cifar10", tmp_path, cache)
-    assert f"{file} in {tmp_path} has another checksum" in str(caught.value)
+    assert f"{file} in {tmp_path} differs from the published checksum" in str(caught.value)
     assert not touched.exists()
     pickle.loads(evil)
     assert touched.exists(), "the batch was harmless: this test proves nothing"
@@ -237,7 +278,9 @@ def serve(folder: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *arguments: Any) -> None:
             requested.append(self.path)
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -279,7 +322,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterato
 def returned(shape: tuple[int, ...] = (6, 8, 8, 3), **changes: Any) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     labels = np.arange(shape[0]) % 2
-    return {"train": (images, labels), "test": (images[:2], labels[:2]), "classes": ["a", "b"], **changes}
+    return {
+        "train": (images, labels),
+        "test": (images[:2], labels[:2]),
+        "classes": ["a", "b"],
+        **changes,
+    }
 
 
 def test_a_function_of_the_user_is_called_with_the_root(own: Any, tmp_path: Path) -> None:
@@ -308,13 +356,25 @@ IMAGES, LABELS = returned()["train"]
         ({"train": (IMAGES, LABELS)}, ["got ['train']"]),
         (returned(val=1), ["got ['classes', 'test', 'train', 'val']"]),
         (returned(train=IMAGES), ["train must be a pair (images, labels), got ndarray"]),
-        (returned(train=(IMAGES / 255, LABELS)), ["train images must be uint8 in 0..255, got float64", "* 255"]),
-        (returned(train=(IMAGES.transpose(0, 3, 1, 2), LABELS)), ["got (6, 3, 8, 8)", "transpose(0, 2, 3, 1)"]),
+        (
+            returned(train=(IMAGES / 255, LABELS)),
+            ["train images must be uint8 in 0..255, got float64", "* 255"],
+        ),
+        (
+            returned(train=(IMAGES.transpose(0, 3, 1, 2), LABELS)),
+            ["got (6, 3, 8, 8)", "transpose(0, 2, 3, 1)"],
+        ),
         (returned(train=(IMAGES[:0], LABELS[:0])), ["got (0, 8, 8, 3)"]),
         (returned(train=([IMAGES[0], IMAGES[1, :4]], LABELS)), ["train must hold arrays"]),
-        (returned(train=(IMAGES, LABELS * 2)), ["train labels must be in 0..1 for 2 classes, got 0..2"]),
+        (
+            returned(train=(IMAGES, LABELS * 2)),
+            ["train labels must be in 0..1 for 2 classes, got 0..2"],
+        ),
         (returned(train=(IMAGES, LABELS - 1)), ["got -1..0"]),
-        (returned(train=(IMAGES, LABELS / 2)), ["train labels must be integers of shape (N,), got float64"]),
+        (
+            returned(train=(IMAGES, LABELS / 2)),
+            ["train labels must be integers of shape (N,), got float64"],
+        ),
         (returned(train=(IMAGES, LABELS[:, None])), ["of shape (6, 1)"]),
         (returned(train=(IMAGES, LABELS[:5])), ["as many labels as images, got 5 and 6"]),
         (returned(classes="ab"), ["classes must be a list of names, got 'ab'"]),
@@ -324,11 +384,17 @@ IMAGES, LABELS = returned()["train"]
         (lambda: 1 / 0, ["own_images:load(None) failed: ZeroDivisionError"]),
         (
             returned(train=(IMAGES / 255, LABELS * 9), test=(IMAGES, LABELS[1:])),
-            ["train images must be uint8", "train labels must be in 0..1", "test must have as many labels"],
+            [
+                "train images must be uint8",
+                "train labels must be in 0..1",
+                "test must have as many labels",
+            ],
         ),
     ],
 )
-def test_what_a_function_of_the_user_returns_is_checked(own: Any, wrong: Any, messages: list[str]) -> None:
+def test_what_a_function_of_the_user_returns_is_checked(
+    own: Any, wrong: Any, messages: list[str]
+) -> None:
     with pytest.raises(UsageError) as caught:
         own(wrong)
     assert all(message in str(caught.value) for message in messages)

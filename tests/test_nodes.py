@@ -37,7 +37,9 @@ except EnvironmentProblem as error:
 
 @pytest.mark.parametrize("address", ["gs://bucket", "hdfs://host/runs", "abfs:/bucket/runs"])
 def test_addresses_of_other_stores_are_refused(address: str) -> None:
-    with pytest.raises(UsageError, match=r"--storage-path must be a folder or s3://.*, got the address"):
+    with pytest.raises(
+        UsageError, match=r"--storage-path must be a folder or s3://.*, got the address"
+    ):
         storage_of(address)
     assert storage_of("runs/a:/b") == Path.cwd() / "runs/a:/b"
 
@@ -53,7 +55,9 @@ def look(place: Path, token: str = "abc", node: str = "node") -> str:
     return str(nodes._look(FolderArea(place), token, node)["trouble"])
 
 
-def test_a_node_answers_in_the_folder_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_answers_in_the_folder_or_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nodes, "SEEN_WITHIN_S", 0.0)
     place = tmp_path / "sweep" / ".nodes-1"
     assert "does not see" in look(place) and str(place.parent) in look(place)
@@ -98,9 +102,14 @@ def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: 
 
 @pytest.mark.slow
 def test_a_head_to_which_no_worker_comes_is_an_error_with_its_reason() -> None:
-    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=120, check=True
+    )
     assert "no workers yet" in done.stdout
-    assert "no worker with 2 CPUs and 1 GPUs joined the cluster" in done.stdout and "ray status" in done.stdout
+    assert (
+        "no worker with 2 CPUs and 1 GPUs joined the cluster" in done.stdout
+        and "ray status" in done.stdout
+    )
 
 
 GONE = """The actor died unexpectedly before finishing this task.
@@ -118,15 +127,25 @@ UNREACHED = "The actor 5f is unavailable: The actor is temporarily unavailable: 
 def lost(folder: Path, error: str, failures: int = 1) -> Any:
     """What Tune has of a pack whose worker was lost so often, another one before it out of memory."""
     file = folder / "error.txt"
-    file.write_text(f"Failure # 1 (occurred at noon)\nlow on memory\nFailure # 2 (occurred at one)\n{error}\n")
+    file.write_text(
+        f"Failure # 1 (occurred at noon)\nlow on memory\nFailure # 2 (occurred at one)\n{error}\n"
+    )
     run = SimpleNamespace(num_failures=failures)
     last = {"node_ip": "10.0.0.4"}
-    return SimpleNamespace(trial_id="1", config={"pack": []}, run_metadata=run, error_file=str(file), last_result=last)
+    return SimpleNamespace(
+        trial_id="1", config={"pack": []}, run_metadata=run, error_file=str(file), last_result=last
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "nodes", "node_is"),
-    [(GONE, 3, True), (UNREACHED, 3, True), (UNREACHED, 1, False), (CRASHED, 3, False), ("", 3, False)],
+    [
+        (GONE, 3, True),
+        (UNREACHED, 3, True),
+        (UNREACHED, 1, False),
+        (CRASHED, 3, False),
+        ("", 3, False),
+    ],
 )
 def test_a_lost_node_is_told_from_a_crashed_worker_and_not_charged(
     error: str, nodes: int, node_is: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

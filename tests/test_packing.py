@@ -15,7 +15,9 @@ from tests.training import trial
 
 def arm(number: int, seed: int = 0, **settings: Any) -> Trial:
     made = trial("resnet18", seed, settings.pop("augment", "flip"), **settings)
-    return Trial(f"{number:016d}", f"arm{number}", seed, f"arm{number} seed={seed}", config=made.config)
+    return Trial(
+        f"{number:016d}", f"arm{number}", seed, f"arm{number} seed={seed}", config=made.config
+    )
 
 
 FROZEN = {"model__freeze_depth": 7, "model__freeze_batchnorm": True}
@@ -27,11 +29,19 @@ def sizes(trials: list[Trial], size: Any = "auto", slots: int = 2) -> list[int]:
 
 def test_trials_that_share_augmented_features_run_together_on_all_slots() -> None:
     trials = [arm(number, lr=0.01 * (number + 1), **FROZEN) for number in range(12)]
-    assert sizes(trials) == [6, 6] and sizes(trials, slots=1) == [6, 6] and sizes(trials, slots=4) == [3, 3, 3, 3]
+    assert (
+        sizes(trials) == [6, 6]
+        and sizes(trials, slots=1) == [6, 6]
+        and sizes(trials, slots=4) == [3, 3, 3, 3]
+    )
     assert sizes(trials[:2]) == [1, 1], "two slots are better filled than shared"
     assert sizes(trials[:2], slots=1) == [2]
-    assert all(count <= MOST for count in sizes([arm(number, **FROZEN) for number in range(50)], slots=1))
-    assert [one.id for pack in packs(trials, "auto", 2) for one in pack] == [one.id for one in trials]
+    assert all(
+        count <= MOST for count in sizes([arm(number, **FROZEN) for number in range(50)], slots=1)
+    )
+    assert [one.id for pack in packs(trials, "auto", 2) for one in pack] == [
+        one.id for one in trials
+    ]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +57,9 @@ def test_trials_that_share_nothing_run_apart(other: dict[str, Any]) -> None:
     assert sizes([arm(0, **FROZEN), arm(1, **(FROZEN | other))], slots=1) == [1, 1]
 
 
-@pytest.mark.parametrize("alone", [{"augment": "none"}, {"model__freeze_depth": 0}, {"model__freeze_batchnorm": False}])
+@pytest.mark.parametrize(
+    "alone", [{"augment": "none"}, {"model__freeze_depth": 0}, {"model__freeze_batchnorm": False}]
+)
 def test_what_needs_no_pack_gets_none(alone: dict[str, Any]) -> None:
     assert sizes([arm(number, **(FROZEN | alone)) for number in range(4)], slots=1) == [1, 1, 1, 1]
 
@@ -55,8 +67,12 @@ def test_what_needs_no_pack_gets_none(alone: dict[str, Any]) -> None:
 def test_a_pack_that_was_asked_for_has_that_size() -> None:
     trials = [arm(number, augment="none") for number in range(5)]
     assert sizes(trials, 2) == [2, 2, 1] and sizes(trials, 1) == [1] * 5
-    assert sizes([*trials, arm(5, augment="none", batch_size=20)], 4) == [4, 1, 1], "of the same shapes"
-    assert sizes([*trials, arm(5, augment="none", last_batch="keep")], 4) == [4, 1, 1], "of the same batches"
+    assert sizes([*trials, arm(5, augment="none", batch_size=20)], 4) == [4, 1, 1], (
+        "of the same shapes"
+    )
+    assert sizes([*trials, arm(5, augment="none", last_batch="keep")], 4) == [4, 1, 1], (
+        "of the same batches"
+    )
 
 
 def write(folder: Folder, **train: str) -> None:
@@ -89,7 +105,9 @@ def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_pa
     names = {entry["id"]: entry["arm"] for entry in folder.journal if entry["kind"] == "trial"}
     ways = {names[key]: way for key, way in ends.items()}
     assert ways["plain"] == ways["lower"] == "3 layers, features kept of all images"
-    shared = "3 layers, features kept of validation and test images, augmented ones shared in the pack"
+    shared = (
+        "3 layers, features kept of validation and test images, augmented ones shared in the pack"
+    )
     assert ways["flipped"] == ways["flipped lower"] == shared
     tags = folder.query("select t.value from tags t where t.key = 'suite.prefix'")
     assert sorted(value for (value,) in tags) == sorted(ways.values())

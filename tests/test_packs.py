@@ -60,7 +60,9 @@ def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
     """A, B, A."""
     folder, pids = reused
     curves = folder.curves()
-    assert list(curves) == ["first seed=0", "other seed=0", "again seed=0"] and all(map(len, curves.values()))
+    assert list(curves) == ["first seed=0", "other seed=0", "again seed=0"] and all(
+        map(len, curves.values())
+    )
     assert len(pids) <= 2, f"the driver, which looks at the network, and one worker; found {pids}"
     assert curves["first seed=0"] == curves["again seed=0"] != curves["other seed=0"]
     monkeypatch.setenv("PIDS", os.devnull)
@@ -70,7 +72,10 @@ def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
 @pytest.mark.skipif(environment.cores() < 2, reason="two trials at once need two cores")
 def test_trials_shorter_than_a_worker_s_start_have_all_workers(folder: Folder) -> None:
     """Tune would end a starting worker each time that another became free, and all trials would run in one."""
-    folder.write(trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 1}}, seeds=[0, 1, 2, 3, 4])
+    folder.write(
+        trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 1}},
+        seeds=[0, 1, 2, 3, 4],
+    )
     steps = folder.path / "steps"
     folder.sweep(STEPS=str(steps), SLOW="0.25")
     shares = Counter(steps.read_text().split())
@@ -90,7 +95,11 @@ def test_another_folder_and_neighbours_change_neither_ids_nor_numbers(
     ]
     assert ids[0] == ids[1] and len(ids[0]) == 3
     assert folder.curves() == reused[0].curves()
-    starts = [(entry["kind"], entry["id"]) for entry in folder.journal if entry["kind"] in ("start", "end")]
+    starts = [
+        (entry["kind"], entry["id"])
+        for entry in folder.journal
+        if entry["kind"] in ("start", "end")
+    ]
     assert starts[1][0] == "start", "two of them must have run side by side"
 
 
@@ -99,12 +108,22 @@ def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two packs of three, one of which diverges; killed in the middle, they go on."""
-    arms: dict[str, Any] = {"diverges": {"train.lr": 1e30}, "fine": {}, "other": {"train.lr": 0.2, "augment": "flip"}}
+    arms: dict[str, Any] = {
+        "diverges": {"train.lr": 1e30},
+        "fine": {},
+        "other": {"train.lr": 0.2, "augment": "flip"},
+    }
     folder.write(
-        parameters=None, arms=arms, seeds=[0, 1], resources={"cpu": 1, "pack": 3}, trial=_with("tiny_net:build")
+        parameters=None,
+        arms=arms,
+        seeds=[0, 1],
+        resources={"cpu": 1, "pack": 3},
+        trial=_with("tiny_net:build"),
     )
     process = folder.start(SLOW="0.1")
-    folder.wait_for(process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 5)
+    folder.wait_for(
+        process, lambda journal: sum(entry["kind"] == "epoch" for entry in journal) >= 5
+    )
     process.kill()
     process.communicate()
     before = folder.curves()
@@ -115,13 +134,21 @@ def test_a_pack_gives_each_trial_its_own_numbers_failures_and_resume(
     curves = folder.curves()
     healthy = [f"{arm} seed={seed}" for arm in ("fine", "other") for seed in (0, 1)]
     assert {name: len(epochs) for name, epochs in curves.items()} == dict.fromkeys(healthy, 3)
-    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    assert all(
+        curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name]
+    )
     failed = dict.fromkeys(["diverges seed=0", "diverges seed=1"], "FAILED")
     assert folder.runs() == dict.fromkeys(healthy, "FINISHED") | failed
     for name, each in ends(folder.journal).items():
         assert each[-1]["status"] == ("failed" if "diverges" in name else "finished")
-        assert "diverged in epoch 1" in each[-1]["reason"] if "diverges" in name else not each[-1].get("reason")
-        assert sum(entry["status"] in ("failed", "finished") for entry in each) == 1, "a trial ends once"
+        assert (
+            "diverged in epoch 1" in each[-1]["reason"]
+            if "diverges" in name
+            else not each[-1].get("reason")
+        )
+        assert sum(entry["status"] in ("failed", "finished") for entry in each) == 1, (
+            "a trial ends once"
+        )
     folder.assert_tracked()
     expected = alone(folder.path, tmp_path / "alone", monkeypatch)
     assert curves == {name: curve for name, curve in expected.items() if curve}

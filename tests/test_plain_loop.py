@@ -29,7 +29,8 @@ from suite.config import TrialConfig
 from suite.core.records import Numerics, Objective, Trial
 from suite.data import Dataset
 from suite.planning import measure
-from suite.training.trainer import Training, fit
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import fit
 
 IMAGES = os.environ.get("SUITE_CIFAR10")
 pytestmark = [
@@ -37,7 +38,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.full,
     pytest.mark.timeout(1200),
-    pytest.mark.skipif(not IMAGES, reason="set SUITE_CIFAR10 to the unpacked CIFAR-10 image folder"),
+    pytest.mark.skipif(
+        not IMAGES, reason="set SUITE_CIFAR10 to the unpacked CIFAR-10 image folder"
+    ),
 ]
 
 TRAIN_SIZE, TEST_SIZE, EPOCHS, BATCH = 1282, 2000, 5, 128
@@ -63,11 +66,15 @@ def precision() -> str:
 @functools.cache
 def accuracy_of_loop(images: plain_loop.Images, augment: str, seed: int) -> float:
     """Test accuracy of the plain loop after the last epoch, in percent."""
-    arm = plain_loop.Arm(TRAIN_SIZE, EPOCHS, augment, batch_size=BATCH, test_size=TEST_SIZE, precision=precision())
+    arm = plain_loop.Arm(
+        TRAIN_SIZE, EPOCHS, augment, batch_size=BATCH, test_size=TEST_SIZE, precision=precision()
+    )
     return 100 * float(plain_loop.train(arm, seed, images)["test_acc"])
 
 
-def accuracy_of_suite(images: plain_loop.Images, augment: str, seed: int, folder: Path, **settings: Any) -> float:
+def accuracy_of_suite(
+    images: plain_loop.Images, augment: str, seed: int, folder: Path, **settings: Any
+) -> float:
     """Test accuracy of the suite's trainer after the last epoch, in percent."""
     names = [f"class{label}" for label in range(10)]
     train = (images.train.numpy(), images.train_labels.numpy())
@@ -82,7 +89,7 @@ def accuracy_of_suite(images: plain_loop.Images, augment: str, seed: int, folder
             "train": defaults | {"evaluate_test": "last"} | settings,
         }
     )
-    training = Training(
+    training = prepare_trainer(
         Trial(f"{seed:016d}", "arm", seed, "arm", config=config.model_dump(mode="json")),
         Dataset.of("own", names, train, test),
         objective=Objective("train/loss", "minimize", "last"),
@@ -108,14 +115,21 @@ def test_the_number_of_seeds_has_the_power() -> None:
 
 
 @pytest.mark.parametrize("augment", ARMS)
-def test_the_suite_learns_what_a_plain_loop_learns(tmp_path: Path, images: plain_loop.Images, augment: str) -> None:
+def test_the_suite_learns_what_a_plain_loop_learns(
+    tmp_path: Path, images: plain_loop.Images, augment: str
+) -> None:
     loop = [accuracy_of_loop(images, augment, seed) for seed in SEEDS]
     suite = [accuracy_of_suite(images, augment, seed, tmp_path / f"{seed}") for seed in SEEDS]
     assert p_of_equivalence(suite, loop, MARGIN) < 0.05, describe(suite, loop)
 
 
-def test_the_comparison_fails_if_the_suite_trains_on_the_remainder(tmp_path: Path, images: plain_loop.Images) -> None:
+def test_the_comparison_fails_if_the_suite_trains_on_the_remainder(
+    tmp_path: Path, images: plain_loop.Images
+) -> None:
     loop = [accuracy_of_loop(images, "none", seed) for seed in KEEP_SEEDS]
-    suite = [accuracy_of_suite(images, "none", seed, tmp_path / f"{seed}", last_batch="keep") for seed in KEEP_SEEDS]
+    suite = [
+        accuracy_of_suite(images, "none", seed, tmp_path / f"{seed}", last_batch="keep")
+        for seed in KEEP_SEEDS
+    ]
     assert p_of_equivalence(suite, loop, MARGIN) > 0.5, describe(suite, loop)
     assert np.mean(suite) < np.mean(loop) - MARGIN, describe(suite, loop)

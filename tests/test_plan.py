@@ -20,9 +20,15 @@ def test_images_and_weights_that_moved_are_found_again(tmp_path: Path) -> None:
     plan = Plan(
         load(tmp_path / "x.yaml"),
         {"folder|/other|": other, "folder|/second|": images},
-        {"/new.pt|resnet50": weights, "/old.pt|resnet18": replace(weights, digest="v"), "/new.pt|resnet18": weights},
+        {
+            "/new.pt|resnet50": weights,
+            "/old.pt|resnet18": replace(weights, digest="v"),
+            "/new.pt|resnet18": weights,
+        },
     )
-    trial = made.trial("resnet18", data__name="folder", data__root="/first", model__weights="/first.pt")
+    trial = made.trial(
+        "resnet18", data__name="folder", data__root="/first", model__weights="/first.pt"
+    )
     item = TrialHistory(trial, {"digests": {"data": images.digest, "weights": "w"}})
     assert plan.keys_of(item) == ("folder|/second|", "/new.pt|resnet18")
     item.entry["digests"]["weights"] = None

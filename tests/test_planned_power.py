@@ -48,21 +48,28 @@ def test_without_finished_trials_the_spread_is_a_lower_bound_and_says_so(tmp_pat
     assert "lower bound" in lines[1] and "20.0 % (assumed)" in lines[1] and "N = 359" in lines[1]
     assert sizes(lines[1]) == [round(spread, 2)]
     own = spread * analysis.detectable(6, 2)
-    assert sizes(lines[0])[:2] == [pytest.approx(own, abs=0.02)] * 2 and "this file's 6 seeds" in lines[0]
+    assert (
+        sizes(lines[0])[:2] == [pytest.approx(own, abs=0.02)] * 2
+        and "this file's 6 seeds" in lines[0]
+    )
     expected = [spread * analysis.seed_power(2)[seeds] for seeds in (8, 10, 16)]
     assert sizes(lines[0])[2:] == pytest.approx(expected, abs=0.006)
     assert lines[2] == "a true difference of the margin, 0.50 points, needs more than 16 seeds"
 
 
 @pytest.mark.parametrize("published", [0.95, [0.94, 0.96]])
-def test_the_error_comes_from_the_published_figure_of_the_baseline(tmp_path: Path, published: Any) -> None:
+def test_the_error_comes_from_the_published_figure_of_the_baseline(
+    tmp_path: Path, published: Any
+) -> None:
     plan = planned(tmp_path, reference={"augment=none": {"test/acc": published}})
     line = seed_advice(plan, tmp_path)[1]
     assert "5.0 % (from `reference`)" in line
     assert sizes(line) == [round(100 * (2 * 0.05 / (2 * 359)) ** 0.5, 2)]
 
 
-def test_the_spread_of_finished_trials_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spread_of_finished_trials_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = planned(tmp_path)
     values = list(np.random.default_rng(0).normal(0.6, 0.01, 6))
     finished = sweep_of({"base": [0.6] * 6, "b": values})
@@ -73,7 +80,9 @@ def test_the_spread_of_finished_trials_takes_its_place(tmp_path: Path, monkeypat
     assert sizes(lines[0])[2] == pytest.approx(spread * analysis.seed_power(2)[8], abs=0.006)
 
 
-def write_sweep(folder: Path, plan: Plan, *, images: str = "", ended: bool = True, **other: Any) -> Path:
+def write_sweep(
+    folder: Path, plan: Plan, *, images: str = "", ended: bool = True, **other: Any
+) -> Path:
     """The journal of a sweep of this plan's trials, with the figures of ``SEEN``.
 
     Args:
@@ -85,7 +94,9 @@ def write_sweep(folder: Path, plan: Plan, *, images: str = "", ended: bool = Tru
     journal.append("journal", id=folder.name)
     trials = [(arm, trial) for arm, trial in plan.trials(plan.spec.arms_list) if trial.arm in SEEN]
     for arm, trial in trials:
-        config = {name: trial.config[name] | other.get(name, {}) for name in ("data", "model", "train")}
+        config = {
+            name: trial.config[name] | other.get(name, {}) for name in ("data", "model", "train")
+        }
         journal.append(
             "trial",
             **(asdict(trial) | {"config": config}),
@@ -107,7 +118,10 @@ SPREAD = round(100 * float(np.std(SEEN["augment=flip"], ddof=1)), 2)
 
 
 def test_a_finished_sweep_of_the_same_kind_in_the_folder_gives_the_spread(tmp_path: Path) -> None:
-    plan = planned(tmp_path, trial={"data": DIGITS, "model": {"arch": "resnet20"}, "train": {"epochs": 1, "lr": 0.02}})
+    plan = planned(
+        tmp_path,
+        trial={"data": DIGITS, "model": {"arch": "resnet20"}, "train": {"epochs": 1, "lr": 0.02}},
+    )
     write_sweep(tmp_path / "older", planned(tmp_path))
     lines = seed_advice(plan, tmp_path / "new")
     assert "of the finished sweep 'older' (same images, sizes, network and epochs)" in lines[1]
@@ -124,7 +138,9 @@ def test_a_finished_sweep_of_the_same_kind_in_the_folder_gives_the_spread(tmp_pa
         {"ended": False},
     ],
 )
-def test_a_sweep_of_another_kind_or_an_unfinished_one_gives_no_spread(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_sweep_of_another_kind_or_an_unfinished_one_gives_no_spread(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
     plan = planned(tmp_path)
     write_sweep(tmp_path / "older", plan, **other)
     assert "lower bound" in seed_advice(plan, tmp_path / "new")[1]
@@ -138,7 +154,9 @@ def test_a_damaged_journal_of_another_sweep_is_passed_over(tmp_path: Path) -> No
     assert "finished sweep 'older'" in seed_advice(plan, tmp_path / "new")[1]
 
 
-def test_the_seed_of_a_search_is_no_part_of_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_of_a_search_is_no_part_of_the_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = planned(
         tmp_path, method="random", run_cap=4, seeds=list(range(7)),
         parameters={"train.lr": {"min": 0.01, "max": 0.1}}, baseline={"train.lr": 0.05},
@@ -157,7 +175,9 @@ def test_few_seeds_see_nothing_and_planned_looks_are_judged_at_their_level(tmp_p
     rounds = {"at_least": 8, "at_most": 16, "until": "decided"}
     lines = seed_advice(planned(tmp_path, seeds=rounds), tmp_path)
     own, sixteen = sizes(lines[0])[0], sizes(lines[0])[-1]
-    assert "at most 16 seeds" in lines[0] and sixteen < own < 1.25 * sixteen, "three looks cost some power"
+    assert "at most 16 seeds" in lines[0] and sixteen < own < 1.25 * sixteen, (
+        "three looks cost some power"
+    )
 
 
 def test_a_sweep_without_verdicts_gets_no_advice(tmp_path: Path) -> None:
@@ -169,7 +189,9 @@ def test_many_arms_are_scaled_from_fewer(monkeypatch: pytest.MonkeyPatch) -> Non
     level = 0.02
     asked: list[int] = []
     simulate = analysis.detectable
-    monkeypatch.setattr(analysis, "detectable", lambda *a, **k: asked.append(a[1]) or simulate(*a, **k))
+    monkeypatch.setattr(
+        analysis, "detectable", lambda *a, **k: asked.append(a[1]) or simulate(*a, **k)
+    )
     found = power._size(7, 16, level)
     assert asked == [8] and found == pytest.approx(simulate(7, 16, level=level), rel=0.05)
 

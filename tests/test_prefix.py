@@ -19,16 +19,21 @@ from suite.config.trial import DropoutConfig, ModelConfig
 from suite.core.records import Numerics
 from suite.models import Prefix
 from suite.system import environment
-from suite.training import feature_cache, trainer
-from suite.training.trainer import Training
+from suite.training import feature_cache
+from suite.training.trainer import Trainer
 from tests.training import differing, everything, finish, images, training, trial
 
-FROZEN = {"model__freeze_batchnorm": True, "batch_size": 16}  # 48 training images: three whole steps
+FROZEN = {
+    "model__freeze_batchnorm": True,
+    "batch_size": 16,
+}  # 48 training images: three whole steps
 FP32 = Numerics(channels_last=True, sliced=True, tiled=True)
 
 
-def made(folder: Path, cache: Path, **settings: Any) -> Training:
-    options = {name: settings.pop(name) for name in ("others", "numerics") if name in settings}
+def made(folder: Path, cache: Path, **settings: Any) -> Trainer:
+    options = {
+        name: settings.pop(name) for name in ("shared_features", "numerics") if name in settings
+    }
     options.setdefault("numerics", FP32)
     return training(trial(**(FROZEN | settings)), folder, cache=cache, **options)
 
@@ -39,27 +44,40 @@ def entries(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     "numerics",
-    [FP32, pytest.param(Numerics("bf16", True, sliced=True, tiled=True), marks=pytest.mark.full), Numerics()],
+    [
+        FP32,
+        pytest.param(Numerics("bf16", True, sliced=True, tiled=True), marks=pytest.mark.full),
+        Numerics(),
+    ],
     ids=["cl", "bf16", "nchw"],
 )
-@pytest.mark.parametrize(("arch", "depth"), [("resnet18", 7), ("resnet18", 8), ("resnet18_cifar", 1), ("resnet20", 4)])
+@pytest.mark.parametrize(
+    ("arch", "depth"), [("resnet18", 7), ("resnet18", 8), ("resnet18_cifar", 1), ("resnet20", 4)]
+)
 def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
     tmp_path: Path, arch: str, depth: int, numerics: Numerics
 ) -> None:
     settings = {"arch": arch, "model__freeze_depth": depth, "numerics": numerics, "ema": 0.9}
     kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert kept.prefix.layers and "train" in kept.fed, kept.prefix.why_not
-    assert not whole.prefix.layers
+    assert kept.inputs.prefix.layers and "train" in kept.inputs.parts, kept.inputs.prefix.why_not
+    assert not whole.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path: Path, precision: str) -> None:
+def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(
+    tmp_path: Path, precision: str
+) -> None:
     """32 x 32 pixels, steps of 128 and a last one of 72, on which kernels may be chosen otherwise."""
     numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True, threads=2)
-    settings = {"arch": "resnet18", "model__freeze_depth": 7, "model__freeze_batchnorm": True, "batch_size": 128}
+    settings = {
+        "arch": "resnet18",
+        "model__freeze_depth": 7,
+        "model__freeze_batchnorm": True,
+        "batch_size": 128,
+    }
     dataset = images((84,) * 4, side=32)
     kept, whole = (
         finish(training(
@@ -68,7 +86,8 @@ def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(tmp_path:
         ))
         for cache_prefix in ("auto", "off")
     )  # fmt: skip
-    assert kept.prefix.layers and "train" in kept.fed and not whole.prefix.layers, kept.prefix.why_not
+    assert kept.inputs.prefix.layers and "train" in kept.inputs.parts, kept.inputs.prefix.why_not
+    assert not whole.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
@@ -77,7 +96,7 @@ def test_threads_that_make_features_together_make_those_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True)
-    monkeypatch.setattr(trainer, "EVAL_BATCH", 8)
+    monkeypatch.setattr("suite.training.images.EVAL_BATCH", 8)
     run, begun = models.run_prefix, threading.Lock()
     now, most = 0, {1: 0, 3: 0}
     kinds: set[tuple[int, bool]] = set()
@@ -101,12 +120,14 @@ def test_threads_that_make_features_together_make_those_of_one(
         found.append(made(tmp_path / f"{cores}", tmp_path / f"cache{cores}", model__freeze_depth=7, arch="resnet18",
                           numerics=numerics))  # fmt: skip
     assert most == {1: 1, 3: 3} and kinds == {(1, precision == "bf16")}
-    one, three = (each.fed for each in found)
+    one, three = (each.inputs.parts for each in found)
     assert one.keys() == three.keys() == {"train", "val", "test"}
     assert all(torch.equal(one[part].images, three[part].images) for part in one)
 
 
-def test_machines_that_share_a_home_keep_features_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_that_share_a_home_keep_features_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, names = nn.Sequential(nn.Linear(2, 2)), set()
     for processor in ("one", "another"):
         monkeypatch.setattr(environment, "processor", lambda said=processor: said)
@@ -118,8 +139,8 @@ def test_the_control_a_wrong_feature_changes_the_numbers(tmp_path: Path) -> None
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
     wrong = made(tmp_path / "wrong", tmp_path / "cache", **settings)
-    part = wrong.fed["train"]
-    wrong.fed["train"] = type(part)(part.images * 1.001, part.labels, part.index)
+    part = wrong.inputs.parts["train"]
+    wrong.inputs.parts["train"] = type(part)(part.images * 1.001, part.labels, part.index)
     assert differing(everything(finish(wrong)), everything(whole))
 
 
@@ -127,17 +148,25 @@ def test_with_random_augmentation_only_evaluation_uses_kept_features(tmp_path: P
     settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+cutout+mixup"}
     kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert sorted(kept.fed) == ["test", "val"] and kept.prefix.layers
+    assert sorted(kept.inputs.parts) == ["test", "val"] and kept.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
 
 
-def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_runs(tmp_path: Path) -> None:
+def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_runs(
+    tmp_path: Path,
+) -> None:
     """Three arms that see the same batches, one of another seed, one of another augmentation."""
     base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip+crop+mixup"}
-    arms = [{}, {"lr": 0.01}, {"model__head": {"hidden": [8], "dropout": 0.2}}, {"seed": 1}, {"augment": "flip"}]
-    others: dict[str, feature_cache.Lockstep] = {}
+    arms = [
+        {},
+        {"lr": 0.01},
+        {"model__head": {"hidden": [8], "dropout": 0.2}},
+        {"seed": 1},
+        {"augment": "flip"},
+    ]
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
-        made(tmp_path / f"pack{number}", tmp_path / "cache", others=others, **(base | arm))
+        made(tmp_path / f"pack{number}", tmp_path / "cache", shared_features=others, **(base | arm))
         for number, arm in enumerate(arms)
     ]
     counts: list[int] = []
@@ -146,55 +175,86 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
         patch.setattr(models, "run_prefix", lambda *given: counts.append(1) or real(*given))
         while not all(one.complete for one in pack):
             for one in pack:
-                one.advance()
-    assert len(others) == 3 and pack[0].lockstep is pack[1].lockstep is pack[2].lockstep
+                one.train_epoch()
+    assert (
+        len(others) == 3
+        and pack[0].inputs.batch_cache is pack[1].inputs.batch_cache is pack[2].inputs.batch_cache
+    )
     assert len(counts) == 3 * 3 * 2, "three groups of three steps in two epochs"
     for number, arm in enumerate(arms):
-        solo = finish(made(tmp_path / f"solo{number}", tmp_path / "cache", cache_prefix="off", **(base | arm)))
+        solo = finish(
+            made(tmp_path / f"solo{number}", tmp_path / "cache", cache_prefix="off", **(base | arm))
+        )
         assert not differing(everything(pack[number]), everything(solo)), arm
 
 
 @pytest.mark.parametrize("last_batch", ["drop", "spread", "keep"])
 @pytest.mark.parametrize("augment", ["none", "flip"], ids=["kept", "shared"])
-def test_features_follow_the_batches_of_an_epoch(tmp_path: Path, last_batch: str, augment: str) -> None:
+def test_features_follow_the_batches_of_an_epoch(
+    tmp_path: Path, last_batch: str, augment: str
+) -> None:
     """44 images at 20; beside it in the pack is an arm with other batches, whose features it must not take."""
-    base = {"arch": "resnet20", "model__freeze_depth": 3, "augment": augment, "batch_size": 20, "data__val_size": 20}
+    base = {
+        "arch": "resnet20",
+        "model__freeze_depth": 3,
+        "augment": augment,
+        "batch_size": 20,
+        "data__val_size": 20,
+    }
     ways = {"drop": [20, 20], "spread": [15, 15, 14], "keep": [20, 20, 4]}
-    others: dict[str, feature_cache.Lockstep] = {}
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
     pack = [
-        made(tmp_path / f"pack {way}", tmp_path / "cache", others=others, last_batch=way, **base)
+        made(
+            tmp_path / f"pack {way}",
+            tmp_path / "cache",
+            shared_features=others,
+            last_batch=way,
+            **base,
+        )
         for way in (*(way for way in ways if way != last_batch), last_batch)
     ]
     while not all(one.complete for one in pack):
         for one in pack:
-            one.advance()
+            one.train_epoch()
     ours = pack[-1]
-    assert ours.prefix.layers and [batch.stop - batch.start for batch in ours.batches] == ways[last_batch]
+    assert (
+        ours.inputs.prefix.layers
+        and [batch.stop - batch.start for batch in ours.images.batches] == ways[last_batch]
+    )
     assert len(others) == (0 if augment == "none" else 3)
-    solo = finish(made(tmp_path / "solo", tmp_path / "cache", cache_prefix="off", last_batch=last_batch, **base))
+    solo = finish(
+        made(
+            tmp_path / "solo", tmp_path / "cache", cache_prefix="off", last_batch=last_batch, **base
+        )
+    )
     assert not differing(everything(ours), everything(solo))
 
 
 def test_a_resumed_trial_in_lockstep_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     settings = {"arch": "resnet20", "model__freeze_depth": 3, "augment": "flip", "epochs": 3}
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", **settings))
-    broken = made(tmp_path / "broken", tmp_path / "cache", others={}, **settings)
-    broken.advance()
+    broken = made(tmp_path / "broken", tmp_path / "cache", shared_features={}, **settings)
+    broken.train_epoch()
     broken.save()
-    others: dict[str, feature_cache.Lockstep] = {}
-    pack = [made(tmp_path / name, tmp_path / "cache", others=others, **settings) for name in ("new", "broken")]
+    others: dict[str, feature_cache.BatchFeatureCache] = {}
+    pack = [
+        made(tmp_path / name, tmp_path / "cache", shared_features=others, **settings)
+        for name in ("new", "broken")
+    ]
     assert [one.epoch for one in pack] == [0, 1]
     while not all(one.complete for one in pack):
         for one in pack:
             if not one.complete:
-                one.advance()
+                one.train_epoch()
     for one in pack:
         assert not differing(everything(one), everything(whole))
 
 
 def test_one_entry_serves_all_trials_of_a_node(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    for number, arm in enumerate([{"lr": 0.1}, {"seed": 0, "model__head": {"hidden": [4]}}, {"epochs": 1}]):
+    for number, arm in enumerate(
+        [{"lr": 0.1}, {"seed": 0, "model__head": {"hidden": [4]}}, {"epochs": 1}]
+    ):
         made(tmp_path / str(number), cache, arch="resnet18", model__freeze_depth=7, **arm)
     (entry,) = entries(cache)
     stamp = (entry / "train.npy").stat().st_mtime_ns
@@ -210,7 +270,9 @@ def test_one_entry_serves_all_trials_of_a_node(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_features_depend_on_has_an_entry_of_its_own(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_what_features_depend_on_has_an_entry_of_its_own(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
     base = {"arch": "resnet18", "model__freeze_depth": 7}
     made(tmp_path / "a", tmp_path / "cache", **base)
     made(tmp_path / "b", tmp_path / "cache", **(base | other))
@@ -220,7 +282,9 @@ def test_what_features_depend_on_has_an_entry_of_its_own(tmp_path: Path, other: 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda entry: (entry / "train.npy").write_bytes(b"\0" * (entry / "train.npy").stat().st_size),
+        lambda entry: (entry / "train.npy").write_bytes(
+            b"\0" * (entry / "train.npy").stat().st_size
+        ),
         lambda entry: os.truncate(entry / "val.npy", 200),
         lambda entry: (entry / "meta.json").write_text("{"),
         lambda entry: (entry / "test.npy").unlink(),
@@ -230,32 +294,34 @@ def test_what_features_depend_on_has_an_entry_of_its_own(tmp_path: Path, other: 
 def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: Any) -> None:
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     first = finish(made(tmp_path / "first", tmp_path / "cache", **settings))
-    del first.fed
+    first.inputs.parts.clear()
     damage(entries(tmp_path / "cache")[0])
     second = finish(made(tmp_path / "second", tmp_path / "cache", **settings))
     whole = finish(made(tmp_path / "whole", tmp_path / "cache", cache_prefix="off", **settings))
-    assert "train" in second.fed and not differing(everything(second), everything(whole))
+    assert "train" in second.inputs.parts and not differing(everything(second), everything(whole))
 
 
 def test_a_folder_that_cannot_be_written_costs_the_features_only(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     settings = {"arch": "resnet18", "model__freeze_depth": 7}
     run = finish(made(tmp_path / "run", tmp_path / "cache", **settings))
-    assert "cannot be written" in run.prefix.why_not
+    assert "cannot be written" in run.inputs.prefix.why_not
     whole = finish(made(tmp_path / "whole", tmp_path / "x", cache_prefix="off", **settings))
     assert not differing(everything(run), everything(whole))
 
 
 def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(name: str) -> feature_cache.Features:
-        return feature_cache.kept(tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)}))
+        return feature_cache.load_or_make(
+            tmp_path, name, lambda: (Prefix(("a",), bytes=4), {"val": torch.rand(64, 4)})
+        )
 
     for at, name in enumerate(["old", "used", "new"]):
         keep(name)
         os.utime(tmp_path / "features" / name / "meta.json", (at, at))
     keep("used")
     size = sum(file.stat().st_size for file in (tmp_path / "features" / "used").iterdir())
-    monkeypatch.setattr(feature_cache, "KEPT_GIB", 2.5 * size / 2**30)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_GIB", 2.5 * size / 2**30)
     keep("last")
     assert [entry.name for entry in entries(tmp_path)] == ["last", "used"]
 
@@ -293,9 +359,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("plain", ""), ("doubles", "does more between its layers"), ("drops", "is random while it trains"),
-        ("looks at others", "come out differently in batches of"), ("looks back", "does more between its layers"),
-        ("counts", "depend on an image's place in its batch"),
+        ("plain", ""), ("doubles", "computes between its layers"), ("drops", "are random in training"),
+        ("looks at others", "differ between batches of"), ("looks back", "computes between its layers"),
+        ("counts", "depend on an image's position in its batch"),
     ],
 )  # fmt: skip
 def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:
@@ -311,36 +377,55 @@ def test_a_network_that_cannot_be_cut_is_run_whole(kind: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"freeze_batchnorm": False}, "bn1 moves its statistics; model.freeze_batchnorm: true keeps them"),
-        ({"dropout": DropoutConfig(rate=0.01, after=("layer2",))}, "is random while it trains (dropout)"),
+        (
+            {"freeze_batchnorm": False},
+            "bn1 updates its statistics; model.freeze_batchnorm: true keeps them",
+        ),
+        (
+            {"dropout": DropoutConfig(rate=0.01, after=("layer2",))},
+            "are random in training (dropout)",
+        ),
         ({"freeze_depth": 0}, "no leading layer is frozen"),
     ],
 )
-def test_a_prefix_that_is_not_the_same_each_time_is_not_kept(settings: dict[str, Any], why: str) -> None:
+def test_a_prefix_that_is_not_the_same_each_time_is_not_kept(
+    settings: dict[str, Any], why: str
+) -> None:
     config = {"arch": "resnet18", "freeze_depth": 7, "freeze_batchnorm": True}
-    found = models.examine(models.build(ModelConfig(**(config | settings)), 10), torch.rand(8, 3, 32, 32), [8, 3])
+    found = models.examine(
+        models.build(ModelConfig(**(config | settings)), 10), torch.rand(8, 3, 32, 32), [8, 3]
+    )
     assert not found.layers and why in found.why_not
 
 
 def test_dropout_after_the_prefix_does_not_matter() -> None:
     dropout = DropoutConfig(rate=0.5, after=("layer4",))
-    net = models.build(ModelConfig(arch="resnet18", freeze_depth=7, freeze_batchnorm=True, dropout=dropout), 10)
+    net = models.build(
+        ModelConfig(arch="resnet18", freeze_depth=7, freeze_batchnorm=True, dropout=dropout), 10
+    )
     found = models.examine(net, torch.rand(8, 3, 32, 32), [8, 3])
     assert found.layers[-1] == "layer3" and found.bytes == 4 * 256 * 2 * 2
 
 
-def test_rest_shares_its_modules_and_leaves_the_network_whole() -> None:
+def test_what_follows_the_prefix_shares_its_modules_and_leaves_the_network_whole() -> None:
     net = models.build(ModelConfig(arch="vgg11", freeze_depth=5), 10)
     names = models.frozen_prefix(net)
-    short = models.rest(net, names)
-    assert isinstance(short.get_submodule("features.0"), nn.Identity) and isinstance(net.features[0], nn.Conv2d)
-    assert short.get_submodule("features.8") is net.features[8] and short.classifier is net.classifier
+    short = models.after_prefix(net, names)
+    assert isinstance(short.get_submodule("features.0"), nn.Identity) and isinstance(
+        net.features[0], nn.Conv2d
+    )
+    assert (
+        short.get_submodule("features.8") is net.features[8] and short.classifier is net.classifier
+    )
 
 
 def test_too_many_features_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "MOST_GIB", 1e-6)
+    monkeypatch.setattr(feature_cache, "MAX_ENTRY_GIB", 1e-6)
     run = made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7)
-    assert "more than 1e-06" in run.prefix.why_not and set(run.fed) == {"val", "test"}
+    assert "more than 1e-06" in run.inputs.prefix.why_not and set(run.inputs.parts) == {
+        "val",
+        "test",
+    }
     (entry,) = entries(tmp_path / "cache")
     assert json.loads((entry / "meta.json").read_text())["prefix"]["layers"] == [], "found out once"
 
@@ -349,9 +434,13 @@ def test_the_end_of_a_trial_says_how_its_prefix_was_run(tmp_path: Path) -> None:
     settings = {"arch": "resnet18", "model__freeze_depth": 7, "epochs": 1}
     kept = finish(made(tmp_path / "kept", tmp_path / "cache", **settings)).finish()
     assert kept["prefix"] == "7 layers, features kept of all images"
-    off = finish(made(tmp_path / "off", tmp_path / "cache", cache_prefix="off", **settings)).finish()
+    off = finish(
+        made(tmp_path / "off", tmp_path / "cache", cache_prefix="off", **settings)
+    ).finish()
     assert off["prefix"] == "run each time: train.cache_prefix is off"
-    none = finish(made(tmp_path / "none", tmp_path / "cache", **(settings | {"model__freeze_depth": 0}))).finish()
+    none = finish(
+        made(tmp_path / "none", tmp_path / "cache", **(settings | {"model__freeze_depth": 0}))
+    ).finish()
     assert none["prefix"] is None
     with (
         np.load(tmp_path / "kept" / "predictions.npz") as ours,
@@ -363,6 +452,11 @@ def test_the_end_of_a_trial_says_how_its_prefix_was_run(tmp_path: Path) -> None:
 
 
 def test_images_stay_what_sheets_draw(tmp_path: Path) -> None:
-    run = finish(made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7, epochs=1))
+    run = finish(
+        made(tmp_path / "run", tmp_path / "cache", arch="resnet18", model__freeze_depth=7, epochs=1)
+    )
     run.finish()
-    assert run.draw()["files"] and images().test_images.shape[1:] == run.test.images.shape[1:]
+    assert (
+        run.draw_activation_maps()["files"]
+        and images().test_images.shape[1:] == run.images.test.images.shape[1:]
+    )

@@ -49,10 +49,16 @@ def choose(
 
     asked: dict[str, list[bool | None]] = {}
     monkeypatch.setattr(measure, "cost", cost)
-    monkeypatch.setattr(measure, "_keep_cost", lambda *given, **more: None)  # for tests that measure
+    monkeypatch.setattr(
+        measure, "_keep_cost", lambda *given, **more: None
+    )  # for tests that measure
     said: list[str] = []
-    other = config.model_copy(update={"model": config.model.model_copy(update={"arch": "resnet20"})})
-    chosen = measure.choose_numerics([(config, 10, 32), (other, 10, 32)], resources, room, said.append)
+    other = config.model_copy(
+        update={"model": config.model.model_copy(update={"arch": "resnet20"})}
+    )
+    chosen = measure.choose_numerics(
+        [(config, 10, 32), (other, 10, 32)], resources, room, said.append
+    )
     for arch, whole in (("resnet18_cifar", False), ("resnet20", True)):
         others = [each for each in asked.get(arch, []) if each is not None]
         assert set(others) <= {whole} and len(others) >= asked.get(arch, []).count(None), (
@@ -75,14 +81,18 @@ def test_nothing_is_timed_where_the_processor_has_no_bf16(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("faster", "expected"), [(1.1, "fp32"), (1.2, "bf16")])
-def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, expected: str) -> None:
+def test_bf16_must_be_worth_it(
+    monkeypatch: pytest.MonkeyPatch, faster: float, expected: str
+) -> None:
     monkeypatch.setattr(measure, "has_bf16", lambda: True)
     chosen, said = choose(
         monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, (2,)),
         ResourcesConfig(), TrialConfig(),
     )  # fmt: skip
     assert chosen == replace(PLAIN, precision=expected)
-    assert said == [f"precision: {expected} (measured: bf16 runs {faster:.2f} times as fast as fp32 here)"]
+    assert said == [
+        f"precision: {expected} (measured: bf16 runs {faster:.2f} times as fast as fp32 here)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +104,15 @@ def test_bf16_must_be_worth_it(monkeypatch: pytest.MonkeyPatch, faster: float, e
     ],
 )
 def test_what_is_too_close_to_call_is_measured_once_more_and_kept(
-    seconds: dict[str, list[float]], expected: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: dict[str, list[float]],
+    expected: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def take(config: TrialConfig, classes: int, side: int, numerics: Numerics, *others: Any) -> Cost:
+    def take(
+        config: TrialConfig, classes: int, side: int, numerics: Numerics, *others: Any
+    ) -> Cost:
         return Cost(seconds[numerics.precision].pop(0), 0.5, 0.0, 0.0)
 
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
@@ -109,7 +125,9 @@ def test_what_is_too_close_to_call_is_measured_once_more_and_kept(
             [(TrialConfig(), 10, 32)], ResourcesConfig(), Room(1, None, (2,)), lines.append
         )
         assert chosen.precision == expected
-        assert lines == [f"precision: {expected} (measured: bf16 runs {said} times as fast as fp32 here)"]
+        assert lines == [
+            f"precision: {expected} (measured: bf16 runs {said} times as fast as fp32 here)"
+        ]
         assert seconds == {"fp32": [], "bf16": []}
 
 
@@ -167,24 +185,57 @@ def test_the_memory_format_is_measured_before_the_threads(
     ("asked", "images", "faster", "expected", "said"),
     [
         ("auto", 29_000, 2.0, False, "compile: no (not tried: a trial trains for about 290 s)"),
-        ("auto", 31_000, 2.0, True, "compile: yes (measured: compiled it runs 2.00 times as fast here, after 40 s)"),
-        ("auto", 31_000, 1.3, False, "compile: no (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
-        ("auto", 300_000, 1.3, True, "compile: yes (measured: compiled it runs 1.30 times as fast here, after 40 s)"),
-        (True, 1, 0.9, True, "compile: yes (as asked: compiled it runs 0.90 times as fast here, after 40 s)"),
+        (
+            "auto",
+            31_000,
+            2.0,
+            True,
+            "compile: yes (measured: compiled it runs 2.00 times as fast here, after 40 s)",
+        ),
+        (
+            "auto",
+            31_000,
+            1.3,
+            False,
+            "compile: no (measured: compiled it runs 1.30 times as fast here, after 40 s)",
+        ),
+        (
+            "auto",
+            300_000,
+            1.3,
+            True,
+            "compile: yes (measured: compiled it runs 1.30 times as fast here, after 40 s)",
+        ),
+        (
+            True,
+            1,
+            0.9,
+            True,
+            "compile: yes (as asked: compiled it runs 0.90 times as fast here, after 40 s)",
+        ),
         (True, 1, None, False, "compile: no (not possible: resnet20: no compiler here)"),
     ],
 )
 def test_compilation_is_chosen_by_when_a_trial_ends(
-    asked: bool | str, images: int, faster: float | None, expected: bool, said: str, monkeypatch: pytest.MonkeyPatch
+    asked: bool | str,
+    images: int,
+    faster: float | None,
+    expected: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A trial trains 100 images a second without; with it the first step takes 40 s."""
 
-    def cost(config: TrialConfig, classes: int, side: int, numerics: Numerics, **others: Any) -> Cost:
+    def cost(
+        config: TrialConfig, classes: int, side: int, numerics: Numerics, **others: Any
+    ) -> Cost:
         if numerics.compiled and faster is None and config.model.arch == "resnet20":
             raise RuntimeError("no compiler here")
         # the first measurement is not alone, and the second finds the code that the first one compiled
         again = bool(others.get("anew"))
-        seconds, ready = (0.01 / (faster or 1), 1.0 if again else 40.0) if numerics.compiled else (0.01, 0.0)
+        seconds, ready = (
+            (0.01 / (faster or 1), 1.0 if again else 40.0) if numerics.compiled else (0.01, 0.0)
+        )
         return Cost(seconds, 0.0, 0.0, 0.0, ready, others=0.0 if again else 0.3)
 
     monkeypatch.setattr(measure, "cost", cost)
@@ -208,7 +259,9 @@ def test_what_the_file_gives_is_not_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen == replace(PLAIN, channels_last=False, threads=2) and said == []
 
 
-def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_fails_is_left_out_and_one_alone_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fails(numerics: Numerics) -> float:
         raise ValueError("no such layer")
 
@@ -220,17 +273,23 @@ def test_a_network_that_fails_is_left_out_and_one_alone_is_said(monkeypatch: pyt
     ]
 
 
-def test_a_network_that_fails_beside_one_that_does_not_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_fails_beside_one_that_does_not_has_no_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def cost(config: TrialConfig, *given: Any, whole_batch: bool | None = None) -> Cost:
         if config.model.arch == "resnet20":
             raise ValueError("no such layer")
         return Cost(1.0 if given[-1].channels_last else 0.5, 0.0, 0.0, 0.0)
 
     monkeypatch.setattr(measure, "cost", cost)
-    broken = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"precision": "fp32"}})
+    broken = TrialConfig.model_validate(
+        {"model": {"arch": "resnet20"}, "train": {"precision": "fp32"}}
+    )
     for configs in ([(FP32, 10, 32), (broken, 10, 32)], [(broken, 10, 32), (FP32, 10, 32)]):
         resources = ResourcesConfig(memory_format="auto")
-        assert not measure.choose_numerics(configs, resources, Room(1, None, (2,)), lambda line: None).channels_last
+        assert not measure.choose_numerics(
+            configs, resources, Room(1, None, (2,)), lambda line: None
+        ).channels_last
 
 
 def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +297,17 @@ def test_a_real_measurement_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(measure, "_others", lambda: lambda: 0.0)  # though other tests run
     config = TrialConfig.model_validate({"model": {"arch": "resnet20"}, "train": {"batch_size": 8}})
     first: list[str] = []
-    chosen = measure.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append)
+    chosen = measure.choose_numerics(
+        [(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), first.append
+    )
     assert len(first) == 3
     monkeypatch.setattr(measure, "_measure", lambda *given: pytest.fail("measured again"))
     again: list[str] = []
     assert (
-        measure.choose_numerics([(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), again.append) == chosen
+        measure.choose_numerics(
+            [(config, 10, 16)], AUTO, Room(1, None, (os.cpu_count() or 1,)), again.append
+        )
+        == chosen
     )
     assert again == first
 
@@ -285,7 +349,9 @@ def test_others_are_seen(ours: bool) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
         assert psutil.Process().cpu_times().children_user - before > 0.5
     else:  # the shell ends at once, and the process has another parent
-        subprocess.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} &", shell=True, check=True)
+        subprocess.run(
+            f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} &", shell=True, check=True
+        )
         time.sleep(1.7)
         assert others() * (os.cpu_count() or 1) > 0.5
 
@@ -295,8 +361,13 @@ def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.Monkey
     process's and 1 another guest's.
     """
     idle = SimpleNamespace(user=0.0)
-    first, second = SimpleNamespace(user=10.0, system=1.0, idle=7.0), SimpleNamespace(user=13.5, system=1.5, steal=1.0)
-    cpu = iter([[first, *[idle] * 5], [second, *[idle] * 3, *[SimpleNamespace(user=9.0)] * 2]])  # two are not ours
+    first, second = (
+        SimpleNamespace(user=10.0, system=1.0, idle=7.0),
+        SimpleNamespace(user=13.5, system=1.5, steal=1.0),
+    )
+    cpu = iter(
+        [[first, *[idle] * 5], [second, *[idle] * 3, *[SimpleNamespace(user=9.0)] * 2]]
+    )  # two are not ours
     times = ("user", "system", "children_user", "children_system")
     own = iter(
         SimpleNamespace(**dict(zip(times, values, strict=True)))
@@ -331,7 +402,9 @@ def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:
     assert len(keys) == 3
 
 
-def test_batches_of_one_size_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_one_size_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of its size has a place of its own, and where none is asked for, one that is there will do."""
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     asked: list[bool | None] = []
@@ -366,4 +439,6 @@ def test_a_sweep_gives_each_trial_what_was_measured(folder: Folder) -> None:
     )  # fmt: skip
     again = folder.sweep()
     assert "threads: " not in again.stdout, "numerics of a first launch stay"
-    assert [entry["numerics"] for entry in folder.journal if entry["kind"] == "trial"] == [numerics] * 2
+    assert [entry["numerics"] for entry in folder.journal if entry["kind"] == "trial"] == [
+        numerics
+    ] * 2

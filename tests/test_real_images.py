@@ -17,9 +17,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.real_images,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not IMAGES, reason="set SUITE_CIFAR10 to the unpacked CIFAR-10 image folder"),
+    pytest.mark.skipif(
+        not IMAGES, reason="set SUITE_CIFAR10 to the unpacked CIFAR-10 image folder"
+    ),
 ]
-pretrained = pytest.mark.skipif(not WEIGHTS, reason="set SUITE_TINYIMAGENET_WEIGHTS to pretrained weights")
+pretrained = pytest.mark.skipif(
+    not WEIGHTS, reason="set SUITE_TINYIMAGENET_WEIGHTS to pretrained weights"
+)
 
 
 def some_images(folder: Path, each: int) -> Path:
@@ -58,7 +62,9 @@ def augmented(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
 
 
 def test_the_augmentation_sweep_is_tracked(augmented: Shipped) -> None:
-    assert Counter(augmented.runs().values()) == {"FINISHED": 2} and augmented.parents() == ["FINISHED"]
+    assert Counter(augmented.runs().values()) == {"FINISHED": 2} and augmented.parents() == [
+        "FINISHED"
+    ]
     augmented.assert_tracked()
 
 
@@ -76,7 +82,9 @@ def test_the_augmentation_sweep_can_be_browsed(augmented: Shipped) -> None:
         for name in augmented.runs():
             page.get_by_role("link", name=name, exact=True).first.wait_for()
         page.goto(f"{base}/{run['augment=flip seed=0']}/model-metrics")
-        page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
+        page.get_by_placeholder("Search metric charts").fill(
+            "/acc"
+        )  # charts below the fold are not drawn
         page.wait_for_function(  # curves of two epochs: paths of more than one point
             "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
         )

@@ -38,18 +38,29 @@ from suite.tracking import TrialRun
 # ---- how fast, and what mattered -------------------------------------------------------------------------------------
 
 
-def course(arm: str, seed: int, figures: Sequence[float], *, baseline: bool = False) -> TrialHistory:
+def course(
+    arm: str, seed: int, figures: Sequence[float], *, baseline: bool = False
+) -> TrialHistory:
     """A finished trial with these validation accuracies."""
     records = {
         epoch: EpochRecord(epoch, {"val/acc": value, "test/acc": value, "time/epoch_s": 2.0})
         for epoch, value in enumerate(figures, start=1)
     }
-    return TrialHistory(Trial(f"{arm}{seed}", arm, seed, arm), {"baseline": baseline}, records, Status.FINISHED)
+    return TrialHistory(
+        Trial(f"{arm}{seed}", arm, seed, arm), {"baseline": baseline}, records, Status.FINISHED
+    )
 
 
 def test_epochs_until_the_baselines_best_are_counted_seed_by_seed() -> None:
-    items = [course("base", 0, [0.1, 0.5, 0.4], baseline=True), course("base", 1, [0.2, 0.2, 0.6], baseline=True)]
-    items += [course("a", 0, [0.5, 0.9, 0.9]), course("a", 1, [0.5, 0.5, 0.5]), course("a", 2, [0.9, 0.9, 0.9])]
+    items = [
+        course("base", 0, [0.1, 0.5, 0.4], baseline=True),
+        course("base", 1, [0.2, 0.2, 0.6], baseline=True),
+    ]
+    items += [
+        course("a", 0, [0.5, 0.9, 0.9]),
+        course("a", 1, [0.5, 0.5, 0.5]),
+        course("a", 2, [0.9, 0.9, 0.9]),
+    ]
     found = analysis.epochs_to_baseline(items, VAL).set_index("arm")
     assert tuple(found.loc["base"]) == (2.5, 2, 2)
     assert tuple(found.loc["a"]) == (1.0, 1, 2)
@@ -65,7 +76,11 @@ def test_epochs_to_the_baselines_best_are_of_equal_numerics() -> None:
 
 
 def test_main_effects_are_over_seeds_of_equal_numerics() -> None:
-    items = [history(str(rate), seed, 0.5 - rate, settings={"rate": rate}) for rate in (0.1, 0.2) for seed in range(3)]
+    items = [
+        history(str(rate), seed, 0.5 - rate, settings={"rate": rate})
+        for rate in (0.1, 0.2)
+        for seed in range(3)
+    ]
     items[0] = history("0.1", 0, 0.9, numerics="bf16", settings={"rate": 0.1})
     found = {one.level: one.mean for one in analysis.main_effects(items, VAL, "test/acc")}
     assert found == {"0.1": pytest.approx(0.05), "0.2": pytest.approx(-0.05)}
@@ -85,10 +100,21 @@ def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> li
 
 def test_main_effects_are_those_that_the_figures_were_made_of() -> None:
     items = crossed([0.1, 0.2, 0.3], ["early", "late"])
-    items += [history("none", seed, 0.9, settings={"rate": 0.0}) for seed in range(3)]  # no place: it meets no equals
+    items += [
+        history("none", seed, 0.9, settings={"rate": 0.0}) for seed in range(3)
+    ]  # no place: it meets no equals
     found = {(one.setting, one.level): one for one in analysis.main_effects(items, VAL, "test/acc")}
-    assert set(found) == {("rate", "0.1"), ("rate", "0.2"), ("rate", "0.3"), ("place", "early"), ("place", "late")}
-    assert found["rate", "0.1"].mean == pytest.approx(0.1, abs=0.003) and found["rate", "0.1"].arms == 2
+    assert set(found) == {
+        ("rate", "0.1"),
+        ("rate", "0.2"),
+        ("rate", "0.3"),
+        ("place", "early"),
+        ("place", "late"),
+    }
+    assert (
+        found["rate", "0.1"].mean == pytest.approx(0.1, abs=0.003)
+        and found["rate", "0.1"].arms == 2
+    )
     assert found["place", "late"].mean == pytest.approx(0.05, abs=0.003)
     one = found["place", "early"]
     assert one.low is not None and one.high is not None and one.low < one.mean < one.high < 0
@@ -101,7 +127,11 @@ def test_recipes_that_meet_no_equals_have_no_main_effects() -> None:
 
 def searched(trials: int) -> list[tuple[dict[str, Any], float]]:
     rng = np.random.default_rng(0)
-    lr, kind, other = 10 ** rng.uniform(-3, -1, trials), rng.choice(["u", "v"], trials), rng.uniform(0, 1, trials)
+    lr, kind, other = (
+        10 ** rng.uniform(-3, -1, trials),
+        rng.choice(["u", "v"], trials),
+        rng.uniform(0, 1, trials),
+    )
     values = -((np.log10(lr) + 2) ** 2) + 0.2 * (kind == "v")
     return [({"lr": float(a), "kind": str(b), "other": float(c)}, float(v))
             for a, b, c, v in zip(lr, kind, other, values, strict=True)]  # fmt: skip
@@ -115,7 +145,9 @@ def test_importance_finds_what_the_figure_depends_on_and_needs_enough_trials() -
     assert all(one.low - 1e-9 <= one.share for one in found.values())
     assert sum(one.share for one in found.values()) == pytest.approx(1)
     assert analysis.importance(searched(analysis.LEAST_TRIALS - 1), "maximize", bounds) == []
-    assert analysis.importance([(label, 0.5) for label, _ in searched(80)], "maximize", bounds) == []
+    assert (
+        analysis.importance([(label, 0.5) for label, _ in searched(80)], "maximize", bounds) == []
+    )
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
@@ -135,7 +167,11 @@ def test_a_curve_is_the_mean_of_the_seeds_as_far_as_all_have_it() -> None:
 
 
 def test_trials_that_did_not_finish_are_drawn_only_where_none_did() -> None:
-    items = [history("a", 0, 0.5), history("a", 1, 0.9, status="stopped"), history("b", 0, status="stopped")]
+    items = [
+        history("a", 0, 0.5),
+        history("a", 1, 0.9, status="stopped"),
+        history("b", 0, status="stopped"),
+    ]
     items.append(history("c", 0, status="failed"))
     found = {curve.arm: (curve.seeds, curve.status) for curve in curves(items, "val/acc")}
     assert found == {"a": (1, Status.FINISHED), "b": (1, Status.STOPPED)}
@@ -144,13 +180,17 @@ def test_trials_that_did_not_finish_are_drawn_only_where_none_did() -> None:
 def test_labels_are_moved_apart_and_no_further() -> None:
     placed = figures.spread([0.5, 0.5, 0.9, 0.51], 0.05)
     assert placed[2] == 0.9
-    assert sorted(placed[:2] + placed[3:]) == pytest.approx([0.503333 - 0.05, 0.503333, 0.553333], abs=1e-5)
+    assert sorted(placed[:2] + placed[3:]) == pytest.approx(
+        [0.503333 - 0.05, 0.503333, 0.553333], abs=1e-5
+    )
     assert figures.spread([0.99, 1.0, 0.01], 0.05) == pytest.approx([0.95, 1.0, 0.01])
 
 
 def test_the_best_arms_have_colours_and_the_rest_are_grey() -> None:
     arms = [f"arm{n}" for n in range(30)]
-    found = figures.lines(curves(histories(runs(*grid(arms, 1))), "val/acc"), figures.styles(arms, []))
+    found = figures.lines(
+        curves(histories(runs(*grid(arms, 1))), "val/acc"), figures.styles(arms, [])
+    )
     assert len({line.colour for line in found if line.text}) == figures.IN_COLOUR
     assert {line.colour for line in found if not line.text} == {figures.LIGHT.grey}
 
@@ -176,7 +216,10 @@ def unfit(arm: str, seed: int, **figures: float) -> TrialRun:
     made = run(arm, seed)
     names = {name.replace("_", "/", 1): value for name, value in figures.items()}
     return replace(
-        made, metrics={name: {**known, 2: names.get(name, known[2])} for name, known in made.metrics.items()}
+        made,
+        metrics={
+            name: {**known, 2: names.get(name, known[2])} for name, known in made.metrics.items()
+        },
     )
 
 
@@ -184,7 +227,10 @@ def unfit(arm: str, seed: int, **figures: float) -> TrialRun:
 def test_figures_of_a_foreign_store_that_are_no_numbers_are_missing(value: float) -> None:
     bad = dict.fromkeys(("val_acc", "test_acc", "train_acc", "time_epoch_s"), value)
     found = report(unfit("base", 0, **bad), *grid(["b"], 1), run("base", 1))
-    assert "Some figures were not numbers (NaN or infinite) and are missing from curves." in found.notices
+    assert (
+        "Some figures were not numbers (NaN or infinite) and are missing from curves."
+        in found.notices
+    )
     (item,) = histories(runs(unfit("base", 0, **bad)))
     assert [one.epoch for one in item.curve] == [1, 3, 4]
     assert not re.search(r"\b(nan|inf)\b", markdown(found))
@@ -193,7 +239,9 @@ def test_figures_of_a_foreign_store_that_are_no_numbers_are_missing(value: float
 
 def test_a_margin_that_is_no_number_is_the_default() -> None:
     found = runs(*grid(["base", "b"], 1))
-    odd = replace(found, parent=replace(found.parent, tags={**found.parent.tags, "suite.margin": "NaN"}))
+    odd = replace(
+        found, parent=replace(found.parent, tags={**found.parent.tags, "suite.margin": "NaN"})
+    )
     judged = rules(odd, "sqlite:////nowhere/mlflow.db")
     assert (judged.margin, judged.margin_known) == (analysis.MARGIN, False)
 
@@ -232,7 +280,9 @@ def test_too_few_seeds_are_said() -> None:
         ([*grid(["base"], 2), *grid(["b"], 2, nan="val/loss at epoch 1")], {}, "not numbers"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_said(trials: list[TrialRun], more: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_what_is_missing_is_said(
+    trials: list[TrialRun], more: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
     found = report(*trials, **more)
     assert expected in said(found)
     write(found, tmp_path / "x")  # and each gives a whole report
@@ -240,10 +290,15 @@ def test_what_is_missing_is_said(trials: list[TrialRun], more: dict[str, Any], e
 
 
 def test_below_six_seeds_it_says_that_nothing_could_have_been_seen() -> None:
-    assert "With fewer than 6 seeds no difference, however large, can be told" in said(report(*grid(["base", "b"], 5)))
+    assert "With fewer than 6 seeds no difference, however large, can be told" in said(
+        report(*grid(["base", "b"], 5))
+    )
     assert "in a new sweep" in report(*grid(["base", "b"], 5)).conclusions[1], "what six would see"
     found = report(*grid(["base", "b"], 6))
-    assert "Smallest difference to the baseline that is seen with 80 % power, at the measured" in said(found)
+    assert (
+        "Smallest difference to the baseline that is seen with 80 % power, at the measured"
+        in said(found)
+    )
     assert found.arms.set_index("arm").loc["b", "smallest difference"] > 0
 
 
@@ -257,10 +312,15 @@ def test_the_main_table_has_errors_epochs_time_and_parameters() -> None:
     )  # fmt: skip
     costs = found.tables[-1]
     assert costs.headings == ("Arm", "Epochs to the baseline’s best")
-    assert main.caption == "The same for all arms: Time to train 6 s; Trainable parameters 1000 of 11.17 M."
+    assert (
+        main.caption
+        == "The same for all arms: Time to train 6 s; Trainable parameters 1000 of 11.17 M."
+    )
     arms = found.arms.set_index("arm")
     assert arms.loc["other", "test/error"] == pytest.approx(1 - arms.loc["other", "test/acc"])
-    assert arms.loc["other", "test/error low"] == pytest.approx(1 - arms.loc["other", "test/acc high"])
+    assert arms.loc["other", "test/error low"] == pytest.approx(
+        1 - arms.loc["other", "test/acc high"]
+    )
 
 
 def test_free_names_of_settings_do_not_meet_the_tables_own() -> None:
@@ -272,12 +332,18 @@ def test_free_names_of_settings_do_not_meet_the_tables_own() -> None:
 
 
 def test_published_figures_stand_beside_the_measured_ones() -> None:
-    reference = {"base": {"test/acc": 0.5, "time_s": 10.0, "note": "elsewhere"}, "gone": {"test/acc": 0.9}}
+    reference = {
+        "base": {"test/acc": 0.5, "time_s": 10.0, "note": "elsewhere"},
+        "gone": {"test/acc": 0.9},
+    }
     found = content(runs(*grid(["base", "b"], 2)), Rules(VAL, reference=reference))
     (table,) = (table for table in found.tables if table.name == "published")
     measured = found.arms.set_index("arm").loc["base", "test/acc"]
     assert table.rows[0][:3] == ("base", "Test accuracy, %", "50.00")
-    assert table.rows[0][4] == f"{100 * measured - 50:+.2f}".replace("-", "−") and table.rows[0][5] == "elsewhere"
+    assert (
+        table.rows[0][4] == f"{100 * measured - 50:+.2f}".replace("-", "−")
+        and table.rows[0][5] == "elsewhere"
+    )
     assert table.rows[1][1:3] == ("Time to train", "10 s") and len(table.rows) == 2
 
 
@@ -303,9 +369,14 @@ def test_the_studys_claims_are_reproduced_where_they_hold() -> None:
     found = report(*transfer(6))
     assert outcomes(found)[:3] == ["reproduced"] * 3
     rows = {row[0]: row for table in found.tables if table.name == "claims" for row in table.rows}
-    assert "epoch 5, at the last epoch at least 1 % above that in 6 of 6 seeds." in rows[next(iter(rows))][1]
     assert (
-        rows["Freezing together with another head (config1) costs nothing against learning all weights (finetune)"][2]
+        "epoch 5, at the last epoch at least 1 % above that in 6 of 6 seeds."
+        in rows[next(iter(rows))][1]
+    )
+    assert (
+        rows[
+            "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
+        ][2]
         == "reproduced"
     )
     assert {"pretrained", "heads", "final"} <= {picture.name for picture in found.pictures}
@@ -319,17 +390,26 @@ def test_claims_that_fail_are_not_reproduced_and_few_seeds_cannot_tell() -> None
 
 def test_claims_are_of_trials_with_equal_numerics() -> None:
     trials = [
-        replace(one, tags={**one.tags, "suite.numerics": '{"precision": "bf16"}'}) if one.arm != "scratch" else one
+        replace(one, tags={**one.tags, "suite.numerics": '{"precision": "bf16"}'})
+        if one.arm != "scratch"
+        else one
         for one in [*transfer(6), *nets(plain20=0.3, plain56=0.4)]
         if one.arm != "finetune"
     ]
     trials += [one for one in transfer(6) if one.arm == "finetune"]
-    told = {row[0]: row for table in report(*trials).tables if table.name == "claims" for row in table.rows}
+    told = {
+        row[0]: row
+        for table in report(*trials).tables
+        if table.name == "claims"
+        for row in table.rows
+    }
     freezing = told[
         "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
     ]
     assert freezing[1:] == ("No seed that both finished with the same numerics.", "cannot be told")
-    assert told["Pretrained (finetune) learns faster than a random start (scratch)"][2] == "reproduced"
+    assert (
+        told["Pretrained (finetune) learns faster than a random start (scratch)"][2] == "reproduced"
+    )
     assert told["Config1 (config1) learns faster than Config2 (config2)"][2] == "reproduced"
     mixed = [replace(one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "plain56")}}}'})
              for one in nets(plain20=0.3, plain56=0.4)]  # fmt: skip
@@ -342,7 +422,12 @@ def test_claims_are_of_trials_with_equal_numerics() -> None:
 
 
 def test_a_sweep_without_such_arms_lists_no_claims() -> None:
-    assert outcomes(report(*grid(["base", "b"], 6, params={"model.arch": "resnet20", "augment": "flip"}))) == []
+    assert (
+        outcomes(
+            report(*grid(["base", "b"], 6, params={"model.arch": "resnet20", "augment": "flip"}))
+        )
+        == []
+    )
 
 
 def nets(**errors: float) -> list[TrialRun]:
@@ -370,7 +455,9 @@ def test_test_figures_of_a_single_epoch_are_no_curve() -> None:
     assert outcomes(found) == outcomes(dense)
     trials = [run(f"rate={rate}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": '["layer1"]'})
               for rate in (0.1, 0.5)]  # fmt: skip
-    trials.append(run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"}))
+    trials.append(
+        run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"})
+    )
     once = [_tested_once(trial) for trial in trials]
     names = [{picture.name for picture in report(*some).pictures} for some in (trials, once)]
     assert "dropout" in names[0] and "dropout" not in names[1]
@@ -380,7 +467,8 @@ def _tested_once(trial: TrialRun) -> TrialRun:
     """The run with test figures of its best epoch alone."""
     best = max(trial.metrics["val/acc"], key=lambda epoch: trial.metrics["val/acc"][epoch])
     metrics = {
-        name: {best: values[best]} if name.startswith("test/") else values for name, values in trial.metrics.items()
+        name: {best: values[best]} if name.startswith("test/") else values
+        for name, values in trial.metrics.items()
     }
     return replace(trial, metrics=metrics)
 
@@ -388,7 +476,9 @@ def _tested_once(trial: TrialRun) -> TrialRun:
 def test_dropout_rates_come_out_as_one_figure_with_a_panel_for_each_place() -> None:
     trials = [run(f"rate={rate} {place}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": place})
               for rate in (0.1, 0.5) for place in ('["layer1"]', '["layer4"]')]  # fmt: skip
-    trials.append(run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"}))
+    trials.append(
+        run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"})
+    )
     (picture,) = (picture for picture in report(*trials).pictures if picture.name == "dropout")
     texts = [[line.text for line in panel.lines] for panel in picture.plot.panels]  # type: ignore[attr-defined]
     assert texts[:2] == [["rate 0", "rate 0.1", "rate 0.5"]] * 2

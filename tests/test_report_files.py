@@ -64,7 +64,9 @@ def shifted(trial: TrialRun, by: float) -> TrialRun:
 
 def test_two_sweeps_are_compared_arm_by_arm_where_they_share_one(tmp_path: Path) -> None:
     ours = runs(*grid(["base", "a", "only here"], 6))
-    theirs = other_sweep(*[shifted(trial, 0.05) for trial in grid(["base", "a"], 6, data_digest="abc")])
+    theirs = other_sweep(
+        *[shifted(trial, 0.05) for trial in grid(["base", "a"], 6, data_digest="abc")]
+    )
     found = versus(ours, theirs, Rules(VAL), Rules(VAL))
     assert [row[0] for row in found.tables[0].rows] == ["base", "a"]
     assert {row[-1] for row in found.tables[0].rows} == {"worse"}
@@ -89,13 +91,21 @@ LAST = replace(VAL, strategy="last")
 def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None:
     """The difference is that of the two means beside it, though one sweep is judged by its last epochs."""
     ours, theirs = runs(*grid(["base", "a"], 6)), other_sweep(*grid(["base", "a"], 6))
-    early = {1: 0.5, 2: 0.9, 3: 0.4, 4: 0.3}  # validation is best at epoch 2, where the test figure is another one
+    early = {
+        1: 0.5,
+        2: 0.9,
+        3: 0.4,
+        4: 0.3,
+    }  # validation is best at epoch 2, where the test figure is another one
     trials = [replace(one, metrics={"val/acc": early, "test/acc": {1: 0.1, 2: 0.2 + 0.01 * one.seed, 3: 0.3, 4: 0.4}})
               for one in theirs.trials]  # fmt: skip
     found = versus(ours, replace(theirs, trials=tuple(trials)), Rules(LAST), Rules(VAL))
     row = found.arms.set_index("arm").loc["a"]
     assert row["nuts: test/acc"] == pytest.approx(0.225), "of the best epoch"
-    assert row["difference"] == pytest.approx(row["fruit: test/acc"] - row["nuts: test/acc"]) and row["pairs"] == 6
+    assert (
+        row["difference"] == pytest.approx(row["fruit: test/acc"] - row["nuts: test/acc"])
+        and row["pairs"] == 6
+    )
     swapped = versus(replace(theirs, trials=tuple(trials)), ours, Rules(VAL), Rules(LAST))
     assert swapped.arms.set_index("arm").loc["a", "difference"] == pytest.approx(-row["difference"])
 
@@ -107,7 +117,12 @@ def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path:
     found = versus(runs(*grid(["base", "a"], 6)), other_sweep(*theirs), Rules(VAL), Rules(loss))
     assert "No difference is tested" in found.conclusions[0] and "test/loss" in found.conclusions[0]
     (table,) = found.tables
-    assert table.headings[1:5] == ("fruit: seeds", "fruit: test accuracy, %", "nuts: seeds", "nuts: test loss")
+    assert table.headings[1:5] == (
+        "fruit: seeds",
+        "fruit: test accuracy, %",
+        "nuts: seeds",
+        "nuts: test loss",
+    )
     assert table.headings[5:] == ("Verdict",)
     assert [row[3:] for row in table.rows] == [("6", "0.2500 ± 0.0000", "not tested")] * 2
     assert "difference" not in found.arms and "sign-flip" not in found.method[0]
@@ -124,7 +139,9 @@ def test_shared_arms_that_never_finished_are_too_few(tmp_path: Path) -> None:
 
 
 def test_failed_trials_give_their_reasons() -> None:
-    found = report(*grid(["base"], 2), run("b", 0, status="failed", reason="the loss became NaN at epoch 3"))
+    found = report(
+        *grid(["base"], 2), run("b", 0, status="failed", reason="the loss became NaN at epoch 3")
+    )
     assert [failure.reason for failure in found.failures] == ["the loss became NaN at epoch 3"]
     assert "the loss became NaN at epoch 3" in markdown(found)
 
@@ -144,7 +161,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "srcset", "href")
+        ]
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -154,7 +173,9 @@ def test_all_that_is_shown_is_text_and_the_page_is_one_file(tmp_path: Path) -> N
     page = Page((publish(evil(), tmp_path)).read_text())
     assert "script" not in page.tags and "link" not in page.tags
     assert sum(EVIL in text for text in page.texts) >= 4
-    assert page.addresses and all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert page.addresses and all(
+        address.startswith("data:image/svg+xml;base64,") for address in page.addresses
+    )
 
 
 def test_markdown_shows_names_as_they_are() -> None:
@@ -180,7 +201,10 @@ def test_the_start_of_a_line_is_no_markup(text: str, shown: str) -> None:
 
 
 def test_descriptions_and_trials_are_no_headings() -> None:
-    trials = [*grid(["base"], 2), replace(run("b", 0, status="failed", epochs=0, reason="x"), name="# heading")]
+    trials = [
+        *grid(["base"], 2),
+        replace(run("b", 0, status="failed", epochs=0, reason="x"), name="# heading"),
+    ]
     lines = markdown(report(*trials, description="# Not a heading")).splitlines()
     assert r"\# Not a heading" in lines and r"- \# heading: x" in lines
 
@@ -217,7 +241,9 @@ def test_csv_cells_are_no_formulas_and_numbers_stay_numbers() -> None:
 
 def test_results_have_a_row_for_each_trial_with_its_run(tmp_path: Path) -> None:
     publish(report(*grid(["base", "b"], 3)), tmp_path)
-    rows = list(csv_reader.DictReader((tmp_path / "fruit" / "results.csv").read_text().splitlines()))
+    rows = list(
+        csv_reader.DictReader((tmp_path / "fruit" / "results.csv").read_text().splitlines())
+    )
     assert len(rows) == 6
     assert rows[0]["run_id"] == "rbase0" and float(rows[0]["val/acc"]) <= 1
 
@@ -225,12 +251,17 @@ def test_results_have_a_row_for_each_trial_with_its_run(tmp_path: Path) -> None:
 def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(report(*grid(["base", "b"], 2)), tmp_path / name)
-    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()
+    )
     assert [str(file) for file in files] == [
         "arms.csv", "figures/curves.png", "figures/curves.svg", "figures/splits.png", "figures/splits.svg",
         "figures/time.png", "figures/time.svg", "index.html", "report.md", "results.csv", "table.tex",
     ]  # fmt: skip
-    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert all(
+        (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        for file in files
+    )
 
 
 def test_a_report_replaces_itself_whole(tmp_path: Path) -> None:
@@ -241,7 +272,9 @@ def test_a_report_replaces_itself_whole(tmp_path: Path) -> None:
     assert not list((tmp_path / "fruit" / "figures").iterdir())
 
 
-def test_a_report_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_made_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(report(*grid(["base"], 2)), tmp_path)
     before = (tmp_path / "fruit" / "index.html").read_bytes()
 
@@ -273,10 +306,14 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Content, rena
             publish(found, tmp_path)
 
 
-def test_a_kill_between_the_renames_is_mended_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_the_renames_is_mended_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(report(*grid(["base"], 2)), tmp_path)
     killed(monkeypatch, tmp_path, report(*grid(["base"], 3)), rename=1)
-    assert not (tmp_path / "fruit").exists() and len(list(tmp_path.iterdir())) == 2, "what the kill leaves"
+    assert not (tmp_path / "fruit").exists() and len(list(tmp_path.iterdir())) == 2, (
+        "what the kill leaves"
+    )
 
     def full(*_: Any) -> bytes:
         raise OSError(28, "No space left on device")
@@ -285,7 +322,9 @@ def test_a_kill_between_the_renames_is_mended_by_the_next_run(tmp_path: Path, mo
         patch.setattr(figures.Curves, "draw", full)
         with pytest.raises(EnvironmentProblem):
             publish(report(*grid(["base"], 4)), tmp_path)
-    assert len((tmp_path / "fruit" / "results.csv").read_text().splitlines()) == 1 + 3, "the killed run's was whole"
+    assert len((tmp_path / "fruit" / "results.csv").read_text().splitlines()) == 1 + 3, (
+        "the killed run's was whole"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"fruit"}
 
 
@@ -298,7 +337,12 @@ def test_an_old_report_whose_successor_is_gone_comes_back(tmp_path: Path) -> Non
 
 
 def test_only_drafts_of_this_report_that_nobody_writes_are_removed(tmp_path: Path) -> None:
-    names = [f".fruit.{'a' * 32}.tmp", f".fruit.{'b' * 32}.tmp", f".fruit.cake.{'c' * 32}.tmp", ".fruit.mine.tmp"]
+    names = [
+        f".fruit.{'a' * 32}.tmp",
+        f".fruit.{'b' * 32}.tmp",
+        f".fruit.cake.{'c' * 32}.tmp",
+        ".fruit.mine.tmp",
+    ]
     for name in names:
         (tmp_path / name).mkdir()
     for name in names[1:]:
@@ -331,7 +375,14 @@ def store(tmp_path: Path) -> str:
     entries: list[dict[str, Any]] = []
 
     def add(kind: str, **fields: Any) -> None:
-        entries.append({"seq": len(entries) + 1, "ts_ms": 1_700_000_000_000 + len(entries), "kind": kind, **fields})
+        entries.append(
+            {
+                "seq": len(entries) + 1,
+                "ts_ms": 1_700_000_000_000 + len(entries),
+                "kind": kind,
+                **fields,
+            }
+        )
 
     text = "name: tiny\nmetric: {name: val/acc, margin: 0.02}\ntrial: {data: {name: digits}, model: {arch: resnet20}}\n"
     add("launch", text=text, file="tiny.yaml", overrides=[], description="Which?", environment={"python": "3.11.0"},
@@ -342,7 +393,12 @@ def store(tmp_path: Path) -> str:
             add("trial", id=trial, arm=arm, seed=seed, name=trial, settings={"augment": arm}, config={},
                 baseline=arm == "base", objective={"name": "val/acc", "goal": "maximize"})  # fmt: skip
             add("start", id=trial)
-            add("epoch", id=trial, epoch=1, metrics={"val/acc": 0.5 + seed / 10, "test/acc": 0.5, "train/acc": 0.6})
+            add(
+                "epoch",
+                id=trial,
+                epoch=1,
+                metrics={"val/acc": 0.5 + seed / 10, "test/acc": 0.5, "train/acc": 0.6},
+            )
             add("end", id=trial, status="finished", epochs=1, best_epoch=1, best_value=0.5)
     add("close", status="finished", counts={})
     for entry in entries:
@@ -351,20 +407,26 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_the_report_is_among_the_artifacts_of_the_sweeps_run_and_replaces_itself(store: str, tmp_path: Path) -> None:
+def test_the_report_is_among_the_artifacts_of_the_sweeps_run_and_replaces_itself(
+    store: str, tmp_path: Path
+) -> None:
     from suite.tracking import publish_report, read
 
     page = make("tiny", store, tmp_path / "out")
     run_id = read(store, "tiny").parent.run_id
     kept = tmp_path / "mlartifacts" / "tiny" / run_id / "artifacts" / "report"
-    assert (kept / "index.html").read_bytes() == page.read_bytes() and (kept / "figures" / "curves.png").exists()
+    assert (kept / "index.html").read_bytes() == page.read_bytes() and (
+        kept / "figures" / "curves.png"
+    ).exists()
     (page.parent / "figures" / "curves.png").unlink()
     publish_report(store, run_id, page.parent)
     assert not (kept / "figures" / "curves.png").exists() and (kept / "table.tex").exists()
     told: list[str] = []
     (kept / "figures").rename(kept / "was")
     (kept / "figures").write_text("in the way")
-    assert make("tiny", store, tmp_path / "out", tell=told.append) == page, "a store that refuses costs no report"
+    assert make("tiny", store, tmp_path / "out", tell=told.append) == page, (
+        "a store that refuses costs no report"
+    )
     assert "could not be put into" in told[0]
 
 
@@ -383,12 +445,18 @@ def test_a_report_is_made_from_a_store_alone(store: str, tmp_path: Path) -> None
         f"make('tiny', {store!r}, Path({str(tmp_path / 'again')!r}))\n"
         "assert not {'torch', 'ray'} & set(sys.modules), 'a report needs neither torch nor ray'\n"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(__file__).parent.parent, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", check], check=True, cwd=Path(__file__).parent.parent, timeout=120
+    )
 
 
 def test_an_unknown_sweep_and_a_missing_store_are_said(folder: Any) -> None:
     done = folder.run("nosuch", module="suite.report")
-    assert done.returncode == 6 and "mlflow.db does not exist" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 6
+        and "mlflow.db does not exist" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_large_sweep_is_reported_soon_and_small(tmp_path: Path) -> None:
@@ -401,21 +469,33 @@ def test_numerics_are_those_of_the_trials_and_the_command_is_whole() -> None:
     command = "python -m suite.sweep f.yaml seeds=[0,1]"
     told = runs(*grid(["base", "b"], 2), numerics='{"precision": "bf16"}', command=command)
     facts = dict(content(told, Rules(VAL)).facts)
-    assert facts["Numerics"] == "precision fp32", "the last launch asked for another precision and ran nothing"
+    assert facts["Numerics"] == "precision fp32", (
+        "the last launch asked for another precision and ran nothing"
+    )
     assert facts["Command"] == command
 
 
 def test_when_is_that_of_the_trials_not_of_the_last_launch() -> None:
-    trials = [replace(one, start_ms=1_700_000_000_000, end_ms=1_700_000_600_000) for one in grid(["base", "b"], 1)]
+    trials = [
+        replace(one, start_ms=1_700_000_000_000, end_ms=1_700_000_600_000)
+        for one in grid(["base", "b"], 1)
+    ]
     trials[1] = replace(trials[1], start_ms=1_700_000_060_000, end_ms=1_700_003_600_000)
     made = runs(*trials)
-    told = replace(made, parent=replace(made.parent, start_ms=1_600_000_000_000, end_ms=1_800_000_000_000))
+    told = replace(
+        made, parent=replace(made.parent, start_ms=1_600_000_000_000, end_ms=1_800_000_000_000)
+    )
     facts = dict(content(told, Rules(VAL)).facts)
-    assert facts["First trial begun"] == "2023-11-14 22:13 UTC" and facts["Last trial ended"] == "2023-11-14 23:13 UTC"
+    assert (
+        facts["First trial begun"] == "2023-11-14 22:13 UTC"
+        and facts["Last trial ended"] == "2023-11-14 23:13 UTC"
+    )
 
 
 def test_changes_and_cost_are_said() -> None:
-    told = runs(*grid(["base", "b"], 2, numerics='{"precision": "fp32", "threads": 3, "device": "cpu"}'))
+    told = runs(
+        *grid(["base", "b"], 2, numerics='{"precision": "fp32", "threads": 3, "device": "cpu"}')
+    )
     environment = {"git": {"commit": "abc", "diff": "a\nb\nc"}}
     facts = dict(content(told, Rules(VAL), environment).facts)
     assert facts["Uncommitted changes"] == "3 lines of diff, in environment.json"
@@ -443,7 +523,10 @@ def test_trials_stopped_early_are_not_among_the_finished_ones() -> None:
     items += [course("a", seed, [0.6, 0.6]) for seed in (0, 1)]
     items[3].status = Status.STOPPED
     found = analysis.finished_by_pair(items)
-    assert {arm: [seed for seed, _ in trials] for arm, trials in found.items()} == {"base": [0, 1], "a": [0]}
+    assert {arm: [seed for seed, _ in trials] for arm, trials in found.items()} == {
+        "base": [0, 1],
+        "a": [0],
+    }
     assert tuple(analysis.epochs_to_baseline(items, VAL).set_index("arm").loc["a"]) == (1.0, 1, 1)
 
 
@@ -458,15 +541,25 @@ def test_means_are_of_finished_trials_at_the_epoch_that_validation_chose() -> No
     items = [history("a", 0, 0.5), history("a", 1, 0.7), history("a", 2, 0.1, status="stopped")]
     items.append(history("a", 3, 0.1, status="failed"))
     trials = analysis.trials_frame(items, VAL)
-    assert list(trials["test/acc"]) == [0.5, 0.7, 0.1, 0.1], "epoch 1 of two, whose validation is the better"
+    assert list(trials["test/acc"]) == [0.5, 0.7, 0.1, 0.1], (
+        "epoch 1 of two, whose validation is the better"
+    )
     assert list(trials["best_epoch"]) == [1, 1, 1, 1] and list(trials["epochs"]) == [2, 2, 2, 2]
     (row,) = analysis.arms_frame(trials, VAL).to_dict("records")
-    assert row["test/acc"] == pytest.approx(0.6) and (row["seeds"], row["stopped"], row["failed"]) == (2, 1, 1)
+    assert row["test/acc"] == pytest.approx(0.6) and (
+        row["seeds"],
+        row["stopped"],
+        row["failed"],
+    ) == (2, 1, 1)
 
 
 def test_stopped_and_failed_seeds_are_told_apart() -> None:
     trials = grid(["base", "b"], 2)
-    trials += [run("b", 2, status="failed", epochs=0), run("b", 3, status="stopped"), run("b", 4, status="stopped")]
+    trials += [
+        run("b", 2, status="failed", epochs=0),
+        run("b", 3, status="stopped"),
+        run("b", 4, status="stopped"),
+    ]
     cells = {row[0]: row[1] for row in report(*trials).tables[0].rows}
     assert cells["b"] == "2 of 5, 1 failed, 2 stopped early"
 
@@ -475,9 +568,15 @@ def test_the_front_falls_where_a_loss_is_judged() -> None:
     trials = []
     for arm, loss, spent in (("base", 0.9, 1.0), ("best", 0.2, 2.0), ("dear", 0.5, 3.0)):
         for seed in range(2):
-            made = run(arm, seed, objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}')
+            made = run(
+                arm, seed, objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}'
+            )
             losses = dict.fromkeys(range(1, 5), loss + 0.01 * seed)
-            metrics = {"val/loss": losses, "test/loss": losses, "time/epoch_s": dict.fromkeys(losses, spent)}
+            metrics = {
+                "val/loss": losses,
+                "test/loss": losses,
+                "time/epoch_s": dict.fromkeys(losses, spent),
+            }
             trials.append(replace(made, metrics=metrics))
     found = content(runs(*trials), Rules(Objective("val/loss", "minimize", "last")))
     (picture,) = [one for one in found.pictures if one.name == "time"]
@@ -502,7 +601,13 @@ def test_overfitting_from_the_tenth_epoch_on_is_not_before_it() -> None:
         trials = [taught("scratch", seed, SCRATCH, 0.7, 0.3, lowest=lowest) for seed in range(6)]
         trials += [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(6)]
         found = report(*trials)
-        (row,) = [row for table in found.tables if table.name == "claims" for row in table.rows if "overfits" in row[0]]
+        (row,) = [
+            row
+            for table in found.tables
+            if table.name == "claims"
+            for row in table.rows
+            if "overfits" in row[0]
+        ]
         assert row[-1] == outcome, lowest
         assert "Training less validation accuracy at the last epoch: +10.00 points." in row[1]
 
@@ -527,17 +632,33 @@ def test_overfitting_is_a_rise_of_a_hundredth_in_every_one_of_six_seeds() -> Non
     assert overfitting(6, [1.009] * 6)[1] == "not reproduced", "what rises less stays where it is"
     assert overfitting(6, [1.1] * 5 + [1.0000001])[1] == "cannot be told"
     figures, outcome, _ = overfitting(5, [1.5] * 5)
-    assert outcome == "cannot be told" and "5 of 5 seeds; too few seeds, 6 are needed to tell." in figures
+    assert (
+        outcome == "cannot be told"
+        and "5 of 5 seeds; too few seeds, 6 are needed to tell." in figures
+    )
 
 
 def test_freezing_that_helps_costs_nothing_and_heads_that_differ_do_not_end_alike() -> None:
     trials = []
     for seed in range(6):
-        trials += [taught("scratch", seed, SCRATCH, 0.7, 0.3), taught("finetune", seed, FINETUNE, 0.75, 0.9)]
-        trials += [taught("config1", seed, CONFIG1, 0.85, 0.9), taught("config2", seed, CONFIG2, 0.8, 0.9)]
-    told = {row[0]: row[-1] for table in report(*trials).tables if table.name == "claims" for row in table.rows}
+        trials += [
+            taught("scratch", seed, SCRATCH, 0.7, 0.3),
+            taught("finetune", seed, FINETUNE, 0.75, 0.9),
+        ]
+        trials += [
+            taught("config1", seed, CONFIG1, 0.85, 0.9),
+            taught("config2", seed, CONFIG2, 0.8, 0.9),
+        ]
+    told = {
+        row[0]: row[-1]
+        for table in report(*trials).tables
+        if table.name == "claims"
+        for row in table.rows
+    }
     assert (
-        told["Freezing together with another head (config1) costs nothing against learning all weights (finetune)"]
+        told[
+            "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
+        ]
         == "reproduced"
     )
     assert told["Config1 (config1) and Config2 (config2) end alike"] == "not reproduced"
@@ -547,11 +668,16 @@ def test_a_deeper_net_that_only_generalises_worse_is_not_degraded() -> None:
     """Degradation shows in training; a net that fits better and tests worse is overfitted."""
     trials = []
     for seed in range(6):
-        for arm, arch, train, test in (("plain20", "plain20", 0.7, 0.65), ("plain56", "plain56", 0.8, 0.55)):
+        for arm, arch, train, test in (
+            ("plain20", "plain20", 0.7, 0.65),
+            ("plain56", "plain56", 0.8, 0.55),
+        ):
             made = taught(arm, seed, {"model.arch": arch}, test, 0.5)
             metrics = dict(made.metrics) | {"train/acc": dict.fromkeys(range(1, 13), train)}
             trials.append(replace(made, metrics=metrics))
-    (row,) = [row for table in report(*trials).tables if table.name == "claims" for row in table.rows]
+    (row,) = [
+        row for table in report(*trials).tables if table.name == "claims" for row in table.rows
+    ]
     assert row[-1] == "not reproduced"
 
 

@@ -43,7 +43,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def drawn(
-    store: Store, arm: str, seed: int, dead: float = 0.0, names: tuple[str, ...] = ("input", "a/b", "a_b")
+    store: Store,
+    arm: str,
+    seed: int,
+    dead: float = 0.0,
+    names: tuple[str, ...] = ("input", "a/b", "a_b"),
 ) -> str:
     """A finished trial with sheets of its layers; the id of its run."""
     made = store.add(arm, seed, None)
@@ -60,11 +64,17 @@ def drawn(
 def test_arms_stand_side_by_side_layer_by_layer(store: Store) -> None:
     for arm in ("best", EVIL, "base", "fourth"):
         drawn(store, arm, 0)
-    found = activation_section.activations(store.runs, "x", ["best", EVIL, "base", "fourth"], "base")
+    found = activation_section.activations(
+        store.runs, "x", ["best", EVIL, "base", "fourth"], "base"
+    )
     assert [(strip.heading, [photo.caption for photo in strip.photos]) for strip in found.strips] == [
         ("input", ["The same for all arms."]), ("a/b", ["base", "best", EVIL]), ("a_b", ["base", "best", EVIL]),
     ]  # fmt: skip
-    assert [photo.content for photo in found.strips[1].photos] == [png(14), png(14), png(10 + len(EVIL))]
+    assert [photo.content for photo in found.strips[1].photos] == [
+        png(14),
+        png(14),
+        png(10 + len(EVIL)),
+    ]
     names = [photo.name for strip in found.strips for photo in strip.photos]
     assert len(set(names)) == len(names) == 7 and not any(set("/<> ") & set(name) for name in names)
     assert "Test image 3 (car) in the layers of base, best, <script>" in found.sentences[0]
@@ -93,13 +103,23 @@ def test_dead_channels_are_a_figure_or_a_sentence(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"sheets": {}}', b'{"sheets": [1]}', b'{"sheets": [{"step": "0", "layer": "x"}]}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"sheets": {}}',
+        b'{"sheets": [1]}',
+        b'{"sheets": [{"step": "0", "layer": "x"}]}',
+    ],
 )
 def test_damaged_sheets_are_passed_over(store: Store, content: bytes) -> None:
     store.write(drawn(store, "base", 0), activation_section.FACTS, content)
     assert not activation_section.activations(store.runs, "x", ["base"], "base")
     drawn(store, "base", 1)
-    assert "(seed 1)" in activation_section.activations(store.runs, "x", ["base"], "base").sentences[0]
+    assert (
+        "(seed 1)" in activation_section.activations(store.runs, "x", ["base"], "base").sentences[0]
+    )
 
 
 def test_trials_without_sheets_or_outside_the_plan_show_nothing(store: Store) -> None:
@@ -127,7 +147,9 @@ def search(trials: int) -> SweepRuns:
         status = "stopped" if number % 3 == 2 else "finished"
         made.append(run("arm" + number * "m", 0, status=status, settings=json.dumps(settings)))
     found = runs(*made)
-    return replace(found, parent=replace(found.parent, params={"metric": "val/acc", "method": "random"}))
+    return replace(
+        found, parent=replace(found.parent, params={"metric": "val/acc", "method": "random"})
+    )
 
 
 def test_a_search_shows_each_trial_against_each_parameter_that_varies() -> None:
@@ -135,15 +157,23 @@ def test_a_search_shows_each_trial_against_each_parameter_that_varies() -> None:
     picture = next(one for one in found.pictures if one.name == "slices")
     slices = {one.parameter: one for one in picture.plot.slices}  # type: ignore[attr-defined]
     assert set(slices) == {"train.lr", "augment"}, "the batch size was the same throughout"
-    assert slices["train.lr"].log and not slices["train.lr"].levels and slices["augment"].levels == ("a", "b")
+    assert (
+        slices["train.lr"].log
+        and not slices["train.lr"].levels
+        and slices["augment"].levels == ("a", "b")
+    )
     for one in slices.values():
         assert len(one.points) == 24 and sum(point.best for point in one.points) == 1
         assert sum(not point.ended for point in one.points) == 8
     best = max(one for one in found.trials["val/acc"] if one == one)
-    assert [point.value for point in slices["augment"].points if point.best] == [pytest.approx(100 * best)]
+    assert [point.value for point in slices["augment"].points if point.best] == [
+        pytest.approx(100 * best)
+    ]
     assert {point.place for point in slices["augment"].points} == {0, 1}
     few = content(search(4), RANGES)
-    assert "too few trials (4 of" in markdown(few) and any(one.name == "slices" for one in few.pictures)
+    assert "too few trials (4 of" in markdown(few) and any(
+        one.name == "slices" for one in few.pictures
+    )
 
 
 def test_levels_are_in_the_order_of_their_size() -> None:
@@ -160,11 +190,19 @@ def pictured(store: Store) -> Content:
     for seed, skill in ((0, 1.0), (1, 1.2)):
         run_id = drawn(store, "base", seed)
         arrays = network(seed, skill)
-        store.put(run_id, "predictions.npz", {"index": arrays.index, "labels": arrays.labels, "logits": arrays.logits})
+        store.put(
+            run_id,
+            "predictions.npz",
+            {"index": arrays.index, "labels": arrays.labels, "logits": arrays.logits},
+        )
     for seed in (0, 1):
         run_id = drawn(store, EVIL, seed, 0.25)
         arrays = network(seed + 50, 1.6)
-        store.put(run_id, "predictions.npz", {"index": arrays.index, "labels": arrays.labels, "logits": arrays.logits})
+        store.put(
+            run_id,
+            "predictions.npz",
+            {"index": arrays.index, "labels": arrays.labels, "logits": arrays.logits},
+        )
     index = np.arange(0, 600, 2)
     store.put("p", "test_images.npz", {"images": np.zeros((300, 8, 8, 3), np.uint8), "index": index,
                                        "labels": np.zeros(300), "classes": np.array(["cat", EVIL, "dog"])})  # fmt: skip
@@ -187,12 +225,17 @@ def full() -> Content:
         }  # fmt: skip
         noise = 0.05 * np.random.default_rng(number).normal()
         metrics = {
-            name: {epoch: value + noise for epoch, value in known.items()} for name, known in one.metrics.items()
+            name: {epoch: value + noise for epoch, value in known.items()}
+            for name, known in one.metrics.items()
         }
         metrics["time/epoch_s"] = dict.fromkeys(range(1, 13), spent)
         trials.append(replace(one, tags=one.tags | tags, metrics=metrics))
-    lost = replace(trials[-1], status="failed", metrics={}, tags=trials[-1].tags | {"suite.reason": "NaN"})
-    images = {arm: ImageError(0.0123, arm == "config1") for arm in ("finetune", "config1", "config2")}
+    lost = replace(
+        trials[-1], status="failed", metrics={}, tags=trials[-1].tags | {"suite.reason": "NaN"}
+    )
+    images = {
+        arm: ImageError(0.0123, arm == "config1") for arm in ("finetune", "config1", "config2")
+    }
     made = content(runs(*trials[:-1], lost), Rules(VAL), None, images)
     assert len(made.tables[0].headings) == 12 and len(made.tables[1].headings) == 5
     assert len(made.tables[2].headings) == 4 and made.tables[2].name == "costs"
@@ -215,9 +258,19 @@ def test_kept_pictures_are_in_all_files(store: Store, tmp_path: Path) -> None:
     page = publish(pictured(store), tmp_path / "out")
     text, told = page.read_text(), (page.parent / "report.md").read_text()
     assert "<script" not in text and "<script" not in told
-    assert text.index('id="errors"') < text.index('id="augmentations"') < text.index('id="activations"')
+    assert (
+        text.index('id="errors"')
+        < text.index('id="augmentations"')
+        < text.index('id="activations"')
+    )
     kept = {path.name for path in (page.parent / "figures").iterdir()}
-    for name in ("augmentations.png", "confusion.png", "confusion.svg", "dead.svg", "activations-01-a_b-0.png"):
+    for name in (
+        "augmentations.png",
+        "confusion.png",
+        "confusion.svg",
+        "dead.svg",
+        "activations-01-a_b-0.png",
+    ):
         assert name in kept
     assert all(f"figures/{name})" in told for name in kept if name.endswith(".png"))
     assert (page.parent / "figures" / "activations-01-a_b-0.png").read_bytes() == png(14)
@@ -229,7 +282,10 @@ def test_kept_pictures_are_in_all_files(store: Store, tmp_path: Path) -> None:
     ("width", "scheme"),
     [
         (390, "dark"),
-        *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((390, "light"), (1440, "dark"), (1440, "light"))),
+        *(
+            pytest.param(*pair, marks=pytest.mark.full)
+            for pair in ((390, "light"), (1440, "dark"), (1440, "light"))
+        ),
     ],
 )
 def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
@@ -237,7 +293,9 @@ def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
 ) -> None:
     import axe_playwright_python
 
-    rules_of_axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    rules_of_axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(
+        encoding="utf-8"
+    )
     with chromium() as browser:
         for file in pages(store, tmp_path):
             view = {"width": width, "height": 900}
@@ -247,16 +305,25 @@ def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
             page.on("dialog", lambda dialog, told=told: told.append("a script ran"))
             page.goto(file.as_uri())
             root = "document.documentElement"
-            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), "the page is wider than the screen"
-            if width == 1440 and file.parent.parent.name != "long":  # an arm's name of 60 letters takes what it needs
+            assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), (
+                "the page is wider than the screen"
+            )
+            if (
+                width == 1440 and file.parent.parent.name != "long"
+            ):  # an arm's name of 60 letters takes what it needs
                 fits = "[...document.querySelectorAll('.scroll')].map(table => table.scrollWidth <= table.clientWidth)"
                 assert all(page.evaluate(fits)), f"{file.parent.parent.name}: a table is cut off"
-            assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            assert page.evaluate(
+                "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+            )
             assert page.evaluate("document.images.length") > 0
             assert told == []
             page.evaluate(rules_of_axe)
             found = page.evaluate("axe.run()")
-            broken = [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found["violations"]]
+            broken = [
+                (rule["id"], [node["html"][:120] for node in rule["nodes"][:3]])
+                for rule in found["violations"]
+            ]
             assert broken == [] and len(found["passes"]) > 10
 
 
@@ -271,7 +338,9 @@ def test_the_verdict_is_in_sight_where_the_table_is_wider_than_the_screen(tmp_pa
         assert page.evaluate(f"{wider}.scrollWidth > {wider}.clientWidth")
         cells = "[...document.querySelectorAll('table.arms .verdict')]"
         assert page.evaluate(f"{cells}.length") == 3
-        assert page.evaluate(f"{cells}.every(cell => cell.getBoundingClientRect().right <= innerWidth)")
+        assert page.evaluate(
+            f"{cells}.every(cell => cell.getBoundingClientRect().right <= innerWidth)"
+        )
 
 
 # ---- the whole way ---------------------------------------------------------------------------------------------------
@@ -298,11 +367,19 @@ def test_a_finished_sweep_shows_errors_augmentations_and_layers(done: Folder) ->
     assert "python -m suite.sweep sweep.yaml" in text, "the command that makes it again"
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     assert {"augmentations.png", "confusion.png", "calibration.svg"} <= figures
-    assert sum(name.startswith("activations-") for name in figures) == 1 + 4 * 2, "the input once, four layers twice"
-    parent = done.query("select run_uuid from tags where key = 'suite.kind' and value = 'sweep'")[0][0]
+    assert sum(name.startswith("activations-") for name in figures) == 1 + 4 * 2, (
+        "the input once, four layers twice"
+    )
+    parent = done.query("select run_uuid from tags where key = 'suite.kind' and value = 'sweep'")[
+        0
+    ][0]
     kept = done.path / "mlartifacts" / "tiny" / parent / "artifacts"
-    assert (kept / "augmentations.png").read_bytes() == (page.parent / "figures" / "augmentations.png").read_bytes()
-    assert (kept / "test_images.npz").exists() and (kept / "report" / "index.html").read_bytes() == page.read_bytes()
+    assert (kept / "augmentations.png").read_bytes() == (
+        page.parent / "figures" / "augmentations.png"
+    ).read_bytes()
+    assert (kept / "test_images.npz").exists() and (
+        kept / "report" / "index.html"
+    ).read_bytes() == page.read_bytes()
 
 
 @pytest.mark.slow
@@ -318,13 +395,19 @@ def test_a_report_made_again_is_the_same(done: Folder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("tiny", "--compare", "augment=flip", "augment=none"), 0, "augment=flip less augment=none"),
+        (
+            ("tiny", "--compare", "augment=flip", "augment=none"),
+            0,
+            "augment=flip less augment=none",
+        ),
         (("tiny", "--compare", "augment=flip", "nope"), 2, "nope"),
         (("tiny", "--compare", "augment=flip", "augment=flip"), 2, "'augment=flip' twice"),
         (("tiny", "--compare", "augment=flip seed=0", "augment=flip seed=1"), 0, "McNemar"),
     ],
 )
-def test_two_arms_are_compared_image_by_image(done: Folder, arguments: Any, code: int, said: str) -> None:
+def test_two_arms_are_compared_image_by_image(
+    done: Folder, arguments: Any, code: int, said: str
+) -> None:
     told = done.run(*arguments, module="suite.report")
     assert told.returncode == code and said in told.stdout + told.stderr, told.stdout + told.stderr
     assert "Traceback" not in told.stderr
@@ -348,7 +431,12 @@ def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
         "data": {"name": "folder", "root": "first", "val_size": 6}, "model": {"arch": "tiny_net:build"},
         "train": {"epochs": 1, "batch_size": 6, "lr": 0.05, "precision": "fp32"},
     }  # fmt: skip
-    folder.write(trial=trial, parameters={"augment": {"values": ["none", "flip"]}}, seeds=[0], checkpoints={"keep": 1})
+    folder.write(
+        trial=trial,
+        parameters={"augment": {"values": ["none", "flip"]}},
+        seeds=[0],
+        checkpoints={"keep": 1},
+    )
     folder.sweep()
     (tmp_path / "first").rename(tmp_path / "second")
     (tmp_path / "runs" / "tiny" / "test_images.npz").unlink()
@@ -365,8 +453,12 @@ def test_the_best_of_a_falling_figure_is_the_lowest() -> None:
                   objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}')  # fmt: skip
         made.append(replace(one, metrics={"val/loss": {1: 1.0 + abs(number - 2)}}))
     found = runs(*made)
-    found = replace(found, parent=replace(found.parent, params={"metric": "val/loss", "method": "random"}))
-    rules = Rules(Objective("val/loss", "minimize", "last"), bounds={"train.lr": Bounds(1e-3, 1e-1)})
+    found = replace(
+        found, parent=replace(found.parent, params={"metric": "val/loss", "method": "random"})
+    )
+    rules = Rules(
+        Objective("val/loss", "minimize", "last"), bounds={"train.lr": Bounds(1e-3, 1e-1)}
+    )
     (picture,) = [one for one in content(found, rules).pictures if one.name == "slices"]
     (slice_,) = picture.plot.slices  # type: ignore[attr-defined]
     assert [(point.place, point.value) for point in slice_.points if point.best] == [(0.03, 1.0)]

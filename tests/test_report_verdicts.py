@@ -25,12 +25,19 @@ from suite.report.study.roles import Roles, roles
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns, TrialRun
 
-LATER = Looks(made=(tuple(range(2, 8)), tuple(range(1, 8)), tuple(range(6))))  # the third look is at six seeds
-PARAMS = {"scratch": SCRATCH, "finetune": FINETUNE}  # of two arms about which the study claims something
+LATER = Looks(
+    made=(tuple(range(2, 8)), tuple(range(1, 8)), tuple(range(6)))
+)  # the third look is at six seeds
+PARAMS = {
+    "scratch": SCRATCH,
+    "finetune": FINETUNE,
+}  # of two arms about which the study claims something
 NOISE = (0.001, -0.002, 0.003, 0.0, -0.001, 0.002, -0.003, 0.004)
 
 
-def sweep(table: Mapping[str, Sequence[float | None]], status: str = "failed", **tags: str) -> SweepRuns:
+def sweep(
+    table: Mapping[str, Sequence[float | None]], status: str = "failed", **tags: str
+) -> SweepRuns:
     """Arm -> accuracy by seed, validation and test alike; None: the trial ended with ``status``."""
     trials: list[TrialRun] = []
     for arm, values in table.items():
@@ -75,7 +82,10 @@ def test_intervals_of_accuracies_stay_within_0_and_100_percent() -> None:
     arms = found.arms.set_index("arm")
     assert arms.loc["base", "test/acc high"] == 1.0 and arms.loc["b", "test/acc low"] == 0.0
     _, low, _ = analysis.interval([0.99, 1.0])
-    assert row_of(found, "base")["Test accuracy (error), %"] == f"99.50 [{100 * low:.2f}, 100.00] (0.50)"
+    assert (
+        row_of(found, "base")["Test accuracy (error), %"]
+        == f"99.50 [{100 * low:.2f}, 100.00] (0.50)"
+    )
     assert with_interval("test/acc", 0.5, 0.4, 0.6) == "50.00 ± 10.00"
     assert analysis.figure_interval("test/loss", [0.01, 0.5])[1] < 0, "a loss is not cut off"
 
@@ -101,11 +111,21 @@ def test_an_arm_that_lost_seeds_gets_no_lead_and_no_plain_better(status: str) ->
     )  # fmt: skip
     assert row["Worst case"] == f"[{worst[0]}, {worst[1]}]"
     assert row_of(found, "whole")["Worst case"] == "–"
-    assert found.winner == "whole" and found.conclusions[-1].startswith("Highest mean validation accuracy: whole,")
+    assert found.winner == "whole" and found.conclusions[-1].startswith(
+        "Highest mean validation accuracy: whole,"
+    )
     text = said(found)
-    assert "Better than the baseline: whole." in text and "Better than the baseline: lucky" not in text
-    assert "lucky is better than the baseline only on 6 of 8 seeds" in text and f"{worst[0]}, {worst[1]}" in text
-    assert "lucky does not lead, though its mean is" in text and "it lost 2 seeds that base finished" in text
+    assert (
+        "Better than the baseline: whole." in text and "Better than the baseline: lucky" not in text
+    )
+    assert (
+        "lucky is better than the baseline only on 6 of 8 seeds" in text
+        and f"{worst[0]}, {worst[1]}" in text
+    )
+    assert (
+        "lucky does not lead, though its mean is" in text
+        and "it lost 2 seeds that base finished" in text
+    )
 
 
 def test_equivalent_and_worse_are_qualified_by_the_side_that_lost_seeds() -> None:
@@ -117,7 +137,9 @@ def test_equivalent_and_worse_are_qualified_by_the_side_that_lost_seeds() -> Non
 
 
 def test_nobody_leads_if_each_arm_lost_seeds() -> None:
-    found = content(sweep({"base": [None, *around(0.6)[1:]], "b": [*around(0.7)[:7], None]}), Rules(VAL))
+    found = content(
+        sweep({"base": [None, *around(0.6)[1:]], "b": [*around(0.7)[:7], None]}), Rules(VAL)
+    )
     assert found.winner == "" and found.conclusions[-1].startswith("No arm leads")
 
 
@@ -134,7 +156,9 @@ def test_unconfirmed_arms_of_a_search_lose_nothing() -> None:
 
 def test_the_first_look_keeps_some_of_the_error_for_later_ones() -> None:
     made = sweep({"base": around(0.6), "b": around(0.62)})
-    (text,) = (line for line in content(made, Rules(VAL)).method if "This counts as the first look" in line)
+    (text,) = (
+        line for line in content(made, Rules(VAL)).method if "This counts as the first look" in line
+    )
     assert "judged at 3.1 %" in text and "does not say how often" in text
     looked = Rules(VAL, looks=Looks(made=(tuple(range(8)),)))
     assert not any("does not say" in line for line in content(made, looked).method)
@@ -142,47 +166,65 @@ def test_the_first_look_keeps_some_of_the_error_for_later_ones() -> None:
 
 
 def test_seeds_added_after_a_look_are_judged_more_strictly_and_said() -> None:
-    shifted = [0.6 + 0.002 + noise for noise in (0.001, 0.004, -0.001, 0.003, 0.002, 0.0005, 0.001, 0.003)]
+    shifted = [
+        0.6 + 0.002 + noise for noise in (0.001, 0.004, -0.001, 0.003, 0.002, 0.0005, 0.001, 0.003)
+    ]
     made = sweep({"base": [0.6] * 8, "b": shifted})
     looks = Looks(made=tuple(tuple(range(count)) for count in (6, 7, 8)))
     later, first = (content(made, Rules(VAL, looks=each)) for each in (looks, Looks()))
     assert "this is look 3, judged at" in "\n".join(later.method)
     level = analysis.look_level(looks, 1)
     assert percent(level) in "\n".join(later.method) and level < analysis.FIRST_LOOK
-    widths = [float((found.arms["difference high"] - found.arms["difference low"]).max()) for found in (later, first)]
+    widths = [
+        float((found.arms["difference high"] - found.arms["difference low"]).max())
+        for found in (later, first)
+    ]
     assert widths[0] > widths[1]
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2, -0.2])
 def test_seeds_that_cannot_reach_the_level_of_a_later_look_decide_nothing(shift: float) -> None:
     """Their interval has no ends: no verdict follows from it, however large the difference."""
-    found = content(sweep({"base": [0.6] * 6, "b": around(0.6 + shift, 6)}), Rules(VAL, looks=LATER))
+    found = content(
+        sweep({"base": [0.6] * 6, "b": around(0.6 + shift, 6)}), Rules(VAL, looks=LATER)
+    )
     row = found.arms.set_index("arm").loc["b"]
-    assert row["pairs"] == 6 and np.isnan(row["difference low"]) and np.isnan(row["difference high"])
+    assert (
+        row["pairs"] == 6 and np.isnan(row["difference low"]) and np.isnan(row["difference high"])
+    )
     assert row["verdict"] == "inconclusive" and row_of(found, "b")["Verdict"] == "inconclusive"
     assert analysis.undecided(found.arms) == ["b"]
     shown = said(found)
     assert "Inconclusive, a difference was neither shown nor ruled out: b." in shown
-    assert not any(word in shown for word in ("Better than", "Worse than", "Equivalent to", "Too few"))
+    assert not any(
+        word in shown for word in ("Better than", "Worse than", "Equivalent to", "Too few")
+    )
 
 
 @pytest.mark.parametrize("rising", [True, False])
 @pytest.mark.parametrize("ends", [(np.nan, np.nan), (0.1, np.nan), (np.nan, -0.1), (np.nan, 0.001)])
-def test_an_interval_without_an_end_gives_no_verdict(ends: tuple[float, float], rising: bool) -> None:
+def test_an_interval_without_an_end_gives_no_verdict(
+    ends: tuple[float, float], rising: bool
+) -> None:
     assert analysis.verdict(*ends, 0.03, 0.005, rising) == "inconclusive"
 
 
 def test_looks_with_too_few_seeds_for_a_verdict_do_not_count() -> None:
     made = sweep({"base": around(0.6), "b": around(0.62)})
     looks = Looks(made=((0, 1), (0, 1, 2), tuple(range(8))))
-    assert any("counts as the first look" in line for line in content(made, Rules(VAL, looks=looks)).method)
+    assert any(
+        "counts as the first look" in line for line in content(made, Rules(VAL, looks=looks)).method
+    )
 
 
 def test_an_unfinished_sweep_gets_no_verdict_and_shows_no_interval() -> None:
     made = sweep({"base": around(0.6), "b": [*around(0.7)[:7], None]}, "running")
     found = content(made, Rules(VAL))
     row = row_of(found, "b")
-    assert row["Verdict"] == "unfinished" and "[" not in row["Difference to the baseline, percentage points"]
+    assert (
+        row["Verdict"] == "unfinished"
+        and "[" not in row["Difference to the baseline, percentage points"]
+    )
     assert "Adjusted p" not in row and "If normal (Dunnett)" not in row
     assert "No verdict yet, because planned trials have not ended: b." in said(found)
     missing = content(sweep({"base": around(0.6), "b": around(0.7)}, planned="17"), Rules(VAL))
@@ -194,7 +236,9 @@ def test_an_unfinished_sweep_gets_no_verdict_and_shows_no_interval() -> None:
 def test_a_planned_sweep_says_what_it_saved_and_when_each_arm_was_decided() -> None:
     planned = tuple(tuple(range(count)) for count in (8, 12, 16))
     rng = np.random.default_rng(0)
-    values = {arm: list(mean + rng.normal(0, 0.01, 16)) for arm, mean in (("base", 0.6), ("open", 0.606))}
+    values = {
+        arm: list(mean + rng.normal(0, 0.01, 16)) for arm, mean in (("base", 0.6), ("open", 0.606))
+    }
     values["clear"] = list(0.7 + rng.normal(0, 0.01, 8))
     found = content(sweep(values), Rules(VAL, looks=Looks(planned, planned)))
     assert found.arms.set_index("arm").loc["clear", "decided at"] == 8
@@ -202,7 +246,9 @@ def test_a_planned_sweep_says_what_it_saved_and_when_each_arm_was_decided() -> N
     assert "40 of at most 48 trials have ended. Decided: clear at 8 seeds" in text
     assert ("not decided: open" in text) == (row_of(found, "open")["Verdict"] == "inconclusive")
     level = analysis.look_level(Looks(planned, planned), 2)
-    assert f"Look 3 of 3 planned ones. Each is judged at {percent(level)}" in "\n".join(found.method)
+    assert f"Look 3 of 3 planned ones. Each is judged at {percent(level)}" in "\n".join(
+        found.method
+    )
 
 
 def test_a_plan_that_was_changed_counts_as_open() -> None:
@@ -210,7 +256,11 @@ def test_a_plan_that_was_changed_counts_as_open() -> None:
     looks = Looks(planned, (tuple(range(6)), tuple(range(8))))
     found = content(sweep({"base": around(0.6), "b": around(0.7)}), Rules(VAL, looks=looks))
     text = "\n".join(found.method)
-    assert "planned seeds were changed" in text and "this is look 2" in text and "planned ones" not in text
+    assert (
+        "planned seeds were changed" in text
+        and "this is look 2" in text
+        and "planned ones" not in text
+    )
 
 
 def test_rules_read_looks_and_the_search_seed_from_the_parent() -> None:
@@ -246,7 +296,9 @@ def test_what_pairing_gained_or_lost_is_said() -> None:
     own = np.array(NOISE[::-1])
     gained = content(sweep({"base": list(0.6 + shared), "b": list(0.6 + shared + own)}), Rules(VAL))
     ratio = (np.var(shared, ddof=1) + np.var(shared + own, ddof=1)) / np.var(own, ddof=1)
-    assert f"a difference {ratio:.1f} times smaller than without pairing." in "\n".join(gained.method)
+    assert f"a difference {ratio:.1f} times smaller than without pairing." in "\n".join(
+        gained.method
+    )
     lost = content(sweep({"base": list(0.6 + shared), "b": list(0.6 - shared)}), Rules(VAL))
     assert "a difference 2.0 times larger: here pairing lost." in "\n".join(lost.method)
 
@@ -256,7 +308,9 @@ def test_three_seeds_get_dunnetts_verdict_under_its_own_name() -> None:
     row = row_of(found, "b")
     assert row["Verdict"] == "too few seeds" and row["If normal (Dunnett)"].startswith("better [")
     assert any("“If normal (Dunnett)”" in line and "equal spread" in line for line in found.method)
-    assert "If normal (Dunnett)" not in row_of(content(sweep({"base": [0.6, 0.61], "b": [0.7, 0.72]}), Rules(VAL)), "b")
+    assert "If normal (Dunnett)" not in row_of(
+        content(sweep({"base": [0.6, 0.61], "b": [0.7, 0.72]}), Rules(VAL)), "b"
+    )
 
 
 def test_wins_stand_beside_the_difference() -> None:
@@ -273,11 +327,15 @@ def test_the_row_of_smallest_differences_is_at_the_measured_spread() -> None:
     assert f"at the measured spread over seeds ({100 * spread:.2f} points)" in text
     for seeds in (6, 8, 10, 16):
         size = 100 * spread * analysis.detectable(seeds, 1)
-        assert f"{size:.2f} with {seeds}" in text or f"{size:.2f} points with {seeds}" in text, seeds
+        assert f"{size:.2f} with {seeds}" in text or f"{size:.2f} points with {seeds}" in text, (
+            seeds
+        )
 
 
 @pytest.mark.parametrize("counts", [(8,), (6, 7, 8)])
-def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(counts: tuple[int, ...]) -> None:
+def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(
+    counts: tuple[int, ...],
+) -> None:
     looks = Looks(made=tuple(tuple(range(count)) for count in counts))
     found = content(sweep({"base": [0.6] * 8, "b": around(0.6)}), Rules(VAL, looks=looks))
     level = analysis.look_level(looks, 1)
@@ -285,10 +343,14 @@ def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(
     size = 100 * float(np.std(NOISE, ddof=1)) * analysis.detectable(8, 1, level=level)
     assert f"{size:.2f} points with this sweep's 8 seeds; in a new sweep" in text
     (text,) = (line for line in found.method if line.startswith("The smallest difference"))
-    assert f"this sweep's at its level of {percent(level)}, new ones at that of a first look" in text
+    assert (
+        f"this sweep's at its level of {percent(level)}, new ones at that of a first look" in text
+    )
 
 
-def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The table is rounded: beside a simulation it read "3.01 points ...; in a new sweep 3.00 points"."""
     monkeypatch.setattr("suite.report.power.analysis.seed_power", lambda arms: {6: 2.0, 8: 1.5})
     found = content(sweep({"base": [0.6] * 6, "b": around(0.6, 6)}), Rules(VAL))
@@ -299,7 +361,9 @@ def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(monk
 
 @pytest.mark.parametrize(("seeds", "arms"), [(6, 1), (6, 16), (8, 4)])
 def test_the_table_of_power_is_that_of_the_simulation(seeds: int, arms: int) -> None:
-    assert analysis.seed_power(arms)[seeds] == pytest.approx(analysis.detectable(seeds, arms), abs=0.006)
+    assert analysis.seed_power(arms)[seeds] == pytest.approx(
+        analysis.detectable(seeds, arms), abs=0.006
+    )
 
 
 def test_the_table_of_power_is_right_between_its_columns() -> None:
@@ -323,7 +387,9 @@ def store(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Store:
 def add(store: Store, arm: str, seed: int, one: Predictions) -> None:
     accuracy = {1: float(one.correct.mean())}
     store.add(arm, seed, one, baseline="true" if arm == "base" else "false")
-    store.trials[-1] = replace(store.trials[-1], metrics={"val/acc": accuracy, "test/acc": accuracy})
+    store.trials[-1] = replace(
+        store.trials[-1], metrics={"val/acc": accuracy, "test/acc": accuracy}
+    )
 
 
 def test_the_error_of_test_images_is_paired_image_by_image(store: Store) -> None:
@@ -333,14 +399,21 @@ def test_the_error_of_test_images_is_paired_image_by_image(store: Store) -> None
         add(store, arm, seed, one)
     found = image_errors(store.runs, "x", Rules(VAL))
     per_image = [
-        np.mean([float(nets["b", seed].correct[image]) - float(nets["base", seed].correct[image]) for seed in (0, 1)])
+        np.mean(
+            [
+                float(nets["b", seed].correct[image]) - float(nets["base", seed].correct[image])
+                for seed in (0, 1)
+            ]
+        )
         for image in range(300)
     ]
     assert set(found) == {"b"} and found["b"].exact
     assert found["b"].half == pytest.approx(1.96 * np.std(per_image, ddof=1) / np.sqrt(300))
 
 
-def test_many_trials_get_an_upper_bound_from_one_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_trials_get_an_upper_bound_from_one_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for arm in ("base", "b"):
         for seed in range(3):
             add(store, arm, seed, network(seed, 1.0 + (arm == "b")))
@@ -350,7 +423,9 @@ def test_many_trials_get_an_upper_bound_from_one_file(store: Store, monkeypatch:
     load = Predictions.read
     monkeypatch.setattr(Predictions, "read", lambda path: read.append(str(path)) or load(path))
     found = image_errors(store.runs, "x", Rules(VAL))["b"]
-    a, b = (np.mean([network(seed, skill).correct.mean() for seed in range(3)]) for skill in (2.0, 1.0))
+    a, b = (
+        np.mean([network(seed, skill).correct.mean() for seed in range(3)]) for skill in (2.0, 1.0)
+    )
     assert found.half == pytest.approx(1.96 * np.sqrt((a * (1 - a) + b * (1 - b)) / 300))
     assert not found.exact and len(read) == 1 and found.half > exact
 
@@ -366,17 +441,24 @@ def test_a_verdict_that_other_test_images_may_undo_says_so() -> None:
     made = sweep({"base": around(0.6), "small": around(0.61), "large": around(0.7)})
     images = {"small": ImageError(0.02, True), "large": ImageError(0.02, False)}
     found = content(made, Rules(VAL), images=images)
-    assert row_of(found, "small")["Test images"] == "± 2.00" and row_of(found, "large")["Test images"] == "≤ 2.00"
+    assert (
+        row_of(found, "small")["Test images"] == "± 2.00"
+        and row_of(found, "large")["Test images"] == "≤ 2.00"
+    )
     (text,) = (line for line in found.conclusions if line.startswith("Other test images"))
     assert "for small:" in text and "large" not in text
     headings = list(row_of(found, "small"))
-    assert headings.index("Test images") == 1 + headings.index("Difference to the baseline, percentage points")
+    assert headings.index("Test images") == 1 + headings.index(
+        "Difference to the baseline, percentage points"
+    )
 
 
 # ---- claims ----------------------------------------------------------------------------------------
 
 
-def learned(arm: str, seed: int, end: float, speed: float, rng: np.random.Generator) -> TrialHistory:
+def learned(
+    arm: str, seed: int, end: float, speed: float, rng: np.random.Generator
+) -> TrialHistory:
     epochs = np.arange(1, 21)
     values = end * (1 - np.exp(-speed * epochs)) + rng.normal(0, 0.003, 20)
     records = {int(epoch): EpochRecord(int(epoch), {"val/acc": float(value), "test/acc": float(value)})
@@ -396,7 +478,9 @@ def test_an_arm_that_ends_higher_with_the_same_time_constant_is_not_faster() -> 
     rng = np.random.default_rng(0)
     outcomes = [faster(0.82, 0.2, rng) for _ in range(200)]
     assert outcomes.count("reproduced") <= 10 and outcomes.count("not reproduced") <= 10
-    assert [faster(0.82, 0.6, rng) for _ in range(5)] == ["reproduced"] * 5, "three times as fast is seen"
+    assert [faster(0.82, 0.6, rng) for _ in range(5)] == ["reproduced"] * 5, (
+        "three times as fast is seen"
+    )
 
 
 def ended(values: Mapping[str, Sequence[float]]) -> list[TrialHistory]:
@@ -418,10 +502,17 @@ def ended(values: Mapping[str, Sequence[float]]) -> list[TrialHistory]:
         (0.02, "not reproduced", "reproduced"),
     ],
 )
-def test_sameness_is_refuted_only_if_the_whole_interval_lies_outside(shift: float, alike: str, costless: str) -> None:
+def test_sameness_is_refuted_only_if_the_whole_interval_lies_outside(
+    shift: float, alike: str, costless: str
+) -> None:
     values = {"base": [0.6] * 8, "b": [0.6 + shift + noise for noise in NOISE]}
-    found = claims(ended(values), Roles(heads=(("base", "b"),), freezing=(("base", "b"),)), Rules(VAL))
-    told = {("alike" if "end alike" in claim.text else claim.text.split()[0]): claim.outcome for claim in found}
+    found = claims(
+        ended(values), Roles(heads=(("base", "b"),), freezing=(("base", "b"),)), Rules(VAL)
+    )
+    told = {
+        ("alike" if "end alike" in claim.text else claim.text.split()[0]): claim.outcome
+        for claim in found
+    }
     assert told["alike"] == alike
     assert told["Freezing"] == costless
 
@@ -439,8 +530,12 @@ def test_the_freezing_claim_compares_equal_heads_if_the_sweep_has_them() -> None
     texts = {claim.text: claim for claim in claims(ended(values), parted, Rules(VAL))}
     assert any(text.startswith("Freezing (freeze7) costs nothing") for text in texts)
     assert not any("another head" in text for text in texts)
-    (claim,) = (one for one in claims(ended(values), mixed, Rules(VAL)) if "another head" in one.text)
-    assert claim.outcome == "not reproduced" and "the difference is not that of freezing" in claim.rule
+    (claim,) = (
+        one for one in claims(ended(values), mixed, Rules(VAL)) if "another head" in one.text
+    )
+    assert (
+        claim.outcome == "not reproduced" and "the difference is not that of freezing" in claim.rule
+    )
 
 
 def stepped(arm: str, seed: int, reached: int, end: float = 0.5) -> TrialHistory:
@@ -448,7 +543,8 @@ def stepped(arm: str, seed: int, reached: int, end: float = 0.5) -> TrialHistory
     names = ("val/acc", "test/acc", "train/acc")
     accuracies = [0.1] * (reached - 1) + [end] * (10 - reached)
     records = {
-        epoch: EpochRecord(epoch, dict.fromkeys(names, value)) for epoch, value in enumerate(accuracies, start=1)
+        epoch: EpochRecord(epoch, dict.fromkeys(names, value))
+        for epoch, value in enumerate(accuracies, start=1)
     }
     return TrialHistory(Trial(f"{arm}{seed}", arm, seed, arm), {}, records, Status.FINISHED)
 
@@ -469,9 +565,21 @@ def outcome(trials: list[TrialHistory], kind: str, looks: Looks) -> str:
 @pytest.mark.parametrize(
     ("kind", "clear", "one_seed_against"),
     [
-        ("faster", paired_steps("b", [2] * 6, [0.5] * 6), paired_steps("b", [2] * 5 + [6], [0.5] * 6)),
-        ("alike", paired_steps("b", [5] * 6, [0.501] * 6), paired_steps("b", [5] * 6, [0.5] * 5 + [0.506])),
-        ("deeper", paired_steps("b", [5] * 6, [0.4] * 6), paired_steps("b", [5] * 6, [0.4] * 5 + [0.51])),
+        (
+            "faster",
+            paired_steps("b", [2] * 6, [0.5] * 6),
+            paired_steps("b", [2] * 5 + [6], [0.5] * 6),
+        ),
+        (
+            "alike",
+            paired_steps("b", [5] * 6, [0.501] * 6),
+            paired_steps("b", [5] * 6, [0.5] * 5 + [0.506]),
+        ),
+        (
+            "deeper",
+            paired_steps("b", [5] * 6, [0.4] * 6),
+            paired_steps("b", [5] * 6, [0.4] * 5 + [0.51]),
+        ),
     ],
 )
 def test_claims_are_judged_at_the_level_of_the_look(
@@ -489,7 +597,10 @@ def test_the_table_of_claims_names_the_level_of_the_look() -> None:
     for looks in (Looks(), LATER):
         found = content(runs(*trials), Rules(VAL, looks=looks))
         (table,) = (table for table in found.tables if table.name == "claims")
-        assert f"at a level of {percent(analysis.look_level(looks, 1))}, excludes zero" in table.caption
+        assert (
+            f"at a level of {percent(analysis.look_level(looks, 1))}, excludes zero"
+            in table.caption
+        )
 
 
 # ---- published seeds -------------------------------------------------------------------------------
@@ -506,7 +617,10 @@ def test_published_seeds_are_tested_by_welchs_t() -> None:
     result = stats.ttest_ind([0.61, 0.63, 0.62, 0.6], theirs, equal_var=False)
     span = result.confidence_interval(0.95)
     assert row["Welch’s p"] == f"{result.pvalue:.3f}"
-    shown = [f"{100 * value:+.2f}".replace("-", "−") for value in (0.615 - np.mean(theirs), span.low, span.high)]
+    shown = [
+        f"{100 * value:+.2f}".replace("-", "−")
+        for value in (0.615 - np.mean(theirs), span.low, span.high)
+    ]
     assert row["Difference"] == f"{shown[0]} [{shown[1]}, {shown[2]}]"
     assert row["Published"].endswith("(3 seeds)")
 
@@ -528,7 +642,9 @@ def test_equal_constant_sides_differ_by_nothing() -> None:
 def test_nothing_stands_out_where_figures_are_noise() -> None:
     rng = np.random.default_rng(1)
     bounds = {name: analysis.Bounds(0.0, 1.0) for name in "abc"}
-    points_ = [({name: float(rng.uniform()) for name in "abc"}, float(rng.normal())) for _ in range(60)]
+    points_ = [
+        ({name: float(rng.uniform()) for name in "abc"}, float(rng.normal())) for _ in range(60)
+    ]
     shares = analysis.importance(points_, "maximize", bounds)
     assert analysis.standing_out(shares) == []
     assert effects._importance(shares) == (
@@ -544,7 +660,9 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
 
 
 def collapse_note(found: Content) -> str:
-    return next((line for line in found.conclusions if line.startswith("Single seeds are far worse")), "")
+    return next(
+        (line for line in found.conclusions if line.startswith("Single seeds are far worse")), ""
+    )
 
 
 @pytest.mark.parametrize("metric", ["val/acc", "val/loss"])
@@ -568,7 +686,16 @@ def test_an_arm_of_which_a_seed_collapsed_is_named(metric: str) -> None:
     "values",
     [
         [0.6, 0.6005, 0.5995, 0.6, 0.6005, 0.5995, 0.6, 0.58],  # 2 points, less than five margins
-        [0.6, 0.62, 0.56, 0.64, 0.58, 0.66, 0.61, 0.45],  # far, but the other seeds scatter widely too
+        [
+            0.6,
+            0.62,
+            0.56,
+            0.64,
+            0.58,
+            0.66,
+            0.61,
+            0.45,
+        ],  # far, but the other seeds scatter widely too
         [*around(0.6, 7), 0.8],  # far better is no collapse
         [*around(0.6, 4), 0.4],  # five seeds get no verdict
     ],

@@ -65,10 +65,14 @@ def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
         assert "KILLED" in folder.runs().values()
     folder.sweep(STEPS=steps)
     if number != signal.SIGKILL:  # which costs what came after the last checkpoint, at most 30 s
-        assert len(Path(steps).read_text().split()) == 4 * 4 * 8, "trials, epochs, steps: none was made twice"
+        assert len(Path(steps).read_text().split()) == 4 * 4 * 8, (
+            "trials, epochs, steps: none was made twice"
+        )
     curves = folder.curves()
     assert curves == alone(folder.path, tmp_path / "alone", monkeypatch) and len(curves) == 4
-    assert all(curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name])
+    assert all(
+        curves[name][epoch] == before[name][epoch] for name in before for epoch in before[name]
+    )
     assert folder.runs() == dict.fromkeys(curves, "FINISHED")
     assert folder.parents() == ["FINISHED"]
     folder.assert_tracked()
@@ -88,7 +92,9 @@ def test_ctrl_c_costs_no_step(folder: Folder) -> None:
     assert process.returncode == 130, output
     (trial,) = (folder.path / "runs" / "tiny" / "trials").iterdir()
     names = [path.name for path in (trial / "checkpoints").iterdir()]
-    within = [name for name in names if re.fullmatch(r"e\d+-?s\d+", name) and not name.endswith("s000000")]
+    within = [
+        name for name in names if re.fullmatch(r"e\d+-?s\d+", name) and not name.endswith("s000000")
+    ]
     assert within, f"no checkpoint within an epoch: {names}"
     folder.sweep(STEPS=str(steps))
     assert len(steps.read_text().split()) == 4 * 8, "epochs, steps: none was made twice"
@@ -128,7 +134,9 @@ def test_a_finished_sweep_launched_again_runs_only_what_is_new_or_forced(folder:
     folder.write(seeds=[0, 1], parameters={"train.lr": {"values": [0.2]}})
     folder.sweep()
     assert len(starts()) == 6 and len(folder.runs()) == 4
-    assert sum(entry["kind"] == "look" for entry in folder.journal) == 2, "the same seeds again are no further look"
+    assert sum(entry["kind"] == "look" for entry in folder.journal) == 2, (
+        "the same seeds again are no further look"
+    )
     rows = folder.query(
         "select t.value, count(*) from tags t join runs r using (run_uuid) "
         "where t.key = 'suite.in_plan' and r.lifecycle_stage = 'active' group by t.value"
@@ -154,7 +162,9 @@ def test_a_second_process_is_refused_while_the_first_runs(folder: Folder) -> Non
 
 
 @pytest.mark.full
-def test_a_torn_last_line_of_the_journal_is_dropped(folder: Folder, unbroken: dict[str, Any]) -> None:
+def test_a_torn_last_line_of_the_journal_is_dropped(
+    folder: Folder, unbroken: dict[str, Any]
+) -> None:
     folder.write()
     process = folder.start(SLOW="0.05")
     folder.wait_for(process, epochs_done(4))
@@ -169,7 +179,9 @@ def test_a_torn_last_line_of_the_journal_is_dropped(folder: Folder, unbroken: di
 
 
 @pytest.mark.full
-def test_the_budget_stops_cleanly_and_the_next_launch_goes_on(folder: Folder, unbroken: dict[str, Any]) -> None:
+def test_the_budget_stops_cleanly_and_the_next_launch_goes_on(
+    folder: Folder, unbroken: dict[str, Any]
+) -> None:
     folder.write()
     done = folder.sweep("--budget", "14s", SLOW="0.3")
     assert "budget of 14 s" in done.stdout
@@ -196,7 +208,9 @@ def alias(folder: Folder) -> list[str]:
 
 
 @pytest.mark.full
-def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_its_trials(folder: Folder) -> None:
+def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_its_trials(
+    folder: Folder,
+) -> None:
     folder.write(seeds=[0], checkpoints={"keep": 1})
     folder.sweep()
     first = alias(folder)
@@ -217,7 +231,9 @@ def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_
     assert len(after) == len(ids) == 5 and len(ids & after) == 4, "the other plan's runs stay"
 
 
-def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(folder: Folder) -> None:
+def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(
+    folder: Folder,
+) -> None:
     """One trial has ended, one has begun, one only stands in the plan: what each says of its numerics is true."""
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05, 0.1, 0.2]}})
     process = folder.start("--max-concurrent", "1", SLOW="0.1")
@@ -225,28 +241,43 @@ def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(f
     process.send_signal(signal.SIGINT)
     assert "Traceback" not in process.communicate(timeout=60)[0] and process.returncode == 130
     before = folder.curves()
-    assert {name: len(curve) for name, curve in before.items()} == {"lr=0.05 seed=0": 4, "lr=0.1 seed=0": 1}
+    assert {name: len(curve) for name, curve in before.items()} == {
+        "lr=0.05 seed=0": 4,
+        "lr=0.1 seed=0": 1,
+    }
     dies = (
         "import os; from suite.launch.ledger import Ledger\n"
         "Ledger.clear_folders = lambda _, items: items and os._exit(9)\n"
     )
     (folder.path / "dies.py").write_text(dies + "from suite.sweep.__main__ import main\nmain()")
-    died = folder.run("sweep.yaml", "train.precision=bf16", module="dies")  # once they are forgotten, all still there
+    died = folder.run(
+        "sweep.yaml", "train.precision=bf16", module="dies"
+    )  # once they are forgotten, all still there
     assert died.returncode == 9 and len(folder.curves()) == 1
-    assert list((folder.path / "runs" / "tiny" / "trials").glob("*/checkpoints/*")), "nothing to take up by mistake"
+    assert list((folder.path / "runs" / "tiny" / "trials").glob("*/checkpoints/*")), (
+        "nothing to take up by mistake"
+    )
     said = " ".join((died.stdout + folder.sweep("train.precision=bf16").stdout).split())
     assert "what was trained in fp32 is kept as it is" in said
-    assert "of the trials that had begun with other numerics, 1 not yet done will start anew" in said
+    assert (
+        "of the trials that had begun with other numerics, 1 not yet done will start anew" in said
+    )
     after = folder.curves()
     assert after["lr=0.05 seed=0"] == before["lr=0.05 seed=0"] and len(after["lr=0.1 seed=0"]) == 4
     assert after["lr=0.1 seed=0"][1] != before["lr=0.1 seed=0"][1], "its first epoch is in bf16 too"
-    planned = {entry["name"]: entry["numerics"]["precision"] for entry in folder.journal if entry["kind"] == "trial"}
+    planned = {
+        entry["name"]: entry["numerics"]["precision"]
+        for entry in folder.journal
+        if entry["kind"] == "trial"
+    }
     assert planned == {"lr=0.05 seed=0": "fp32", "lr=0.1 seed=0": "bf16", "lr=0.2 seed=0": "bf16"}
     tagged = folder.query(
         "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.numerics' "
         "where r.lifecycle_stage = 'active'"
     )
-    assert {name: json.loads(text)["precision"] for name, text in tagged if name in planned} == planned
+    assert {
+        name: json.loads(text)["precision"] for name, text in tagged if name in planned
+    } == planned
     folder.assert_tracked()
     assert folder.runs() == dict.fromkeys(planned, "FINISHED")
 
@@ -259,13 +290,19 @@ def test_another_precision_is_said_and_numerics_of_a_first_launch_stay(folder: F
     chosen = next(entry for entry in folder.journal if entry["kind"] == "launch")["numerics"]
     journal = folder.path / "runs" / "tiny" / "journal.jsonl"
     other = {"fp32": "bf16", "bf16": "fp32"}[chosen["precision"]]
-    unsummed = re.sub(r', "crc": "[0-9a-f]{8}"}$', "}", journal.read_text(), flags=re.MULTILINE)  # as older ones are
+    unsummed = re.sub(
+        r', "crc": "[0-9a-f]{8}"}$', "}", journal.read_text(), flags=re.MULTILINE
+    )  # as older ones are
     text = unsummed.replace(f'"precision": "{chosen["precision"]}"', f'"precision": "{other}"')
-    assert f'"precision": "{other}"' in text, "the journal is written in another form than this test knows"
+    assert f'"precision": "{other}"' in text, (
+        "the journal is written in another form than this test knows"
+    )
     journal.write_text(text)
     folder.write(trial=auto, seeds=[0, 1], parameters={"train.lr": {"values": [0.05]}})
     folder.sweep()
     second = [entry for entry in folder.journal if entry["kind"] == "trial"][-1]
-    assert second["seed"] == 1 and second["numerics"]["precision"] == other, "a second launch does not measure again"
+    assert second["seed"] == 1 and second["numerics"]["precision"] == other, (
+        "a second launch does not measure again"
+    )
     said = folder.sweep(f"train.precision={chosen['precision']}").stdout
     assert f"what was trained in {other} is kept as it is" in said

@@ -7,11 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.search import Listed, Suggested, Table, asha, at, extract, load, percent, replay, score, shuffled
+from benchmarks.search import (
+    Listed,
+    Suggested,
+    Table,
+    asha,
+    at,
+    extract,
+    load,
+    percent,
+    replay,
+    score,
+    shuffled,
+)
 from suite.storage.journal import Journal
 
 RATES = (0.01, 0.1, 1.0)
-TINY = Table(("train.lr",), tuple((rate,) for rate in RATES), ((0.1, 0.2, 0.3), (0.2, 0.5, 0.9), (0.4, 0.4, 0.4)))
+TINY = Table(
+    ("train.lr",),
+    tuple((rate,) for rate in RATES),
+    ((0.1, 0.2, 0.3), (0.2, 0.5, 0.9), (0.4, 0.4, 0.4)),
+)
 
 
 def plane() -> Table:
@@ -32,7 +48,9 @@ def test_a_table_that_can_be_worked_out_by_hand() -> None:
     assert trail.arms == [0, 0, 0, 0, 1, 1, 1, 1, 1]
     assert trail.epochs_to(0.9) == 6
     assert trail.epochs_to(0.91) == math.inf
-    assert trail.regret(TINY, 4) == pytest.approx(0.6)  # the first arm would be chosen, and comes to 0.3
+    assert trail.regret(TINY, 4) == pytest.approx(
+        0.6
+    )  # the first arm would be chosen, and comes to 0.3
     assert trail.regret(TINY, 100) == 0.0
 
 
@@ -111,7 +129,10 @@ def test_optuna_is_asked_and_told(lr_range: bool) -> None:
     else:  # no arm is paid for twice
         assert len(trail.arms) % 9 == 0 and len(trail.arms) <= table.total
         assert len(told) == len(trail.arms) / 9 + searcher.repeats
-    assert {trial.value for trial in told if trial.value is not None} <= {*table.final, *sum(table.curves, ())}
+    assert {trial.value for trial in told if trial.value is not None} <= {
+        *table.final,
+        *sum(table.curves, ()),
+    }
     again = replay(table, Suggested(table, "test", lr_range))
     assert again == trail
 
@@ -141,7 +162,14 @@ def test_quantiles_take_those_that_never_got_there() -> None:
 def test_the_csv_of_a_journal_is_the_table(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     for arm, curve in enumerate(TINY.curves):
-        about = {"id": str(arm), "arm": str(arm), "seed": 0, "name": str(arm), "settings": {}, "config": {}}
+        about = {
+            "id": str(arm),
+            "arm": str(arm),
+            "seed": 0,
+            "name": str(arm),
+            "settings": {},
+            "config": {},
+        }
         journal.append("trial", **about, choices={"train.lr": RATES[arm]})
         journal.append("start", id=str(arm), epoch=0)
         for epoch, value in enumerate(curve, start=1):

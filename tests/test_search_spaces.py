@@ -60,7 +60,9 @@ def test_the_header_counts_the_trials(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_file_runs_on_an_own_image_folder(path: Path) -> None:
-    sweep = config.load(path, ["data.name=folder", "data.root=/images", "train.epochs=1", "seeds=[0,1]"])
+    sweep = config.load(
+        path, ["data.name=folder", "data.root=/images", "train.epochs=1", "seeds=[0,1]"]
+    )
     assert all(arm.config.data.root == "/images" for arm in sweep.arms_list)
 
 
@@ -69,11 +71,18 @@ def test_the_transfer_arms_are_those_of_the_study() -> None:
     models = {arm.name: arm.config.model for arm in sweep.arms_list}
     assert [model.weights for model in models.values()] == ["none", *["imagenet"] * 4]
     assert [model.freeze_depth for model in models.values()] == [0, 0, 7, 7, 7]
-    assert models["freeze7"] == models["config1"].model_copy(update={"head": models["finetune"].head})
+    assert models["freeze7"] == models["config1"].model_copy(
+        update={"head": models["finetune"].head}
+    )
     assert models["config1"].head == config.HeadConfig(hidden=(128,), dropout=0.3)
     assert models["config2"].head and models["config2"].head.rates() == (0.2, 0.2, 0.2, 0.2, 0.0)
     assert {model.imagenet_file for model in models.values()} == {"/r.pth"}
-    assert sweep.reference["finetune"] == {"train/acc": 0.995, "val/acc": 0.811, "test/acc": 0.804, "time_s": 397}
+    assert sweep.reference["finetune"] == {
+        "train/acc": 0.995,
+        "val/acc": 0.811,
+        "test/acc": 0.804,
+        "time_s": 397,
+    }
     assert [arm.name for arm in sweep.baseline_arms] == ["scratch"]
 
 
@@ -102,7 +111,9 @@ def test_all_nine_augmentations_of_the_study_are_tried_alone() -> None:
 # ---- what is generated
 
 
-@pytest.mark.parametrize("path", [schema.SCHEMA_FILE, schema.SETTINGS_FILE], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [schema.SCHEMA_FILE, schema.SETTINGS_FILE], ids=lambda path: path.name
+)
 def test_generated_files_are_in_step_with_the_models(path: Path) -> None:
     assert path.read_text() == schema.files()[path], "run `python -m suite.config.schema`"
 
@@ -112,7 +123,9 @@ def test_the_settings_page_explains_every_setting() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for key in {*setting_fields.LEAVES, *config.read.FIELDS} - {"augment"}:
         assert any(line.startswith(f"| `{key}` |") for line in rows), key
-    assert all(row.rstrip("| ").split(" | ")[-1].endswith((".", ")")) for row in rows), "a meaning is a sentence"
+    assert all(row.rstrip("| ").split(" | ")[-1].endswith((".", ")")) for row in rows), (
+        "a meaning is a sentence"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +136,9 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_shipped_file_is_valid_in_an_editor(path: Path, validator: jsonschema.Draft202012Validator) -> None:
+def test_a_shipped_file_is_valid_in_an_editor(
+    path: Path, validator: jsonschema.Draft202012Validator
+) -> None:
     assert [error.message for error in validator.iter_errors(plain(path))] == []
 
 
@@ -171,7 +186,12 @@ RIGHT: list[tuple[str, Any]] = [
     ("arms", {"a": {"model": {"weights": "x.pth"}, "augment": "flip"}}),
     (
         "parameters",
-        {"h": {"values": {"a": {}, "b": {"model.head.hidden": [3]}}, "when": {"model.weights": ["imagenet"]}}},
+        {
+            "h": {
+                "values": {"a": {}, "b": {"model.head.hidden": [3]}},
+                "when": {"model.weights": ["imagenet"]},
+            }
+        },
     ),
     ("parameters", {"model.head": {"values": {"a": {"model.head": None}}}}),
     ("parameters", {"train.lr": {"min": 1e-3, "max": 1, "distribution": "log_uniform"}}),

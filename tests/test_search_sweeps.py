@@ -39,7 +39,11 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
     folder.wait_for(process, lambda journal: sum(entry["kind"] == "end" for entry in journal) >= 3)
     process.kill()
     process.communicate()
-    before = {name: entry for name, entry in ends(folder).items() if entry["status"] in ("finished", "stopped")}
+    before = {
+        name: entry
+        for name, entry in ends(folder).items()
+        if entry["status"] in ("finished", "stopped")
+    }
     done = folder.sweep()
     assert "confirming" in done.stdout
     trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
@@ -52,14 +56,20 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
     for name, entry in before.items():
         assert last[name]["seq"] == entry["seq"] and starts.count(entry["id"]) == 1, name
     # the confirmed arms and the baseline ran at full length on the seed that the search had not seen
-    confirmed = next(entry for entry in reversed(folder.journal) if entry["kind"] == "plan")["confirmed"]
+    confirmed = next(entry for entry in reversed(folder.journal) if entry["kind"] == "plan")[
+        "confirmed"
+    ]
     assert "lr=0.05 augment=none" in confirmed and len(confirmed) in (2, 3)
     for arm in confirmed:
         assert last[f"{arm} seed=1"]["status"] == "finished"
         assert sorted(folder.curves()[f"{arm} seed=1"]) == [1, 2, 3, 4]
-    unconfirmed = [entry for entry in trials if entry["seed"] == 1 and entry["arm"] not in confirmed]
+    unconfirmed = [
+        entry for entry in trials if entry["seed"] == 1 and entry["arm"] not in confirmed
+    ]
     assert not unconfirmed
-    champion = next(entry["id"] for entry in reversed(folder.journal) if entry["kind"] == "champion")
+    champion = next(
+        entry["id"] for entry in reversed(folder.journal) if entry["kind"] == "champion"
+    )
     assert champion in {entry["id"] for entry in trials if entry["seed"] == 1}
     assert [entry["seeds"] for entry in folder.journal if entry["kind"] == "look"] == [[1]]
     assert folder.query("select value from tags where key = 'suite.search_seed'") == [("0",)]
@@ -74,17 +84,31 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
 @pytest.mark.full
 def test_a_random_search_with_median_stopping(folder: Folder) -> None:
     early = {"type": "median", "grace_epochs": 1, "min_trials": 2}
-    folder.write(**(SEARCH | {"method": "random", "run_cap": 5, "early_terminate": early, "baseline": None}))
+    folder.write(
+        **(SEARCH | {"method": "random", "run_cap": 5, "early_terminate": early, "baseline": None})
+    )
     folder.sweep()
     trials = [entry for entry in folder.journal if entry["kind"] == "trial"]
-    assert sum(entry["seed"] == 0 for entry in trials) == 5 and sum(entry["seed"] == 1 for entry in trials) == 2
+    assert (
+        sum(entry["seed"] == 0 for entry in trials) == 5
+        and sum(entry["seed"] == 1 for entry in trials) == 2
+    )
     assert set(folder.runs().values()) == {"FINISHED"}
 
 
 @pytest.mark.slow
 def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
     folder.write(
-        **(SEARCH | {"run_cap": 3, "early_terminate": None, "baseline": None, "confirm": None, "seeds": [0]}),
+        **(
+            SEARCH
+            | {
+                "run_cap": 3,
+                "early_terminate": None,
+                "baseline": None,
+                "confirm": None,
+                "seeds": [0],
+            }
+        ),
         metric=[{"name": "val/acc"}, {"name": "time/epoch_s"}],
     )
     folder.sweep()
@@ -115,7 +139,9 @@ def test_a_study_rebuilt_from_the_journal_knows_what_it_knew() -> None:
     again = OptunaSearch(SPACE, GOAL, "s", known)
     for one, two in zip(study.study.trials, again.study.trials, strict=True):
         assert (one.state, one.values) == (two.state, two.values)
-        assert two.params == pytest.approx(one.params, rel=1e-5)  # a label has six digits, and is what is trained
+        assert two.params == pytest.approx(
+            one.params, rel=1e-5
+        )  # a label has six digits, and is what is trained
     assert again.study.best_value == 0.5
 
 
@@ -131,7 +157,10 @@ def test_a_conditional_parameter_is_only_asked_where_it_counts() -> None:
 
 
 def test_a_known_trial_that_the_space_no_longer_holds_is_left_out() -> None:
-    known = [({"head": "narrow", "train.lr": 0.01}, [0.9]), ({"head": "linear", "train.lr": 0.01}, [0.5])]
+    known = [
+        ({"head": "narrow", "train.lr": 0.01}, [0.9]),
+        ({"head": "linear", "train.lr": 0.01}, [0.5]),
+    ]
     assert len(OptunaSearch(SPACE, GOAL, "s", known).study.trials) == 1
 
 
@@ -143,7 +172,8 @@ def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
 
     draw = random.Random(3)
     return [
-        (f"t{number}", [draw.random() * epoch / epochs for epoch in range(1, epochs + 1)]) for number in range(count)
+        (f"t{number}", [draw.random() * epoch / epochs for epoch in range(1, epochs + 1)])
+        for number in range(count)
     ]
 
 
@@ -154,7 +184,11 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> N
     from suite.config import AshaConfig, MedianConfig
     from suite.execution.early_stopping import EarlyStop
 
-    rule = AshaConfig(grace_epochs=1, reduction_factor=3) if kind == "asha" else MedianConfig(min_trials=3)
+    rule = (
+        AshaConfig(grace_epochs=1, reduction_factor=3)
+        if kind == "asha"
+        else MedianConfig(min_trials=3)
+    )
     waiting, running, journal = curves(), [], []
     unbroken, stops = EarlyStop(rule, Objective("val/acc"), 9), []
     while waiting or running:
@@ -164,7 +198,13 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> N
             trial[2] += 1
             metrics = {"val/acc": values[trial[2] - 1]}
             journal.append(
-                {"seq": len(journal) + 1, "kind": "epoch", "id": name, "epoch": trial[2], "metrics": metrics}
+                {
+                    "seq": len(journal) + 1,
+                    "kind": "epoch",
+                    "id": name,
+                    "epoch": trial[2],
+                    "metrics": metrics,
+                }
             )
             stops.append(unbroken.feed(name, trial[2], metrics))
             if stops[-1] or trial[2] == len(values):
@@ -176,8 +216,13 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> N
     resumed = EarlyStop(rule, Objective("val/acc"), 9)
     names = {name for name, _ in curves()}
     known = resumed.replay(journal[:killed_after], names)
-    assert known == {entry["id"] for entry, stop in zip(journal[:killed_after], stops, strict=False) if stop}
-    rest = [resumed.feed(entry["id"], entry["epoch"], entry["metrics"]) for entry in journal[killed_after:]]
+    assert known == {
+        entry["id"] for entry, stop in zip(journal[:killed_after], stops, strict=False) if stop
+    }
+    rest = [
+        resumed.feed(entry["id"], entry["epoch"], entry["metrics"])
+        for entry in journal[killed_after:]
+    ]
     assert rest == stops[killed_after:]
     again = [resumed.feed(entry["id"], entry["epoch"], entry["metrics"]) for entry in journal]
     assert not any(again), "an epoch that was fed before is not judged again"
@@ -189,7 +234,9 @@ def test_asha_judges_a_trial_by_its_best_epoch_so_far() -> None:
 
     rules = EarlyStop(AshaConfig(grace_epochs=2, reduction_factor=2), Objective("val/acc"), 8)
     for name in ("a", "b"):
-        assert not rules.feed(name, 1, {"val/acc": 0.5}) and not rules.feed(name, 2, {"val/acc": 0.5})
+        assert not rules.feed(name, 1, {"val/acc": 0.5}) and not rules.feed(
+            name, 2, {"val/acc": 0.5}
+        )
     rules.feed("c", 1, {"val/acc": 0.9})
     assert not rules.feed("c", 2, {"val/acc": 0.1}), "it has been better than that"
     rules.feed("d", 1, {"val/acc": 0.1})

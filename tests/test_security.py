@@ -92,8 +92,13 @@ def violations(text: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found += [name.name for name in node.names if name.name.partition(".")[0] in FORBIDDEN_MODULES]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in FORBIDDEN_MODULES:
+            found += [
+                name.name for name in node.names if name.name.partition(".")[0] in FORBIDDEN_MODULES
+            ]
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").partition(".")[0] in FORBIDDEN_MODULES
+        ):
             found += [name.name for name in node.names if name.name != "UnpicklingError"]
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
@@ -102,7 +107,10 @@ def violations(text: str) -> list[str]:
                 found.append(name)
             if name == "torch.load" and given.get("weights_only") != "True":
                 found.append("torch.load without weights_only=True")
-            if given.get("weights_only", "True") != "True" or given.get("allow_pickle", "False") != "False":
+            if (
+                given.get("weights_only", "True") != "True"
+                or given.get("allow_pickle", "False") != "False"
+            ):
                 found.append(f"{name} takes pickles")
             if given.get("shell", "False") != "False":
                 found.append(f"{name} with a shell")
@@ -133,7 +141,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(mark: Path, tmp_path: Path)
     """Its manifest verifies: whoever can write the folder can write that too."""
     trial, folder = made.trial(), tmp_path / "trial"
     made.finish(made.training(trial, folder)).save()
-    (newest,) = [path for path in (folder / "checkpoints").iterdir() if path.name.startswith("e00002")]
+    (newest,) = [
+        path for path in (folder / "checkpoints").iterdir() if path.name.startswith("e00002")
+    ]
     file = newest / "last.pt"
     torch.save({"records": [], "evil": Malice(mark)}, file)
     manifest = json.loads((newest / checkpoint.MANIFEST).read_text())
@@ -154,7 +164,9 @@ def test_predictions_and_images_that_would_run_code_are_left_out(
     store.put(bad.run_id, "predictions.npz", {"index": evil, "labels": evil, "logits": evil})
     with pytest.raises(ValueError, match=r"predictions\.npz cannot be read: Object arrays"):
         Predictions.read(tmp_path / bad.run_id / "predictions.npz")
-    store.put("p", "test_images.npz", {"images": evil, "index": evil, "labels": evil, "classes": evil})
+    store.put(
+        "p", "test_images.npz", {"images": evil, "index": evil, "labels": evil, "classes": evil}
+    )
     from suite.report import error_analysis
 
     found = error_analysis.section(store.runs, "x", "base", "base")
@@ -177,9 +189,11 @@ def test_a_cache_that_would_run_code_is_made_again(mark: Path, tmp_path: Path) -
     def make() -> tuple[Prefix, dict[str, torch.Tensor]]:
         return Prefix(("conv1",)), {"train": torch.ones(4, 2)}
 
-    feature_cache.kept(tmp_path, "key", make)
+    feature_cache.load_or_make(tmp_path, "key", make)
     spoil(tmp_path / "features" / "key" / "train.npy")
-    assert torch.equal(feature_cache.kept(tmp_path, "key", make).parts["train"], torch.ones(4, 2))
+    assert torch.equal(
+        feature_cache.load_or_make(tmp_path, "key", make).parts["train"], torch.ones(4, 2)
+    )
 
 
 # ---- versions --------------------------------------------------------------------------------------------------------
@@ -187,7 +201,11 @@ def test_a_cache_that_would_run_code_is_made_again(mark: Path, tmp_path: Path) -
 
 def test_what_is_pinned_and_installed_is_new_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = dict(
-        re.findall(r"^([a-z-]+)(?:\[\w+\])?==([\d.]+)", (REPO / "requirements.txt").read_text(), re.MULTILINE)
+        re.findall(
+            r"^([a-z-]+)(?:\[\w+\])?==([\d.]+)",
+            (REPO / "requirements.txt").read_text(),
+            re.MULTILINE,
+        )
     )
     for name, floor in environment.FLOORS.items():
         assert environment._numbers(pinned[name]) >= floor
@@ -202,7 +220,9 @@ def test_what_is_pinned_and_installed_is_new_enough(monkeypatch: pytest.MonkeyPa
     ]  # fmt: skip
 
 
-def test_a_sweep_and_a_recall_with_old_packages_do_not_begin(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_and_a_recall_with_old_packages_do_not_begin(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from suite import restore
     from suite.sweep import api
 
@@ -246,13 +266,21 @@ def test_a_foreign_sweeps_report_stays_in_its_folder(name: str, tmp_path: Path) 
     assert place.parent == tmp_path and not place.name.startswith(".")
 
 
-def test_arms_and_classes_of_any_name_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_and_classes_of_any_name_lead_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "store").mkdir()
     store.stand_in(monkeypatch)
-    trials = [run(arm, seed) for arm in ("base", "../../x", "/etc/y", "a/b\\c") for seed in range(2)]
+    trials = [
+        run(arm, seed) for arm in ("base", "../../x", "/etc/y", "a/b\\c") for seed in range(2)
+    ]
     page = publish(content(runs(*trials), Rules(VAL)), tmp_path / "out")
-    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    written = {
+        path.relative_to(tmp_path / "out")
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert {path.parts[0] for path in written} == {page.parent.name}
     assert {path.name for path in tmp_path.iterdir()} == {"out", "store"}
 
@@ -277,7 +305,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
 @pytest.mark.parametrize(
     "path", ["../../../secret.txt", "checkpoints/../../../../secret.txt", "/etc/passwd", "%2e%2e/x"]
 )
-def test_a_runs_files_are_those_below_it(path: str, kept: tuple[str, str, Path], tmp_path: Path) -> None:
+def test_a_runs_files_are_those_below_it(
+    path: str, kept: tuple[str, str, Path], tmp_path: Path
+) -> None:
     uri, run_id, _ = kept
     (Path(uri.removeprefix("sqlite:///")).parent / "secret.txt").write_text("secret")
     for dst in (None, tmp_path):
@@ -288,7 +318,9 @@ def test_a_runs_files_are_those_below_it(path: str, kept: tuple[str, str, Path],
     assert not list(tmp_path.iterdir())
 
 
-def test_a_link_among_a_runs_files_shows_nothing_else(kept: tuple[str, str, Path], tmp_path: Path) -> None:
+def test_a_link_among_a_runs_files_shows_nothing_else(
+    kept: tuple[str, str, Path], tmp_path: Path
+) -> None:
     uri, run_id, place = kept
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -298,7 +330,9 @@ def test_a_link_among_a_runs_files_shows_nothing_else(kept: tuple[str, str, Path
         if name == "deep":
             target.mkdir()
             target = target / "link"
-        target.symlink_to(secret if name == "images" else secret / "activations+step+0+timestamp+1+x.png")
+        target.symlink_to(
+            secret if name == "images" else secret / "activations+step+0+timestamp+1+x.png"
+        )
     try:
         for name in ("images", "predictions.npz", "deep"):
             for dst in (None, tmp_path / "to"):
@@ -317,9 +351,15 @@ def test_a_bomb_in_a_runs_config_is_refused(kept: tuple[str, str, Path]) -> None
 
     uri, run_id, place = kept
     good = (place / "config.yaml").read_bytes()
-    lines = [f"b{number}: &b{number} [{', '.join([f'*b{number - 1}'] * 9)}]\n" for number in range(1, 9)]
+    lines = [
+        f"b{number}: &b{number} [{', '.join([f'*b{number - 1}'] * 9)}]\n" for number in range(1, 9)
+    ]
     try:
-        for text in ("b0: &b0 [1, 1]\n" + "".join(lines), "!!python/object/apply:os.system [ls]\n", "[" * 5000):
+        for text in (
+            "b0: &b0 [1, 1]\n" + "".join(lines),
+            "!!python/object/apply:os.system [ls]\n",
+            "[" * 5000,
+        ):
             (place / "config.yaml").write_text(text)
             with pytest.raises(EnvironmentProblem, match=r"config\.yaml"):
                 restore(uri, run_id)
@@ -355,15 +395,26 @@ def poisoned(store: Store, texts: list[str]) -> Any:
         for seed in range(2):  # the figures depend on the name that a run is made with
             one = run("m" * (number + 1), seed, settings=json.dumps({text: text}))
             tags = one.tags | {"suite.arm": arm, "suite.baseline": str(arm == "base").lower()}
-            trials.append(replace(one, arm=arm, trial=f"{arm}{seed}", name=f"{text} seed={seed}", tags=tags))
+            trials.append(
+                replace(one, arm=arm, trial=f"{arm}{seed}", name=f"{text} seed={seed}", tags=tags)
+            )
     trials += [run(text, 2, status="failed", epochs=0, reason=text) for text in texts]
     every = " ".join(texts)
     found = runs(
-        *trials, description=every, classes=json.dumps(texts[:3]), command=every, version=every, status="failed"
+        *trials,
+        description=every,
+        classes=json.dumps(texts[:3]),
+        command=every,
+        version=every,
+        status="failed",
     )
     found = replace(found, sweep=texts[3], parent=replace(found.parent, tags=found.parent.tags | {
         "mlflow.source.git.commit": every}))  # fmt: skip
-    made_up = content(found, Rules(VAL), {"git": {"commit": every, "diff": every}, "python": every, "platform": every})
+    made_up = content(
+        found,
+        Rules(VAL),
+        {"git": {"commit": every, "diff": every}, "python": every, "platform": every},
+    )
     for seed in range(2):
         for arm in ("base", texts[0]):
             store.add(arm, seed, network(seed, 1.0 if arm == "base" else 1.5))
@@ -407,7 +458,9 @@ def test_no_text_becomes_part_of_the_page(reports: tuple[Path, Path]) -> None:
             assert page.evaluate("window.hit") is None and told == []
             assert page.evaluate(names) == []
             assert page.url == file.as_uri()
-        assert shapes[0] == shapes[1] and len(shapes[0].split()) > 300, "not one element more or less"
+        assert shapes[0] == shapes[1] and len(shapes[0].split()) > 300, (
+            "not one element more or less"
+        )
         text = page.evaluate("document.body.innerText")
         assert "harmless7" in text
 
@@ -434,9 +487,13 @@ def test_the_page_allows_no_script_and_no_address(reports: tuple[Path, Path]) ->
     text = reports[0].read_text()
     assert re.findall(r'Content-Security-Policy" content="([^"]*)"', text) == [POLICY]
     assert text.index("Content-Security-Policy") < text.index("<title>")
-    assert not re.search(r"<script|<iframe|<link|<base|<object|<embed|<form|javascript:[^&]*\"", text)
+    assert not re.search(
+        r"<script|<iframe|<link|<base|<object|<embed|<form|javascript:[^&]*\"", text
+    )
     for file in reports[0].parent.rglob("*.svg"):
-        assert not re.search(rb"<script|<[a-z][^>]*\son\w+=|<foreignObject|<a\b", file.read_bytes()), file.name
+        assert not re.search(
+            rb"<script|<[a-z][^>]*\son\w+=|<foreignObject|<a\b", file.read_bytes()
+        ), file.name
 
 
 def test_no_text_becomes_markdown_or_latex(reports: tuple[Path, Path]) -> None:
@@ -460,12 +517,14 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
             for cell in row:
                 assert not cell.startswith(("=", "+", "@", "\t", "\r")), (name, cell)
                 assert not cell.startswith("-") or float(cell) <= 0, (name, cell)
-    assert [inert(text) for text in FORMULAS] == ["'" + text.replace("\r", "\n") for text in FORMULAS] and inert(
-        -1.5
-    ) == -1.5
+    assert [inert(text) for text in FORMULAS] == [
+        "'" + text.replace("\r", "\n") for text in FORMULAS
+    ] and inert(-1.5) == -1.5
 
 
-def test_file_names_are_no_formulas_in_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_are_no_formulas_in_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
     from suite import predict, restore
@@ -548,7 +607,9 @@ def test_the_shipped_sweep_files_hold_no_secret() -> None:
 
 
 def test_a_messages_secret_is_struck_out() -> None:
-    problem = Problem("no such file, got https://ann:canary@host/x", "x.yaml:3", "Is the password=canary1 right?")
+    problem = Problem(
+        "no such file, got https://ann:canary@host/x", "x.yaml:3", "Is the password=canary1 right?"
+    )
     assert "canary" not in str(problem) + str(UsageError(problem))
 
 
@@ -564,12 +625,23 @@ def test_the_journal_strikes_secrets_out_of_texts_but_not_of_names(tmp_path: Pat
     journal = Journal(tmp_path / "journal.jsonl")
     text = "https://ann:canary@host/x"
     journal.append(
-        "trial", id=text, arm=text, name=text, config={"data": {"root": text}}, reason=text, token="t0ken=abc123"
+        "trial",
+        id=text,
+        arm=text,
+        name=text,
+        config={"data": {"root": text}},
+        reason=text,
+        token="t0ken=abc123",
     )
     journal.close()
     (entry,) = read(tmp_path / "journal.jsonl")
     assert entry == journal.entries[0]
-    assert (entry["id"], entry["arm"], entry["name"], entry["token"]) == (text, text, text, "t0ken=abc123")
+    assert (entry["id"], entry["arm"], entry["name"], entry["token"]) == (
+        text,
+        text,
+        text,
+        "t0ken=abc123",
+    )
     assert (entry["config"]["data"]["root"], entry["reason"]) == (redacted(text), redacted(text))
 
 
@@ -615,7 +687,11 @@ URL_CANARY, BEARER_CANARY, ROOT_CANARY, GIT_CANARY = (
     "canary14-git",
 )
 DIFF_CANARY, TEXT_CANARY, NOTE_CANARY = "canary15-diff", "canary16-text", "ghp_" + "canary17" * 4
-COMMENT_CANARY, OVERRIDE_CANARY, WEIGHTS_CANARY = "canary18-comment", "canary19-override", "canary20-weights"
+COMMENT_CANARY, OVERRIDE_CANARY, WEIGHTS_CANARY = (
+    "canary18-comment",
+    "canary19-override",
+    "canary20-weights",
+)
 EVERY_CANARY = re.compile(rb"canary(0\d|1\d|20)|CANARY06", re.IGNORECASE)
 
 
@@ -632,7 +708,9 @@ def found_in(folder: Path, inputs: set[str]) -> dict[str, list[bytes]]:
     return found
 
 
-def test_a_token_that_others_can_read_is_guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_others_can_read_is_guarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray itself leaves one of mode 644; a new one never is. Where the user has another one, none is made."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -678,7 +756,8 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
     (path / "tiny_net.py").write_text(told)
     file = folder.write(
         description=f"Does it help? password={TEXT_CANARY}",
-        trial=SWEEP["trial"] | {"data": SWEEP["trial"]["data"] | {"root": f"https://ann:{ROOT_CANARY}@host/images"}},
+        trial=SWEEP["trial"]
+        | {"data": SWEEP["trial"]["data"] | {"root": f"https://ann:{ROOT_CANARY}@host/images"}},
         parameters={"model.arch": {"values": ["tiny_net:build", "tiny_net:telltale"]}},
         seeds=[0],
         checkpoints={"keep": 1},
@@ -694,10 +773,17 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
     home.mkdir()
     ray = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))  # short: Ray's sockets are in it
     cache = Path(tempfile.mkdtemp(prefix="cache-", dir=path.parent))
-    secrets = CANARIES | {"HOME": str(home), "RAY_TMPDIR": str(ray), "SUITE_CACHE": str(cache), "SLOW": "0.1"}
+    secrets = CANARIES | {
+        "HOME": str(home),
+        "RAY_TMPDIR": str(ray),
+        "SUITE_CACHE": str(cache),
+        "SLOW": "0.1",
+    }
     try:
         folder.report = True
-        process = folder.start(f"description=Does it help? secret={OVERRIDE_CANARY}", "-v", **secrets)
+        process = folder.start(
+            f"description=Does it help? secret={OVERRIDE_CANARY}", "-v", **secrets
+        )
         folder.wait_for(process, lambda journal: any(entry["kind"] == "epoch" for entry in journal))
         heard = listening(psutil.Process(process.pid))
         token = home / ".ray" / "auth_token"
@@ -707,11 +793,17 @@ def test_a_sweep_leaks_no_secret_and_opens_no_port(folder: Folder) -> None:
         assert process.returncode == 3, output
         assert not EVERY_CANARY.search(output.encode()), EVERY_CANARY.search(output.encode())
         assert WORD in output, "the exception of the user's network is told, without its secrets"
-        assert found_in(path, {"sweep.yaml", "tiny_net.py", ".git", "__pycache__"}) == {}, "the home folder is in it"
+        assert found_in(path, {"sweep.yaml", "tiny_net.py", ".git", "__pycache__"}) == {}, (
+            "the home folder is in it"
+        )
         assert any(cache.iterdir()) and found_in(cache, set()) == {}
         assert found_in(ray, set()) == {}, "Ray's logs, which everybody may read"
-        assert secret_of_ray not in b"".join(file.read_bytes() for file in (path / "runs").rglob("*") if file.is_file())
-        assert {"mlflow.db", "mlartifacts", "runs", "reports"} <= {each.name for each in path.iterdir()}
+        assert secret_of_ray not in b"".join(
+            file.read_bytes() for file in (path / "runs").rglob("*") if file.is_file()
+        )
+        assert {"mlflow.db", "mlartifacts", "runs", "reports"} <= {
+            each.name for each in path.iterdir()
+        }
         text = next(entry["text"] for entry in folder.journal if entry["kind"] == "launch")
         assert text.count(WORD) == 4, "description, root, note, comment"
         (path / "replayed.yaml").write_text(text)

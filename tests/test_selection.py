@@ -10,8 +10,12 @@ from suite.storage.journal import TrialHistory
 
 def item(arm: str, seed: int, *epochs: tuple[float, float]) -> TrialHistory:
     """A finished trial of (validation accuracy, test accuracy) by epoch."""
-    records = {e: EpochRecord(e, {"val/acc": v, "test/acc": t}) for e, (v, t) in enumerate(epochs, start=1)}
-    return TrialHistory(Trial(f"{arm}{seed}", arm, seed, f"{arm} seed={seed}"), {}, records, Status.FINISHED)
+    records = {
+        e: EpochRecord(e, {"val/acc": v, "test/acc": t}) for e, (v, t) in enumerate(epochs, start=1)
+    }
+    return TrialHistory(
+        Trial(f"{arm}{seed}", arm, seed, f"{arm} seed={seed}"), {}, records, Status.FINISHED
+    )
 
 
 TRIALS = [

@@ -72,7 +72,9 @@ def story(epochs: int, trials: int = 2) -> list[Entry]:
     for name in names:
         made.trial(name).start(name)
     for epoch in range(1, epochs + 1):
-        made.epochs(names[epoch % trials], epoch)  # runs of epochs of one trial become one call: here each is its own
+        made.epochs(
+            names[epoch % trials], epoch
+        )  # runs of epochs of one trial become one call: here each is its own
         made.add("champion", id=names[epoch % trials], value=epoch / 100)
     for name in names:
         made.end(name)
@@ -125,12 +127,17 @@ class TestAccess:
         assert server.call(SEARCH, {"max_results": 5}, "ann")[0] == 200, "the same with an account"
 
     def test_a_wrong_password_gets_nothing(self, server: TeamServer) -> None:
-        assert server.call(SEARCH, {"max_results": 5}, None, Authorization="Basic YW5uOmFubg==")[0] == 401
+        assert (
+            server.call(SEARCH, {"max_results": 5}, None, Authorization="Basic YW5uOmFubg==")[0]
+            == 401
+        )
 
     def test_a_name_that_is_not_the_servers_is_refused(self, server: TeamServer) -> None:
         """A page of the internet whose name was bound to 127.0.0.1 says its own name."""
         assert server.call(SEARCH, {"max_results": 5}, Host="evil.example")[0] == 403
-        assert server.call(SEARCH, {"max_results": 5}, Host="192.168.0.1")[0] == 403, "MLflow's default lets it in"
+        assert server.call(SEARCH, {"max_results": 5}, Host="192.168.0.1")[0] == 403, (
+            "MLflow's default lets it in"
+        )
         assert server.call(SEARCH, {"max_results": 5}, Host=server.own_name)[0] == 200
 
     def test_a_page_of_another_origin_cannot_write(self, server: TeamServer) -> None:
@@ -138,7 +145,9 @@ class TestAccess:
         assert told[0] == 403 and b"origin" in told[1].lower()
         assert server.call(CREATE, {"name": "own"}, Origin="https://tracking.example")[0] == 200
 
-    def test_one_does_not_see_anothers(self, server: TeamServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_does_not_see_anothers(
+        self, server: TeamServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         MlflowTracker("private", server.uri, None, "j1").apply(Story().launch().entries[0])
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ben")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS["ben"])
@@ -150,7 +159,9 @@ class TestAccess:
         self, server: TeamServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
-        with pytest.raises(EnvironmentProblem, match=r"refuses us.*401(.|\n)*MLFLOW_TRACKING_USERNAME"):
+        with pytest.raises(
+            EnvironmentProblem, match=r"refuses us.*401(.|\n)*MLFLOW_TRACKING_USERNAME"
+        ):
             MlflowTracker("x", server.uri, None, "j1").check()
 
     def test_it_listens_to_this_machine_only(self, server: TeamServer, postgres: Postgres) -> None:
@@ -178,12 +189,17 @@ class TestAccess:
 @needs_postgres
 class TestSending:
     @pytest.mark.fault(32, 37)
-    def test_eight_sweeps_at_once_do_not_mix(self, server: TeamServer, postgres: Postgres, tmp_path: Path) -> None:
+    def test_eight_sweeps_at_once_do_not_mix(
+        self, server: TeamServer, postgres: Postgres, tmp_path: Path
+    ) -> None:
         from suite.storage.journal import Journal
 
         journal = Journal(tmp_path / "journal.jsonl")
         for entry in story(epochs=6):
-            journal.append(entry["kind"], **{k: v for k, v in entry.items() if k not in ("seq", "ts_ms", "kind")})
+            journal.append(
+                entry["kind"],
+                **{k: v for k, v in entry.items() if k not in ("seq", "ts_ms", "kind")},
+            )
         journal.close()
         names = [f"at-once-{number}" for number in range(8)]
         done = subprocess.run(
@@ -199,7 +215,9 @@ class TestSending:
         self, server: TeamServer, postgres: Postgres, tmp_path: Path
     ) -> None:
         entries = story(epochs=20)
-        sender = Sender(MlflowTracker("restarted", server.uri, None, "j1", tmp_path), tmp_path / "cursor")
+        sender = Sender(
+            MlflowTracker("restarted", server.uri, None, "j1", tmp_path), tmp_path / "cursor"
+        )
         put(sender, entries[:20])
         while sender.behind > 5:
             time.sleep(0.005)
@@ -213,18 +231,33 @@ class TestSending:
 
     @pytest.mark.fault(30)
     def test_answers_that_get_lost_and_gateways_that_refuse_double_nothing(
-        self, server: TeamServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        server: TeamServer,
+        postgres: Postgres,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Of each kind of request the first is done and its answer dropped; then 503, 429, 500, and so on anew."""
         monkeypatch.setattr("suite.tracking.sender._FIRST_WAIT_S", 0.02)
         faults = (-1, 503, 429, 500)
-        proxy = Proxy(server, lambda method, kind, number: faults[number % 7] if number % 7 < 4 and number < 14 else 0)
+        proxy = Proxy(
+            server,
+            lambda method, kind, number: (
+                faults[number % 7] if number % 7 < 4 and number < 14 else 0
+            ),
+        )
         entries = story(epochs=6)
         (tmp_path / "notes.txt").write_text("kept")
-        entries.insert(-1, entries[-1] | {"kind": "file", "id": "t0", "path": "notes.txt", "folder": ""})
+        entries.insert(
+            -1, entries[-1] | {"kind": "file", "id": "t0", "path": "notes.txt", "folder": ""}
+        )
         entries[-1] = entries[-1] | {"seq": entries[-1]["seq"] + 1}
         told: list[str] = []
-        sender = Sender(MlflowTracker("lossy", proxy.uri, None, "j1", tmp_path), tmp_path / "cursor", told.append)
+        sender = Sender(
+            MlflowTracker("lossy", proxy.uri, None, "j1", tmp_path),
+            tmp_path / "cursor",
+            told.append,
+        )
         try:
             put(sender, entries)
             assert sender.drain(90), sender.lost
@@ -243,7 +276,10 @@ class TestSending:
         from mlflow import MlflowClient
 
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        proxy = Proxy(server, lambda method, kind, number: -1 if kind.endswith("runs/create") and not number else 0)
+        proxy = Proxy(
+            server,
+            lambda method, kind, number: -1 if kind.endswith("runs/create") and not number else 0,
+        )
         try:
             client = MlflowClient(proxy.uri)
             experiment = client.create_experiment("stock")
@@ -257,16 +293,22 @@ class TestSending:
         assert_takes_odd_texts(MlflowTracker("odd", server.uri, None, "j1", tmp_path), tmp_path)
 
     @pytest.mark.fault(33)
-    def test_a_database_of_another_mlflow_is_left_alone(self, server: TeamServer, postgres: Postgres) -> None:
+    def test_a_database_of_another_mlflow_is_left_alone(
+        self, server: TeamServer, postgres: Postgres
+    ) -> None:
         postgres.query("create database old", database="postgres")
         postgres.query("create table alembic_version (version_num varchar(32))", database="old")
         postgres.query("create table experiments (experiment_id integer)", database="old")
         postgres.query("insert into alembic_version values ('451aebb31d03')", database="old")
         uri = f"postgresql+psycopg2://mlflow:{postgres.password}@127.0.0.1:{postgres.port}/old"
-        with pytest.raises(EnvironmentProblem, match=r"schema(.|\n)*Back it up(.|\n)*mlflow db upgrade") as told:
+        with pytest.raises(
+            EnvironmentProblem, match=r"schema(.|\n)*Back it up(.|\n)*mlflow db upgrade"
+        ) as told:
             MlflowTracker("x", uri, None, "j1").check()
         assert postgres.password not in str(told.value) and told.value.exit_code == 6
-        assert postgres.query("select version_num from alembic_version", database="old") == [("451aebb31d03",)]
+        assert postgres.query("select version_num from alembic_version", database="old") == [
+            ("451aebb31d03",)
+        ]
         tables = "select count(*) from information_schema.tables where table_schema = 'public'"
         assert postgres.query(tables, database="old") == [(2,)]
 
@@ -284,7 +326,9 @@ def epochs_of(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def assert_whole(folder: Served) -> None:
     """Every trial one FINISHED run, every figure of the journal once."""
-    assert folder.runs() == dict.fromkeys(trials_of(folder), "FINISHED") and folder.parents() == ["FINISHED"]
+    assert folder.runs() == dict.fromkeys(trials_of(folder), "FINISHED") and folder.parents() == [
+        "FINISHED"
+    ]
     folder.assert_tracked()
 
 
@@ -306,7 +350,9 @@ def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[
 @needs_postgres
 @pytest.mark.fault(28)
 @pytest.mark.full
-def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServer, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_in_a_sweep_has_everything_once(
+    server: TeamServer, tmp_path: Path
+) -> None:
     folder = Served(tmp_path, server)
     write(folder, "killed", epochs=10)
     process = folder.start(SLOW="0.04")
@@ -325,7 +371,9 @@ def test_a_server_that_is_killed_in_a_sweep_has_everything_once(server: TeamServ
 @pytest.mark.slow
 @needs_postgres
 @pytest.mark.fault(29, full=True)
-def test_a_server_that_dies_for_good_costs_the_exit_code_only(server: TeamServer, tmp_path: Path) -> None:
+def test_a_server_that_dies_for_good_costs_the_exit_code_only(
+    server: TeamServer, tmp_path: Path
+) -> None:
     folder = Served(tmp_path, server)
     write(folder, "left", epochs=2, parameters=None, seeds=[0])
     killer = threading.Thread(target=_kill_at_first_epoch, args=(folder, server))
@@ -352,7 +400,9 @@ def _kill_at_first_epoch(folder: Served, server: TeamServer) -> None:
 @pytest.mark.fault(29)
 def test_a_server_that_was_never_up_is_told_at_the_start(folder: Folder) -> None:
     folder.write()
-    done = folder.run("sweep.yaml", "--tracking-uri", f"http://ann:canary-pw@127.0.0.1:{free_port()}")
+    done = folder.run(
+        "sweep.yaml", "--tracking-uri", f"http://ann:canary-pw@127.0.0.1:{free_port()}"
+    )
     assert done.returncode == 6 and "cannot be reached" in done.stderr
     assert "canary-pw" not in done.stdout + done.stderr
     assert not (folder.path / "runs").exists() and not (folder.path / "mlflow.db").exists()
@@ -364,18 +414,26 @@ def test_a_server_that_was_never_up_is_told_at_the_start(folder: Folder) -> None
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("outage_s", [0, 20, 60])
 @pytest.mark.fault(28)
-def test_an_outage_does_not_slow_training(outage_s: int, server: TeamServer, tmp_path: Path) -> None:
+def test_an_outage_does_not_slow_training(
+    outage_s: int, server: TeamServer, tmp_path: Path
+) -> None:
     """Epochs a second while the server is away, against those before: at least 95 %."""
     folder = Served(tmp_path, server)
     before_s = max(20, outage_s)
-    write(folder, f"outage-{outage_s}", epochs=before_s + outage_s + 35, parameters=None, seeds=[0, 1])
+    write(
+        folder, f"outage-{outage_s}", epochs=before_s + outage_s + 35, parameters=None, seeds=[0, 1]
+    )
     process = folder.start("--max-concurrent", "1", SLOW="0.06")
     folder.wait_for(process, lambda journal: len(epochs_of(journal)) >= 5)
     began = epochs_of(folder.journal)[-1]["ts_ms"]
-    folder.wait_for(process, lambda journal: epochs_of(journal)[-1]["ts_ms"] >= began + 1000 * before_s)
+    folder.wait_for(
+        process, lambda journal: epochs_of(journal)[-1]["ts_ms"] >= began + 1000 * before_s
+    )
     server.kill()
     gone = epochs_of(folder.journal)[-1]["ts_ms"]
-    folder.wait_for(process, lambda journal: epochs_of(journal)[-1]["ts_ms"] >= gone + 1000 * outage_s)
+    folder.wait_for(
+        process, lambda journal: epochs_of(journal)[-1]["ts_ms"] >= gone + 1000 * outage_s
+    )
     if outage_s:
         rates = [_rate(folder, began, gone), _rate(folder, gone, gone + 1000 * outage_s)]
         print(f"epochs a second before and during {outage_s} s: {rates[0]:.3f} {rates[1]:.3f}")
@@ -387,7 +445,11 @@ def test_an_outage_does_not_slow_training(outage_s: int, server: TeamServer, tmp
 
 
 def _rate(folder: Folder, start_ms: int, end_ms: int) -> float:
-    times = [entry["ts_ms"] for entry in epochs_of(folder.journal) if start_ms <= entry["ts_ms"] <= end_ms]
+    times = [
+        entry["ts_ms"]
+        for entry in epochs_of(folder.journal)
+        if start_ms <= entry["ts_ms"] <= end_ms
+    ]
     return 1000 * (len(times) - 1) / (times[-1] - times[0])
 
 
@@ -431,18 +493,26 @@ def compose() -> dict[str, Any]:
 class TestCompose:
     def test_every_image_and_package_has_a_version(self, compose: dict[str, Any]) -> None:
         wanted = dict(
-            line.split()[0].split("==") for line in (REPO / "requirements.txt").read_text().splitlines() if "==" in line
+            line.split()[0].split("==")
+            for line in (REPO / "requirements.txt").read_text().splitlines()
+            if "==" in line
         )
         images = [service["image"] for service in compose["services"].values()]
         recipe = compose["services"]["mlflow"]["build"]["dockerfile_inline"]
         images += re.findall(r"^FROM (\S+)", recipe, re.MULTILINE)
-        assert len(images) == 3 and all(re.fullmatch(r"[a-z-]+:\d+\.\d+[\w.-]*", image) for image in images), images
+        assert len(images) == 3 and all(
+            re.fullmatch(r"[a-z-]+:\d+\.\d+[\w.-]*", image) for image in images
+        ), images
         installed = re.findall(r"\b([a-z0-9-]+)==([\d.]+)", recipe)
         assert {name for name, _ in installed} == {"mlflow", "flask-wtf", "psycopg2-binary"}
-        assert all(wanted[name] == version for name, version in installed), "those that the tests ran with"
+        assert all(wanted[name] == version for name, version in installed), (
+            "those that the tests ran with"
+        )
         assert compose["services"]["mlflow"]["image"].endswith(wanted["mlflow"])
 
-    def test_every_secret_comes_from_outside_and_must_be_there(self, compose: dict[str, Any]) -> None:
+    def test_every_secret_comes_from_outside_and_must_be_there(
+        self, compose: dict[str, Any]
+    ) -> None:
         secret = re.compile("PASSWORD|SECRET|KEY|TOKEN")
         found = {
             name: value
@@ -450,26 +520,44 @@ class TestCompose:
             for name, value in service["environment"].items()
             if secret.search(name)
         }
-        assert len(found) == 4 and all(re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value) for value in found.values()), found
-        text = (REPO / "docker-compose.yml").read_text() + (REPO / "deploy" / "basic_auth.ini").read_text()
-        assert "://" not in re.sub(r"http://(localhost|127\.0\.0\.1):5000|postgresql\+psycopg2:///mlflow", "", text)
+        assert len(found) == 4 and all(
+            re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value) for value in found.values()
+        ), found
+        text = (REPO / "docker-compose.yml").read_text() + (
+            REPO / "deploy" / "basic_auth.ini"
+        ).read_text()
+        assert "://" not in re.sub(
+            r"http://(localhost|127\.0\.0\.1):5000|postgresql\+psycopg2:///mlflow", "", text
+        )
         assert not re.search(r"^admin_password", text, re.MULTILINE)
 
     def test_every_port_is_this_machines_only(self, compose: dict[str, Any]) -> None:
-        ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
-        assert ports == ["127.0.0.1:5000:5000"] and compose["networks"]["inner"] == {"internal": True}
+        ports = [
+            port for service in compose["services"].values() for port in service.get("ports", ())
+        ]
+        assert ports == ["127.0.0.1:5000:5000"] and compose["networks"]["inner"] == {
+            "internal": True
+        }
         assert compose["services"]["postgres"]["networks"] == ["inner"]
         assert not any("network_mode" in service for service in compose["services"].values())
 
     def test_it_comes_back_and_can_be_watched(self, compose: dict[str, Any]) -> None:
         for service in compose["services"].values():
-            assert service["restart"] == "unless-stopped" and service["healthcheck"]["test"][0] == "CMD"
+            assert (
+                service["restart"] == "unless-stopped"
+                and service["healthcheck"]["test"][0] == "CMD"
+            )
 
-    def test_the_server_is_started_as_the_tests_start_it(self, compose: dict[str, Any], tmp_path: Path) -> None:
+    def test_the_server_is_started_as_the_tests_start_it(
+        self, compose: dict[str, Any], tmp_path: Path
+    ) -> None:
         def flags(command: list[str]) -> set[str]:
             return {word.partition("=")[0] for word in command if word.startswith("--")}
 
         command = compose["services"]["mlflow"]["command"]
         assert flags(command) == flags(TeamServer(tmp_path, None).command())
         assert "--app-name=basic-auth" in command and "--disable-security-middleware" not in command
-        assert "default_permission = NO_PERMISSIONS" in (REPO / "deploy" / "basic_auth.ini").read_text()
+        assert (
+            "default_permission = NO_PERMISSIONS"
+            in (REPO / "deploy" / "basic_auth.ini").read_text()
+        )

@@ -14,18 +14,29 @@ from suite import models
 from suite.config.trial import ModelConfig
 from suite.core.records import Numerics
 from suite.models import strip_conv
-from suite.models.small_conv import SlicedConv2d, slice_kernels
+from suite.models.small_conv import SmallConv2d, use_small_conv
 from tests.training import finish, training, trial
 
-TAKEN = [(1, 3, 1, 1), (1, 3, 2, 1), (1, 1, 1, 0), (1, 1, 2, 0), (1, 5, 1, 2), (1, 7, 2, 3), (2, 3, 1, 1), (2, 3, 2, 1)]
+TAKEN = [
+    (1, 3, 1, 1),
+    (1, 3, 2, 1),
+    (1, 1, 1, 0),
+    (1, 1, 2, 0),
+    (1, 5, 1, 2),
+    (1, 7, 2, 3),
+    (2, 3, 1, 1),
+    (2, 3, 2, 1),
+]
 NOT_TAKEN = [(2, 1, 2, 0), (2, 2, 2, 1), (3, 3, 1, 1), (8, 3, 1, 1), (4, 3, 2, 1)]
 
 
-def pair(side: int, kernel: int, stride: int, padding: int, bias: bool) -> tuple[nn.Conv2d, nn.Conv2d, torch.Tensor]:
+def pair(
+    side: int, kernel: int, stride: int, padding: int, bias: bool
+) -> tuple[nn.Conv2d, nn.Conv2d, torch.Tensor]:
     torch.manual_seed(side + kernel)
     whole = nn.Conv2d(5, 7, kernel, stride, padding, bias=bias).double()
     sliced = copy.deepcopy(whole)
-    slice_kernels(sliced)
+    sliced = use_small_conv(sliced)
     return whole, sliced, torch.randn(4, 5, side, side, dtype=torch.double)
 
 
@@ -55,7 +66,9 @@ def test_only_maps_whose_every_block_lies_in_the_kernel_are_sliced(
     _, sliced, images = pair(*shape, bias=False)
     called: list[int] = []
     real = nn.Conv2d.forward
-    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, given: called.append(1) or real(self, given))
+    monkeypatch.setattr(
+        nn.Conv2d, "forward", lambda self, given: called.append(1) or real(self, given)
+    )
     sliced(images)
     assert bool(called) != taken
 
@@ -66,23 +79,23 @@ def test_what_is_no_plain_convolution_stays() -> None:
         nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     ]  # fmt: skip
     net = nn.Sequential(*odd, nn.Conv2d(4, 4, 3))
-    slice_kernels(net)
-    assert [isinstance(layer, SlicedConv2d) for layer in net] == [False] * 5 + [True]
+    use_small_conv(net)
+    assert [isinstance(layer, SmallConv2d) for layer in net] == [False] * 5 + [True]
     twin = copy.deepcopy(net)
-    assert isinstance(twin[5], SlicedConv2d) and twin.state_dict().keys() == net.state_dict().keys()
+    assert isinstance(twin[5], SmallConv2d) and twin.state_dict().keys() == net.state_dict().keys()
 
 
 @pytest.fixture
 def strips_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """What has gone the way of strips, on any processor: oneDNN computes in bf16 on all of them."""
     taken: list[tuple[int, ...]] = []
-    real = strip_conv.Strips.apply
+    real = strip_conv.StripConv.apply
 
     def watched(images: torch.Tensor, *given: Any) -> Any:
         taken.append(tuple(images.shape))
         return real(images, *given)
 
-    monkeypatch.setattr(strip_conv.Strips, "apply", watched)
+    monkeypatch.setattr(strip_conv.StripConv, "apply", watched)
     monkeypatch.setattr(strip_conv, "has_amx", lambda: True)
     return taken
 
@@ -98,17 +111,25 @@ def test_strips_give_the_convolution_in_fp32_to_what_bf16_can_tell(
 ) -> None:
     """Values and all gradients, as near as oneDNN's own bf16 kernels come; of less than a strip, one, and more."""
     torch.manual_seed(side + kernel)
-    whole = nn.Conv2d(48, 32, kernel, stride, kernel // 2, bias=bias).to(memory_format=torch.channels_last)
+    whole = nn.Conv2d(48, 32, kernel, stride, kernel // 2, bias=bias).to(
+        memory_format=torch.channels_last
+    )
     twin = copy.deepcopy(whole)
-    slice_kernels(twin, tiled=True)
+    twin = use_small_conv(twin, tiled=True)
     images = torch.randn(count, 48, side, side).contiguous(memory_format=torch.channels_last)
     found = {}
-    for name, layer, in_bf16 in (("fp32", whole, False), ("oneDNN", copy.deepcopy(whole), True), ("ours", twin, True)):
+    for name, layer, in_bf16 in (
+        ("fp32", whole, False),
+        ("oneDNN", copy.deepcopy(whole), True),
+        ("ours", twin, True),
+    ):
         fed = images.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
             out = layer(fed)
         out.float().backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
-        assert fed.grad is not None and all(each.grad.dtype is torch.float32 for each in layer.parameters())
+        assert fed.grad is not None and all(
+            each.grad.dtype is torch.float32 for each in layer.parameters()
+        )
         assert out.is_contiguous(memory_format=torch.channels_last)
         found[name] = [out.detach().float(), fed.grad, *(each.grad for each in layer.parameters())]
     assert strips_taken == [tuple(images.shape)]
@@ -125,7 +146,7 @@ def test_strips_give_each_gradient_alone(
 ) -> None:
     """The first layer after frozen ones asks for no gradient of its input, a frozen one for none of its weights."""
     layer = nn.Conv2d(32, 64, 3, padding=1, bias=False)
-    slice_kernels(layer, tiled=True)
+    layer = use_small_conv(layer, tiled=True)
     found = []
     for both in (True, False):
         fed = torch.randn(5, 32, side, side, generator=torch.Generator().manual_seed(0))
@@ -140,11 +161,15 @@ def test_strips_give_each_gradient_alone(
         assert torch.equal(alone, whole) if asked else alone is None
 
 
-@pytest.mark.skipif(not strip_conv.has_amx(), reason="no AMX: strips are not used, and oneDNN has other kernels")
-def test_an_image_in_a_strip_is_the_same_among_any_others(strips_taken: list[tuple[int, ...]]) -> None:
+@pytest.mark.skipif(
+    not strip_conv.has_amx(), reason="no AMX: strips are not used, and oneDNN has other kernels"
+)
+def test_an_image_in_a_strip_is_the_same_among_any_others(
+    strips_taken: list[tuple[int, ...]],
+) -> None:
     """Bit for bit, forward and its gradient, wherever in a strip and however many strips."""
     layer = nn.Conv2d(64, 256, 3, padding=1, bias=False)
-    slice_kernels(layer, tiled=True)
+    layer = use_small_conv(layer, tiled=True)
     images = torch.randn(37, 64, 4, 4)
 
     def through(some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,10 +187,12 @@ def test_an_image_in_a_strip_is_the_same_among_any_others(strips_taken: list[tup
     assert len(strips_taken) == 5
 
 
-def test_a_network_may_add_into_what_a_convolution_by_strips_gave(strips_taken: list[tuple[int, ...]]) -> None:
+def test_a_network_may_add_into_what_a_convolution_by_strips_gave(
+    strips_taken: list[tuple[int, ...]],
+) -> None:
     """As a block that ends in ``out += shortcut`` does."""
     layer = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False))
-    slice_kernels(layer, tiled=True)
+    layer = use_small_conv(layer, tiled=True)
     for count in (2, 16):
         images = torch.randn(count, 256, 4, 4, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):
@@ -192,15 +219,18 @@ def test_strips_are_for_many_channels_of_small_maps_in_bf16_with_amx(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(strip_conv, "has_amx", lambda: amx)
     layer = nn.Sequential(nn.Conv2d(c_in, channels, kernel, padding=padding))
-    slice_kernels(layer, tiled=asked)
+    layer = use_small_conv(layer, tiled=asked)
     with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
         layer(torch.randn(2, c_in, side, side))
-    first = (c_in, channels, side, kernel, padding) == (32, 32, 8, 3, 1) and in_bf16 and asked and amx
+    first = (
+        (c_in, channels, side, kernel, padding) == (32, 32, 8, 3, 1) and in_bf16 and asked and amx
+    )
     assert bool(strips_taken) == first
 
 
 @pytest.mark.parametrize(
-    ("arch", "side", "count"), [("resnet18_cifar", 8, 10), ("resnet18", 32, 64), ("resnet20", 8, 64)]
+    ("arch", "side", "count"),
+    [("resnet18_cifar", 8, 10), ("resnet18", 32, 64), ("resnet20", 8, 64)],
 )
 def test_a_network_s_gradients_in_strips_are_as_near_to_fp32_as_without(
     arch: str, side: int, count: int, strips_taken: list[tuple[int, ...]]
@@ -211,9 +241,13 @@ def test_a_network_s_gradients_in_strips_are_as_near_to_fp32_as_without(
     images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
     def gradients(seed: int, in_bf16: bool, tiled: bool) -> list[torch.Tensor]:
-        net = models.build(ModelConfig(arch=arch), 10, seed=seed).to(memory_format=torch.channels_last).train()
+        net = (
+            models.build(ModelConfig(arch=arch), 10, seed=seed)
+            .to(memory_format=torch.channels_last)
+            .train()
+        )
         if tiled:
-            slice_kernels(net, tiled=True)
+            use_small_conv(net, tiled=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
             logits = net(images.contiguous(memory_format=torch.channels_last))
         nn.functional.cross_entropy(logits.float(), torch.arange(count) % 10).backward()
@@ -222,7 +256,9 @@ def test_a_network_s_gradients_in_strips_are_as_near_to_fp32_as_without(
     exact = gradients(0, in_bf16=False, tiled=False)
 
     def off(found: list[torch.Tensor]) -> float:
-        distances = [(one - right).norm() / right.norm() for one, right in zip(found, exact, strict=True)]
+        distances = [
+            (one - right).norm() / right.norm() for one, right in zip(found, exact, strict=True)
+        ]
         return float(torch.stack(distances).median())
 
     without = off(gradients(0, in_bf16=True, tiled=False))
@@ -238,7 +274,7 @@ def test_a_sliced_resnet18_is_the_network(kind: torch.dtype) -> None:
     torch.manual_seed(0)
     net = models.build(ModelConfig(arch="resnet18"), 10).to(memory_format=torch.channels_last)
     twin = copy.deepcopy(net)
-    slice_kernels(twin)
+    twin = use_small_conv(twin)
     images = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     losses, gradients = [], []
     for each in (net, twin):
@@ -259,9 +295,13 @@ def test_a_sliced_resnet18_learns_what_the_other_learns() -> None:
     images, labels = torch.randn(6, 8, 3, 32, 32).double(), torch.randint(0, 10, (6, 8))
     losses, ends = [], []
     for sliced in (False, True):
-        net = models.build(ModelConfig(arch="resnet18"), 10).double().to(memory_format=torch.channels_last)
+        net = (
+            models.build(ModelConfig(arch="resnet18"), 10)
+            .double()
+            .to(memory_format=torch.channels_last)
+        )
         if sliced:
-            slice_kernels(net)
+            use_small_conv(net)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for batch, truth in zip(images, labels, strict=True):
             loss = nn.functional.cross_entropy(net(batch), truth)
@@ -277,5 +317,21 @@ def test_a_sliced_resnet18_learns_what_the_other_learns() -> None:
 def test_training_slices_where_the_numerics_say_so(tmp_path: Path) -> None:
     for sliced in (False, True):
         numerics = Numerics(channels_last=True, sliced=sliced)
-        run = finish(training(trial("resnet18", epochs=1), tmp_path / str(sliced), numerics=numerics))
-        assert any(isinstance(layer, SlicedConv2d) for layer in run.model.modules()) == sliced
+        run = finish(
+            training(trial("resnet18", epochs=1), tmp_path / str(sliced), numerics=numerics)
+        )
+        assert any(isinstance(layer, SmallConv2d) for layer in run.model.modules()) == sliced
+
+
+def test_a_replaced_convolution_keeps_hooks_mode_and_sharing() -> None:
+    """A layer that occurs under two names stays one layer, and its hooks run."""
+    shared = nn.Conv2d(4, 4, 3, padding=1).eval()
+    called: list[int] = []
+    shared.register_forward_hook(lambda *_: called.append(1))
+    net = nn.Sequential(shared, nn.ReLU(), shared)
+    names, weight = list(net.state_dict()), shared.weight
+    use_small_conv(net)
+    assert net[0] is net[2] and isinstance(net[0], SmallConv2d) and type(shared) is nn.Conv2d
+    assert net[0].weight is weight and list(net.state_dict()) == names and not net[0].training
+    net(torch.randn(1, 4, 2, 2))
+    assert called == [1, 1]

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite.config.space import Choice, Choices, Condition, Range, Space, ordered, same, short_names, show
+from suite.config.space import (
+    Choice,
+    Choices,
+    Condition,
+    Range,
+    Space,
+    ordered,
+    same,
+    short_names,
+    show,
+)
 
 
 def listed(name: str, *values: object, when: dict[str, list[object]] | None = None) -> Choices:
@@ -48,11 +58,17 @@ def test_a_parameter_is_absent_where_its_condition_fails_and_duplicates_collapse
 def test_a_condition_may_stand_before_what_it_asks_about() -> None:
     after = listed("after", "l1", "l2", when={"rate": [1]})
     space = Space((after, listed("rate", 0, 1)))
-    assert [list(point) for point in space.grid()] == [["rate"], ["after", "rate"], ["after", "rate"]]
+    assert [list(point) for point in space.grid()] == [
+        ["rate"],
+        ["after", "rate"],
+        ["after", "rate"],
+    ]
 
 
 def test_a_condition_sees_settings_of_labels_and_what_is_fixed() -> None:
-    arms = Choices("arm", (Choice("s", {"w": "none"}), Choice("t", {"w": "imagenet"}), Choice("u", {})))
+    arms = Choices(
+        "arm", (Choice("s", {"w": "none"}), Choice("t", {"w": "imagenet"}), Choice("u", {}))
+    )
     depth = listed("depth", 0, 7, when={"w": ["imagenet"]})
     assert labels(Space((arms, depth), {"w": "none"})) == [
         {"arm": "s"}, {"arm": "t", "depth": 0}, {"arm": "t", "depth": 7}, {"arm": "u"},
@@ -78,16 +94,23 @@ def test_conditions_in_a_circle_are_named() -> None:
 def test_a_billion_points_are_counted_without_being_made() -> None:
     space = Space(tuple(listed(f"p{i}", *range(1000)) for i in range(3)))
     assert space.size() == 10**9
-    assert list(itertools.islice(space.grid(), 2)) == [next(space.grid()), list(itertools.islice(space.grid(), 2))[1]]
+    assert list(itertools.islice(space.grid(), 2)) == [
+        next(space.grid()),
+        list(itertools.islice(space.grid(), 2))[1],
+    ]
 
 
 @pytest.mark.parametrize(
     ("distribution", "low", "high", "middle"),
     [("uniform", 0.0, 0.5, 0.25), ("log_uniform", 1e-4, 1e-2, 1e-3), ("int_uniform", 0, 8, 4)],
 )
-def test_both_bounds_of_a_range_are_reached(distribution: str, low: float, high: float, middle: float) -> None:
+def test_both_bounds_of_a_range_are_reached(
+    distribution: str, low: float, high: float, middle: float
+) -> None:
     range_ = Range("x", low, high, distribution)
-    assert range_.at(0.0) == low and range_.at(1.0) == high and range_.at(0.5) == pytest.approx(middle)
+    assert (
+        range_.at(0.0) == low and range_.at(1.0) == high and range_.at(0.5) == pytest.approx(middle)
+    )
 
 
 def test_whole_numbers_are_equally_likely_bounds_included() -> None:
@@ -102,12 +125,21 @@ def test_whole_numbers_are_equally_likely_bounds_included() -> None:
 def test_log_uniform_draws_are_uniform_in_the_logarithm() -> None:
     range_ = Range("x", 1e-4, 1.0, "log_uniform")
     drawn = [range_.at(random.Random(i).random()) for i in range(4000)]
-    shares = [sum(10.0**-k <= value < 10.0 ** (1 - k) for value in drawn) / 4000 for k in (4, 3, 2, 1)]
+    shares = [
+        sum(10.0**-k <= value < 10.0 ** (1 - k) for value in drawn) / 4000 for k in (4, 3, 2, 1)
+    ]
     assert shares == pytest.approx([0.25] * 4, abs=0.03)
 
 
-@given(st.floats(0, 1), st.floats(1e-9, 1e6), st.floats(1e-9, 1e6), st.sampled_from(["uniform", "log_uniform"]))
-def test_a_drawn_number_is_within_bounds_and_its_name_shows_it_exactly(u: float, a: float, b: float, kind: str) -> None:
+@given(
+    st.floats(0, 1),
+    st.floats(1e-9, 1e6),
+    st.floats(1e-9, 1e6),
+    st.sampled_from(["uniform", "log_uniform"]),
+)
+def test_a_drawn_number_is_within_bounds_and_its_name_shows_it_exactly(
+    u: float, a: float, b: float, kind: str
+) -> None:
     low, high = sorted((a, b))
     value = Range("x", low, high, kind).at(u)
     assert low <= value <= high
@@ -145,9 +177,9 @@ def test_a_small_space_is_drawn_whole_and_never_twice() -> None:
 
 def test_drawing_stops_where_a_range_has_no_more() -> None:
     started = time.process_time()
-    assert sorted(point["n"].label for point in Space((Range("n", 1, 50, "int_uniform"),)).draws(100_000)) == [
-        *range(1, 51)
-    ]
+    assert sorted(
+        point["n"].label for point in Space((Range("n", 1, 50, "int_uniform"),)).draws(100_000)
+    ) == [*range(1, 51)]
     assert time.process_time() - started < 2.0
 
 

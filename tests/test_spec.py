@@ -56,7 +56,9 @@ def test_anchors_aliases_and_merges_work() -> None:
 def test_the_python_parser_reads_what_the_c_parser_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
-    text = (Path(__file__).parents[1] / "search_spaces" / "joint.yaml").read_text() + "x: {<<: {a: 1e-3}, b: ''}\n"
+    text = (
+        Path(__file__).parents[1] / "search_spaces" / "joint.yaml"
+    ).read_text() + "x: {<<: {a: 1e-3}, b: ''}\n"
     fast = yaml_lines.parse(text, "f")
     monkeypatch.setattr(yaml_lines, "_PARSER", yaml.SafeLoader)
     assert yaml_lines.parse(text, "f") == fast
@@ -82,14 +84,22 @@ def test_a_grid_multiplies_and_names_arms_by_what_varies(tmp_path: Path) -> None
         "freeze_depth=0 lr=0.1", "freeze_depth=0 lr=0.01", "freeze_depth=7 lr=0.1", "freeze_depth=7 lr=0.01",
     ]  # fmt: skip
     assert sweep.arms_list[3].settings == {"model.freeze_depth": 7, "train.lr": 0.01}
-    assert sweep.arms_list[3].config.model.freeze_depth == 7 and sweep.arms_list[3].config.train.lr == 0.01
+    assert (
+        sweep.arms_list[3].config.model.freeze_depth == 7
+        and sweep.arms_list[3].config.train.lr == 0.01
+    )
     assert sweep.expand() == sweep.arms_list
     assert sweep.arm({"model.freeze_depth": 7, "train.lr": 0.01}) == sweep.arms_list[3]
 
 
-def test_a_baseline_that_fits_several_arms_compares_within_equal_remaining_settings(tmp_path: Path) -> None:
+def test_a_baseline_that_fits_several_arms_compares_within_equal_remaining_settings(
+    tmp_path: Path,
+) -> None:
     sweep = load(tmp_path, GRID)
-    assert [arm.name for arm in sweep.baseline_arms] == ["freeze_depth=0 lr=0.1", "freeze_depth=0 lr=0.01"]
+    assert [arm.name for arm in sweep.baseline_arms] == [
+        "freeze_depth=0 lr=0.1",
+        "freeze_depth=0 lr=0.01",
+    ]
     pairs = {arm.name: sweep.baseline_for(arm) for arm in sweep.arms_list}
     assert {name: found.name for name, found in pairs.items() if found} == {
         "freeze_depth=0 lr=0.1": "freeze_depth=0 lr=0.1",
@@ -113,8 +123,16 @@ baseline: scratch
 
 def test_arms_multiply_with_parameters_and_keep_their_names(tmp_path: Path) -> None:
     sweep = load(tmp_path, ARMS)
-    assert names(sweep) == ["scratch augment=none", "scratch augment=flip", "tuned augment=none", "tuned augment=flip"]
-    assert [arm.name for arm in sweep.baseline_arms] == ["scratch augment=none", "scratch augment=flip"]
+    assert names(sweep) == [
+        "scratch augment=none",
+        "scratch augment=flip",
+        "tuned augment=none",
+        "tuned augment=flip",
+    ]
+    assert [arm.name for arm in sweep.baseline_arms] == [
+        "scratch augment=none",
+        "scratch augment=flip",
+    ]
     assert sweep.baseline_for(sweep.arms_list[3]) == sweep.arms_list[1]
     assert sweep.arms_list[3].settings == {
         "model.weights": "imagenet", "model.head.hidden": [128], "model.head.dropout": 0.3, "augment": "flip",
@@ -139,7 +157,13 @@ baseline: {head: linear}
     sweep = load(tmp_path, text)
     assert names(sweep) == ["head=linear", "head=deep", "head=plain"]
     heads = [arm.config.model.head for arm in sweep.arms_list]
-    assert heads[0] and heads[0].hidden == () and heads[1] and heads[1].rates() == (0.1, 0.0) and heads[2] is None
+    assert (
+        heads[0]
+        and heads[0].hidden == ()
+        and heads[1]
+        and heads[1].rates() == (0.1, 0.0)
+        and heads[2] is None
+    )
     assert sweep.arms_list[1].settings == {"head": "deep"} and sweep.is_baseline(sweep.arms_list[0])
 
 
@@ -163,16 +187,18 @@ parameters:
 def test_a_grid_above_the_cap_only_before_its_conditions_is_fine(tmp_path: Path) -> None:
     text = "name: c\nrun_cap: 4\nparameters:\n  model.dropout.rate: {values: [0, 0.5]}\n  after:\n"
     text += "    when: {model.dropout.rate: [0.5]}\n"
-    text += (
-        "    values: {a: {model.dropout.after: [a]}, b: {model.dropout.after: [b]}, c: {model.dropout.after: [c]}}\n"
-    )
+    text += "    values: {a: {model.dropout.after: [a]}, b: {model.dropout.after: [b]}, c: {model.dropout.after: [c]}}\n"
     assert len(load(tmp_path, text).arms_list) == 4
-    with pytest.raises(UsageError, match=r"the grid has more than 3, at most 6 arms \(2 x 3\), run_cap is 3"):
+    with pytest.raises(
+        UsageError, match=r"the grid has more than 3, at most 6 arms \(2 x 3\), run_cap is 3"
+    ):
         load(tmp_path, text, "run_cap=3")
 
 
 def test_a_value_parameter_is_a_setting_of_every_trial(tmp_path: Path) -> None:
-    sweep = load(tmp_path, "name: v\nparameters: {train.epochs: {value: 3}, train.lr: {values: [1, 2]}}\n")
+    sweep = load(
+        tmp_path, "name: v\nparameters: {train.epochs: {value: 3}, train.lr: {values: [1, 2]}}\n"
+    )
     assert names(sweep) == ["lr=1", "lr=2"] and sweep.arms_list[0].config.train.epochs == 3
 
 
@@ -214,15 +240,27 @@ baseline: {model.weights: none, train.lr: 0.01, train.momentum: 0.9}
 def test_a_searched_arm_is_named_like_a_listed_one_and_told_back(tmp_path: Path) -> None:
     sweep = load(tmp_path, SEARCH)
     assert sweep.arms_list == () and sweep.search and not sweep.pareto
-    assert [type(each).__name__ for each in sweep.space.parameters] == ["Choices", "Range", "Range", "Range"]
+    assert [type(each).__name__ for each in sweep.space.parameters] == [
+        "Choices",
+        "Range",
+        "Range",
+        "Range",
+    ]
     depth, momentum = sweep.space.parameters[1], sweep.space.parameters[3]
     assert depth.whole and not momentum.whole and momentum.low == 0  # type: ignore[union-attr]
     arm = sweep.arm(
-        {"model.weights": "imagenet", "model.freeze_depth": 7, "train.lr": 0.0123456789, "train.momentum": 0.5}
+        {
+            "model.weights": "imagenet",
+            "model.freeze_depth": 7,
+            "train.lr": 0.0123456789,
+            "train.momentum": 0.5,
+        }
     )
     assert arm.name == "weights=imagenet freeze_depth=7 lr=0.0123457 momentum=0.5"
     assert arm.config.train.lr == 0.0123457 and sweep.arm(arm.choices) == arm
-    short = sweep.arm({"model.weights": "none", "model.freeze_depth": 7, "train.lr": 0.1, "train.momentum": 0})
+    short = sweep.arm(
+        {"model.weights": "none", "model.freeze_depth": 7, "train.lr": 0.1, "train.momentum": 0}
+    )
     assert short.name == "weights=none lr=0.1 momentum=0" and short.config.model.freeze_depth == 0
     with pytest.raises(UsageError, match=r"train.lr must lie in \[0.001, 0.1\], got 1"):
         sweep.arm({"model.weights": "none", "train.lr": 1, "train.momentum": 0})
@@ -250,7 +288,10 @@ def test_a_label_may_name_a_folder_of_images_and_its_root(method: str, tmp_path:
 @pytest.mark.parametrize("method", ["grid", "random", "optuna"])
 def test_a_baseline_may_be_a_list(method: str, tmp_path: Path) -> None:
     text = f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{model.head.hidden: {{values: [[3], [4, 2]]}}}}\n"
-    assert load(tmp_path, text + "baseline: {model.head.hidden: [4, 2]}\n").baseline_arms[0].name == "hidden=[4,2]"
+    assert (
+        load(tmp_path, text + "baseline: {model.head.hidden: [4, 2]}\n").baseline_arms[0].name
+        == "hidden=[4,2]"
+    )
 
 
 def test_random_arms_are_drawn_once_and_for_all(tmp_path: Path) -> None:
@@ -262,11 +303,16 @@ def test_random_arms_are_drawn_once_and_for_all(tmp_path: Path) -> None:
 def test_several_metrics_are_a_pareto_search(tmp_path: Path) -> None:
     sweep = load(tmp_path, SEARCH + "metric: [{name: val/acc}, {name: time/epoch_s}]\n")
     assert sweep.pareto
-    assert sweep.objectives == (Objective("val/acc", "maximize"), Objective("time/epoch_s", "minimize"))
+    assert sweep.objectives == (
+        Objective("val/acc", "maximize"),
+        Objective("time/epoch_s", "minimize"),
+    )
 
 
 def test_the_goal_follows_from_the_metric(tmp_path: Path) -> None:
-    assert load(tmp_path, "name: a\nmetric: {name: val/loss}\n").objective == Objective("val/loss", "minimize", "best")
+    assert load(tmp_path, "name: a\nmetric: {name: val/loss}\n").objective == Objective(
+        "val/loss", "minimize", "best"
+    )
     assert load(tmp_path, "name: a\n").objective == Objective("val/acc", "maximize", "best")
 
 
@@ -284,7 +330,9 @@ def test_an_override_of_a_varied_setting_fixes_it_everywhere(tmp_path: Path) -> 
 
 
 def test_arms_that_an_override_makes_equal_are_one(tmp_path: Path) -> None:
-    text = "name: a\narms: {x: {train.lr: 1}, y: {train.lr: 2}, z: {train.epochs: 2}}\nbaseline: x\n"
+    text = (
+        "name: a\narms: {x: {train.lr: 1}, y: {train.lr: 2}, z: {train.epochs: 2}}\nbaseline: x\n"
+    )
     sweep = load(tmp_path, text, "train.lr=3")
     assert names(sweep) == ["x", "z"] and sweep.is_baseline(sweep.arms_list[0])
 
@@ -295,7 +343,9 @@ def test_a_label_and_a_zip_can_be_fixed(tmp_path: Path) -> None:
     text += "  train.ema: {values: [0.9], when: {head: [b]}}\n"
     sweep = load(tmp_path, text, "head=b", "train.lr=5")
     assert names(sweep) == ["batch_size=8 ema=0.9", "batch_size=16 ema=0.9"]
-    assert sweep.arms_list[0].config.train.lr == 5 and sweep.arms_list[0].config.model.head.hidden == (3,)  # type: ignore[union-attr]
+    assert sweep.arms_list[0].config.train.lr == 5 and sweep.arms_list[
+        0
+    ].config.model.head.hidden == (3,)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="command line: head: must be one of a, b, got 'c'"):
         load(tmp_path, text, "head=c")
 
@@ -311,26 +361,40 @@ def test_a_setting_given_by_itself_goes_before_a_label_in_either_order(
     assert (arm.config.train.lr, arm.config.train.epochs) == (0.3, 4)
 
 
-@pytest.mark.parametrize("overrides", [("early_terminate={type: asha}", "early_terminate.grace_epochs=2")])
-def test_a_part_goes_before_what_is_around_it_in_either_order(overrides: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "overrides", [("early_terminate={type: asha}", "early_terminate.grace_epochs=2")]
+)
+def test_a_part_goes_before_what_is_around_it_in_either_order(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
     for typed in (overrides, overrides[::-1]):
         assert load(tmp_path, GRID, *typed).early_terminate == config.AshaConfig(grace_epochs=2)
 
 
-@pytest.mark.parametrize("arm", ["{train: {lr: 0.1, ema: 0.5}}", "{train.lr: 0.1, train: {ema: 0.5}}"])
+@pytest.mark.parametrize(
+    "arm", ["{train: {lr: 0.1, ema: 0.5}}", "{train.lr: 0.1, train: {ema: 0.5}}"]
+)
 @pytest.mark.parametrize("override", ["train.lr=0.2", "train={lr: 0.2}"])
 @pytest.mark.parametrize("place", ["arms.v1.0", "parameters.head.values.v1.0"])
 def test_an_override_reaches_into_arms_and_labels_however_they_are_written(
     arm: str, override: str, place: str, tmp_path: Path
 ) -> None:
-    text = "parameters: {head: {values: RECIPES}}" if place.startswith("parameters") else "arms: RECIPES"
+    text = (
+        "parameters: {head: {values: RECIPES}}"
+        if place.startswith("parameters")
+        else "arms: RECIPES"
+    )
     recipes = f"{{v1.0: {arm}, other: {{model: {{head: null}}}}}}"
     sweep = load(tmp_path, f"name: a\n{text.replace('RECIPES', recipes)}\n", f"{place}.{override}")
     train = sweep.arms_list[0].config.train
     assert (train.lr, train.ema) == (0.2, 0.5) and len(sweep.arms_list) == 2
-    removed = load(tmp_path, "name: a\narms: {x: {model: {head: {hidden: [3]}}}}\n", "arms.x.model.head=null")
+    removed = load(
+        tmp_path, "name: a\narms: {x: {model: {head: {hidden: [3]}}}}\n", "arms.x.model.head=null"
+    )
     assert removed.arms_list[0].config.model.head is None
-    added = load(tmp_path, "name: a\narms: {x: {model: {head: null}}}\n", "arms.x.model.head.hidden=[3]")
+    added = load(
+        tmp_path, "name: a\narms: {x: {model: {head: null}}}\n", "arms.x.model.head.hidden=[3]"
+    )
     assert added.arms_list[0].config.model.head == config.HeadConfig(hidden=(3,))
 
 
@@ -339,13 +403,21 @@ def test_an_override_reaches_into_arms_and_labels_however_they_are_written(
 def test_a_search_of_which_the_command_line_fixes_everything_tries_the_one_point(
     override: str, method: str, tmp_path: Path
 ) -> None:
-    parameter = "head: {values: {a: {}, b: {train.lr: 2}}}" if override == "head=b" else "train.lr: {values: [1, 3]}"
-    sweep = load(tmp_path, f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{{parameter}}}\n", override)
+    parameter = (
+        "head: {values: {a: {}, b: {train.lr: 2}}}"
+        if override == "head=b"
+        else "train.lr: {values: [1, 3]}"
+    )
+    sweep = load(
+        tmp_path, f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{{parameter}}}\n", override
+    )
     assert sweep.space.parameters == () and names(sweep) == (["s"] if method == "random" else [])
     assert sweep.arm({}).config.train.lr == 2
 
 
-def test_a_condition_on_what_the_command_line_fixes_holds_everywhere_or_nowhere(tmp_path: Path) -> None:
+def test_a_condition_on_what_the_command_line_fixes_holds_everywhere_or_nowhere(
+    tmp_path: Path,
+) -> None:
     text = "name: a\nparameters:\n  head: {values: {a: {}, b: {model.head.hidden: [3]}}}\n"
     text += "  train.lr: {values: [1, 2], when: {model.head.hidden: [[3]]}}\n"
     assert names(load(tmp_path, text)) == ["head=a", "head=b lr=1", "head=b lr=2"]
@@ -354,7 +426,9 @@ def test_a_condition_on_what_the_command_line_fixes_holds_everywhere_or_nowhere(
 
 
 def test_a_parameter_may_be_named_like_a_section_and_fixed(tmp_path: Path) -> None:
-    text = "name: a\nparameters: {model.head: {values: {no: null, wide: {model.head.hidden: [3]}}}}\n"
+    text = (
+        "name: a\nparameters: {model.head: {values: {no: null, wide: {model.head.hidden: [3]}}}}\n"
+    )
     (arm,) = load(tmp_path, text, "model.head=wide").arms_list
     assert arm.config.model.head == config.HeadConfig(hidden=(3,))
 
@@ -370,7 +444,9 @@ def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
     )  # fmt: skip
     assert sweep.seeds == (4, 5) and sweep.resources.gpu == 0.5 and sweep.metric.margin == 0.01  # type: ignore[union-attr]
     assert sweep.early_terminate == config.AshaConfig(grace_epochs=2) and sweep.name == "other"
-    assert names(sweep) == ["freeze_depth=0 lr=3", "freeze_depth=7 lr=3"] and sweep.is_baseline(sweep.arms_list[1])
+    assert names(sweep) == ["freeze_depth=0 lr=3", "freeze_depth=7 lr=3"] and sweep.is_baseline(
+        sweep.arms_list[1]
+    )
     trial = sweep.arms_list[0].config
     assert (trial.train.epochs, trial.data.train_size, trial.model.arch) == (7, 0.5, "resnet20")
     assert sweep.source.overrides[0] == "seeds=[4,5]"
@@ -397,7 +473,11 @@ def test_a_smoke_run_takes_one_seed_of_a_plan(tmp_path: Path) -> None:
     text = GRID.replace("[0, 1]\n", "{at_least: 8, at_most: 15, until: decided}\n", 1)
     sweep = load(tmp_path, text, "seeds.at_most=12")
     smoke = load(tmp_path, text, *_smoke_overrides(sweep, ["seeds.at_most=12", "train.lr=0.5"]))
-    assert smoke.seeds == (0,) and smoke.looks == () and {arm.config.train.lr for arm in smoke.arms_list} == {0.5}
+    assert (
+        smoke.seeds == (0,)
+        and smoke.looks == ()
+        and {arm.config.train.lr for arm in smoke.arms_list} == {0.5}
+    )
 
 
 def test_a_search_confirms_on_seeds_that_it_has_not_seen(tmp_path: Path) -> None:
@@ -420,12 +500,25 @@ def test_paths_are_seen_from_the_file_or_from_the_working_folder(
     text += "arms: {a: {}, b: {model.weights: w.pth}, c: {model.weights: 'runs:/1/x'}}\n"
     configs = [arm.config for arm in load(folder, text).arms_list]
     assert configs[0].data.root == str(tmp_path / "images")
-    assert [config.model.weights for config in configs] == ["none", str(folder / "w.pth"), "runs:/1/x"]
-    config = load(folder, text, "data.root=pictures", "model.imagenet_file=../r.pth").arms_list[0].config
-    assert config.data.root == str(here / "pictures") and config.model.imagenet_file == str(tmp_path / "r.pth")
+    assert [config.model.weights for config in configs] == [
+        "none",
+        str(folder / "w.pth"),
+        "runs:/1/x",
+    ]
+    config = (
+        load(folder, text, "data.root=pictures", "model.imagenet_file=../r.pth").arms_list[0].config
+    )
+    assert config.data.root == str(here / "pictures") and config.model.imagenet_file == str(
+        tmp_path / "r.pth"
+    )
     sweep = load(folder, text, "arms.d.model.weights=v.pth")
     assert sweep.arms_list[3].config.model.weights == str(here / "v.pth")
-    assert [arm.settings["model.weights"] for arm in sweep.arms_list] == ["none", "w.pth", "runs:/1/x", "v.pth"]
+    assert [arm.settings["model.weights"] for arm in sweep.arms_list] == [
+        "none",
+        "w.pth",
+        "runs:/1/x",
+        "v.pth",
+    ]
     home = load(folder, text, "data.root=~/x").arms_list[0].config
     assert home.data.root == str(Path.home() / "x")
 
@@ -437,7 +530,9 @@ def test_a_relative_file_name_and_an_absolute_one_mean_the_same(
     absolute = load(tmp_path, text)
     monkeypatch.chdir(tmp_path)
     relative = config.load("x.yaml")
-    assert relative.arms_list == absolute.arms_list and relative.folder == absolute.folder == tmp_path
+    assert (
+        relative.arms_list == absolute.arms_list and relative.folder == absolute.folder == tmp_path
+    )
 
 
 def test_where_names_the_line_of_a_setting(tmp_path: Path) -> None:
@@ -471,7 +566,9 @@ def test_a_sweep_is_frozen_and_travels_between_processes(tmp_path: Path) -> None
 
 
 def identity(config: dict[str, Any], seed: int = 0, **options: Any) -> str:
-    return signature.signature(TrialConfig.model_validate(config), seed, **{"data_digest": "d", **options})[:16]
+    return signature.signature(
+        TrialConfig.model_validate(config), seed, **{"data_digest": "d", **options}
+    )[:16]
 
 
 # Written out: a change here means that no finished trial is found again. Then RESULT_VERSION or ADDED must change.
@@ -495,7 +592,9 @@ GOLDEN: list[tuple[dict[str, Any], int, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "seed", "options", "expected"), GOLDEN)
-def test_ids_never_change(config: dict[str, Any], seed: int, options: dict[str, Any], expected: str) -> None:
+def test_ids_never_change(
+    config: dict[str, Any], seed: int, options: dict[str, Any], expected: str
+) -> None:
     assert identity(config, seed, **options) == expected
 
 
@@ -515,16 +614,23 @@ def test_ids_never_change(config: dict[str, Any], seed: int, options: dict[str, 
         ({"augment": "mixup+flip"}, {"augment": "flip+mixup"}),
     ],
 )  # fmt: skip
-def test_what_cannot_change_the_result_does_not_change_the_id(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_what_cannot_change_the_result_does_not_change_the_id(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     assert identity(one) == identity(other)
 
 
 def test_weights_count_by_their_digest_not_by_their_place() -> None:
-    ids = [identity({"model": {"weights": path}}, weights_digest="w") for path in ("/a.pth", "/b.pth", "runs:/1/m")]
+    ids = [
+        identity({"model": {"weights": path}}, weights_digest="w")
+        for path in ("/a.pth", "/b.pth", "runs:/1/m")
+    ]
     assert len(set(ids)) == 1
     assert identity({"model": {"weights": "/a.pth"}}, weights_digest="v") != ids[0]
     local = {"model": {"weights": "imagenet", "imagenet_file": "/r.pth"}}
-    assert identity(local, weights_digest="w") == identity({"model": {"weights": "imagenet"}}, weights_digest="w")
+    assert identity(local, weights_digest="w") == identity(
+        {"model": {"weights": "imagenet"}}, weights_digest="w"
+    )
     assert identity({}, weights_digest="w") == identity({})
     with pytest.raises(ValueError, match="need a digest"):
         identity(local)
@@ -545,12 +651,19 @@ def test_what_can_change_the_result_changes_the_id(change: dict[str, Any]) -> No
 
 
 def test_validation_images_of_a_subset_change_the_id() -> None:
-    assert identity({"data": {"train_size": 500}}) != identity({"data": {"train_size": 500, "val_size": 0.1}})
+    assert identity({"data": {"train_size": 500}}) != identity(
+        {"data": {"train_size": 500, "val_size": 0.1}}
+    )
 
 
 @pytest.mark.fault(40)
 def test_seed_data_modules_and_the_watched_metric_change_the_id() -> None:
-    ids = {identity({}), identity({}, 1), identity({}, data_digest="e"), identity({}, module_digests=["m"])}
+    ids = {
+        identity({}),
+        identity({}, 1),
+        identity({}, data_digest="e"),
+        identity({}, module_digests=["m"]),
+    }
     assert len(ids) == 4
     assert identity({}, module_digests=["a", "b"]) == identity({}, module_digests=["b", "a"])
     patient = {"train": {"patience": 2}}
@@ -567,14 +680,18 @@ def test_a_field_added_later_leaves_old_ids_as_they_were(monkeypatch: pytest.Mon
         model: WiderModel = WiderModel()
 
     old = identity({})
-    assert signature.signature(Wider(), 0, data_digest="d")[:16] != old  # forgotten in ADDED: every id changes
+    assert (
+        signature.signature(Wider(), 0, data_digest="d")[:16] != old
+    )  # forgotten in ADDED: every id changes
     monkeypatch.setitem(signature.ADDED, "model.squeeze", False)
     assert signature.signature(Wider(), 0, data_digest="d")[:16] == old
     used = Wider(model=WiderModel(squeeze=True))
     assert signature.signature(used, 0, data_digest="d")[:16] != old
 
 
-def test_a_setting_of_an_augmentation_added_later_leaves_old_ids_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_of_an_augmentation_added_later_leaves_old_ids_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     new = identity({"augment": "flip"})
     monkeypatch.setitem(signature.ADDED, "augment.flip.p", 0.5)
     assert identity({"augment": "flip"}) != new
@@ -585,10 +702,16 @@ def test_a_setting_of_an_augmentation_added_later_leaves_old_ids_too(monkeypatch
 def test_a_trial_carries_its_id_name_and_settings(tmp_path: Path) -> None:
     sweep = load(tmp_path, GRID)
     trial = sweep.trial(sweep.arms_list[2], 1, data_digest="d")
-    assert (trial.arm, trial.seed, trial.name) == ("freeze_depth=7 lr=0.1", 1, "freeze_depth=7 lr=0.1 seed=1")
+    assert (trial.arm, trial.seed, trial.name) == (
+        "freeze_depth=7 lr=0.1",
+        1,
+        "freeze_depth=7 lr=0.1 seed=1",
+    )
     assert trial.id == signature.signature(sweep.arms_list[2].config, 1, data_digest="d")[:16]
     assert TrialConfig.model_validate(trial.config) == sweep.arms_list[2].config
-    assert matches(sweep.arms_list[2], {"train.lr": 0.1}) and not matches(sweep.arms_list[2], {"train.lr": 0.2})
+    assert matches(sweep.arms_list[2], {"train.lr": 0.1}) and not matches(
+        sweep.arms_list[2], {"train.lr": 0.2}
+    )
 
 
 # ---- speed
@@ -600,7 +723,10 @@ def test_a_thousand_arms_load_within_seconds(tmp_path: Path) -> None:
         for i in range(1000)
     ]
     started = time.process_time()
-    assert len(load(tmp_path, "name: a\narms:\n" + "\n".join(lines) + "\nbaseline: a0\n").arms_list) == 1000
+    assert (
+        len(load(tmp_path, "name: a\narms:\n" + "\n".join(lines) + "\nbaseline: a0\n").arms_list)
+        == 1000
+    )
     assert time.process_time() - started < 3.0  # 0.2 where nothing runs beside
 
 
@@ -633,6 +759,11 @@ print(sorted(heavy), time.process_time() - started < 1.5)
 """
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout == "[] True\n", done.stdout + done.stderr

@@ -42,7 +42,10 @@ EVEN_TEST = np.repeat(np.arange(10), 1000)
 
 
 def split(
-    train: np.ndarray = EVEN, test: np.ndarray = EVEN_TEST, classes: tuple[str, ...] = (), **options: Any
+    train: np.ndarray = EVEN,
+    test: np.ndarray = EVEN_TEST,
+    classes: tuple[str, ...] = (),
+    **options: Any,
 ) -> data.Split:
     return data.split(train, test, DataConfig(**options), classes)
 
@@ -67,9 +70,15 @@ def test_by_default_all_images_are_used_once() -> None:
     ("train_size", "train", "val"),
     [(5000, 5000, 556), (2600, 2600, 289), (45_000, 45_000, 5000), (0.1, 4500, 500), (20, 20, 10)],
 )
-def test_a_subset_has_a_ninth_as_many_validation_images(train_size: float, train: int, val: int) -> None:
+def test_a_subset_has_a_ninth_as_many_validation_images(
+    train_size: float, train: int, val: int
+) -> None:
     """A tenth of both together. They are some of those that all images would have; training images do not change."""
-    parts, whole, given = split(train_size=train_size), split(), split(train_size=train_size, val_size=0.1)
+    parts, whole, given = (
+        split(train_size=train_size),
+        split(),
+        split(train_size=train_size, val_size=0.1),
+    )
     assert (len(parts.train), len(parts.val)) == (train, val)
     assert parts.val.tolist() == whole.val[:val].tolist()
     assert parts.train.tolist() == given.train.tolist() and len(given.val) == 5000
@@ -80,7 +89,9 @@ def test_a_subset_validates_on_every_class_that_it_can() -> None:
     """1,000 images of two classes and 10 of a third, of which one falls into the tenth."""
     labels = np.repeat(np.arange(3), (500, 500, 10))
     parts = split(labels, labels, train_size=101)
-    assert 11 < len(parts.val) <= 101 and np.bincount(labels[parts.val], minlength=3).tolist()[2] == 1
+    assert (
+        11 < len(parts.val) <= 101 and np.bincount(labels[parts.val], minlength=3).tolist()[2] == 1
+    )
     assert labels[parts.val[-1]] == 2, "no more than that takes"
 
 
@@ -142,12 +153,21 @@ def test_sizes_are_exact_parts_disjoint_and_smaller_parts_nested(
     test_sizes = sorted(1 + int(fraction * (n - 1)) for fraction in fractions[2:])
     parts = []
     for train_size, test_size in zip(sizes, test_sizes, strict=True):
-        config = {"val_size": held_out, "train_size": train_size, "test_size": test_size, "split_seed": seed}
+        config = {
+            "val_size": held_out,
+            "train_size": train_size,
+            "test_size": test_size,
+            "split_seed": seed,
+        }
         try:
             parts.append(split(labels, labels, **config))
         except UsageError:  # a class without a training image: tested below
             return
-        assert [len(parts[-1].train), len(parts[-1].val), len(parts[-1].test)] == [train_size, held_out, test_size]
+        assert [len(parts[-1].train), len(parts[-1].val), len(parts[-1].test)] == [
+            train_size,
+            held_out,
+            test_size,
+        ]
         assert not set(parts[-1].train) & set(parts[-1].val)
     small, large = parts
     assert set(small.train) <= set(large.train) and set(small.test) <= set(large.test)
@@ -163,7 +183,9 @@ def test_sizes_beyond_what_is_there_are_refused_all_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         split(train_size=46_000, test_size=10_001)
     train, test = map(str, caught.value.problems)
-    assert "at most 45,000 (50,000 training images, 5,000 of them for validation), got 46,000" in train
+    assert (
+        "at most 45,000 (50,000 training images, 5,000 of them for validation), got 46,000" in train
+    )
     assert "at most the number of test images, 10,000, got 10,001" in test
     for size, shown in ((50_000, "got 50,000"), (60_000, "got 60,000")):
         with pytest.raises(UsageError, match=f"data.val_size must be below .* 50,000, {shown}"):
@@ -183,7 +205,9 @@ def test_of_two_classes_the_rarer_is_rounded_to_the_nearest_image(counts: tuple[
 
 def test_classes_stay_closer_to_their_share_than_one_image_where_they_can() -> None:
     counts = np.array([500, 300, 130, 60, 10])
-    chosen = np.eye(5)[np.repeat(np.arange(5), counts)[stratified_order(np.repeat(np.arange(5), counts), 0)]]
+    chosen = np.eye(5)[
+        np.repeat(np.arange(5), counts)[stratified_order(np.repeat(np.arange(5), counts), 0)]
+    ]
     exact = np.arange(1, 1001)[:, None] * counts / 1000
     assert abs(chosen.cumsum(axis=0) - exact).max() <= 0.75 + 1e-9
 
@@ -194,13 +218,18 @@ def test_a_dominating_class_is_not_crowded_out_by_many_small_ones() -> None:
     assert found[0] == 495 and found.sum() == 550
 
 
-def test_a_size_that_leaves_a_class_without_training_images_is_refused_with_one_that_works() -> None:
+def test_a_size_that_leaves_a_class_without_training_images_is_refused_with_one_that_works() -> (
+    None
+):
     labels = np.repeat(np.arange(3), [900, 90, 10])
     with pytest.raises(UsageError, match=r"none of owl \(10 before the split\)") as caught:
         split(labels, labels, ("cat", "dog", "owl"), train_size=8)
     remedy = caught.value.problems[0].remedy
     smallest = int(remedy.split("to ")[1].split(" or")[0])
-    assert np.bincount(labels[split(labels, labels, train_size=smallest).train], minlength=3).min() == 1
+    assert (
+        np.bincount(labels[split(labels, labels, train_size=smallest).train], minlength=3).min()
+        == 1
+    )
     with pytest.raises(UsageError):
         split(labels, labels, train_size=smallest - 1)
 
@@ -296,7 +325,9 @@ def test_the_order_of_an_epoch_draws_nothing_from_the_global_stream() -> None:
 
 
 def test_statistics_are_those_of_the_chosen_images() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (300, 3, 130, 140), dtype=np.uint8)  # more than one chunk
+    images = np.random.default_rng(0).integers(
+        0, 256, (300, 3, 130, 140), dtype=np.uint8
+    )  # more than one chunk
     images[:, 1] //= 3
     index = np.random.default_rng(1).permutation(300)[:250]
     mean, std = data.statistics(images, index)
@@ -317,7 +348,9 @@ def test_class_weights_are_scikit_learns_and_have_mean_one_over_the_images() -> 
 
     labels = np.repeat(np.arange(3), [60, 30, 10])
     weights = data.class_weights(labels, 3)
-    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6)
+    np.testing.assert_allclose(
+        weights, compute_class_weight("balanced", classes=np.arange(3), y=labels), rtol=1e-6
+    )
     assert weights.dtype == np.float32 and weights[labels].mean() == pytest.approx(1)
     absent = data.class_weights(labels, 4)
     assert absent[3] == 0 and absent[labels].mean() == pytest.approx(1)

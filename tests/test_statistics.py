@@ -75,7 +75,9 @@ def test_with_one_arm_and_six_seeds_the_interval_is_the_range_of_the_differences
 
 def test_one_arm_gets_scipys_permutation_p() -> None:
     values = np.random.default_rng(5).normal(0.4, 1, 8)
-    found = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    found = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
     assert adjusted_p(values[:, None]) == pytest.approx([found.pvalue])
 
 
@@ -92,7 +94,9 @@ def test_too_few_seeds_for_the_level_have_no_interval() -> None:
     assert simultaneous(values, level=2 / 64).low[0] == pytest.approx(0.9)
 
 
-def test_equal_differences_without_a_margin_have_an_interval_only_if_their_seeds_reach_the_level() -> None:
+def test_equal_differences_without_a_margin_have_an_interval_only_if_their_seeds_reach_the_level() -> (
+    None
+):
     equal = np.full((6, 1), 3.0)
     told, open_ = (analysis.simultaneous(equal, level=level) for level in (1 / 32, 0.01))
     assert (told.low[0], told.high[0]) == (3.0, 3.0)
@@ -118,7 +122,10 @@ def test_equal_arms_have_p_one_and_constant_differences_the_smallest() -> None:
 
 
 def test_signs_are_half_of_all_there_are_up_to_twelve_seeds_and_many_beyond() -> None:
-    assert len({tuple(row) for row in sign_flips(12)} | {tuple(-row) for row in sign_flips(12)}) == 4096
+    assert (
+        len({tuple(row) for row in sign_flips(12)} | {tuple(-row) for row in sign_flips(12)})
+        == 4096
+    )
     many = sign_flips(13)
     assert many.shape == (8192, 13) and (many[0] == 1).all() and abs(many[1:].mean()) < 0.01
 
@@ -145,7 +152,9 @@ def test_an_arm_that_lacks_seeds_is_tested_on_those_it_has() -> None:
 # ---- sweeps whose truth is known -------------------------------------------------------------------
 
 
-def drawn(random: np.random.Generator, true: Sequence[float], seeds: int = 6, spread: float = 0.01) -> np.ndarray:
+def drawn(
+    random: np.random.Generator, true: Sequence[float], seeds: int = 6, spread: float = 0.01
+) -> np.ndarray:
     """Differences to a shared baseline, (seeds, arms)."""
     noise = random.normal(0, spread, (seeds, len(true) + 1)) + random.normal(0, spread, (seeds, 1))
     return noise[:, 1:] + np.array(true) - noise[:, :1]
@@ -153,7 +162,10 @@ def drawn(random: np.random.Generator, true: Sequence[float], seeds: int = 6, sp
 
 def judged(table: np.ndarray, level: float = FIRST_LOOK, margin: float = 0.005) -> list[str]:
     joint = simultaneous(table, margin, level)
-    return [verdict(low, high, 0.0, margin, True) for low, high in zip(joint.low, joint.high, strict=True)]
+    return [
+        verdict(low, high, 0.0, margin, True)
+        for low, high in zip(joint.low, joint.high, strict=True)
+    ]
 
 
 def test_false_verdicts_are_rare_if_nothing_differs() -> None:
@@ -236,8 +248,12 @@ def test_an_open_list_leaves_room_for_looks_that_nobody_planned() -> None:
     assert look_level(Looks(), 3) == FIRST_LOOK == 2 / 64
     levels = look_levels(Looks(made=first(6, 8, 10, 12)), 1)
     assert levels[0] == FIRST_LOOK and list(levels) == sorted(levels, reverse=True)
-    assert look_level(Looks(made=first(6, 8)), 1) == levels[1], "later looks do not change earlier ones"
-    correlation = np.array([[np.sqrt(min(a, b) / max(a, b)) for a in (6, 8, 10, 12)] for b in (6, 8, 10, 12)])
+    assert look_level(Looks(made=first(6, 8)), 1) == levels[1], (
+        "later looks do not change earlier ones"
+    )
+    correlation = np.array(
+        [[np.sqrt(min(a, b) / max(a, b)) for a in (6, 8, 10, 12)] for b in (6, 8, 10, 12)]
+    )
     z = stats.norm.ppf(1 - np.array(levels) / 2)
     spent = 1 - stats.multivariate_normal(cov=correlation).cdf(z, lower_limit=-z)
     assert 0.038 < spent <= 0.0445
@@ -277,7 +293,9 @@ def test_a_planned_sweep_judges_each_arm_at_the_look_that_decides_it() -> None:
     arms = {"base": base, "far": base[:8] + 0.1, "near": base + random.normal(0, 0.02, 16)}
     frame = compare(sweep_of(arms), VAL, looks=looks).set_index("arm")
     assert (frame.loc["far", "verdict"], frame.loc["far", "decided at"]) == ("better", 8)
-    assert frame.loc["near", "verdict"] == "inconclusive" and np.isnan(frame.loc["near", "decided at"])
+    assert frame.loc["near", "verdict"] == "inconclusive" and np.isnan(
+        frame.loc["near", "decided at"]
+    )
     # more seeds of the baseline and of other arms change nothing about what was decided
     early = compare(sweep_of({arm: values[:8] for arm, values in arms.items()}), VAL, looks=looks)
     early = early.set_index("arm")
@@ -292,13 +310,18 @@ def test_a_sweep_that_has_not_ended_gets_no_verdict() -> None:
     assert compare(items, VAL)["verdict"].tolist() == ["baseline", "better"]
     items[-1].status = Status.RUNNING
     assert compare(items, VAL)["verdict"].tolist() == ["baseline", "unfinished"]
-    assert compare(items[:-1], VAL, planned_trials=14)["verdict"].tolist() == ["baseline", "unfinished"]
+    assert compare(items[:-1], VAL, planned_trials=14)["verdict"].tolist() == [
+        "baseline",
+        "unfinished",
+    ]
 
 
 # ---- lost seeds ------------------------------------------------------------------------------------
 
 
-def failed(items: list[TrialHistory], arm: str, *seeds: int, status: Status = Status.FAILED) -> None:
+def failed(
+    items: list[TrialHistory], arm: str, *seeds: int, status: Status = Status.FAILED
+) -> None:
     for item in items:
         if item.trial.arm == arm and item.trial.seed in seeds:
             item.status, item.records = status, {}
@@ -316,7 +339,9 @@ def test_an_arm_that_lost_seeds_is_not_plainly_better(status: Status) -> None:
     assert lost_seeds(items) == {"a": (6, 7)}
 
 
-def test_a_baseline_that_lost_seeds_makes_nothing_plainly_worse_and_an_arm_worse_despite_losses_is_worse() -> None:
+def test_a_baseline_that_lost_seeds_makes_nothing_plainly_worse_and_an_arm_worse_despite_losses_is_worse() -> (
+    None
+):
     values = {"base": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6], "a": [0.5] * 7}
     items = sweep_of(values)
     failed(items, "base", 6)
@@ -357,7 +382,12 @@ def test_differences_are_paired_by_seed_at_the_epoch_that_validation_chose() -> 
     assert row["difference"] == pytest.approx(differences.mean())
     ends = differences.min(), differences.max()  # with one arm and six seeds
     assert (row["difference low"], row["difference high"]) == pytest.approx(ends)
-    assert (row["pairs"], row["p"], row["verdict"], row["against"]) == (6, pytest.approx(2 / 64), "better", "base")
+    assert (row["pairs"], row["p"], row["verdict"], row["against"]) == (
+        6,
+        pytest.approx(2 / 64),
+        "better",
+        "base",
+    )
 
 
 def test_stopped_failed_and_differently_computed_trials_are_in_no_pair() -> None:
@@ -373,7 +403,9 @@ def test_stopped_failed_and_differently_computed_trials_are_in_no_pair() -> None
 def test_a_loss_is_better_when_it_falls() -> None:
     items = sweep_of({"base": [0.5] * 6, "other": [0.4, 0.41, 0.42, 0.4, 0.41, 0.43]})
     for item in items:
-        item.records = {1: EpochRecord(1, {"val/loss": 1.0, "test/loss": item.records[1].metrics["test/acc"]})}
+        item.records = {
+            1: EpochRecord(1, {"val/loss": 1.0, "test/loss": item.records[1].metrics["test/acc"]})
+        }
     frame = compare(items, Objective("val/loss", "minimize"))
     assert list(frame["verdict"]) == ["baseline", "better"]
     assert frame.set_index("arm").loc["other", "wins"] == 1.0
@@ -385,7 +417,12 @@ def test_an_arm_is_compared_with_the_baseline_of_equal_remaining_settings() -> N
         for depth in (0, 1, 2)
         for lr in (0.1, 0.2)
     ]
-    assert baselines(items) == {"1 0.1": "0 0.1", "1 0.2": "0 0.2", "2 0.1": "0 0.1", "2 0.2": "0 0.2"}
+    assert baselines(items) == {
+        "1 0.1": "0 0.1",
+        "1 0.2": "0 0.2",
+        "2 0.1": "0 0.1",
+        "2 0.2": "0 0.2",
+    }
 
 
 def test_without_a_baseline_nothing_is_compared() -> None:
@@ -396,7 +433,9 @@ def test_without_a_baseline_nothing_is_compared() -> None:
 def test_confirmed_arms_are_judged_on_seeds_that_the_search_has_not_seen() -> None:
     items = sweep_of({"base": [0.5] * 7, "a": [0.9] + [0.5] * 6, "b": [0.9]})
     unseen = analysis.without_search_seed(items, ("a", "base"), 0)
-    assert [(item.trial.arm, item.trial.seed) for item in unseen if item.trial.seed == 0] == [("b", 0)]
+    assert [(item.trial.arm, item.trial.seed) for item in unseen if item.trial.seed == 0] == [
+        ("b", 0)
+    ]
     row = compare(unseen, VAL, confirmed=("a", "base")).set_index("arm").loc["a"]
     assert (row["pairs"], row["verdict"]) == (6, "equivalent")
 
@@ -443,9 +482,13 @@ def test_with_many_seeds_and_one_arm_the_visible_difference_is_that_of_the_t_tes
 
 def test_the_spread_of_differences_is_pooled_over_arms() -> None:
     items = sweep_of({"base": [0.5] * 4, "a": [0.5, 0.6, 0.7, 0.8], "b": [0.5, 0.7, 0.9, 1.1]})
-    expected = np.sqrt((np.var([0, 1, 2, 3], ddof=1) * 0.01 + np.var([0, 2, 4, 6], ddof=1) * 0.01) / 2)
+    expected = np.sqrt(
+        (np.var([0, 1, 2, 3], ddof=1) * 0.01 + np.var([0, 2, 4, 6], ddof=1) * 0.01) / 2
+    )
     assert analysis.spread(items, VAL) == pytest.approx(expected)
-    assert analysis.spread(items[:2] + items[4:6], VAL) is None, "one degree of freedom says nothing"
+    assert analysis.spread(items[:2] + items[4:6], VAL) is None, (
+        "one degree of freedom says nothing"
+    )
 
 
 # ---- under normality -------------------------------------------------------------------------------
@@ -469,8 +512,13 @@ def test_with_one_arm_dunnett_in_blocks_is_the_paired_t_test() -> None:
 
 
 def test_dunnett_speaks_from_three_seeds() -> None:
-    frame = compare(sweep_of({"base": [0.5, 0.51, 0.52], "a": [0.6, 0.61, 0.62]}), VAL).set_index("arm")
-    assert (frame.loc["a", "verdict"], frame.loc["a", "dunnett verdict"]) == ("too few seeds", "better")
+    frame = compare(sweep_of({"base": [0.5, 0.51, 0.52], "a": [0.6, 0.61, 0.62]}), VAL).set_index(
+        "arm"
+    )
+    assert (frame.loc["a", "verdict"], frame.loc["a", "dunnett verdict"]) == (
+        "too few seeds",
+        "better",
+    )
     assert frame.loc["a", "dunnett low"] == pytest.approx(0.1)
 
 
@@ -516,7 +564,11 @@ def test_seeds_that_no_look_on_record_has_are_a_further_look() -> None:
     base = random.normal(0.5, 0.01, 8)
     items = sweep_of({"base": base, "a": base + random.normal(0.01, 0.02, 8)})
     ends = [
-        tuple(compare(items, VAL, looks=looks).set_index("arm").loc["a", ["difference low", "difference high"]])
+        tuple(
+            compare(items, VAL, looks=looks)
+            .set_index("arm")
+            .loc["a", ["difference low", "difference high"]]
+        )
         for looks in (Looks(made=first(6)), Looks(made=first(6, 8)), Looks(made=first(8)))
     ]
     assert ends[0] == ends[1] != ends[2]
@@ -524,7 +576,11 @@ def test_seeds_that_no_look_on_record_has_are_a_further_look() -> None:
 
 def test_taking_failed_seeds_out_of_the_file_does_not_undo_their_loss() -> None:
     items = sweep_of(
-        {"base": [0.5] * 10, "a": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6, 0.6, 0.6, 0.6], "bad": [0.3] * 10}
+        {
+            "base": [0.5] * 10,
+            "a": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6, 0.6, 0.6, 0.6],
+            "bad": [0.3] * 10,
+        }
     )
     failed(items, "a", 8, 9)
     planned = [item for item in items if item.trial.seed < 8]
@@ -536,10 +592,14 @@ def test_taking_failed_seeds_out_of_the_file_does_not_undo_their_loss() -> None:
 
 
 def test_the_worst_case_of_lost_seeds_of_the_baseline_is_the_worst_for_the_baseline() -> None:
-    items = sweep_of({"base": [0.6] * 8, "a": [0.5, 0.51, 0.5, 0.52, 0.5, 0.51, 0.5, 0.5], "bad": [0.3] * 8})
+    items = sweep_of(
+        {"base": [0.6] * 8, "a": [0.5, 0.51, 0.5, 0.52, 0.5, 0.51, 0.5, 0.5], "bad": [0.3] * 8}
+    )
     failed(items, "base", 6, 7)
     row = compare(items, VAL).set_index("arm").loc["a"]
-    assert row["difference high"] < 0 < row["worst high"], "the baseline may have ended at 0.3 twice"
+    assert row["difference high"] < 0 < row["worst high"], (
+        "the baseline may have ended at 0.3 twice"
+    )
 
 
 def test_two_sweeps_are_compared_with_lost_and_unfinished_seeds_in_mind() -> None:
@@ -557,9 +617,13 @@ def test_the_number_of_arms_counts_for_the_level_of_a_look() -> None:
     looks = Looks(planned=first(8, 12, 16))
     assert look_level(looks, 17) < look_level(looks, 1)
     random = np.random.default_rng(14)
-    arms = {"base": random.normal(0.5, 0.01, 8)} | {f"a{n}": random.normal(0.5, 0.01, 8) for n in range(17)}
+    arms = {"base": random.normal(0.5, 0.01, 8)} | {
+        f"a{n}": random.normal(0.5, 0.01, 8) for n in range(17)
+    }
     frame = compare(sweep_of(arms), VAL, looks=Looks(planned=first(8, 12, 16))).set_index("arm")
-    table = np.array([np.array(values) - arms["base"] for arm, values in arms.items() if arm != "base"]).T
+    table = np.array(
+        [np.array(values) - arms["base"] for arm, values in arms.items() if arm != "base"]
+    ).T
     joint = simultaneous(table, analysis.MARGIN, look_level(looks, 17))
     assert frame.loc["a0", "difference low"] == pytest.approx(joint.low[0], abs=1e-6)
 

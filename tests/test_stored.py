@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from suite.config import DataConfig, TrialConfig, read_stored_config, read_stored_params, trained_with_remainder
+from suite.config import (
+    DataConfig,
+    TrialConfig,
+    read_stored_config,
+    read_stored_params,
+    trained_with_remainder,
+)
 from suite.config.stored import NAMED_IMAGES
 from suite.data import load
 from suite.tracking.projection import flatten
@@ -18,7 +24,9 @@ NEW = {"last_batch", "evaluate_test", "nesterov", "decay"}
 
 def old_config(**train: Any) -> dict[str, Any]:
     """As version 4 wrote it: complete for its time."""
-    config = TrialConfig.model_validate({"data": {"val_size": 0.1}, "train": train}).model_dump(mode="json")
+    config = TrialConfig.model_validate({"data": {"val_size": 0.1}, "train": train}).model_dump(
+        mode="json"
+    )
     config["train"] = {name: value for name, value in config["train"].items() if name not in NEW}
     return config
 
@@ -27,7 +35,12 @@ def test_an_old_config_is_read_with_the_rules_of_its_time() -> None:
     stored = old_config(batch_size=32)
     before = copy.deepcopy(stored)
     train = read_stored_config(stored).train
-    assert (train.last_batch, train.evaluate_test, train.nesterov, train.decay) == ("keep", "every", True, "weights")
+    assert (train.last_batch, train.evaluate_test, train.nesterov, train.decay) == (
+        "keep",
+        "every",
+        True,
+        "weights",
+    )
     assert train.batch_size == 32 and stored == before
     del stored["data"]["val_size"]
     assert read_stored_config(stored).data.val_size == 0.1
@@ -43,7 +56,9 @@ def test_a_config_of_this_version_is_what_it_was() -> None:
     assert config.train.last_batch == "drop" and config.train.nesterov is False
 
 
-@pytest.mark.parametrize("wrong", [{"train": {"warp": 9}}, {"train": 3}, [1], {"train": {"momentum": "much"}}])
+@pytest.mark.parametrize(
+    "wrong", [{"train": {"warp": 9}}, {"train": 3}, [1], {"train": {"momentum": "much"}}]
+)
 def test_what_is_no_config_is_a_validation_error(wrong: Any) -> None:
     with pytest.raises(ValidationError):
         read_stored_config(wrong)
@@ -52,7 +67,9 @@ def test_what_is_no_config_is_a_validation_error(wrong: Any) -> None:
 def test_params_say_the_same_as_the_config() -> None:
     """As MLflow has them: dotted, texts."""
     stored = old_config(momentum=0.0)
-    assert read_stored_params(flatten(stored)) == flatten(read_stored_config(stored).model_dump(mode="json"))
+    assert read_stored_params(flatten(stored)) == flatten(
+        read_stored_config(stored).model_dump(mode="json")
+    )
     new = flatten(TrialConfig().model_dump(mode="json"))
     assert read_stored_params(new) == new
     assert read_stored_params({"epochs": "3"}) == {"epochs": "3"}, "a run of another program"

@@ -62,7 +62,12 @@ class Story:
         return entry
 
     def launch(self, *trials: str) -> Story:
-        environment = {"suite": "0.1.0", "user": "ann", "git": {"commit": "abc123"}, "python": "3.11"}
+        environment = {
+            "suite": "0.1.0",
+            "user": "ann",
+            "git": {"commit": "abc123"},
+            "python": "3.11",
+        }
         self.add(
             "launch", token="t", pid=1, host="here", command="python -m suite.sweep x.yaml --tracking-uri http://u:p@s/",
             file="/some/where/x.yaml", text="name: x\n", overrides=["train.epochs=2"], environment=environment,
@@ -72,7 +77,11 @@ class Story:
         return self
 
     def trial(self, trial: str, arm: str = "a", seed: int = 0) -> Story:
-        config = {"data": {"name": "digits", "root": None}, "train": {"lr": 0.05, "note": "x" * 900}, "augment": "none"}
+        config = {
+            "data": {"name": "digits", "root": None},
+            "train": {"lr": 0.05, "note": "x" * 900},
+            "augment": "none",
+        }
         self.add(
             "trial", id=trial, arm=arm, seed=seed, name=f"{arm} seed={seed}", settings={"train.lr": 0.05},
             config=config, digests={"data": "d" * 64}, numerics={"precision": "fp32"},
@@ -89,7 +98,9 @@ class Story:
         return self
 
     def end(self, trial: str, status: str = "finished", reason: str = "") -> Story:
-        self.add("end", id=trial, status=status, reason=reason, epochs=2, best_epoch=2, best_value=0.2)
+        self.add(
+            "end", id=trial, status=status, reason=reason, epochs=2, best_epoch=2, best_value=0.2
+        )
         return self
 
     def close(self, status: str = "finished") -> Story:
@@ -100,7 +111,9 @@ class Story:
 def whole() -> Story:
     """A sweep of two trials, to its end."""
     story = Story().launch("t1", "t2").trial("t1").trial("t2", "b", 1)
-    story.start("t1").start("t2").epochs("t1", 1).epochs("t2", 1).epochs("t1", 2).end("t1").end("t2", "failed", "NaN")
+    story.start("t1").start("t2").epochs("t1", 1).epochs("t2", 1).epochs("t1", 2).end("t1").end(
+        "t2", "failed", "NaN"
+    )
     return story.close()
 
 
@@ -133,19 +146,47 @@ def assert_takes_odd_texts(tracker: MlflowTracker, folder: Path) -> None:
     config = {"note": "x" * 20_000, "many": many, "l" * 251: 1, "odd": "a\0b\udc80c"}
     for number, text in enumerate(ODD):
         story.add(
-            "trial", id=f"t{number}", arm=text, seed=0, name=f"{text} seed=0", settings={text: text}, config=config
+            "trial",
+            id=f"t{number}",
+            arm=text,
+            seed=0,
+            name=f"{text} seed=0",
+            settings={text: text},
+            config=config,
         )
-        story.start(f"t{number}").epochs(f"t{number}", 1).end(f"t{number}", "failed", f"{text} a\0b\udc80c")
-    story.add("launch", token="t", file="y.yaml", text="a\udc80", environment={"git": {"diff": "\udcff"}}, overrides=[])
+        story.start(f"t{number}").epochs(f"t{number}", 1).end(
+            f"t{number}", "failed", f"{text} a\0b\udc80c"
+        )
+    story.add(
+        "launch",
+        token="t",
+        file="y.yaml",
+        text="a\udc80",
+        environment={"git": {"diff": "\udcff"}},
+        overrides=[],
+    )
     project(tracker, story.close().entries, folder / "cursor")
     runs = tracker.read(tracker.sweep)
     assert [run.arm for run in runs.trials] == ODD
-    assert [run.name for run in runs.trials] == [*(f"{text} seed=0" for text in ODD[:-1]), "x" * 247 + "..."]
+    assert [run.name for run in runs.trials] == [
+        *(f"{text} seed=0" for text in ODD[:-1]),
+        "x" * 247 + "...",
+    ]
     for run, text in zip(runs.trials, ODD, strict=True):
-        assert run.params["many.k499"] == "499" and len(run.params) == 503 and run.params["l" * 250] == "1"
-        assert (run.tags["suite.reason"], run.params["odd"]) == (f"{text} a\ufffdb\\udc80c", "a\ufffdb\\udc80c")
+        assert (
+            run.params["many.k499"] == "499"
+            and len(run.params) == 503
+            and run.params["l" * 250] == "1"
+        )
+        assert (run.tags["suite.reason"], run.params["odd"]) == (
+            f"{text} a\ufffdb\\udc80c",
+            "a\ufffdb\\udc80c",
+        )
         assert run.metrics["val/acc"] == {1: 0.1}
-    assert "x" * 20_000 in download(tracker.uri, runs.trials[0].run_id, "config.yaml", folder / "to").read_text()
+    assert (
+        "x" * 20_000
+        in download(tracker.uri, runs.trials[0].run_id, "config.yaml", folder / "to").read_text()
+    )
 
 
 Make = Callable[..., Projection]
@@ -160,20 +201,37 @@ class Contract:
         runs = tracker.read("whole")
         first, second = runs.trials
         assert (runs.parent.run_id, first.run_id) == (tracker.run_id(None), tracker.run_id("t1"))
-        assert (first.trial, first.arm, first.seed, first.name, first.status) == ("t1", "a", 0, "a seed=0", "finished")
-        assert first.metrics["val/acc"] == {1: 0.1, 2: 0.2} and first.metrics["best/value"] == {2: 0.2}
+        assert (first.trial, first.arm, first.seed, first.name, first.status) == (
+            "t1",
+            "a",
+            0,
+            "a seed=0",
+            "finished",
+        )
+        assert first.metrics["val/acc"] == {1: 0.1, 2: 0.2} and first.metrics["best/value"] == {
+            2: 0.2
+        }
         assert first.params["train.lr"] == "0.05" and first.params["data.root"] == "null"
-        assert len(first.params["train.note"]) == 500 and first.params["train.note"].endswith("see config.yaml)")
+        assert len(first.params["train.note"]) == 500 and first.params["train.note"].endswith(
+            "see config.yaml)"
+        )
         assert (second.status, second.tags["suite.reason"]) == ("failed", "NaN")
         assert first.tags["mlflow.parentRunId"] == runs.parent.run_id
         assert [run.tags["suite.baseline"] for run in runs.trials] == ["true", "false"]
-        assert first.tags["suite.data_digest"] == "d" * 64 and first.tags["suite.version"] == "0.1.0"
-        assert runs.parent.status == "finished" and runs.parent.tags["mlflow.note.content"] == "What for?"
+        assert (
+            first.tags["suite.data_digest"] == "d" * 64 and first.tags["suite.version"] == "0.1.0"
+        )
+        assert (
+            runs.parent.status == "finished"
+            and runs.parent.tags["mlflow.note.content"] == "What for?"
+        )
         assert runs.parent.tags["mlflow.source.git.commit"] == "abc123"
         assert "u:p" not in str(runs)
         assert (first.start_ms, first.end_ms) == (T0 + 5000, T0 + 10_000)
 
-    def test_looks_read_back_and_stay_when_a_trial_is_forgotten(self, make: Make, tmp_path: Path) -> None:
+    def test_looks_read_back_and_stay_when_a_trial_is_forgotten(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         story = Story()
         planned = [list(range(8)), list(range(12))]
         story.add("launch", token="t", looks=planned, search_seed=None)
@@ -187,7 +245,9 @@ class Contract:
         story.add("look", seeds=[0, 1, 5])
         project(make("looks"), story.entries, tmp_path / "cursor")
         tags = make("looks").read("looks").parent.tags
-        assert looks_of(tags) == Looks((), (eight, (0, 1, 5)), open=True) and search_seed_of(tags) == 0
+        assert (
+            looks_of(tags) == Looks((), (eight, (0, 1, 5)), open=True) and search_seed_of(tags) == 0
+        )
         again = make("looks")
         for entry in story.entries:
             again.apply(entry)
@@ -242,15 +302,22 @@ class Contract:
         tracker = make("plan")
         project(tracker, story.entries, tmp_path / "cursor")
         runs = tracker.read("plan")
-        assert {run.trial: run.tags["suite.in_plan"] for run in runs.trials} == {"t1": "true", "t2": "false"}
+        assert {run.trial: run.tags["suite.in_plan"] for run in runs.trials} == {
+            "t1": "true",
+            "t2": "false",
+        }
         assert runs.parent.tags["suite.planned"] == "2"
         story.start("t3")
         project(tracker, story.entries, tmp_path / "cursor")
         run = {run.trial: run for run in tracker.read("plan").trials}["t3"]
         assert (run.status, run.tags["suite.in_plan"]) == ("running", "true")
-        assert run.start_ms == story.entries[-1]["ts_ms"], "a run begins when its trial does, not when it was planned"
+        assert run.start_ms == story.entries[-1]["ts_ms"], (
+            "a run begins when its trial does, not when it was planned"
+        )
 
-    def test_a_trial_that_ends_before_it_begins_has_a_run_all_the_same(self, make: Make, tmp_path: Path) -> None:
+    def test_a_trial_that_ends_before_it_begins_has_a_run_all_the_same(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         story = Story().launch("t1").trial("t1").end("t1", "failed", "no worker could be started")
         project(make("early"), story.entries, tmp_path / "cursor")
         run = make("early").read("early").trials[0]
@@ -275,7 +342,9 @@ class Contract:
         assert runs.trials[0].run_id != old and len(runs.trials) == 2
         assert runs.trials[0].metrics["val/acc"] == {1: 0.1} and runs.trials[0].status == "finished"
 
-    def test_another_journal_of_that_name_replaces_the_runs(self, make: Make, tmp_path: Path) -> None:
+    def test_another_journal_of_that_name_replaces_the_runs(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         project(make("other"), whole().entries, tmp_path / "cursor")
         old = make("other").read("other")
         story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
@@ -284,9 +353,13 @@ class Contract:
         assert runs.parent.run_id != old.parent.run_id
         assert [(run.trial, run.metrics["val/acc"]) for run in runs.trials] == [("t1", {1: 0.1})]
 
-    def test_values_that_are_no_numbers_are_left_out_and_noted(self, make: Make, tmp_path: Path) -> None:
+    def test_values_that_are_no_numbers_are_left_out_and_noted(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         story = Story().launch("t1").trial("t1").start("t1")
-        story.add("epoch", id="t1", epoch=1, metrics={"val/loss": None, "val/acc": 0.5, "odd[0]/(x)": 1.0})
+        story.add(
+            "epoch", id="t1", epoch=1, metrics={"val/loss": None, "val/acc": 0.5, "odd[0]/(x)": 1.0}
+        )
         story.add("epoch", id="t1", epoch=2, metrics={"val/acc": float("inf")})
         tracker = make("nan")
         for entry in story.entries:
@@ -305,7 +378,9 @@ class Contract:
         run = tracker.read("files").trials[0]
         assert f"suite.replay {run.run_id}" in run.tags["suite.checkpoint"]
 
-    def test_pictures_are_shown_once_and_give_way_to_new_ones(self, make: Make, tmp_path: Path) -> None:
+    def test_pictures_are_shown_once_and_give_way_to_new_ones(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         from PIL import Image
 
         def draw(*greys: int) -> list[str]:
@@ -336,7 +411,9 @@ class Contract:
         last = tracker.read("pictures").trials[0]
         assert last.metrics["dead/relu:2"] == {1: 0.25} and last.status == "finished"
         assert last.tags["suite.images.activations"] != first.tags["suite.images.activations"]
-        steps = sorted(name.split("+")[2] for name in self.files(tracker, last) if name.endswith(".png"))
+        steps = sorted(
+            name.split("+")[2] for name in self.files(tracker, last) if name.endswith(".png")
+        )
         assert steps == ["0", "1"]
 
     def files(self, tracker: Projection, run: TrialRun) -> list[str]:
@@ -354,7 +431,9 @@ class Contract:
         assert runs.parent.tags["suite.champion_run"] == tracker.run_id("t2")
         assert [run.tags["suite.champion"] for run in runs.trials] == ["false", "true"]
 
-    def test_a_sweep_that_is_not_there_names_those_that_are(self, make: Make, tmp_path: Path) -> None:
+    def test_a_sweep_that_is_not_there_names_those_that_are(
+        self, make: Make, tmp_path: Path
+    ) -> None:
         tracker = make("known")
         project(tracker, whole().entries, tmp_path / "cursor")
         with pytest.raises(UsageError, match=r"no sweep unknown.*known"):
@@ -406,7 +485,9 @@ class TestMlflow(Contract):
         assert isinstance(tracker, MlflowTracker)
         return [item.path for item in tracker._client().list_artifacts(run.run_id, "images")]
 
-    def test_mlflow_has_what_the_conventions_say(self, uri: str, place: Path, tmp_path: Path) -> None:
+    def test_mlflow_has_what_the_conventions_say(
+        self, uri: str, place: Path, tmp_path: Path
+    ) -> None:
         from mlflow import MlflowClient
 
         story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
@@ -426,14 +507,22 @@ class TestMlflow(Contract):
         assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["digits"]
         assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
         assert download(uri, run.info.run_id, "checkpoints/best.pt").read_bytes() == b"weights"
-        assert resolve_weights(uri, f"runs:/{run.info.run_id}/checkpoints/best.pt").read_bytes() == b"weights"
-        assert "x" * 900 in download(uri, run.info.run_id, "config.yaml", tmp_path / "to").read_text()
+        assert (
+            resolve_weights(uri, f"runs:/{run.info.run_id}/checkpoints/best.pt").read_bytes()
+            == b"weights"
+        )
+        assert (
+            "x" * 900 in download(uri, run.info.run_id, "config.yaml", tmp_path / "to").read_text()
+        )
         parent = client.get_run(tracker.run_id(None))
         assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
             "x.yaml", "environment.json", "plan.json",
         }  # fmt: skip
         assert len(client.get_metric_history(run.info.run_id, "val/acc")) == 1
-        assert client.get_metric_history(run.info.run_id, "val/acc")[0].timestamp == story.entries[4]["ts_ms"]
+        assert (
+            client.get_metric_history(run.info.run_id, "val/acc")[0].timestamp
+            == story.entries[4]["ts_ms"]
+        )
         assert find_run(uri, run.info.run_id) == tracker.read("conventions").trials[0]
         story.end("t1", "interrupted").add("drop", id="t1")
         story.close("interrupted")
@@ -441,7 +530,9 @@ class TestMlflow(Contract):
             tracker.apply(entry)
         assert client.get_run(run.info.run_id).info.status == "KILLED"
         assert client.get_run(parent.info.run_id).info.status == "KILLED"
-        with pytest.raises(EnvironmentProblem, match=r"no artifact checkpoints/best\.pt.*\n.*suite\.replay"):
+        with pytest.raises(
+            EnvironmentProblem, match=r"no artifact checkpoints/best\.pt.*\n.*suite\.replay"
+        ):
             download(uri, run.info.run_id, "checkpoints/best.pt")
 
     @pytest.mark.fault(34, 35)
@@ -475,17 +566,25 @@ class TestMlflow(Contract):
         client.delete_run(second.parent.run_id)
         story.add("champion", id="t1", value=0.2)
         third = send()
-        assert third.parent.run_id != second.parent.run_id and third.parent.tags["suite.champion"] == "t1"
+        assert (
+            third.parent.run_id != second.parent.run_id
+            and third.parent.tags["suite.champion"] == "t1"
+        )
         assert third.trials[0].run_id in third.parent.tags["suite.champion_run"]
         experiment = client.get_experiment_by_name("deleted")
         client.delete_experiment(experiment.experiment_id)
         story.epochs("t1", 3).end("t1")
         fourth = send()
-        assert fourth.trials[0].metrics["val/acc"] == {1: 0.1, 2: 0.2, 3: 0.3} and len(fourth.trials) == 1
+        assert (
+            fourth.trials[0].metrics["val/acc"] == {1: 0.1, 2: 0.2, 3: 0.3}
+            and len(fourth.trials) == 1
+        )
         sender.close()
         assert not told
 
-    def test_a_refused_entry_is_noted_and_does_not_hold_up_the_rest(self, uri: str, tmp_path: Path) -> None:
+    def test_a_refused_entry_is_noted_and_does_not_hold_up_the_rest(
+        self, uri: str, tmp_path: Path
+    ) -> None:
         story = Story().launch("t1").trial("t1").start("t1")
         story.add("epoch", id="t1", epoch="one", metrics={"val/acc": 0.5})
         story.epochs("t1", 2)
@@ -546,11 +645,22 @@ class TestMlflow(Contract):
 
         client = MlflowClient(uri)
         run = client.create_run(client.create_experiment("points")).info.run_id
-        logged = [(1, 0.1, 5), (2, 0.3, 9), (2, 0.2, 8), (3, math.nan, 6), (4, math.inf, 7), (-1, -2.5, 7)]
-        client.log_batch(run, [Metric("figure", value, T0 + ms, step) for step, value, ms in logged])
+        logged = [
+            (1, 0.1, 5),
+            (2, 0.3, 9),
+            (2, 0.2, 8),
+            (3, math.nan, 6),
+            (4, math.inf, 7),
+            (-1, -2.5, 7),
+        ]
+        client.log_batch(
+            run, [Metric("figure", value, T0 + ms, step) for step, value, ms in logged]
+        )
         found = dict(find_run(uri, run).metrics["figure"])
         history = client.get_metric_history(run, "figure")
-        latest = {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
+        latest = {
+            point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)
+        }
         assert math.isnan(found.pop(3)) and math.isnan(latest.pop(3))
         assert found == latest and found[2] == 0.3 and found[-1] == -2.5
 
@@ -573,7 +683,12 @@ class TestMlflow(Contract):
 
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 5),
         ).to(memory_format=torch.channels_last)
         model(torch.randn(8, 3, 8, 8))  # moves the statistics
         story = whole()
@@ -596,10 +711,17 @@ class TestMlflow(Contract):
             assert torch.allclose(loaded(images), model(images), atol=1e-6)
         weights = torch.load(resolve_weights(uri, "models:/winner@champion"), weights_only=True)
         assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
-        signature = mlflow.models.get_model_info(str(download(uri, runs[0].run_id, "model"))).signature
-        assert signature.inputs.inputs[0].shape == (-1, 3, 8, 8) and signature.outputs.inputs[0].shape == (-1, 5)
+        signature = mlflow.models.get_model_info(
+            str(download(uri, runs[0].run_id, "model"))
+        ).signature
+        assert signature.inputs.inputs[0].shape == (-1, 3, 8, 8) and signature.outputs.inputs[
+            0
+        ].shape == (-1, 5)
         assert tracker.register_champion(runs[1].run_id, model, example) == 2
-        assert mlflow.MlflowClient(uri).get_model_version_by_alias("winner", "champion").run_id == runs[1].run_id
+        assert (
+            mlflow.MlflowClient(uri).get_model_version_by_alias("winner", "champion").run_id
+            == runs[1].run_id
+        )
 
 
 class TestCheck:
@@ -621,7 +743,9 @@ class TestCheck:
         with sqlite3.connect(tmp_path / "mlflow.db") as connection:
             connection.execute("UPDATE alembic_version SET version_num = 'old'")
         connection.close()
-        with pytest.raises(EnvironmentProblem, match=r"found old.*\n.*mlflow db upgrade sqlite:///"):
+        with pytest.raises(
+            EnvironmentProblem, match=r"found old.*\n.*mlflow db upgrade sqlite:///"
+        ):
             mlflow_tracker(f"sqlite:///{tmp_path}/mlflow.db", "x", tmp_path).check()
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
@@ -641,13 +765,21 @@ class TestCheck:
         with pytest.raises(EnvironmentProblem, match="is a file"):
             mlflow_tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "x", tmp_path).check()
 
-    def test_a_folder_that_cannot_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("suite.tracking.checking.os.access", lambda *_: False)  # root may write anywhere
+    def test_a_folder_that_cannot_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "suite.tracking.checking.os.access", lambda *_: False
+        )  # root may write anywhere
         with pytest.raises(EnvironmentProblem, match=r"no permission for .*\n.*folder of your own"):
             mlflow_tracker(f"sqlite:///{tmp_path}/mlflow.db", "x", tmp_path).check()
 
     def test_a_name_that_another_folder_tracks_under(self, uri: str, tmp_path: Path) -> None:
-        project(mlflow_tracker(uri, "taken", tmp_path / "one"), Story().launch().entries, tmp_path / "cursor")
+        project(
+            mlflow_tracker(uri, "taken", tmp_path / "one"),
+            Story().launch().entries,
+            tmp_path / "cursor",
+        )
         mlflow_tracker(uri, "taken", tmp_path / "two").check()  # the same journal, moved
         mlflow_tracker(uri, "taken", tmp_path / "one", "j2").check()  # its runs folder was deleted
         with pytest.raises(EnvironmentProblem, match=r"name taken is taken.*one.*\n.*another name"):
@@ -656,15 +788,22 @@ class TestCheck:
     def test_no_server(self, tmp_path: Path) -> None:
         uri = f"http://ann:secret@127.0.0.1:{free_port()}"
         began = time.monotonic()
-        with pytest.raises(EnvironmentProblem, match=r"http://REDACTED@127\.0\.0\.1.*cannot be reached(.|\n)*Start it"):
+        with pytest.raises(
+            EnvironmentProblem,
+            match=r"http://REDACTED@127\.0\.0\.1.*cannot be reached(.|\n)*Start it",
+        ):
             MlflowTracker("x", uri, None, "j1").check()
         assert time.monotonic() - began < 10
 
-    def test_a_server_that_does_not_answer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_server_that_does_not_answer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("suite.tracking.checking._DEADLINE_S", 1.0)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             with pytest.raises(EnvironmentProblem, match="did not answer within 1 s"):
-                MlflowTracker("x", f"http://127.0.0.1:{silent.getsockname()[1]}", None, "j1").check()
+                MlflowTracker(
+                    "x", f"http://127.0.0.1:{silent.getsockname()[1]}", None, "j1"
+                ).check()
 
 
 class TestSender:
@@ -683,7 +822,10 @@ class TestSender:
         assert sender.behind == 0 and sender.lost is None
         sender.close()
         assert tracker.read("sweep").trials[0].metrics["val/acc"] == {1: 0.1, 2: 0.2}
-        assert [text.split(":")[0].split(";")[0] for text in told] == ["tracking is lost", "tracking is back"]
+        assert [text.split(":")[0].split(";")[0] for text in told] == [
+            "tracking is lost",
+            "tracking is back",
+        ]
 
     def test_a_relaunch_sends_only_what_is_missing(self, tmp_path: Path) -> None:
         story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
@@ -705,7 +847,9 @@ class TestSender:
         project(second, story.entries, tmp_path / "cursor")
         assert seen == [story.entries[-1]["seq"]]
         seen.clear()
-        project(Counting(folder=tmp_path), story.entries, tmp_path / "cursor")  # the store was deleted meanwhile
+        project(
+            Counting(folder=tmp_path), story.entries, tmp_path / "cursor"
+        )  # the store was deleted meanwhile
         assert seen == [entry["seq"] for entry in story.entries]
 
     def test_what_was_forgotten_is_not_sent_to_a_new_store(self, tmp_path: Path) -> None:
@@ -715,9 +859,9 @@ class TestSender:
         tracker = MemoryTracker(folder=tmp_path)
         project(tracker, story.entries, tmp_path / "cursor")
         assert len(tracker.stored) == 3  # the parent and two trials, none deleted
-        assert tracker.read("sweep").trials[0].metrics == {name: {1: value} for name, value in METRICS.items()} | {
-            "val/acc": {1: 0.1}
-        }
+        assert tracker.read("sweep").trials[0].metrics == {
+            name: {1: value} for name, value in METRICS.items()
+        } | {"val/acc": {1: 0.1}}
 
     def test_a_bug_in_one_entry_does_not_stop_the_rest(self, tmp_path: Path) -> None:
         story = Story().launch("t1").trial("t1")
@@ -730,7 +874,10 @@ class TestSender:
             sender.put(entry)
         assert sender.drain(10)
         sender.close()
-        assert tracker.read("sweep").trials[0].status == "running" and "passed over start entry" in told[0]
+        assert (
+            tracker.read("sweep").trials[0].status == "running"
+            and "passed over start entry" in told[0]
+        )
 
     def test_entries_of_an_unknown_trial_are_passed_over(self, tmp_path: Path) -> None:
         story = Story().launch("t1")
@@ -763,7 +910,9 @@ class TestWords:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
         assert default_uri(None, tmp_path) == "http://server:5000"
         assert default_uri("sqlite:///x.db", tmp_path).endswith("/x.db")
-        assert default_artifacts(default_uri("sqlite:///x.db", tmp_path)) == tmp_path / "mlartifacts"
+        assert (
+            default_artifacts(default_uri("sqlite:///x.db", tmp_path)) == tmp_path / "mlartifacts"
+        )
         assert default_artifacts("http://server") is None
 
     @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "mlruns", "/tmp/mlruns"])
@@ -808,12 +957,25 @@ class Server:
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        return [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
 
     def environment(self) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
+        }
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-        return environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # four more processes, of no use here
+        return environment | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"
+        }  # four more processes, of no use here
 
     def start(self) -> None:
         self.log = (self.folder / "server.log").open("ab")
@@ -823,7 +985,9 @@ class Server:
         )  # fmt: skip
         deadline = time.monotonic() + 90
         while not self.answers():
-            assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < deadline and self.process.poll() is None, (
+                self.folder / "server.log"
+            ).read_text()
             time.sleep(0.1)
 
     def answers(self) -> bool:
@@ -854,7 +1018,9 @@ def server(place: Path, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.slow
 @pytest.mark.fault(28)
-def test_a_server_that_is_killed_in_the_middle_has_everything_once(server: Server, place: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_killed_in_the_middle_has_everything_once(
+    server: Server, place: Path, tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
     story = Story().launch("t1", "t2").trial("t1").trial("t2", "b").start("t1").start("t2")
@@ -901,4 +1067,7 @@ def test_a_server_that_is_killed_in_the_middle_has_everything_once(server: Serve
     assert tracker._remove(tracker._runs()["t1"], "model/weights.pt")
     with pytest.raises(EnvironmentProblem, match=r"models:/served@champion"):
         resolve_weights(server.uri, "models:/served@champion")
-    assert [text.split(":")[0].split(";")[0] for text in told] == ["tracking is lost", "tracking is back"]
+    assert [text.split(":")[0].split(";")[0] for text in told] == [
+        "tracking is lost",
+        "tracking is back",
+    ]

@@ -17,7 +17,19 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
-from training import ACC, LAST_LOSS, differing, everything, finish, images, plain, replace, stopping_at, training, trial
+from training import (
+    ACC,
+    LAST_LOSS,
+    differing,
+    everything,
+    finish,
+    images,
+    plain,
+    replace,
+    stopping_at,
+    training,
+    trial,
+)
 
 from suite import data, models
 from suite.config import ModelConfig, TrainConfig, TrialConfig
@@ -27,8 +39,15 @@ from suite.models import strip_conv
 from suite.models.trained import rebuild
 from suite.storage import checkpoint
 from suite.training import metrics, optim
+from suite.training.hooks import TrainingHooks
 
-FULL = {"ema": 0.7, "grad_clip": 1.0, "label_smoothing": 0.1, "optimizer": "adamw", "class_weights": "balanced"}
+FULL = {
+    "ema": 0.7,
+    "grad_clip": 1.0,
+    "label_smoothing": 0.1,
+    "optimizer": "adamw",
+    "class_weights": "balanced",
+}
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------
@@ -42,11 +61,15 @@ def rates(epochs: int = 8, per_epoch: int = 1, **settings: Any) -> list[float]:
 def test_constant_and_step_are_as_written_out() -> None:
     assert rates(schedule="constant") == [1.0] * 8
     assert rates(schedule="step") == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert rates(schedule="step", epochs=4, per_epoch=4) == pytest.approx([1] * 8 + [0.1] * 4 + [0.01] * 4)
+    assert rates(schedule="step", epochs=4, per_epoch=4) == pytest.approx(
+        [1] * 8 + [0.1] * 4 + [0.01] * 4
+    )
 
 
 def test_the_steps_of_step_are_shares_of_all_epochs_also_with_a_warm_up() -> None:
-    assert rates(schedule="step", warmup_epochs=2) == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates(schedule="step", warmup_epochs=2) == pytest.approx(
+        [0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
 
 
 @pytest.mark.parametrize(("warmup", "per_epoch", "first"), [
@@ -54,7 +77,9 @@ def test_the_steps_of_step_are_shares_of_all_epochs_also_with_a_warm_up() -> Non
     (0.5, 5, [1 / 3, 2 / 3, 1.0]),
     (0.1, 5, [1.0]),
 ])  # fmt: skip
-def test_the_warm_up_rises_in_equal_steps_to_the_peak(warmup: float, per_epoch: int, first: list[float]) -> None:
+def test_the_warm_up_rises_in_equal_steps_to_the_peak(
+    warmup: float, per_epoch: int, first: list[float]
+) -> None:
     for schedule in ("constant", "cosine"):
         found = rates(schedule=schedule, warmup_epochs=warmup, per_epoch=per_epoch)
         assert found[: len(first)] == pytest.approx(first)
@@ -78,7 +103,13 @@ def test_one_cycle_is_torchs_to_within_a_step_with_a_straight_rise_from_zero() -
     found = rates(schedule="one_cycle", epochs=10, per_epoch=20)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.0, total_steps=total, pct_start=0.3, div_factor=1e9, final_div_factor=1e9, cycle_momentum=False
+        optimizer,
+        1.0,
+        total_steps=total,
+        pct_start=0.3,
+        div_factor=1e9,
+        final_div_factor=1e9,
+        cycle_momentum=False,
     )
     expected = []
     for _ in range(total):
@@ -95,7 +126,9 @@ def test_one_cycle_is_torchs_to_within_a_step_with_a_straight_rise_from_zero() -
 
 def test_the_rate_on_record_is_the_one_of_the_last_step(tmp_path: Path) -> None:
     found = finish(training(trial(epochs=4, schedule="step"), tmp_path)).records
-    assert [record.metrics["train/lr"] for record in found] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
+    assert [record.metrics["train/lr"] for record in found] == pytest.approx(
+        [0.05, 0.05, 0.005, 0.0005]
+    )
 
 
 # ---- one step, written out -------------------------------------------------------------------------------------------
@@ -105,8 +138,12 @@ def steps_of(build: Any, count: int, **settings: Any) -> tuple[list[list[torch.T
     """Weights after each of ``count`` steps on fixed gradients; and the gradients."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    gradients = [[torch.randn_like(parameter) for parameter in net.parameters()] for _ in range(count)]
-    config = TrialConfig.model_validate({"train": {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9, **settings}}).train
+    gradients = [
+        [torch.randn_like(parameter) for parameter in net.parameters()] for _ in range(count)
+    ]
+    config = TrialConfig.model_validate(
+        {"train": {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9, **settings}}
+    ).train
     optimizer = build(list(net.parameters()), config)
     weights = [[parameter.detach().clone() for parameter in net.parameters()]]
     for drawn in gradients:
@@ -125,11 +162,19 @@ def ours(parameters: list[nn.Parameter], config: Any) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw"])
 def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str, decayed: str) -> None:
     """Nesterov as in Sutskever et al. 2013, Adam as in Kingma and Ba 2014, AdamW as in Loshchilov and Hutter 2017."""
-    settings = {"optimizer": "sgd", "nesterov": True} if optimizer == "nesterov" else {"optimizer": optimizer}
+    settings = (
+        {"optimizer": "sgd", "nesterov": True}
+        if optimizer == "nesterov"
+        else {"optimizer": optimizer}
+    )
     weights, gradients = steps_of(ours, 3, decay=decayed, **settings)
     for place, start in enumerate(weights[0]):
         decay = 0.01 if start.ndim >= 2 or decayed == "all" else 0.0
-        p, first, second = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
+        p, first, second = (
+            start.double(),
+            torch.zeros_like(start).double(),
+            torch.zeros_like(start).double(),
+        )
         for count, drawn in enumerate(gradients, start=1):
             g = drawn[place].double()
             if optimizer in ("sgd", "nesterov"):
@@ -142,7 +187,9 @@ def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str, decayed
                 else:
                     g = g + decay * p
                 first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
-                p = p - 0.1 * (first / (1 - 0.9**count)) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
+                p = p - 0.1 * (first / (1 - 0.9**count)) / (
+                    (second / (1 - 0.999**count)).sqrt() + 1e-8
+                )
             torch.testing.assert_close(weights[count][place].double(), p, rtol=1e-5, atol=1e-6)
 
 
@@ -168,12 +215,18 @@ def test_without_momentum_a_step_goes_down_the_gradient() -> None:
 
 def test_the_backbones_rate_is_a_multiple_of_the_heads(tmp_path: Path) -> None:
     made = training(trial("nets:plain", backbone_lr_scale=0.25, schedule="constant"), tmp_path)
-    made.advance()
-    assert sorted({group["lr"] for group in made.optimizer.param_groups}) == pytest.approx([0.0125, 0.05])
+    made.train_epoch()
+    assert sorted({group["lr"] for group in made.state.optimizer.param_groups}) == pytest.approx(
+        [0.0125, 0.05]
+    )
     still = training(trial("nets:plain", backbone_lr_scale=0.0), tmp_path / "still")
     before = {name: value.clone() for name, value in still.model.state_dict().items()}
-    still.advance()
-    moved = {name for name, value in still.model.state_dict().items() if not torch.equal(value, before[name])}
+    still.train_epoch()
+    moved = {
+        name
+        for name, value in still.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert moved == {"fc.weight", "fc.bias"}
 
 
@@ -195,22 +248,32 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
 ) -> None:
     dataset = images((30, 20, 10, 8))
     made = training(
-        trial("nets:plain", augment=augment, seed=3, data__val_size=0, **settings), tmp_path, dataset, LAST_LOSS
+        trial("nets:plain", augment=augment, seed=3, data__val_size=0, **settings),
+        tmp_path,
+        dataset,
+        LAST_LOSS,
     )
     caught: list[list[torch.Tensor]] = []
     monkeypatch.setattr(
-        made.optimizer,
+        made.state.optimizer,
         "step",
-        lambda: caught.append([p.grad.clone() for p in made.model.parameters() if p.grad is not None]),
+        lambda: caught.append(
+            [p.grad.clone() for p in made.model.parameters() if p.grad is not None]
+        ),
     )
-    made.should_stop = stopping_at(1)
-    assert made.advance() is None
+    made.hooks = TrainingHooks(should_stop=stopping_at(1))
+    assert made.train_epoch() is None
 
     config = TrialConfig.model_validate(made.trial.config)
     split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
     rows = torch.from_numpy(split.train)[data.epoch_order(68, 3, 0)[:10]]
-    picked, labels = torch.from_numpy(dataset.train_images)[rows], torch.from_numpy(dataset.train_labels)[rows]
-    pixels, targets = made.augment(picked, labels, torch.Generator().manual_seed(stream(3, "augment", 0, 0)))
+    picked, labels = (
+        torch.from_numpy(dataset.train_images)[rows],
+        torch.from_numpy(dataset.train_labels)[rows],
+    )
+    pixels, targets = made.augment(
+        picked, labels, torch.Generator().manual_seed(stream(3, "augment", 0, 0))
+    )
     if augment == "none":
         torch.testing.assert_close(pixels, picked.float() / 255)
         targets = F.one_hot(labels, 4).float()
@@ -232,7 +295,9 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
     loss.backward()
     expected = [parameter.grad for parameter in net.parameters()]
     if "grad_clip" in settings:
-        norm = torch.cat([gradient.flatten() for gradient in expected if gradient is not None]).norm()
+        norm = torch.cat(
+            [gradient.flatten() for gradient in expected if gradient is not None]
+        ).norm()
         assert norm > 0.05
         expected = [gradient * 0.05 / norm for gradient in expected if gradient is not None]
     torch.testing.assert_close(caught[0], expected, rtol=1e-4, atol=1e-6)
@@ -253,7 +318,7 @@ def test_the_loss_on_record_has_neither_smoothing_nor_class_weights(tmp_path: Pa
 def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_path: Path) -> None:
     made = training(trial(ema=0.7, model__freeze_depth=2), tmp_path)
     average: dict[str, torch.Tensor] = {}
-    step = made.optimizer.step
+    step = made.state.optimizer.step
 
     def observed() -> None:
         step()
@@ -261,20 +326,23 @@ def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_
             new = value.detach().clone().double()
             average[name] = average[name] * 0.7 + new * 0.3 if name in average else new
 
-    made.optimizer.step = observed  # type: ignore[method-assign,assignment]
-    record = made.advance()
-    assert made.averaged is not None and record is not None
-    for name, value in made.averaged.module.state_dict().items():
+    made.state.optimizer.step = observed  # type: ignore[method-assign,assignment]
+    record = made.train_epoch()
+    assert made.state.averaged is not None and record is not None
+    for name, value in made.state.averaged.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), average[name], rtol=1e-4, atol=1e-6)
-    made.averaged.module.eval()
+    made.state.averaged.module.eval()
     with torch.inference_mode():
-        pixels = made.test.images[made.test.index].float() / 255
-        logits = made.averaged.module((pixels - made.mean) / made.std)
-    right = (logits.argmax(1) == made.test.labels[made.test.index]).double().mean()
+        pixels = made.images.test.images[made.images.test.index].float() / 255
+        logits = made.state.averaged.module(
+            (pixels - made.images.normalise.mean) / made.images.normalise.std
+        )
+    right = (logits.argmax(1) == made.images.test.labels[made.images.test.index]).double().mean()
     assert record.metrics["test/acc"] == pytest.approx(float(right))
     assert record.metrics["test/loss"] == pytest.approx(
-        float(F.cross_entropy(logits.double(), made.test.labels[made.test.index])), rel=1e-5
+        float(F.cross_entropy(logits.double(), made.images.test.labels[made.images.test.index])),
+        rel=1e-5,
     )
 
 
@@ -285,24 +353,35 @@ def test_balanced_accuracy_is_scikit_learns() -> None:
     generator = torch.Generator().manual_seed(0)
     for classes in (2, 3, 7):
         for _ in range(20):
-            labels = torch.randint(classes, (23,), generator=generator) ** 2 % classes  # some classes may be missing
+            labels = (
+                torch.randint(classes, (23,), generator=generator) ** 2 % classes
+            )  # some classes may be missing
             logits = torch.randn(23, classes, generator=generator)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of a predicted class that has no image
+                warnings.simplefilter(
+                    "ignore", UserWarning
+                )  # of a predicted class that has no image
                 expected = balanced_accuracy_score(labels, logits.argmax(1))
             found = metrics.scores("val", logits, labels)
             assert found["val/balanced_acc"] == pytest.approx(expected)
-            assert found["val/loss"] == pytest.approx(float(F.cross_entropy(logits.double(), labels)))
+            assert found["val/loss"] == pytest.approx(
+                float(F.cross_entropy(logits.double(), labels))
+            )
 
 
 def test_the_training_figures_are_those_of_each_step(tmp_path: Path) -> None:
     made = training(trial("nets:plain", lr=1e-12, epochs=1, last_batch="keep"), tmp_path)
     (record,) = finish(made).records
     with torch.inference_mode():
-        logits = made.model((made.train.images[made.train.index].float() / 255 - made.mean) / made.std)
-    labels = made.train.labels[made.train.index]
-    assert record.metrics["train/loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
-    assert record.metrics["train/acc"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+        pixels = made.images.train.images[made.images.train.index].float() / 255
+        logits = made.model((pixels - made.images.normalise.mean) / made.images.normalise.std)
+    labels = made.images.train.labels[made.images.train.index]
+    assert record.metrics["train/loss"] == pytest.approx(
+        float(F.cross_entropy(logits, labels)), rel=1e-5
+    )
+    assert record.metrics["train/acc"] == pytest.approx(
+        float((logits.argmax(1) == labels).double().mean())
+    )
 
 
 def test_test_labels_select_nothing(tmp_path: Path) -> None:
@@ -311,11 +390,18 @@ def test_test_labels_select_nothing(tmp_path: Path) -> None:
     one = finish(training(trial(epochs=6, patience=3), tmp_path / "1", dataset))
     two = finish(training(trial(epochs=6, patience=3), tmp_path / "2", turned))
     kept = [
-        [{k: v for k, v in each.items() if not k.startswith("test/")} for each in plain(x.records)] for x in (one, two)
+        [{k: v for k, v in each.items() if not k.startswith("test/")} for each in plain(x.records)]
+        for x in (one, two)
     ]
-    assert kept[0] == kept[1] and one.records[-1].metrics["test/acc"] != two.records[-1].metrics["test/acc"]
+    assert (
+        kept[0] == kept[1]
+        and one.records[-1].metrics["test/acc"] != two.records[-1].metrics["test/acc"]
+    )
     ends = [one.finish(), two.finish()]
-    assert ends[0]["best_epoch"] == ends[1]["best_epoch"] and ends[0]["best_value"] == ends[1]["best_value"]
+    assert (
+        ends[0]["best_epoch"] == ends[1]["best_epoch"]
+        and ends[0]["best_value"] == ends[1]["best_value"]
+    )
     best = [torch.load(tmp_path / which / "best.pt", weights_only=True)["model"] for which in "12"]
     assert not differing(*best)
 
@@ -323,11 +409,15 @@ def test_test_labels_select_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["best", "last"])
 def test_patience_ends_a_trial_that_no_longer_improves(tmp_path: Path, strategy: str) -> None:
     made = training(
-        trial("nets:plain", epochs=30, lr=1e-12, patience=3), tmp_path, objective=replace(ACC, strategy=strategy)
+        trial("nets:plain", epochs=30, lr=1e-12, patience=3),
+        tmp_path,
+        objective=replace(ACC, strategy=strategy),
     )
     assert len(finish(made).records) == 4, "the first epoch, and three that are no better"
     assert len(training(made.trial, tmp_path, objective=made.objective).records) == 4
-    assert training(made.trial, tmp_path, objective=made.objective).complete, "patience outlives the process"
+    assert training(made.trial, tmp_path, objective=made.objective).complete, (
+        "patience outlives the process"
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_epoch(tmp_path: Path) -> None:
@@ -335,11 +425,11 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_epoch(tmp_path: 
     with pytest.raises(DivergedError, match=r"diverged in epoch 1: \w+/loss is (nan|inf)"):
         finish(made)
     made = training(trial(epochs=3), tmp_path)
-    made.advance()
+    made.train_epoch()
     with torch.no_grad():
         made.model.get_parameter("fc.bias").fill_(float("nan"))
     with pytest.raises(DivergedError, match="diverged in epoch 2"):
-        made.advance()
+        made.train_epoch()
     assert len(made.records) == 1, "no record without a figure"
 
 
@@ -347,7 +437,9 @@ def test_running_out_of_memory_says_with_what(tmp_path: Path) -> None:
     for error in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
     ):
         made = training(trial(), tmp_path)
 
@@ -356,7 +448,7 @@ def test_running_out_of_memory_says_with_what(tmp_path: Path) -> None:
 
         made.model.forward = fail  # type: ignore[method-assign,assignment]
         with pytest.raises(OutOfMemoryError, match="out of memory with nets:tiny at batch 10"):
-            made.advance()
+            made.train_epoch()
 
 
 def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
@@ -379,7 +471,9 @@ def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
         ("keep", 61, 20, [20, 20, 21]), ("keep", 21, 20, [21]), ("keep", 1, 20, [1]), ("keep", 19, 20, [19]),
     ],
 )  # fmt: skip
-def test_the_batches_of_an_epoch(last_batch: Any, images: int, size: int, expected: list[int]) -> None:
+def test_the_batches_of_an_epoch(
+    last_batch: Any, images: int, size: int, expected: list[int]
+) -> None:
     """By hand. They follow each other; BatchNorm refuses a single value per channel, so no batch is one image."""
     config = TrainConfig(batch_size=size, last_batch=last_batch)
     slices = data.batch_slices(images, config)
@@ -389,23 +483,36 @@ def test_the_batches_of_an_epoch(last_batch: Any, images: int, size: int, expect
 
 
 @pytest.mark.parametrize(
-    ("last_batch", "expected"), [("drop", [20, 20]), ("spread", [15, 15, 14]), ("keep", [20, 20, 4])]
+    ("last_batch", "expected"),
+    [("drop", [20, 20]), ("spread", [15, 15, 14]), ("keep", [20, 20, 4])],
 )
-def test_an_epoch_trains_on_its_batches(tmp_path: Path, last_batch: str, expected: list[int]) -> None:
+def test_an_epoch_trains_on_its_batches(
+    tmp_path: Path, last_batch: str, expected: list[int]
+) -> None:
     """44 images at 20. What ``drop`` leaves out differs from epoch to epoch."""
-    settings: dict[str, Any] = {"data__val_size": 0, "data__train_size": 44, "batch_size": 20, "epochs": 2}
+    settings: dict[str, Any] = {
+        "data__val_size": 0,
+        "data__train_size": 44,
+        "batch_size": 20,
+        "epochs": 2,
+    }
     made = training(trial(last_batch=last_batch, **settings), tmp_path, objective=LAST_LOSS)
     seen: list[int] = []
-    made.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])) if made.model.training else None)
+    made.model.register_forward_pre_hook(
+        lambda _, given: seen.append(len(given[0])) if made.model.training else None
+    )
     orders = []
     for _ in range(2):
-        made.advance()
+        made.train_epoch()
         orders.append(made.order)
     assert seen == 2 * expected and made.steps_per_epoch == len(expected)
     left = [set(order[sum(expected) :].tolist()) for order in orders]
     assert [len(rows) for rows in left] == [44 - sum(expected)] * 2
     assert last_batch != "drop" or left[0] != left[1]
-    rates = [optim.multiplier(step, len(expected), made.config.train) for step in range(2 * len(expected))]
+    rates = [
+        optim.multiplier(step, len(expected), made.config.train)
+        for step in range(2 * len(expected))
+    ]
     assert made.records[-1].metrics["train/lr"] == pytest.approx(0.05 * rates[-1])
 
 
@@ -439,7 +546,10 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
 
     def note(layer: nn.Module, given: tuple[torch.Tensor, ...], _: object) -> None:
         assert isinstance(layer, nn.Conv2d)
-        shapes[layer.weight.shape, layer.stride, given[0].shape[1:]] = layer, tuple(given[0].shape[1:])
+        shapes[layer.weight.shape, layer.stride, given[0].shape[1:]] = (
+            layer,
+            tuple(given[0].shape[1:]),
+        )
 
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
@@ -449,12 +559,14 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
     generator = torch.Generator().manual_seed(0)
     for layer, shape in list(shapes.values()):
         found = []
-        inputs = torch.randn(20, *shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        inputs = torch.randn(20, *shape, generator=generator).contiguous(
+            memory_format=torch.channels_last
+        )
         for kind in (torch.float32, torch.bfloat16):
             twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
             twin._forward_hooks.clear()
             if tiled and kind is torch.bfloat16:
-                models.slice_kernels(nn.Sequential(twin), tiled=True)
+                twin = models.use_small_conv(twin, tiled=True)
             fed = inputs.clone().requires_grad_()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind is torch.bfloat16):
                 out = twin(fed)
@@ -464,7 +576,9 @@ def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
             found.append((out.detach().float(), fed.grad, twin.weight.grad))
         for name, exact, rounded in zip(("values", "inputs", "weights"), *found, strict=True):
             distance = float((exact - rounded).norm() / exact.norm())
-            assert 0 < distance < 0.01, f"{name} of {tuple(layer.weight.shape)} on {shape}: {distance:.2%}"
+            assert 0 < distance < 0.01, (
+                f"{name} of {tuple(layer.weight.shape)} on {shape}: {distance:.2%}"
+            )
 
 
 def test_a_hundred_steps_in_bf16_go_the_way_of_fp32(tmp_path: Path) -> None:
@@ -483,11 +597,16 @@ def test_a_hundred_steps_in_bf16_go_the_way_of_fp32(tmp_path: Path) -> None:
     }  # fmt: skip
     fp32, bf16, other = (np.array(curve) for curve in curves.values())
     assert np.abs(bf16 - fp32).max() < 0.12, "an epoch went another way"
-    assert np.abs(bf16 - fp32).mean() < 0.5 * np.abs(other - fp32).mean(), "as far apart as two seeds"
+    assert np.abs(bf16 - fp32).mean() < 0.5 * np.abs(other - fp32).mean(), (
+        "as far apart as two seeds"
+    )
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
-    runs = [plain(finish(training(trial(seed=seed), tmp_path / str(n))).records) for n, seed in enumerate((1, 2, 1))]
+    runs = [
+        plain(finish(training(trial(seed=seed), tmp_path / str(n))).records)
+        for n, seed in enumerate((1, 2, 1))
+    ]
     assert runs[0] == runs[2] != runs[1]
 
 
@@ -511,15 +630,17 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
     running = finish(training(made, tmp_path, dataset))
     running.finish()
     network = rebuild(made, tmp_path / "best.pt")
-    best = running.records[running.best["epoch"] - 1]
+    best = running.records[running.state.best["epoch"] - 1]
     for part, pixels, labels, index in (
-        ("val", dataset.train_images, dataset.train_labels, running.split.val),
-        ("test", dataset.test_images, dataset.test_labels, running.split.test),
+        ("val", dataset.train_images, dataset.train_labels, running.images.val.index.numpy()),
+        ("test", dataset.test_images, dataset.test_labels, running.images.test.index.numpy()),
     ):
         with torch.inference_mode():
             logits = network(torch.from_numpy(pixels[index]).float() / 255)
         wanted = torch.from_numpy(labels[index])
-        assert best.metrics[f"{part}/acc"] == pytest.approx(float((logits.argmax(1) == wanted).float().mean()))
+        assert best.metrics[f"{part}/acc"] == pytest.approx(
+            float((logits.argmax(1) == wanted).float().mean())
+        )
         loss = float(torch.nn.functional.cross_entropy(logits, wanted))
         assert best.metrics[f"{part}/loss"] == pytest.approx(loss, rel=1e-4)
 
@@ -527,9 +648,13 @@ def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
 def test_normalisation_knows_the_training_images_alone(tmp_path: Path) -> None:
     dataset = images()
     running = training(trial(), tmp_path, dataset)
-    pixels = dataset.train_images[running.split.train].astype(np.float64) / 255
-    assert running.mean.flatten().tolist() == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-5)
-    assert running.std.flatten().tolist() == pytest.approx(pixels.std((0, 2, 3)).tolist(), rel=1e-3)
+    pixels = dataset.train_images[running.images.train.index.numpy()].astype(np.float64) / 255
+    assert running.images.normalise.mean.flatten().tolist() == pytest.approx(
+        pixels.mean((0, 2, 3)).tolist(), rel=1e-5
+    )
+    assert running.images.normalise.std.flatten().tolist() == pytest.approx(
+        pixels.std((0, 2, 3)).tolist(), rel=1e-3
+    )
 
 
 def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
@@ -547,10 +672,13 @@ def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stock"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    ("name", "stock"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any, layout: torch.memory_format) -> None:
+def test_optimizers_do_what_torch_s_do_bit_for_bit(
+    name: str, stock: Any, layout: torch.memory_format
+) -> None:
     config = TrainConfig(optimizer=name, lr=0.1, weight_decay=0.01)
     found = []
     for own in (True, False):
@@ -577,7 +705,12 @@ def test_optimizers_do_what_torch_s_do_bit_for_bit(name: str, stock: Any, layout
         found.append(
             [
                 *net.state_dict().values(),
-                *(value for one in saved["state"].values() for value in one.values() if value is not None),
+                *(
+                    value
+                    for one in saved["state"].values()
+                    for value in one.values()
+                    if value is not None
+                ),
             ]
         )
     assert len(found[0]) == len(found[1]) > 9
@@ -606,7 +739,9 @@ def test_what_is_laid_out_otherwise_goes_to_the_same_weights(name: str) -> None:
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_a_layer_without_gradients_stays_and_may_get_some_later(name: str) -> None:
     first, second, never = (nn.Parameter(torch.ones(2, 2)) for _ in range(3))
-    optimizer = optim.build([never], [first, second], TrainConfig(optimizer=name, lr=0.1, weight_decay=0.0))
+    optimizer = optim.build(
+        [never], [first, second], TrainConfig(optimizer=name, lr=0.1, weight_decay=0.0)
+    )
     for step in range(3):
         first.grad = torch.ones(2, 2)
         second.grad = torch.ones(2, 2) if step else None
@@ -620,7 +755,9 @@ def test_a_worker_never_imports_torch_s_compiler() -> None:
     code = """
 import sys
 import torch
-from suite import models, optim, train, vision
+from suite import models
+from suite.system import torchvision_import
+from suite.training import optim, setup
 from suite.config import ModelConfig, TrainConfig
 for arch, name in (("resnet20", "sgd"), ("resnet18", "adam"), ("resnet18", "adamw")):
     net = models.build(ModelConfig(arch=arch), 10)
@@ -635,5 +772,7 @@ import torch._dynamo.utils
 assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(2)).tolist() == [1, 1]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -33,9 +33,9 @@ def the_link_that_the_sweep_prints_shows_the_parent_with_its_children_below(
     url: str, folder: Folder, page: Any
 ) -> None:
     done = folder.sweep()  # again: already complete, and says where to look
-    link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split("http://127.0.0.1:5000")[
-        1
-    ]
+    link = next(line for line in done.stdout.splitlines() if line.startswith("browse:")).split(
+        "http://127.0.0.1:5000"
+    )[1]
     page.goto(url + link)
     page.get_by_role("link", name="tiny", exact=True).last.wait_for()
     page.get_by_text("3 matching runs").wait_for()
@@ -52,7 +52,9 @@ def a_childs_page_shows_figures_settings_and_curves(url: str, folder: Folder, pa
     for text in ("test/loss", "train.lr", "model.arch", "tiny_net:build"):
         assert page.get_by_text(text, exact=True).count() > 0, text
     page.goto(f"{base}/model-metrics")
-    page.get_by_placeholder("Search metric charts").fill("/acc")  # charts below the fold are not drawn
+    page.get_by_placeholder("Search metric charts").fill(
+        "/acc"
+    )  # charts below the fold are not drawn
     # a curve of several epochs: a path of more than one point
     page.wait_for_function(
         "[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))"
@@ -90,4 +92,6 @@ def a_trials_layers_can_be_stepped_through(url: str, folder: Folder, page: Any) 
     assert "step%2B0%2B" in picture.get_attribute("src")
     page.get_by_role("slider").first.press("ArrowRight")
     page.locator("img[src*='step%2B1%2B']").first.wait_for()
-    assert page.locator("img[src*='step%2B1%2B']").first.evaluate("image => image.naturalWidth") > 50
+    assert (
+        page.locator("img[src*='step%2B1%2B']").first.evaluate("image => image.naturalWidth") > 50
+    )

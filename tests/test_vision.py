@@ -77,7 +77,9 @@ def test_nothing_is_declared_where_torchvision_imports_by_itself(tmp_path):
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
-@pytest.mark.parametrize("error", ["RuntimeError('CUDA versions differ')", "ImportError('no such thing')"])
+@pytest.mark.parametrize(
+    "error", ["RuntimeError('CUDA versions differ')", "ImportError('no such thing')"]
+)
 def test_other_failures_are_not_hidden(tmp_path, error):
     done = run("import suite.system.torchvision_import", fake(tmp_path, __init__=f"raise {error}"))
     assert done.returncode == 1

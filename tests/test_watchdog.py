@@ -49,7 +49,9 @@ def run(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize(("what", "where"), [("sleeps", "deep_asleep"), ("computes", "keeps_the_lock")])
+@pytest.mark.parametrize(
+    ("what", "where"), [("sleeps", "deep_asleep"), ("computes", "keeps_the_lock")]
+)
 def test_what_hangs_ends_and_says_where(tmp_path: Path, what: str, where: str) -> None:
     """One of them never lets go of Python's lock."""
     began = time.monotonic()

@@ -19,6 +19,7 @@ from suite import models
 from suite.config.trial import DropoutConfig, HeadConfig, ModelConfig
 from suite.core.errors import EnvironmentProblem, UsageError
 from suite.models import weights as weights_module
+from suite.models.assemble import sketch
 from suite.system.torchvision_import import torchvision
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -31,7 +32,9 @@ def saved(tmp_path: Path, content: object, name: str = "weights.pth", **options)
 
 def test_weights_of_a_file_are_taken_over_but_for_the_last_layer(tmp_path):
     state = random_state(torchvision.models.resnet18(num_classes=200))
-    half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    half = {
+        name: value.half() if value.is_floating_point() else value for name, value in state.items()
+    }
     path = saved(tmp_path, half)
     found = models.load_weights(ModelConfig(arch="resnet18", weights=path))
     assert found.digest == hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -52,7 +55,10 @@ def test_weights_of_a_file_are_taken_over_but_for_the_last_layer(tmp_path):
     [
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": state, "optimizer": {}},
-        lambda state: {"net": {f"module.{name}": value for name, value in state.items()}, "acc": 95.0},
+        lambda state: {
+            "net": {f"module.{name}": value for name, value in state.items()},
+            "acc": 95.0,
+        },
         lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
     ],
 )
@@ -63,7 +69,11 @@ def test_wrapped_and_prefixed_state_dicts_are_understood(tmp_path, wrap):
 
 
 def test_old_file_formats_and_missing_counters_are_understood(tmp_path):
-    state = {name: value for name, value in random_state(net("resnet20")).items() if "tracked" not in name}
+    state = {
+        name: value
+        for name, value in random_state(net("resnet20")).items()
+        if "tracked" not in name
+    }
     made = net("resnet20", weights=saved(tmp_path, state, _use_new_zipfile_serialization=False))
     assert torch.equal(made.conv1.weight, state["conv1.weight"])
 
@@ -73,7 +83,10 @@ def test_networks_with_loading_rules_of_their_own_take_their_state_dict_back(arc
     state = random_state(net(arch, classes=4))
     given = dict(state)
     if arch == "densenet121":  # as in the published file: denselayer1.norm.1 for denselayer1.norm1
-        given = {re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", name): value for name, value in state.items()}
+        given = {
+            re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", name): value
+            for name, value in state.items()
+        }
         assert "features.denseblock1.denselayer1.norm.1.weight" in given
     if arch == "googlenet":
         given["aux1.conv.conv.weight"] = torch.zeros(1)
@@ -113,7 +126,9 @@ def test_unusable_files_are_the_environments_fault(tmp_path, capsys):
     saved(tmp_path, nn.Linear(2, 2), "module.pth")
     saved(tmp_path, {"net": {"a": torch.zeros(1)}, "mean": [1, 2], "std": [1, 1, 1]}, "mean.pth")
     for name in ("text", "code", "empty", "torn", "list", "nothing", "module", "mean"):
-        with pytest.raises(EnvironmentProblem, match=rf"{name}\.pth cannot be read as weights") as error:
+        with pytest.raises(
+            EnvironmentProblem, match=rf"{name}\.pth cannot be read as weights"
+        ) as error:
             net("resnet20", weights=str(tmp_path / f"{name}.pth"))
         assert error.value.exit_code == 6
         assert "Traceback" not in str(error.value)
@@ -121,7 +136,7 @@ def test_unusable_files_are_the_environments_fault(tmp_path, capsys):
 
 
 def test_missing_files_are_the_environments_fault_and_found_without_loading(tmp_path):
-    for path, said in ((tmp_path / "no.pth", "is not there"), (tmp_path, "is a folder")):
+    for path, said in ((tmp_path / "no.pth", "does not exist"), (tmp_path, "is a folder")):
         config = ModelConfig(arch="resnet18", weights=str(path))
         with pytest.raises(EnvironmentProblem, match=said):
             models.load_weights(config)
@@ -140,7 +155,10 @@ def test_images_are_normalised_as_they_were_for_the_weights(tmp_path):
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert statistics("resnet18", state) == imagenet
     assert statistics("vit_h_14", state) == imagenet  # has no IMAGENET1K_V1
-    assert statistics("efficientnet_v2_l", state) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # see its documentation
+    assert statistics("efficientnet_v2_l", state) == (
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+    )  # see its documentation
     assert statistics("resnet18_cifar", state) == (None, None)
     own = {"net": state, "mean": torch.tensor([0.25, 0.5, 0.75]), "std": [1, 2, 4]}
     assert statistics("resnet18_cifar", own) == ((0.25, 0.5, 0.75), (1.0, 2.0, 4.0))
@@ -158,7 +176,9 @@ def test_imagenet_weights_come_from_the_hub_cache(tmp_path, monkeypatch):
     found = models.load_weights(config)
     assert found.digest == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     assert found.mean == (0.485, 0.456, 0.406)
-    assert torch.equal(models.build(config, 10).layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert torch.equal(
+        models.build(config, 10).layer4[1].conv2.weight, state["layer4.1.conv2.weight"]
+    )
 
 
 def test_imagenet_weights_out_of_reach_name_the_place_for_the_file(tmp_path, monkeypatch):
@@ -177,7 +197,9 @@ def test_a_download_is_kept_only_if_its_digest_is_right(tmp_path, monkeypatch):
     digest = hashlib.sha256(b"weights").hexdigest()[:8]
     for name in (f"right-{digest}.pth", "wrong-00000000.pth"):
         (tmp_path / name).write_bytes(b"weights")
-    path = weights_module._downloaded(SimpleNamespace(url=(tmp_path / f"right-{digest}.pth").as_uri()))
+    path = weights_module._downloaded(
+        SimpleNamespace(url=(tmp_path / f"right-{digest}.pth").as_uri())
+    )
     assert path.read_bytes() == b"weights"
     with pytest.raises(EnvironmentProblem, match="invalid hash value"):
         weights_module._downloaded(SimpleNamespace(url=(tmp_path / "wrong-00000000.pth").as_uri()))
@@ -211,8 +233,12 @@ def test_imagenet_weights_that_do_not_exist_are_the_files_fault(arch, said):
 def test_the_tiny_imagenet_weights_fit():
     path = os.environ.get("SUITE_TINYIMAGENET_WEIGHTS")
     if not path:
-        pytest.skip("SUITE_TINYIMAGENET_WEIGHTS names no file of Tiny ImageNet weights for torchvision's resnet18")
-    config = ModelConfig(arch="resnet18", weights=path, freeze_depth=7, head=HeadConfig(hidden=(128,), dropout=0.3))
+        pytest.skip(
+            "SUITE_TINYIMAGENET_WEIGHTS names no file of Tiny ImageNet weights for torchvision's resnet18"
+        )
+    config = ModelConfig(
+        arch="resnet18", weights=path, freeze_depth=7, head=HeadConfig(hidden=(128,), dropout=0.3)
+    )
     found = models.load_weights(config)
     assert found.mean == (0.485, 0.456, 0.406)
     assert models.check(config, 10, found, image_size=32) == []
@@ -234,8 +260,12 @@ def test_the_first_children_are_frozen_and_no_others(depth):
     made = net("resnet18", freeze_depth=depth)
     assert models.freezable_layers(made) == RESNET
     frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
-    assert frozen == {name for name, _ in made.named_parameters() if name.split(".")[0] in RESNET[:depth]}
-    prefix = {0: 0, 1: 1, 8: 9}.get(depth, max(depth, 4))  # relu, maxpool and avgpool have nothing to freeze
+    assert frozen == {
+        name for name, _ in made.named_parameters() if name.split(".")[0] in RESNET[:depth]
+    }
+    prefix = {0: 0, 1: 1, 8: 9}.get(
+        depth, max(depth, 4)
+    )  # relu, maxpool and avgpool have nothing to freeze
     assert models.frozen_prefix(made) == RESNET[:prefix]
 
 
@@ -250,9 +280,16 @@ def test_where_the_body_is_called_features_its_children_count():
     made = net("mobilenet_v3_small", freeze_depth=3)
     names = [name for name, _ in models.layers(made)]
     assert names == [*(f"features.{number}" for number in range(13)), "avgpool", "classifier"]
-    frozen = {".".join(name.split(".")[:2]) for name, weight in made.named_parameters() if not weight.requires_grad}
+    frozen = {
+        ".".join(name.split(".")[:2])
+        for name, weight in made.named_parameters()
+        if not weight.requires_grad
+    }
     assert frozen == {"features.0", "features.1", "features.2"} == {*models.frozen_prefix(made)}
-    assert models.freezable_layers(models._sketch(ModelConfig(arch="vgg11"), 10))[-2:] == ["features.20", "avgpool"]
+    assert models.freezable_layers(sketch(ModelConfig(arch="vgg11"), 10))[-2:] == [
+        "features.20",
+        "avgpool",
+    ]
 
 
 @pytest.mark.parametrize(("depth", "frozen"), [(0, False), (1, False), (2, True)])
@@ -263,7 +300,11 @@ def test_a_class_token_is_frozen_with_the_whole_body(tmp_path, monkeypatch, dept
 
 def statistics(made: nn.Module, name: str) -> list[torch.Tensor]:
     layer = made.get_submodule(name)
-    return [layer.running_mean.clone(), layer.running_var.clone(), layer.num_batches_tracked.clone()]
+    return [
+        layer.running_mean.clone(),
+        layer.running_var.clone(),
+        layer.num_batches_tracked.clone(),
+    ]
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -290,7 +331,11 @@ def test_training_steps_change_exactly_what_is_not_frozen():
     optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], lr=0.1)
     F.cross_entropy(made.train()(images(4)), torch.arange(4)).backward()
     optimizer.step()
-    changed = {name.split(".")[0] for name, value in made.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split(".")[0]
+        for name, value in made.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed == {"layer4", "fc"}
 
 
@@ -303,13 +348,17 @@ def test_dropout_drops_the_rate_of_units_after_the_layers_named_and_only_while_t
     assert str(made) == str(plain) and [*made.state_dict()] == [*plain.state_dict()]
     seen = {}
     for name in ("bn1", "layer1", "layer2.0"):
-        made.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.detach()}))
+        made.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: seen.update({name: out.detach()})
+        )
     made.train()(images(4))
     for name, size in (("bn1", 4 * 64 * 32 * 32), ("layer2.0", 4 * 128 * 16 * 16)):
         zeros = (seen[name] == 0).sum().item() / size
         # layer2.0 ends in a ReLU: of what it lets through, 70 % is kept.
         clean = {}
-        plain.get_submodule(name).register_forward_hook(lambda _m, _i, out, clean=clean: clean.update(out=out.detach()))
+        plain.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, clean=clean: clean.update(out=out.detach())
+        )
         plain.train()(images(4))
         alive = 1.0 if name == "bn1" else (clean["out"] > 0).sum().item() / size
         assert abs((1 - zeros) - 0.7 * alive) < 0.02, name
@@ -341,9 +390,16 @@ def test_dropout_repeats_with_the_global_seed_and_in_copies():
 
 
 def test_dropout_after_a_frozen_batchnorm_still_drops():
-    made = net("resnet20", freeze_depth=2, freeze_batchnorm=True, dropout=DropoutConfig(rate=0.9, after=("bn1",)))
+    made = net(
+        "resnet20",
+        freeze_depth=2,
+        freeze_batchnorm=True,
+        dropout=DropoutConfig(rate=0.9, after=("bn1",)),
+    )
     outs = []
-    made.bn1.register_forward_hook(lambda _m, _i, out: outs.append((out == 0).float().mean().item()))
+    made.bn1.register_forward_hook(
+        lambda _m, _i, out: outs.append((out == 0).float().mean().item())
+    )
     copied = copy.deepcopy(made)
     made(images()), made.train()(images()), made.eval()(images())
     assert outs[0] > 0.85 and outs[1] > 0.85 and outs[2] < 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from torch import Tensor
 from suite.config import TrialConfig
 from suite.core.records import MACHINE_METRICS, EpochRecord, Numerics, Objective, Trial
 from suite.data import Dataset
-from suite.training.trainer import Training
+from suite.training.hooks import TrainingHooks
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 ACC = Objective("val/acc")
 LAST_LOSS = Objective("train/loss", "minimize", "last")
 
 
-def images(counts: Sequence[int] = (16, 16, 16, 16), test: int = 24, seed: int = 0, side: int = 8) -> Dataset:
+def images(
+    counts: Sequence[int] = (16, 16, 16, 16), test: int = 24, seed: int = 0, side: int = 8
+) -> Dataset:
     """Noise whose mean tells the class, so that there is something to learn."""
     generator = np.random.default_rng(seed)
 
@@ -31,7 +35,9 @@ def images(counts: Sequence[int] = (16, 16, 16, 16), test: int = 24, seed: int =
     train_labels = generator.permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
     test_labels = (np.arange(test) % len(counts)).astype(np.int64)
     names = [f"class{number}" for number in range(len(counts))]
-    return Dataset.of("own", names, (draw(train_labels), train_labels), (draw(test_labels), test_labels))
+    return Dataset.of(
+        "own", names, (draw(train_labels), train_labels), (draw(test_labels), test_labels)
+    )
 
 
 def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **settings: Any) -> Trial:
@@ -39,7 +45,13 @@ def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **setti
     sections: dict[str, dict[str, Any]] = {
         "data": {"name": "own:load", "val_size": 16},
         "model": {"arch": arch},
-        "train": {"epochs": 2, "batch_size": 10, "lr": 0.05, "precision": "fp32", "evaluate_test": "every"},
+        "train": {
+            "epochs": 2,
+            "batch_size": 10,
+            "lr": 0.05,
+            "precision": "fp32",
+            "evaluate_test": "every",
+        },
     }
     for key, value in settings.items():
         section, _, name = key.rpartition("__")
@@ -49,23 +61,34 @@ def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **setti
 
 
 def training(
-    made: Trial, folder: Path, dataset: Dataset | None = None, objective: Objective = ACC, **options: Any
-) -> Training:
+    made: Trial,
+    folder: Path,
+    dataset: Dataset | None = None,
+    objective: Objective = ACC,
+    **options: Any,
+) -> Trainer:
     """A training of ``made``; it takes up what is in ``folder``."""
     options.setdefault("numerics", Numerics(channels_last=True))
-    return Training(made, dataset or images(), objective=objective, folder=folder, **options)
+    names = {field.name for field in fields(TrainingHooks)} & options.keys()
+    hooks = TrainingHooks(**{name: options.pop(name) for name in names})
+    return prepare_trainer(
+        made, dataset or images(), objective=objective, folder=folder, hooks=hooks, **options
+    )
 
 
-def finish(running: Training) -> Training:
+def finish(running: Trainer) -> Trainer:
     """Train to the end."""
     while not running.complete:
-        assert running.advance() is not None
+        assert running.train_epoch() is not None
     return running
 
 
 def plain(records: Sequence[EpochRecord]) -> list[dict[str, float]]:
     """The figures that the machine has no say in."""
-    return [{key: value for key, value in each.metrics.items() if key not in MACHINE_METRICS} for each in records]
+    return [
+        {key: value for key, value in each.metrics.items() if key not in MACHINE_METRICS}
+        for each in records
+    ]
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -73,20 +96,26 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in flat(item, f"{name}.{key}").items()}
     if isinstance(value, list | tuple):
-        return {k: v for key, item in enumerate(value) for k, v in flat(item, f"{name}.{key}").items()}
+        return {
+            k: v for key, item in enumerate(value) for k, v in flat(item, f"{name}.{key}").items()
+        }
     return {name: value}
 
 
-def everything(running: Training) -> dict[str, Any]:
+def everything(running: Trainer) -> dict[str, Any]:
     """All that a resumed training must have in common with an unbroken one, bit for bit."""
     state = {
-        "model": running.model.state_dict(),
-        "optimizer": running.optimizer.state_dict(),
-        "averaged": running.averaged.state_dict() if running.averaged is not None else None,
-        "best": running.best,
+        "model": running.state.model.state_dict(),
+        "optimizer": running.state.optimizer.state_dict(),
+        "averaged": running.state.averaged.state_dict()
+        if running.state.averaged is not None
+        else None,
+        "best": running.state.best,
         "records": plain(running.records),
         "step": running.step,
-        "partial": {key: value for key, value in running.partial.state().items() if key != "seconds"},
+        "partial": {
+            key: value for key, value in running.state.totals.state().items() if key != "seconds"
+        },
     }
     return flat(state)
 

@@ -55,7 +55,9 @@ def main(folder: Path, images: Path, epochs: int, workers: int, concurrent: int,
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    callback = MLflowLoggerCallback(f"sqlite:///{folder.absolute()}/mlflow.db", experiment_name=EXPERIMENT)
+    callback = MLflowLoggerCallback(
+        f"sqlite:///{folder.absolute()}/mlflow.db", experiment_name=EXPERIMENT
+    )
     space = {
         "augment": tune.grid_search(list(ARMS[:arms])),
         "images": str(images.absolute()),
@@ -69,7 +71,10 @@ def main(folder: Path, images: Path, epochs: int, workers: int, concurrent: int,
         param_space=space,
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
         run_config=tune.RunConfig(
-            name=EXPERIMENT, storage_path=str(folder.absolute() / "ray"), callbacks=[callback], verbose=0
+            name=EXPERIMENT,
+            storage_path=str(folder.absolute() / "ray"),
+            callbacks=[callback],
+            verbose=0,
         ),
     ).fit()
 
@@ -110,7 +115,9 @@ def transforms(augment: str) -> Any:
         "salt_and_pepper": [v2.Lambda(salt_and_pepper)],
     }
     tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    return v2.Compose([*before.get(augment, []), *tensor, *after.get(augment, []), v2.Normalize(MEAN, STD)])
+    return v2.Compose(
+        [*before.get(augment, []), *tensor, *after.get(augment, []), v2.Normalize(MEAN, STD)]
+    )
 
 
 def salt_and_pepper(image: Tensor) -> Tensor:
@@ -135,7 +142,9 @@ def train(config: dict[str, Any]) -> None:
         "test": DataLoader(Pictures(read(root / "test"), plain), EVAL_BATCH),
     }
     model = torchvision_import.torchvision.models.resnet18(num_classes=10)
-    optimizer = torch.optim.SGD(model.parameters(), config["lr"], momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config["lr"], momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config["epochs"] * len(loader))
     for _ in range(config["epochs"]):
         figures = train_epoch(model, loader, optimizer, schedule)
@@ -147,7 +156,9 @@ def train(config: dict[str, Any]) -> None:
             tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def train_epoch(model: nn.Module, loader: DataLoader[Any], optimizer: Any, schedule: Any) -> dict[str, float]:
+def train_epoch(
+    model: nn.Module, loader: DataLoader[Any], optimizer: Any, schedule: Any
+) -> dict[str, float]:
     """Loss in nats, accuracy, images per second of the training images."""
     model.train()
     started, loss_sum, hits, count = time.perf_counter(), 0.0, 0, 0
@@ -162,7 +173,11 @@ def train_epoch(model: nn.Module, loader: DataLoader[Any], optimizer: Any, sched
         hits += int((logits.argmax(1) == labels).sum())
         count += len(labels)
     seconds = time.perf_counter() - started
-    return {"train/loss": loss_sum / count, "train/acc": hits / count, "time/img_per_s": count / seconds}
+    return {
+        "train/loss": loss_sum / count,
+        "train/acc": hits / count,
+        "time/img_per_s": count / seconds,
+    }
 
 
 @torch.no_grad()
@@ -172,7 +187,10 @@ def evaluate(model: nn.Module, name: str, loader: DataLoader[Any]) -> dict[str, 
     pairs = [(model(images), labels) for images, labels in loader]
     logits, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     hits = (logits.argmax(1) == labels).double()
-    return {f"{name}/loss": float(F.cross_entropy(logits, labels)), f"{name}/acc": float(hits.mean())}
+    return {
+        f"{name}/loss": float(F.cross_entropy(logits, labels)),
+        f"{name}/acc": float(hits.mean()),
+    }
 
 
 if __name__ == "__main__":

@@ -25,19 +25,26 @@ EXPERIMENT = "control"
 @click.option("--trials", default=40, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--concurrent", default=2, show_default=True)
-@click.option("--reuse/--no-reuse", default=False, help="TuneConfig(reuse_actors=...); Ray's default is no.")
+@click.option(
+    "--reuse/--no-reuse", default=False, help="TuneConfig(reuse_actors=...); Ray's default is no."
+)
 def main(folder: Path, trials: int, epochs: int, concurrent: int, reuse: bool) -> None:
     """Run the trials."""
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    callback = MLflowLoggerCallback(f"sqlite:///{folder.absolute()}/mlflow.db", experiment_name=EXPERIMENT)
+    callback = MLflowLoggerCallback(
+        f"sqlite:///{folder.absolute()}/mlflow.db", experiment_name=EXPERIMENT
+    )
     tune.Tuner(
         tune.with_resources(report, {"cpu": 1}),
         param_space={"seed": tune.grid_search(list(range(trials))), "epochs": epochs},
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=reuse),
         run_config=tune.RunConfig(
-            name=EXPERIMENT, storage_path=str(folder.absolute() / "ray"), callbacks=[callback], verbose=0
+            name=EXPERIMENT,
+            storage_path=str(folder.absolute() / "ray"),
+            callbacks=[callback],
+            verbose=0,
         ),
     ).fit()
 

@@ -21,7 +21,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from benchmarks.peers.augmentation_sweep import EVAL_BATCH, MEAN, STD, Pictures, evaluate, read, train_epoch
+from benchmarks.peers.augmentation_sweep import (
+    EVAL_BATCH,
+    MEAN,
+    STD,
+    Pictures,
+    evaluate,
+    read,
+    train_epoch,
+)
 from suite.system import torchvision_import
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -36,11 +44,20 @@ RATES = (0.1, 0.2, 0.3, 0.5)
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("--depth", default=7, show_default=True)
 @click.option("--augment", is_flag=True, help="Random crop and flip.")
-@click.option("--arms", default=len(HEADS) * len(RATES), show_default=True, help="So many of the arms.")
+@click.option(
+    "--arms", default=len(HEADS) * len(RATES), show_default=True, help="So many of the arms."
+)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--val", default=500, show_default=True)
 def main(
-    folder: Path, images: Path, weights: Path, depth: int, augment: bool, arms: int, epochs: int, val: int
+    folder: Path,
+    images: Path,
+    weights: Path,
+    depth: int,
+    augment: bool,
+    arms: int,
+    epochs: int,
+    val: int,
 ) -> None:
     """Run the arms, two at once."""
     from ray import tune
@@ -60,7 +77,9 @@ def main(
         tune.with_resources(train, {"cpu": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
-        run_config=tune.RunConfig(name="transfer", storage_path=str(folder.absolute() / "ray"), verbose=0),
+        run_config=tune.RunConfig(
+            name="transfer", storage_path=str(folder.absolute() / "ray"), verbose=0
+        ),
     ).fit()
 
 
@@ -68,7 +87,9 @@ def network(weights: str, depth: int, hidden: list[int], rate: float) -> nn.Modu
     """torchvision's resnet18 with its first ``depth`` children frozen and a new head."""
     model = torchvision_import.torchvision.models.resnet18(num_classes=10)
     state = torch.load(weights, weights_only=True)
-    model.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")}, strict=False)
+    model.load_state_dict(
+        {name: value for name, value in state.items() if not name.startswith("fc.")}, strict=False
+    )
     for child in list(model.children())[:depth]:
         for parameter in child.parameters():
             parameter.requires_grad = False
@@ -111,7 +132,9 @@ def train(config: dict[str, Any]) -> None:
     samples = read(Path(config["images"]) / "train")
     order = torch.randperm(len(samples)).tolist()
     val = [samples[index] for index in order[: config["val"]]]
-    kept = Pictures([samples[index] for index in order[config["val"] :]], v2.Compose([*random, *tensor]))
+    kept = Pictures(
+        [samples[index] for index in order[config["val"] :]], v2.Compose([*random, *tensor])
+    )
     loader = DataLoader(kept, 128, shuffle=True)
     plain = v2.Compose(tensor)
     held_out = {
@@ -129,7 +152,9 @@ def train(config: dict[str, Any]) -> None:
             figures |= evaluate(model, name, part)
         tune.report(figures)
     with Path(config["spans"]).open("a") as file:
-        file.write(json.dumps({"begun": begun, "ready": ready, "ended": time.time(), **figures}) + "\n")
+        file.write(
+            json.dumps({"begun": begun, "ready": ready, "ended": time.time(), **figures}) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ _DEVIATIONS = 15  # median absolute deviations of the arm; about ten standard de
 _MARGINS = 5
 
 
-def collapsed_seeds(trials: Iterable[TrialHistory], objective: Objective, margin: float) -> dict[str, tuple[int, ...]]:
+def collapsed_seeds(
+    trials: Iterable[TrialHistory], objective: Objective, margin: float
+) -> dict[str, tuple[int, ...]]:
     """Arm -> seeds whose test figure is far worse than the arm's median; other arms are left out.
 
     Far = by more than 15 median absolute deviations and more than five margins. Arms with fewer
@@ -34,7 +36,9 @@ def collapsed_seeds(trials: Iterable[TrialHistory], objective: Objective, margin
         figures = sign * np.array(list(values.values()))
         below = float(np.median(figures)) - figures
         limit = max(_DEVIATIONS * float(np.median(np.abs(below))), _MARGINS * margin)
-        seeds = sorted({seed for (seed, _), fall in zip(values, below.tolist(), strict=True) if fall > limit})
+        seeds = sorted(
+            {seed for (seed, _), fall in zip(values, below.tolist(), strict=True) if fall > limit}
+        )
         if seeds:
             collapsed[arm] = tuple(seeds)
     return collapsed

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 ALPHA = 0.05  # family-wise: of all verdicts of a sweep together, over all looks at it
-LEAST_SEEDS = 6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
+LEAST_SEEDS = (
+    6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
+)
 EXACT_SEEDS = 12  # up to here all sign vectors are tried
 RANDOM_FLIPS = 8192  # beyond, this many of them
 # Residuals about an estimated mean are too small. This divisor makes their standard deviation
@@ -111,7 +113,9 @@ class _Family:
 
     def _rest_of_maximum(self) -> None:
         inflation = np.sqrt(self.count / (self.count - UNBIASED))
-        statistics = self._statistic(self.flipped_mean * inflation, self.squares * inflation**2, self.count)
+        statistics = self._statistic(
+            self.flipped_mean * inflation, self.squares * inflation**2, self.count
+        )
         self.leader = np.argmax(statistics, axis=1)
         self.largest = np.max(statistics, axis=1)
         np.put_along_axis(statistics, self.leader[:, None], 0.0, axis=1)
@@ -146,7 +150,9 @@ class _Family:
     def _end(self, arm: int, sign: int, level: float) -> float:
         """The outermost value on one side of the mean that is not rejected; NaN if all are kept."""
         unit = self.error[arm] + self.offset
-        if unit == 0:  # equal differences without a margin: every other value has one and the same p
+        if (
+            unit == 0
+        ):  # equal differences without a margin: every other value has one and the same p
             p = self.p(arm, self.mean[arm] + np.array([float(sign)]))[0]
             return float("nan") if p > level + _TOLERANCE else float(self.mean[arm])
         widths = unit * 0.01 * np.concatenate([[0.0], _RATIO ** np.arange(_STEPS)])

@@ -1,12 +1,12 @@
-"""Batched augmentation: one pass of array code over a batch, a separate random parameter for every image.
+"""Batched augmentation: array code for a whole batch, with separate random numbers per image.
 
 ::
 
     pipeline = build(trial.pipeline(), image_size=32, num_classes=10, fill=mean)
     images, targets = pipeline(images, labels, generator)
 
-The laws are torchvision's, drawn per image; it is torchvision's own tensors that the tests compare with. Where a
-paper and not torchvision defines an operation, its docstring names it.
+Distributions are torchvision's, drawn per image, and tests compare with torchvision's tensors. If a
+paper defines an operation instead, its docstring cites the paper.
 
 - ``pipeline``: settings -> operations, their validation, and their application in order
 - ``geometry``: rotation, flip, crop, random_resized_crop, resize, center_crop

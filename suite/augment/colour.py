@@ -1,7 +1,7 @@
 """Operations on values: color_jitter and gaussian_blur.
 
-B images in a batch, C channels (1 or 3), H rows, W columns. Images are uint8 in [0, 255] or float32 in [0, 1]; results
-are float32 in [0, 1].
+B images in a batch, C channels (1 or 3), H rows, W columns. Images are uint8 in [0, 255] or float32
+in [0, 1]; results are float32 in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from torch import Generator, Tensor
 from suite.augment.operation import Parameters, on_device, to_float, uniform
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""Numbers of the four changes in ``order``, as in torchvision."""
+"""The four changes in ``order``, numbered as in torchvision."""
 
 
 def color_jitter(
-    images: Tensor, order: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
+    images: Tensor,
+    order: Tensor,
+    brightness: Tensor,
+    contrast: Tensor,
+    saturation: Tensor,
+    hue: Tensor,
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image in its own order (torchvision ``ColorJitter``).
+    """Change brightness, contrast, saturation and hue, each image in its own order.
 
-    A grey image (C = 1) has no saturation and no hue to change, as in torchvision.
+    As torchvision's ``ColorJitter``. A grey image (C = 1) has no saturation and no hue to change.
 
     Args:
         images: (B, C, H, W), uint8 or float32.
-        order: int64 (B, 4), each row a permutation of 0..3 as numbered above; on the CPU, like all that follow.
+        order: int64 (B, 4), each row a permutation of 0..3 as numbered above. It and the factors
+            are on the CPU.
         brightness, contrast, saturation: factors, float32 (B,), 1 = unchanged.
         hue: shifts in turns of the colour circle, float32 (B,) in [-0.5, 0.5], 0 = unchanged.
 
@@ -35,16 +41,18 @@ def color_jitter(
     """
     batch, channels, height, width = images.shape
     coloured = channels == 3
-    # The first three are blends, one formula with three sets of coefficients; only hue splits an image's changes in
-    # two. With the images sorted by how many blends come before their hue, each step is one call on one run of the
-    # batch, whatever the 24 orders are.
+    # Brightness, contrast and saturation are blends: one formula with three sets of coefficients.
+    # Hue splits an image's blends in two. With the images sorted by their number of blends before
+    # hue, each step is one call on a contiguous part of the batch, for all 24 orders.
     by, before, shares = _plan(order, torch.stack((brightness, contrast, saturation)), coloured)
     own, of_grey, of_mean = on_device(shares, images)
     of_sum = of_mean / (height * width)
-    # One plane after the other, each of all images: a channel is then one run of memory. With the shorter way to the
-    # hue below and the plan by NumPy, a batch of 128 images of 32 px takes 2.3 ms instead of 2.6.
+    # Channels first, so that a channel is contiguous. With `_shift_hue` and a plan in NumPy, 128
+    # images of 32 px take 2.3 ms instead of 2.6.
     planes = on_device(by * channels + torch.arange(channels)[:, None], images)
-    values = to_float(images.reshape(batch * channels, -1).index_select(0, planes.view(-1))).view(channels, batch, -1)
+    values = to_float(images.reshape(batch * channels, -1).index_select(0, planes.view(-1))).view(
+        channels, batch, -1
+    )
     for step, end in enumerate(before):
         _blend(values[:, :end], own[step, :end], of_grey[step, :end], of_sum[step, :end])
     if coloured and bool((hue != 0).any()):
@@ -56,17 +64,18 @@ def color_jitter(
 
 
 def _plan(order: Tensor, factors: Tensor, coloured: bool) -> tuple[Tensor, list[int], Tensor]:
-    """What is done in which step, by NumPy: 140 us for a batch of 128, by torch 250.
+    """The blends of each step, in NumPy: 140 us for a batch of 128, in torch 250.
 
     Args:
         order: int64 (B, 4).
-        factors: share of the image itself in each of the three blends, float32 (3, B).
-        coloured: whether there is a saturation to change.
+        factors: weight of the image itself in each of the three blends, float32 (3, B).
+        coloured: whether images have a saturation.
 
     Returns:
-        The images sorted by how many blends come before their hue, the most first, int64 (B,); how many images have
-        each of the S steps before their hue; and what is blended in each step of each sorted image, its own share, that
-        of its grey (saturation) and that of its mean grey (contrast), float32 (3, S, B, 1); the rest is black.
+        The images in descending order of their number of blends before hue, int64 (B,); for each of
+        the S steps the number of images with that step before hue; and for each step and sorted
+        image the weights of the image, of its grey (saturation) and of its mean grey (contrast),
+        float32 (3, S, B, 1). The rest is black.
     """
     changes, own = order.numpy(), factors.numpy()
     changed = [*(own != 1).any(1).tolist(), False]
@@ -82,7 +91,7 @@ def _plan(order: Tensor, factors: Tensor, coloured: bool) -> tuple[Tensor, list[
 
 
 def _blend(values: Tensor, own: Tensor, of_grey: Tensor, of_sum: Tensor) -> None:
-    """Blend images (C, B, H * W), in place, with their grey and its sum by shares (B, 1). All float32."""
+    """Blend float32 images (C, B, H * W) in place with grey and its sum, by weights (B, 1)."""
     grey = _grey(values)
     total = grey.sum(1, keepdim=True).mul_(of_sum)
     torch.addcmul(grey.mul_(of_grey).add_(total), values, own, out=values).clamp_(0, 1)
@@ -104,10 +113,11 @@ PEAKS, THREE = torch.tensor((3.0, 2.0, 4.0))[:, None, None], torch.tensor(3.0)
 
 
 def _shift_hue(values: Tensor, turns: Tensor) -> None:
-    """Turn the hue in HSV space, exactly (torchvision ``adjust_hue``), in place and without leaving RGB.
+    """Turn the hue in HSV space, in place, computed in RGB (torchvision ``adjust_hue``).
 
-    With v the largest and c the largest less the smallest channel, and h the hue in sixths of a turn, a channel is
-    v - c * clamp(t, 0, 1), where t = 2 - |h - 3| for red, |h - 2| - 1 for green and |h - 4| - 1 for blue.
+    With v the largest and c the largest less the smallest channel, and h the hue in sixths of a
+    turn, a channel is v - c * clamp(t, 0, 1), where t = 2 - |h - 3| for red, |h - 2| - 1 for green
+    and |h - 4| - 1 for blue.
 
     Args:
         values: float32 (3, B, H * W) in [0, 1].
@@ -124,12 +134,13 @@ def _shift_hue(values: Tensor, turns: Tensor) -> None:
 
 
 def _sixths(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in sixths of a turn, [0, 6], chroma and largest channel of images (3, B, H * W): three new (B, H * W).
+    """Hue in sixths of a turn, in [0, 6], chroma and largest channel: (3, B, H * W) -> (B, H * W).
 
-    With q = (min(r, max(g, b)) - min(g, b)) / chroma: q where red is largest and green not below blue, 6 - q where
-    green is below blue; else 2 - q where green is largest, 4 + q where blue is. All four are ||q - 2 n| - 6 m|, where n
-    says that red is not largest and m that green is below blue. Factors of 0 and 1 make the choice: `torch.where` costs
-    forty times as much on a CPU, whose guesses of its branches fail.
+    With q = (min(r, max(g, b)) - min(g, b)) / chroma the hue is q if red is largest and green not
+    below blue, 6 - q if green is below blue; else 2 - q if green is largest, 4 + q if blue is. All
+    four are ||q - 2 n| - 6 m|, with n = 1 if red is not largest and m = 1 if green is below blue.
+    Factors of 0 and 1 choose: `torch.where` costs forty times as much on a CPU, whose branch
+    prediction fails.
     """
     red, green, blue = values.unbind()
     largest, smallest = torch.maximum(green, blue), torch.minimum(green, blue)
@@ -138,13 +149,15 @@ def _sixths(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     middle = torch.minimum(red, largest)
     torch.maximum(red, largest, out=largest)
     chroma = largest - torch.minimum(middle, smallest)
-    # A colour that float32 tells from grey has a chroma far above this.
+    # Colours that differ from grey in float32 have a chroma far above this.
     hue = middle.sub_(smallest).div_(chroma.clamp(min=1e-12))
     return hue.sub_(not_red, alpha=2).abs_().sub_(is_blue, alpha=6).abs_(), chroma, largest
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur each image with its own Gaussian, mirrored at the border (torchvision ``gaussian_blur``).
+    """Blur each image with its own Gaussian, mirrored at the border.
+
+    As torchvision's ``gaussian_blur``.
 
     Args:
         images: (B, C, H, W), uint8 or float32; H and W above ``kernel_size // 2``.
@@ -159,8 +172,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     offsets = torch.arange(-reach, reach + 1)
     weights = on_device(torch.softmax((offsets / sigma[:, None]).square_().mul_(-0.5), 1), images)
     padded = to_float(F.pad(images, (reach,) * 4, mode="reflect").contiguous())
-    # Each image as one line of memory: a neighbour is then a fixed distance away, across as well as down, and every
-    # step is one long run. What wraps from row to row lies in the padding, outside the window cut out at the end.
+    # Each image is one line of memory: neighbours, across and down, are a fixed distance away, and
+    # each step runs over all pixels. Values that wrap from row to row lie in the padding, outside
+    # the final window.
     row, plane = padded.shape[3], padded.shape[2] * padded.shape[3]
     line = _weigh(padded.view(batch, -1), weights, 1)
     line = _weigh(line, weights, row)
@@ -170,7 +184,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 
 
 def _weigh(line: Tensor, weights: Tensor, step: int) -> Tensor:
-    """Pixels ``step`` apart in ``line`` (B, N) weighed by ``weights`` (B, k), symmetric: (B, N - (k - 1) * step)."""
+    """Weigh pixels ``step`` apart by symmetric (B, k): (B, N) -> (B, N - (k - 1) * step)."""
     reach = weights.shape[1] // 2
     length = line.shape[1] - 2 * reach * step
     total = line[:, reach * step :][:, :length] * weights[:, [reach]]
@@ -181,7 +195,9 @@ def _weigh(line: Tensor, weights: Tensor, step: int) -> Tensor:
 
 
 class ColorJitter:
-    """Change brightness, contrast, saturation and hue in random order (torchvision ``ColorJitter``).
+    """Change brightness, contrast, saturation and hue in random order.
+
+    As torchvision's ``ColorJitter``.
 
     Args:
         brightness, contrast, saturation: x; the factor is uniform in [max(0, 1 - x), 1 + x].
@@ -194,10 +210,11 @@ class ColorJitter:
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``order`` int64 (B, 4), ``brightness, contrast, saturation, hue`` float32 (B,)."""
-        # In float64, so that two equal numbers, which would favour an order, do not occur.
+        # In float64: equal numbers, which would favour an order, do not occur.
         order = torch.rand(batch, 4, dtype=torch.float64, generator=generator).argsort(1)
         factors = {
-            name: uniform((batch,), max(0.0, 1 - spread), 1 + spread, generator) for name, spread in self.spread.items()
+            name: uniform((batch,), max(0.0, 1 - spread), 1 + spread, generator)
+            for name, spread in self.spread.items()
         }
         return {"order": order, **factors, "hue": uniform((batch,), -self.hue, self.hue, generator)}
 
@@ -206,7 +223,12 @@ class ColorJitter:
 
 
 class GaussianBlur:
-    """Blur with a Gaussian of a standard deviation, in pixels, uniform in ``sigma`` (torchvision ``GaussianBlur``)."""
+    """Blur with a Gaussian (torchvision ``GaussianBlur``).
+
+    Args:
+        kernel_size: side of the kernel, odd.
+        sigma: range of the uniform standard deviation, in pixels.
+    """
 
     def __init__(self, kernel_size: int, sigma: tuple[float, float]) -> None:
         self.kernel_size, self.sigma = kernel_size, sigma

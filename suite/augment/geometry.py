@@ -1,7 +1,8 @@
 """Operations that move pixels: rotation, flip, crop, random_resized_crop, resize, center_crop.
 
-B images in a batch, C channels, H rows, W columns. Images are uint8 in [0, 255] or float32 in [0, 1]. Rotation, flip
-and crop copy pixels and keep the dtype; the others interpolate and return float32.
+B images in a batch, C channels, H rows, W columns. Images are uint8 in [0, 255] or float32 in
+[0, 1]. Rotation, flip and crop copy pixels and keep the dtype; the others interpolate and return
+float32.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Generator, Tensor
 from suite.augment.boxes import draw_sides, first_valid
 from suite.augment.operation import Parameters, below, on_device, to_float, uniform
 
-# Up to this side a resize is two matrix products, above it torch's own kernel. One CPU thread, batch 128, both ways
-# 3/4 and back: 32 px 5 against 14 us an image; the product's cost per pixel grows with the side.
+# Up to this side a resize is two matrix products, above it torch's kernel. One CPU thread, batch
+# 128, to 3/4 and back: 5 against 14 us per image of 32 px; the products' cost per pixel grows with
+# the side.
 MATRIX_SIDE = 96
 
 
@@ -29,13 +31,16 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
         images: (B, C, H, W), uint8 or float32.
         flipped: bool (B,), on the CPU.
     """
-    # Choosing rows of (image, mirror image) copies whole images: 5 times faster on a CPU than `torch.where`.
+    # Selecting rows of (images, mirrored images) copies whole images: 5 times faster on a CPU than
+    # `torch.where`.
     batch = len(images)
     both = torch.cat((images, images.flip(3)))
     return both.index_select(0, on_device(torch.arange(batch) + flipped * batch, images))
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal["constant", "reflect"]) -> Tensor:
+def crop(
+    images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal["constant", "reflect"]
+) -> Tensor:
     """Pad on all sides and cut an H x W window out of each image.
 
     Args:
@@ -43,22 +48,26 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mode: Literal[
         top: first row of the window in the padded image, int64 (B,), in [0, 2 * padding].
         left: first column, likewise.
         padding: pixels added on each side.
-        mode: what they hold: ``constant``, black, or ``reflect``, the mirror image.
+        mode: their values: ``constant`` = black, ``reflect`` = the mirrored image.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4, mode=mode).contiguous()
     row, plane = padded.shape[3], padded.shape[2] * padded.shape[3]
-    # Each row of each window is a run of memory; picking runs by where they start takes an eighth of the time of
-    # picking pixels.
+    # Each row of each window is contiguous; selecting rows takes an eighth of the time of selecting
+    # pixels.
     runs = padded.view(-1).unfold(0, width, 1)
     corners = on_device(top * row + left, images)[:, None, None]
     rows = torch.arange(height, device=images.device) * row
     planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * plane
-    return runs.index_select(0, (corners + rows + planes).view(-1)).view(batch, channels, height, width)
+    return runs.index_select(0, (corners + rows + planes).view(-1)).view(
+        batch, channels, height, width
+    )
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate about the centre, counter-clockwise, nearest pixel, black outside (torchvision ``rotate``).
+    """Rotate about the centre, counter-clockwise, nearest pixel, black outside.
+
+    As torchvision's ``rotate``.
 
     Args:
         images: (B, C, H, W), uint8 or float32.
@@ -71,17 +80,20 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
     from_x = (cos * x - (sin * y - (width - 1) / 2)).round_().clamp_(-1, width)
     from_y = (sin * x + (cos * y + (height - 1) / 2)).round_().clamp_(-1, height)
-    # With a black border of one pixel, all that lies outside falls on it and needs no mask. Exact in float32 for
+    # A black border of one pixel holds all positions outside, without a mask. Exact in float32 for
     # images of less than 2**24 pixels.
     bordered = F.pad(images, (1, 1, 1, 1)).reshape(batch, channels, -1)
     source = from_y.add_(1).mul_(width + 2).add_(from_x).add_(1).to(torch.int64).view(batch, 1, -1)
-    return bordered.gather(2, source.expand(batch, channels, -1)).view(batch, channels, height, width)
+    return bordered.gather(2, source.expand(batch, channels, -1)).view(
+        batch, channels, height, width
+    )
 
 
 def _taps(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which two pixels each of ``side`` output pixels lies between, when ``length`` pixels from ``start`` fill them.
+    """The two pixels around each of ``side`` output pixels that show ``length`` from ``start``.
 
-    Enlarging, an antialiased bilinear filter has just these two taps, and ends at the edge of the box.
+    When it enlarges, an antialiased bilinear filter has only these two taps, and ends at the edge
+    of the box.
 
     Args:
         start, length: int64 (B,).
@@ -90,24 +102,27 @@ def _taps(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor, Ten
         The two pixels, int64 (B, side), and the weight of the second, float32 (B, side) in [0, 1).
     """
     scale = (length / side)[:, None]
-    at = (scale * (torch.arange(side, device=start.device) + 0.5) - 0.5).clamp_(min=0)
-    first = at.to(torch.int64)
+    position = (scale * (torch.arange(side, device=start.device) + 0.5) - 0.5).clamp_(min=0)
+    first = position.to(torch.int64)
     second = torch.minimum(first + 1, length[:, None] - 1)
-    return first + start[:, None], second + start[:, None], at - first
+    return first + start[:, None], second + start[:, None], position - first
 
 
-def resized_crop(images: Tensor, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor) -> Tensor:
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor
+) -> Tensor:
     """Cut a box out of each image and enlarge it to H x W, bilinear (torchvision ``resized_crop``).
 
     Args:
         images: (B, C, H, W), uint8 or float32.
-        top, left, box_height, box_width: the box within the image, int64 (B,), at least 1 pixel a side.
+        top, left, box_height, box_width: the box within the image, int64 (B,), at least 1 pixel a
+            side.
 
     Returns:
         float32 (B, C, H, W) in [0, 1].
     """
     batch, channels, height, width = images.shape
-    # Two taps a side cost the same per pixel at any size, unlike a product with a (W, W) matrix.
+    # Two taps per side cost the same per pixel at any size, unlike a product with a (W, W) matrix.
     first, second, weight = _taps(on_device(left, images), on_device(box_width, images), width)
     shape = (batch, channels, height, width)
     left_taps = to_float(images.gather(3, first[:, None, None].expand(shape)))
@@ -122,13 +137,15 @@ def resized_crop(images: Tensor, top: Tensor, left: Tensor, box_height: Tensor, 
 
 @lru_cache(maxsize=64)
 def _resize_matrix(source: int, target: int) -> Tensor:
-    """The linear map of an antialiased bilinear resize of one side: (target, source). Rows sum to 1."""
+    """The linear map of an antialiased bilinear resize: (target, source). Rows sum to 1."""
     identity = torch.eye(source)[None, None]
     return F.interpolate(identity, (target, source), mode="bilinear", antialias=True)[0, 0]
 
 
 def resize(images: Tensor, *sizes: tuple[int, int]) -> Tensor:
-    """Resize to each of ``sizes`` (height, width) in turn, bilinear, antialiased (torchvision ``Resize``).
+    """Resize to each of ``sizes`` (height, width) in turn, bilinear, antialiased.
+
+    As torchvision's ``Resize``.
 
     Returns:
         float32 (B, C, height, width) of the last size, in [0, 1].
@@ -144,7 +161,7 @@ def resize(images: Tensor, *sizes: tuple[int, int]) -> Tensor:
 
 
 def _chain(sides: tuple[int, ...]) -> Tensor:
-    """The map from the first side to the last by way of all between: (last, first)."""
+    """The map from the first side to the last through all between: (last, first)."""
     matrix = torch.eye(sides[0])
     for source, target in pairwise(sides):
         matrix = _resize_matrix(source, target) @ matrix
@@ -152,20 +169,22 @@ def _chain(sides: tuple[int, ...]) -> Tensor:
 
 
 def _product(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
-    """``rows @ image @ columns.T`` for each plane: rows (H', H), images (B, C, H, W), columns (W', W)."""
+    """``rows @ plane @ columns.T``: rows (H', H), images (B, C, H, W), columns (W', W)."""
     across = images.reshape(-1, images.shape[3]) @ on_device(columns, images).T
     # Clamped: weights may sum to a rounding error above 1.
     return (on_device(rows, images) @ across.view(*images.shape[:3], -1)).clamp_(0, 1)
 
 
 def center_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut ``size`` (height, width) out of the middle and enlarge it to H x W (torchvision ``CenterCrop``, ``Resize``).
+    """Cut ``size`` (height, width) out of the middle and enlarge it to H x W.
+
+    As torchvision's ``CenterCrop`` and ``Resize``.
 
     Returns:
         float32 (B, C, H, W) in [0, 1].
     """
     height, width = images.shape[2:]
-    # torchvision rounds half to even here, and so does Python.
+    # Rounded half to even, as in torchvision.
     top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
     return resize(images[:, :, top : top + size[0], left : left + size[1]], (height, width))
 
@@ -185,7 +204,7 @@ class Flip:
 
 
 class Crop:
-    """Pad, and cut back at a uniform place (torchvision ``RandomCrop`` with padding)."""
+    """Pad, and crop at a uniform position (torchvision ``RandomCrop`` with padding)."""
 
     def __init__(self, padding: int, mode: Literal["constant", "reflect"]) -> None:
         self.padding, self.mode = padding, mode
@@ -214,7 +233,9 @@ class Rotation:
 
 
 class RandomResizedCrop:
-    """Cut out a random area and ratio, enlarge to the image's size (torchvision ``RandomResizedCrop``).
+    """Crop a random area and ratio, and enlarge it to the image's size.
+
+    As torchvision's ``RandomResizedCrop``.
 
     Args:
         scale: smallest and largest area, as a fraction of the image; drawn uniform.
@@ -225,13 +246,17 @@ class RandomResizedCrop:
         self.scale, self.ratio = scale, ratio
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
-        """``top, left, box_height, box_width`` int64 (B,): the first of ten attempts that fits, else the middle."""
+        """``top, left, box_height, box_width`` int64 (B,): the first that fits, or the middle."""
         widths, heights = draw_sides(batch, height * width, self.scale, self.ratio, generator)
         fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
         middle_height, middle_width = self._fallback(height, width)
-        (box_height, box_width), found = first_valid(fits, (heights, middle_height), (widths, middle_width))
-        top = below(height - box_height + 1, generator).where(found, (height - middle_height) // 2)
-        left = below(width - box_width + 1, generator).where(found, (width - middle_width) // 2)
+        (box_height, box_width), is_valid = first_valid(
+            fits, (heights, middle_height), (widths, middle_width)
+        )
+        top = below(height - box_height + 1, generator).where(
+            is_valid, (height - middle_height) // 2
+        )
+        left = below(width - box_width + 1, generator).where(is_valid, (width - middle_width) // 2)
         return {"top": top, "left": left, "box_height": box_height, "box_width": box_width}
 
     def _fallback(self, height: int, width: int) -> tuple[int, int]:
@@ -247,7 +272,7 @@ class RandomResizedCrop:
 
 
 class Resize:
-    """Resize to ``size`` x ``size`` and back: nothing is drawn, detail is lost (torchvision ``Resize``, twice)."""
+    """Resize to ``size`` x ``size`` and back, to lose detail (torchvision ``Resize``, twice)."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -261,7 +286,7 @@ class Resize:
 
 
 class CenterCrop:
-    """Cut ``size`` x ``size`` out of the middle and enlarge it: nothing is drawn (torchvision ``CenterCrop``)."""
+    """Cut ``size`` x ``size`` out of the middle and enlarge it (torchvision ``CenterCrop``)."""
 
     def __init__(self, size: int) -> None:
         self.size = size

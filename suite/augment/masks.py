@@ -1,12 +1,12 @@
-"""Operations that paint over pixels: cutout, random_erasing, salt_and_pepper.
+"""Operations that overwrite pixels: cutout, random_erasing, salt_and_pepper.
 
-B images in a batch, C channels, H rows, W columns. Images are uint8 in [0, 255] or float32 in [0, 1] and keep their
-dtype.
+B images in a batch, C channels, H rows, W columns. Images are uint8 in [0, 255] or float32 in [0,
+1] and keep their dtype.
 
-What cutout and random_erasing paint. Both papers' code erases after normalisation, with 0, which is the mean colour of
-the training images; black would be several standard deviations away from it, and shift what BatchNorm sees. These
-operations come before normalisation, so they paint that mean: ``fill``, rounded to a grey level so that a result does
-not depend on whether the images are still uint8.
+The colour of cutout and random_erasing: the code of both papers erases after normalisation, with 0,
+the mean colour of the training images. Black is several standard deviations away from it, and would
+shift BatchNorm's statistics. These operations run before normalisation, so they paint the mean,
+``fill``. It is rounded to a grey level, so that results for uint8 and float images agree.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from suite.augment.boxes import draw_sides, first_valid, inside
 from suite.augment.operation import Parameters, below, on_device
 
 
-def paint(images: Tensor, where: Tensor, colour: Tensor) -> Tensor:
-    """Images with ``colour`` where ``where``, chosen by arithmetic: `torch.where` is several times slower on a CPU.
+def paint(images: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
+    """Paint ``colour`` where ``mask`` is true.
+
+    By arithmetic: `torch.where` is several times slower on a CPU.
 
     Args:
         images: (B, C, H, W), uint8 or float32.
-        where: bool (B, 1, H, W).
-        colour: of the dtype of ``images``, and of a shape that broadcasts to theirs.
+        mask: bool (B, 1, H, W).
+        colour: dtype of ``images``; its shape broadcasts to theirs.
     """
-    # One tensor as large as the images, changed in place: 60 against 79 us for a batch of 128 bytes images of 32 px,
-    # 170 against 204 us for floats, with three such tensors.
+    # One tensor of the images' size, changed in place, takes 60 us for 128 uint8 images of 32 px
+    # and 170 us for floats; with three such tensors it would take 79 and 204 us.
     if images.is_floating_point():
-        painted = where.view(torch.uint8).to(images.dtype)
+        painted = mask.view(torch.uint8).to(images.dtype)
         return (images * (1 - painted)).addcmul_(painted, colour)
-    painted = where.view(torch.uint8).neg()  # 255 where painted: 0 - 1 wraps round
+    painted = mask.view(torch.uint8).neg()  # 255 if painted: 0 - 1 wraps around
     return (images ^ colour).bitwise_and_(painted).bitwise_xor_(images)
 
 
@@ -43,15 +45,15 @@ def paint_boxes(images: Tensor, boxes: Parameters, fill: Sequence[float]) -> Ten
     Args:
         images: (B, C, H, W), uint8 or float32.
         boxes: ``top, left, box_height, box_width`` int64 (B,); a side of 0 fills nothing.
-        fill: colour in [0, 1], one number or one a channel.
+        fill: colour in [0, 1], one number or one per channel.
     """
     if len(fill) not in (1, images.shape[1]):
         raise ValueError(f"fill must have 1 or {images.shape[1]} channels, got {len(fill)}")
     levels = torch.tensor(fill, dtype=torch.float64).mul_(255).round_()
     colour = levels.div_(255) if images.is_floating_point() else levels
     box = [on_device(boxes[name], images) for name in ("top", "left", "box_height", "box_width")]
-    where = inside(images.shape[2], images.shape[3], *box)
-    return paint(images, where, on_device(colour.to(images.dtype), images)[:, None, None])
+    mask = inside(images.shape[2], images.shape[3], *box)
+    return paint(images, mask, on_device(colour.to(images.dtype), images)[:, None, None])
 
 
 def salt_and_pepper(images: Tensor, black: Tensor, white: Tensor) -> Tensor:
@@ -65,15 +67,15 @@ def salt_and_pepper(images: Tensor, black: Tensor, white: Tensor) -> Tensor:
     white = on_device(white, images)[:, None].view(torch.uint8)
     if images.is_floating_point():
         return torch.addcmul(white.to(images.dtype), images, (1 - black - white).to(images.dtype))
-    return (images & (black - 1)).bitwise_or_(white.neg())  # 0 - 1 wraps round to 255
+    return (images & (black - 1)).bitwise_or_(white.neg())  # 0 - 1 wraps around to 255
 
 
 class Cutout:
-    """Paint a square at a centre uniform over the pixels, clipped at the border (DeVries and Taylor 2017).
+    """Paint a square around a uniform pixel, clipped at the border (DeVries and Taylor 2017).
 
     Args:
-        size: side of the square in pixels. Where it is even, the centre is the lower right of the four middle pixels,
-            as in the authors' code.
+        size: side of the square in pixels. If it is even, the centre is the lower right of the four
+            middle pixels, as in the authors' code.
         fill: see above.
     """
 
@@ -97,7 +99,9 @@ class Cutout:
 
 
 class RandomErasing:
-    """Paint a random rectangle with probability ``p`` (torchvision ``RandomErasing``; Zhong et al. 2017).
+    """Paint a random rectangle with probability ``p``.
+
+    As torchvision's ``RandomErasing`` (Zhong et al. 2017).
 
     Args:
         p: probability per image.
@@ -106,11 +110,17 @@ class RandomErasing:
         fill: see above.
     """
 
-    def __init__(self, p: float, scale: tuple[float, float], ratio: tuple[float, float], fill: Sequence[float]) -> None:
+    def __init__(
+        self,
+        p: float,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        fill: Sequence[float],
+    ) -> None:
         self.p, self.scale, self.ratio, self.fill = p, scale, ratio, fill
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
-        """``top, left, box_height, box_width`` int64 (B,): the first of ten attempts that fits; all 0 where none."""
+        """``top, left, box_height, box_width`` int64 (B,): the first attempt that fits, else 0."""
         erased = torch.rand(batch, generator=generator) < self.p
         heights, widths = draw_sides(batch, height * width, self.scale, self.ratio, generator)
         fits = (heights < height) & (widths < width) & erased[:, None]
@@ -131,16 +141,28 @@ class SaltAndPepper:
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
         """``black`` and ``white`` bool (B, H, W), never both."""
-        # Four 16-bit numbers from each 64-bit draw, at a third of the cost of `torch.rand`. The threshold, a whole
-        # number, is rounded at random for each image, so that each pixel's probability is exact.
+        # Four 16-bit numbers from each 64-bit draw cost a third of `torch.rand`. The integer
+        # threshold is rounded at random for each image, so that each pixel's probability is exact.
         pixels = batch * height * width
-        draws = torch.empty(-(-pixels // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        draws = torch.empty(-(-pixels // 4), dtype=torch.int64).random_(
+            -(2**63), None, generator=generator
+        )
         noise = draws.view(torch.int16)[:pixels].view(batch, height, width)
-        share = torch.rand(batch, 1, 1, dtype=torch.float64, generator=generator).add_(self.amount * 2**15).floor_()
+        share = (
+            torch.rand(batch, 1, 1, dtype=torch.float64, generator=generator)
+            .add_(self.amount * 2**15)
+            .floor_()
+        )
         share.clamp_(max=2**15)
-        # Compared into bytes, which a CPU does four times as fast as into bools.
-        black = torch.lt(noise, (share - 2**15).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8))
-        white = torch.gt(noise, (2**15 - 1 - share).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8))
+        # Comparison into bytes is four times as fast on a CPU as into bools.
+        black = torch.lt(
+            noise, (share - 2**15).to(torch.int16), out=torch.empty(noise.shape, dtype=torch.uint8)
+        )
+        white = torch.gt(
+            noise,
+            (2**15 - 1 - share).to(torch.int16),
+            out=torch.empty(noise.shape, dtype=torch.uint8),
+        )
         return {"black": black.view(torch.bool), "white": white.view(torch.bool)}
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:

@@ -1,8 +1,9 @@
-"""What an operation is, and how it draws random numbers.
+"""The protocol of operations, and their random numbers.
 
-B images in a batch, C channels (1 or 3), H rows, W columns, K classes. Images are uint8 in [0, 255] until the first
-operation that computes with their values, and float32 in [0, 1] from there on; an operation takes both. Nothing is
-rounded in between, so a result is torchvision's on float images, and within one grey level of torchvision's on uint8.
+B images in a batch, C channels (1 or 3), H rows, W columns, K classes. Images are uint8 in [0, 255]
+until the first operation that computes with their values, then float32 in [0, 1]; an operation
+takes both. Nothing is rounded in between, so a result is torchvision's on float images, and within
+one grey level of torchvision's on uint8.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import torch
 from torch import Generator, Tensor
 
 Parameters = dict[str, Tensor]
-"""What one operation drew for one batch, on the CPU: name -> a tensor whose first dimension is B."""
+"""The numbers that one operation drew for one batch, on the CPU: name -> tensor (B, ...)."""
 
 
 class Operation(Protocol):
-    """A random change of images, split in two so that what was drawn can be seen, stored and repeated.
+    """A random change of images, in two steps so that the numbers can be seen, stored and repeated.
 
-    Parameters stay on the CPU until ``apply`` has derived from them what shapes depend on; a GPU is never waited for.
+    Parameters stay on the CPU until ``apply`` has derived all shapes from them, so nothing waits
+    for a GPU.
     """
 
     def draw(self, batch: int, height: int, width: int, generator: Generator) -> Parameters:
-        """Parameters for ``batch`` images of ``height`` x ``width``, each image its own."""
+        """Separate parameters for each of ``batch`` images of ``height`` x ``width``."""
         ...
 
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """The changed images (B, C, H, W), on the device of ``images``, which stay as they are."""
+        """The changed images (B, C, H, W), on the device of ``images``, which stay unchanged."""
         ...
 
 
@@ -46,12 +48,12 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def on_device(values: Tensor, images: Tensor) -> Tensor:
-    """Drawn values where the images are; queued, not waited for."""
+    """Drawn values on the device of ``images``, copied asynchronously."""
     return values.to(images.device, non_blocking=True)
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Values (B,) where the images are, as (B, 1, 1, 1)."""
+    """Values (B,) on the device of ``images``, as (B, 1, 1, 1)."""
     return on_device(values, images)[:, None, None, None]
 
 
@@ -65,4 +67,8 @@ def below(limit: Tensor, generator: Generator) -> Tensor:
 
     In float64, whose 53 bits leave a bias below 1e-13 for any size of image.
     """
-    return torch.rand(limit.shape, dtype=torch.float64, generator=generator).mul_(limit).to(torch.int64)
+    return (
+        torch.rand(limit.shape, dtype=torch.float64, generator=generator)
+        .mul_(limit)
+        .to(torch.int64)
+    )

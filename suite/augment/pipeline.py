@@ -17,10 +17,10 @@ from suite.config import trial
 from suite.core.errors import Problem, raise_problems
 from suite.system import allocator
 
-# On a CPU a batch is changed so many values at a time, but not fewer images than that, which bounds the temporary
-# tensors of a large batch or large images, and keeps them within what the C library keeps. It costs no more than it
-# must at this size: one thread, 512 images of 32 px, the chain flip+crop+color_jitter+cutout, 24 us an image in chunks
-# of 2**20 values, 30 in chunks of 2**19, where more of the time goes into calls, 22 as a whole.
+# Values (at most) and images (at least) per chunk on a CPU. Chunks bound the temporary tensors of a
+# large batch or large images, so that the C library can reuse their memory. One thread, 512 images
+# of 32 px, flip+crop+color_jitter+cutout: 24 us per image in chunks of 2**20 values, 30 in chunks
+# of 2**19, which need more calls, 22 without chunks.
 CHUNK_VALUES, CHUNK_IMAGES = 2**20, 8
 
 
@@ -28,26 +28,28 @@ class Pipeline:
     """Operations in order, on batches.
 
     Attributes:
-        operations: what is done, in this order.
+        operations: in order.
         num_classes: K, the width of soft targets.
     """
 
     def __init__(self, operations: Sequence[Operation], num_classes: int) -> None:
         self.operations = tuple(operations)
         self.num_classes = num_classes
-        allocator.keep_freed()  # for the steps of a trial, too: each begins with its pipeline
+        allocator.keep_freed()  # the steps of a trial profit, too
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Change a batch, each image by numbers of its own.
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Change a batch, each image by its own random numbers.
 
         Args:
-            images: uint8 (B, C, H, W) on any device, in any memory format. Not changed.
+            images: uint8 (B, C, H, W) on any device, in any memory format; stay unchanged.
             labels: int64 (B,), on the device of the images.
-            generator: of the CPU; the same state gives the same changes on every device.
+            generator: on the CPU; the same state gives the same changes on every device.
 
         Returns:
-            Images float32 (B, C, H, W) in [0, 1]; labels as they came, or, with a mix, targets float32 (B, K) whose
-            rows sum to 1.
+            Images float32 (B, C, H, W) in [0, 1]; the labels, or with a mix targets float32 (B, K)
+            whose rows sum to 1.
         """
         return self.apply(images, labels, self.draw(images.shape, generator))
 
@@ -58,12 +60,17 @@ class Pipeline:
             raise ValueError(f"images must have 1 or 3 channels, got {channels}")
         return [operation.draw(batch, height, width, generator) for operation in self.operations]
 
-    def apply(self, images: Tensor, labels: Tensor, parameters: Sequence[Parameters]) -> tuple[Tensor, Tensor]:
-        """Change a batch by parameters drawn before; arguments and results as in a call."""
+    def apply(
+        self, images: Tensor, labels: Tensor, parameters: Sequence[Parameters]
+    ) -> tuple[Tensor, Tensor]:
+        """Change a batch by drawn parameters; arguments and results as in a call."""
         steps = list(zip(self.operations, parameters, strict=True))
-        apart = next((at for at, (operation, _) in enumerate(steps) if isinstance(operation, Mix)), len(steps))
-        images, targets = _each(images, steps[:apart]), labels
-        for operation, drawn in steps[apart:]:
+        first_mix = next(
+            (index for index, (operation, _) in enumerate(steps) if isinstance(operation, Mix)),
+            len(steps),
+        )
+        images, targets = _in_chunks(images, steps[:first_mix]), labels
+        for operation, drawn in steps[first_mix:]:
             images = operation.apply(images, drawn)
             if isinstance(operation, Mix):
                 targets = mixes.one_hot(labels, self.num_classes) if targets is labels else targets
@@ -71,17 +78,20 @@ class Pipeline:
         return to_float(images), targets
 
 
-def _each(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> Tensor:
-    """Operations that look at one image at a time; on a CPU in chunks of the batch, which changes no result."""
-    most = max(CHUNK_VALUES // math.prod(images.shape[1:]), CHUNK_IMAGES)
-    if images.device.type != "cpu" or len(images) <= most:
+def _in_chunks(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> Tensor:
+    """Apply operations on single images; on a CPU in chunks, which changes no result."""
+    limit = max(CHUNK_VALUES // math.prod(images.shape[1:]), CHUNK_IMAGES)
+    if images.device.type != "cpu" or len(images) <= limit:
         return _in_turn(images, steps)
-    chunk = math.ceil(len(images) / math.ceil(len(images) / most))
+    chunk = math.ceil(len(images) / math.ceil(len(images) / limit))
     parts = []
     for start in range(0, len(images), chunk):
-        own = slice(start, start + chunk)
-        own_steps = [(operation, {name: values[own] for name, values in drawn.items()}) for operation, drawn in steps]
-        parts.append(_in_turn(images[own], own_steps))
+        rows = slice(start, start + chunk)
+        chunk_steps = [
+            (operation, {name: values[rows] for name, values in drawn.items()})
+            for operation, drawn in steps
+        ]
+        parts.append(_in_turn(images[rows], chunk_steps))
     return torch.cat(parts)
 
 
@@ -93,33 +103,39 @@ def _in_turn(images: Tensor, steps: Sequence[tuple[Operation, Parameters]]) -> T
 
 
 def build(
-    settings: Sequence[trial.Frozen], image_size: int, num_classes: int, fill: Sequence[float] = (0.0,)
+    settings: Sequence[trial.Frozen],
+    image_size: int,
+    num_classes: int,
+    fill: Sequence[float] = (0.0,),
 ) -> Pipeline:
     """The pipeline of a trial.
 
     Args:
-        settings: models of augmentations in order of application, as ``TrialConfig.pipeline()`` gives them.
+        settings: models of augmentations in order of application, as ``TrialConfig.pipeline()``
+            gives them.
         image_size: side of the images in pixels, for the sizes that the settings leave open.
         num_classes: K.
-        fill: what cutout and random_erasing paint: the mean of the training images in [0, 1], one number or one a
-            channel (see ``suite.augment.masks``). Default: black.
+        fill: what cutout and random_erasing paint: the mean of the training images in [0, 1], one
+            number or one a channel (see ``suite.augment.masks``). Default: black.
 
     Raises:
         UsageError: listing every setting that does not fit ``image_size``.
     """
-    raise_problems(problem for each in settings for problem in _problems(each, image_size))
-    return Pipeline([_operation(each, image_size, tuple(fill)) for each in settings], num_classes)
+    raise_problems(problem for model in settings for problem in _problems(model, image_size))
+    return Pipeline([_operation(model, image_size, tuple(fill)) for model in settings], num_classes)
 
 
 def _operation(settings: trial.Frozen, image_size: int, fill: Sequence[float]) -> Operation:
-    """The operation of one model of settings; sizes left open become fractions of ``image_size``."""
+    """The operation of one model of settings; open sizes become fractions of ``image_size``."""
     match settings:
         case trial.Rotation():
             return geometry.Rotation(settings.degrees)
         case trial.Flip():
             return geometry.Flip(settings.p)
         case trial.ColorJitter():
-            return colour.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+            return colour.ColorJitter(
+                settings.brightness, settings.contrast, settings.saturation, settings.hue
+            )
         case trial.RandomResizedCrop():
             return geometry.RandomResizedCrop(*_scale_and_ratio(settings))
         case trial.Resize():
@@ -129,7 +145,9 @@ def _operation(settings: trial.Frozen, image_size: int, fill: Sequence[float]) -
         case trial.Cutout():
             return masks.Cutout(settings.size or image_size // 2, fill)
         case trial.GaussianBlur():
-            return colour.GaussianBlur(settings.kernel_size, (settings.sigma_min, settings.sigma_max))
+            return colour.GaussianBlur(
+                settings.kernel_size, (settings.sigma_min, settings.sigma_max)
+            )
         case trial.SaltAndPepper():
             return masks.SaltAndPepper(settings.amount)
         case trial.Crop():
@@ -150,27 +168,36 @@ def _scale_and_ratio(
 
 
 def _problems(settings: trial.Frozen, image_size: int) -> Iterator[Problem]:
-    """What does not fit images of ``image_size``, or does not fit together."""
+    """Settings that do not fit images of ``image_size``, or each other."""
     match settings:
-        case trial.Resize(size=int(size)) | trial.CenterCrop(size=int(size)) | trial.Cutout(size=int(size)):
+        case (
+            trial.Resize(size=int(size))
+            | trial.CenterCrop(size=int(size))
+            | trial.Cutout(size=int(size))
+        ):
             if size > image_size:
                 remedy = "Lower it or leave it out"
-                remedy += "; data.image_size sets the size that the network sees." if settings.type != "cutout" else "."
+                remedy += (
+                    "; data.image_size sets the size that the network sees."
+                    if settings.type != "cutout"
+                    else "."
+                )
                 yield _above(f"{settings.type}.size", size, image_size, remedy)
         case trial.Crop(padding=int(padding)) if padding >= image_size:
             yield _above("crop.padding", padding, image_size - 1, "Lower it or leave it out.")
         case trial.GaussianBlur(kernel_size=kernel_size) if kernel_size // 2 >= image_size:
-            remedy = "Lower it: half a kernel must fit into the image, which is mirrored at its border."
+            remedy = (
+                "Lower it: half a kernel must fit into the image, which is mirrored at its border."
+            )
             yield _above("gaussian_blur.kernel_size", kernel_size, 2 * image_size - 1, remedy)
         case trial.RandomErasing():
             for name in ("scale", "ratio"):
                 low, high = getattr(settings, f"{name}_min"), getattr(settings, f"{name}_max")
                 if low > high:
-                    rule = (
-                        f"random_erasing.{name}_min must be at most random_erasing.{name}_max, got {low:g} and {high:g}"
-                    )
+                    key = f"random_erasing.{name}"
+                    rule = f"{key}_min must be at most {key}_max, got {low:g} and {high:g}"
                     yield Problem(rule, remedy=f"Raise {name}_max or lower {name}_min.")
 
 
-def _above(key: str, value: int, most: int, remedy: str) -> Problem:
-    return Problem(f"{key} must be at most {most}, got {value}", remedy=remedy)
+def _above(key: str, value: int, limit: int, remedy: str) -> Problem:
+    return Problem(f"{key} must be at most {limit}, got {value}", remedy=remedy)

@@ -45,7 +45,9 @@ def examine(path: Path, in_a_bucket: bool = False) -> list[Problem]:
         source = read(path)
     except UsageError as error:
         return list(error.problems)
-    rules = [rule for rule in _rules(source) if not (in_a_bucket and rule is launcher.shared_storage)]
+    rules = [
+        rule for rule in _rules(source) if not (in_a_bucket and rule is launcher.shared_storage)
+    ]
     found = [finding for rule in (_left_to_fill_in, *rules) for finding in _found(rule, source)]
     return [finding.problem for finding in sorted(found, key=lambda finding: finding.line)]
 
@@ -64,7 +66,10 @@ def _found(rule: Rule, source: Source) -> Findings:
         name = rule.__name__.strip("_").replace("_", " ")
         what = f"part of the file could not be looked at ({name}): {type(error).__name__}: {error}"
         yield source.finding(
-            "not-looked-at", (), what, "Something there is not what it should be; compare cluster.yaml."
+            "not-looked-at",
+            (),
+            what,
+            "Something there is not what it should be; compare cluster.yaml.",
         )
 
 
@@ -74,7 +79,11 @@ def _left_to_fill_in(source: Source) -> Findings:
     lines = source.text.splitlines()
     for path, text in source.texts():
         for word in re.findall(r"\S*REPLACE\S*", text):
-            finding = source.finding("replace", path, f"only you know what belongs in place of {word}", "Fill it in.")
-            if (finding.line, word) not in written and "*" not in lines[finding.line - 1].partition(": ")[2][:1]:
+            finding = source.finding(
+                "replace", path, f"only you know what belongs in place of {word}", "Fill it in."
+            )
+            if (finding.line, word) not in written and "*" not in lines[finding.line - 1].partition(
+                ": "
+            )[2][:1]:
                 written.add((finding.line, word))
                 yield finding

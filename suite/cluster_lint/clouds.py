@@ -13,7 +13,9 @@ from suite.config.yaml_lines import Path_
 
 MOST_WORKERS = 1000
 LEAST_DISK_GB = 100  # the clouds' machine images with drivers and docker take over half of it
-_GPU_TYPES = re.compile(r"(p\d|g\d|gr\d)\w*\.|(a2|a3|a4|g2|g4)-")  # EC2's P and G families; Compute Engine's A and G
+_GPU_TYPES = re.compile(
+    r"(p\d|g\d|gr\d)\w*\.|(a2|a3|a4|g2|g4)-"
+)  # EC2's P and G families; Compute Engine's A and G
 _WHERE = "(central|north|south|(north|south)?(east|west))"
 _REGIONS = {  # by their parts, so that a region which opens tomorrow is one
     "aws": rf"(af|ap|ca|cn|eu|eu-isoe|eusc-de|il|me|mx|sa|us|us-gov|us-iso[a-z]?)-{_WHERE}-\d{{1,2}}",
@@ -39,21 +41,36 @@ def _images(source: Source) -> Findings:
 
 def _commands_of_images(source: Source) -> Findings:
     """Ray's images have wget and no curl; ``initialization_commands`` run on the machine itself."""
-    images_named = [str(value) for key, value in source.mapping("docker").items() if key.endswith("image")]
-    lines = [(path, text) for path, text in shell.commands(source) if "initialization_commands" not in path]
+    images_named = [
+        str(value) for key, value in source.mapping("docker").items() if key.endswith("image")
+    ]
+    lines = [
+        (path, text)
+        for path, text in shell.commands(source)
+        if "initialization_commands" not in path
+    ]
     if any(re.search(r"\binstall\b[^;&|]*\bcurl\b", text) for _, text in lines):
         return
     for path, text in lines:
-        if re.search(r"(?<![\w/.-])curl\s", text) and any(name.startswith("rayproject/") for name in images_named):
+        if re.search(r"(?<![\w/.-])curl\s", text) and any(
+            name.startswith("rayproject/") for name in images_named
+        ):
             rule = "Ray's images have no curl"
-            yield source.finding("no-curl", path, rule, "Take python's urllib.request, as cluster.yaml does, or wget.")
+            yield source.finding(
+                "no-curl",
+                path,
+                rule,
+                "Take python's urllib.request, as cluster.yaml does, or wget.",
+            )
 
 
 def _idle_timeout(source: Source) -> Findings:
     minutes = source.get("idle_timeout_minutes")
     if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
         rule = f"idle_timeout_minutes must be above 0 and at most 60: idle workers cost money, got {minutes}"
-        yield source.finding("idle-timeout", ("idle_timeout_minutes",), rule, "10 is enough between trials.")
+        yield source.finding(
+            "idle-timeout", ("idle_timeout_minutes",), rule, "10 is enough between trials."
+        )
 
 
 def _limit(source: Source) -> Findings:
@@ -63,7 +80,10 @@ def _limit(source: Source) -> Findings:
 
 
 def _absurd_limit(source: Source) -> Findings:
-    for path in (("max_workers",), *(("available_node_types", name, "max_workers") for name, _ in _types(source))):
+    for path in (
+        ("max_workers",),
+        *(("available_node_types", name, "max_workers") for name, _ in _types(source)),
+    ):
         yield from too_many(source, path)
 
 
@@ -86,24 +106,37 @@ def _autoscaling(source: Source) -> Findings:
 
 def _region(source: Source) -> Findings:
     """One region throughout: elsewhere the zone is not found, and the file system is not reached."""
-    region, zones = str(source.get("provider", "region")), source.get("provider", "availability_zone", default="")
+    region, zones = (
+        str(source.get("provider", "region")),
+        source.get("provider", "availability_zone", default=""),
+    )
     for zone in str(zones).split(","):
         if zone.strip() and not re.fullmatch(rf"{re.escape(region)}-?[a-z].*", zone.strip()):
             rule = f"the zone must lie in the region, {region}, got {zone.strip()}"
             yield source.finding("region", ("provider", "availability_zone"), rule)
     for path, text in source.texts():
-        for other in re.findall(r"\bfs-\w+\.efs\.([\w-]+)\.amazonaws|\bregions/([\w-]+)/subnetworks/", text):
+        for other in re.findall(
+            r"\bfs-\w+\.efs\.([\w-]+)\.amazonaws|\bregions/([\w-]+)/subnetworks/", text
+        ):
             if "".join(other) != region:
-                rule = f"what the nodes use must lie in their region, {region}, got {''.join(other)}"
+                rule = (
+                    f"what the nodes use must lie in their region, {region}, got {''.join(other)}"
+                )
                 yield source.finding("region", path, rule)
 
 
 def _spelling_of_region(source: Source) -> Findings:
     region, cloud = str(source.get("provider", "region")), str(source.get("provider", "type"))
-    if source.has("provider", "region") and cloud in _REGIONS and not re.fullmatch(_REGIONS[cloud], region):
+    if (
+        source.has("provider", "region")
+        and cloud in _REGIONS
+        and not re.fullmatch(_REGIONS[cloud], region)
+    ):
         rule = f"provider.region must be a region of the cloud, got {region}"
         example = {"aws": "eu-central-1", "gcp": "europe-west4"}[cloud]
-        yield source.finding("region", ("provider", "region"), rule, f"They are written as {example}.")
+        yield source.finding(
+            "region", ("provider", "region"), rule, f"They are written as {example}."
+        )
 
 
 def _stopped_nodes(source: Source) -> Findings:
@@ -153,7 +186,9 @@ def _node_config_keys(source: Source) -> Findings:
     names = known.node_config(source.get("provider", "type"))
     if names is not None:
         for name, _ in _types(source):
-            yield from unknown(source, ("available_node_types", name, "node_config"), names, "node-config-key")
+            yield from unknown(
+                source, ("available_node_types", name, "node_config"), names, "node-config-key"
+            )
 
 
 def _spot_workers_only(source: Source) -> Findings:
@@ -161,9 +196,13 @@ def _spot_workers_only(source: Source) -> Findings:
     config = source.mapping("available_node_types", head, "node_config")
     path: Path_ = ("available_node_types", head, "node_config")
     if "InstanceMarketOptions" in config:
-        yield source.finding("spot-head", (*path, "InstanceMarketOptions"), _SPOT_HEAD, "Keep spot for the workers.")
+        yield source.finding(
+            "spot-head", (*path, "InstanceMarketOptions"), _SPOT_HEAD, "Keep spot for the workers."
+        )
     if re.search(r"SPOT|'preemptible': True", str(config.get("scheduling"))):
-        yield source.finding("spot-head", (*path, "scheduling"), _SPOT_HEAD, "Keep spot for the workers.")
+        yield source.finding(
+            "spot-head", (*path, "scheduling"), _SPOT_HEAD, "Keep spot for the workers."
+        )
 
 
 # ---- AWS -------------------------------------------------------------------------------------------------------------
@@ -203,7 +242,10 @@ def _market(source: Source) -> Findings:
         if market and market.get("MarketType") not in ("spot", "capacity-block"):
             rule = f"MarketType must be spot or capacity-block, got {market.get('MarketType')}"
             yield source.finding(
-                "market", (*path, "MarketType"), rule, "Leave InstanceMarketOptions out for on demand."
+                "market",
+                (*path, "MarketType"),
+                rule,
+                "Leave InstanceMarketOptions out for on demand.",
             )
         if mapping(market, "SpotOptions").get("SpotInstanceType") == "persistent":
             rule = "a spot request must be one-time, got persistent: AWS starts such machines again after `ray down`"
@@ -215,7 +257,9 @@ def _instance_profile(source: Source) -> Findings:
     profile = source.mapping(*path, "IamInstanceProfile")
     if source.has(*path) and (not profile or "ray-autoscaler-v1" in str(profile)):
         rule = "the head's IamInstanceProfile must be one of your own: Ray's may do anything in EC2 and S3"
-        yield source.finding("instance-profile", path, rule, "docs/cluster.md has one that is enough.")
+        yield source.finding(
+            "instance-profile", path, rule, "docs/cluster.md has one that is enough."
+        )
 
 
 def _metadata_service(source: Source) -> Findings:
@@ -224,12 +268,17 @@ def _metadata_service(source: Source) -> Findings:
         if not isinstance(options, dict) or options.get("HttpTokens") != "required":
             rule = "the instance's credentials must be asked for with a token (IMDSv2)"
             path = ("available_node_types", name, "node_config", "MetadataOptions")
-            yield source.finding("imds", path, rule, "Write MetadataOptions: {HttpTokens: required}.")
+            yield source.finding(
+                "imds", path, rule, "Write MetadataOptions: {HttpTokens: required}."
+            )
 
 
 def _aws_disk(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        sizes = [mapping(each, "Ebs").get("VolumeSize") for each in mappings(config.get("BlockDeviceMappings"))]
+        sizes = [
+            mapping(each, "Ebs").get("VolumeSize")
+            for each in mappings(config.get("BlockDeviceMappings"))
+        ]
         yield from _disk(source, name, "BlockDeviceMappings", sizes, "Ebs: {VolumeSize: 150}")
 
 
@@ -240,7 +289,10 @@ def _service_account(source: Source) -> Findings:
     path = ("available_node_types", _head(source), "node_config")
     accounts = mappings(source.get(*path, "serviceAccounts"))
     emails = [str(each.get("email")) for each in accounts]
-    if any(email == "default" or email.endswith("compute@developer.gserviceaccount.com") for email in emails):
+    if any(
+        email == "default" or email.endswith("compute@developer.gserviceaccount.com")
+        for email in emails
+    ):
         rule = "the head's serviceAccounts must name one of your own: the default one may change almost anything"
         yield source.finding("service-account", (*path, "serviceAccounts"), rule)
     elif source.has(*path) and not accounts:
@@ -251,7 +303,9 @@ def _service_account(source: Source) -> Findings:
 def _network(source: Source) -> Findings:
     for name, config in _node_configs(source):
         networks = [
-            str(each["subnetwork"]) for each in mappings(config.get("networkInterfaces")) if "subnetwork" in each
+            str(each["subnetwork"])
+            for each in mappings(config.get("networkInterfaces"))
+            if "subnetwork" in each
         ]
         if not networks or any(each.endswith("/default") for each in networks):
             path = ("available_node_types", name, "node_config", "networkInterfaces")
@@ -261,7 +315,10 @@ def _network(source: Source) -> Findings:
 
 def _gcp_disk(source: Source) -> Findings:
     for name, config in _node_configs(source):
-        sizes = [mapping(each, "initializeParams").get("diskSizeGb") for each in mappings(config.get("disks"))]
+        sizes = [
+            mapping(each, "initializeParams").get("diskSizeGb")
+            for each in mappings(config.get("disks"))
+        ]
         yield from _disk(source, name, "disks", sizes, "initializeParams: {diskSizeGb: 150}")
 
 
@@ -286,7 +343,11 @@ def _workers(source: Source) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _node_configs(source: Source) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, node["node_config"]) for name, node in _types(source) if isinstance(node.get("node_config"), dict)]
+    return [
+        (name, node["node_config"])
+        for name, node in _types(source)
+        if isinstance(node.get("node_config"), dict)
+    ]
 
 
 def _head(source: Source) -> str:
@@ -306,7 +367,11 @@ def _has_gpu(node: Mapping[str, Any]) -> bool:
 def _gpu_image(source: Source, node: Mapping[str, Any]) -> bool:
     """Whether a worker's image has CUDA, as far as its name tells: images of one's own may have it under any name."""
     docker = source.mapping("docker")
-    image = str(mapping(node, "docker").get("worker_image") or docker.get("worker_image") or docker.get("image"))
+    image = str(
+        mapping(node, "docker").get("worker_image")
+        or docker.get("worker_image")
+        or docker.get("image")
+    )
     return not image.startswith("rayproject/") or bool(re.search(r"-(gpu|cu\d+)", image))
 
 

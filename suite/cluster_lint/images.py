@@ -19,7 +19,9 @@ def check(source: Source, path: Path_, image: str) -> Iterator[Finding]:
     ray, python = metadata.version("ray"), f"py{sys.version_info[0]}{sys.version_info[1]}"
     wanted = f"Name one for Ray {ray} and this Python, e.g. rayproject/ray:{ray}-{python}."
     if not tag or any(word in tag for word in _MOVING):
-        yield source.finding("image-moves", path, f"an image must have a fixed version, got {image}", wanted)
+        yield source.finding(
+            "image-moves", path, f"an image must have a fixed version, got {image}", wanted
+        )
         return
     version = re.search(r"\d+\.\d+\.\d+", tag)
     if version is None or version[0] != ray:

@@ -19,7 +19,9 @@ PROVIDER = {
     "local": {"type", "head_ip", "worker_ips", "external_head_ip", "coordinator_address"},
 }  # fmt: skip
 
-_RAYS_OWN: dict[str, Any] = {"SubnetIds": ANY}  # Ray takes them in turn and gives EC2 one as SubnetId
+_RAYS_OWN: dict[str, Any] = {
+    "SubnetIds": ANY
+}  # Ray takes them in turn and gives EC2 one as SubnetId
 
 # EC2's RunInstances as of botocore 1.44.8, used where botocore is not installed; lists are written as their elements.
 _EC2: dict[str, Any] = {

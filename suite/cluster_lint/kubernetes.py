@@ -20,7 +20,9 @@ GPU = "nvidia.com/gpu"
 
 def _kind(source: Source) -> Findings:
     if (source.get("apiVersion"), source.get("kind")) != ("ray.io/v1", "RayJob"):
-        rule = f"must be a RayJob of ray.io/v1, got {source.get('kind')} of {source.get('apiVersion')}"
+        rule = (
+            f"must be a RayJob of ray.io/v1, got {source.get('kind')} of {source.get('apiVersion')}"
+        )
         yield source.finding("kind", ("kind",), rule)
 
 
@@ -36,13 +38,17 @@ def _entrypoint(source: Source) -> Findings:
         rule = "the entrypoint must name the shared folder with --storage-path"
         remedy = "Write --storage-path and a folder of the volume, or s3://bucket/prefix."
         yield source.finding("storage-path", ("spec", "entrypoint"), rule, remedy)
-    elif not any(f"--storage-path {path}/" in entrypoint.replace("=", " ") for path in _mounts(source, HEAD)):
+    elif not any(
+        f"--storage-path {path}/" in entrypoint.replace("=", " ") for path in _mounts(source, HEAD)
+    ):
         rule = "--storage-path must lie in a volume that the head mounts"
         yield source.finding("storage-path", ("spec", "entrypoint"), rule)
 
 
 def _stores_in_a_bucket(source: Source) -> bool:
-    return "--storage-path s3://" in str(source.get("spec", "entrypoint", default="")).replace("=", " ")
+    return "--storage-path s3://" in str(source.get("spec", "entrypoint", default="")).replace(
+        "=", " "
+    )
 
 
 def _ends(source: Source) -> Findings:
@@ -54,8 +60,12 @@ def _ends(source: Source) -> Findings:
 def _ray_version(source: Source) -> Findings:
     installed, wanted = metadata.version("ray"), source.get(*CLUSTER, "rayVersion")
     if wanted != installed:
-        rule = f"rayVersion must be {installed}, as installed here and in the images, got {wanted!r}"
-        yield source.finding("ray-version", (*CLUSTER, "rayVersion"), rule, f'Write rayVersion: "{installed}".')
+        rule = (
+            f"rayVersion must be {installed}, as installed here and in the images, got {wanted!r}"
+        )
+        yield source.finding(
+            "ray-version", (*CLUSTER, "rayVersion"), rule, f'Write rayVersion: "{installed}".'
+        )
 
 
 def _images(source: Source) -> Findings:
@@ -68,7 +78,9 @@ def _token(source: Source) -> Findings:
     mode = source.get(*CLUSTER, "authOptions", "mode")
     if mode != "token":
         rule = f"authOptions.mode must be token: without it, every pod of the network runs code there, got {mode}"
-        yield source.finding("auth-mode", (*CLUSTER, "authOptions"), rule, "Write authOptions: {mode: token}.")
+        yield source.finding(
+            "auth-mode", (*CLUSTER, "authOptions"), rule, "Write authOptions: {mode: token}."
+        )
 
 
 def _service(source: Source) -> Findings:
@@ -78,7 +90,9 @@ def _service(source: Source) -> Findings:
             rule = f"the head's service must be of type ClusterIP, which the cluster alone can reach, got {kind}"
             yield source.finding("service-type", path, rule, "Use `kubectl port-forward`.")
     if source.get(*HEAD, "enableIngress"):
-        yield source.finding("service-type", (*HEAD, "enableIngress"), "the head must have no ingress")
+        yield source.finding(
+            "service-type", (*HEAD, "enableIngress"), "the head must have no ingress"
+        )
 
 
 def _confined(source: Source) -> Findings:
@@ -88,13 +102,19 @@ def _confined(source: Source) -> Findings:
         for key in ("hostNetwork", "hostPID", "hostIPC"):
             if source.get(*pod, key):
                 rule = f"pods must keep to themselves, got {key}: true"
-                remedy = "Leave it out: every port of Ray's would be open on the node." if key == "hostNetwork" else ""
+                remedy = (
+                    "Leave it out: every port of Ray's would be open on the node."
+                    if key == "hostNetwork"
+                    else ""
+                )
                 yield source.finding("host-network", (*pod, key), rule, remedy)
         for kind in ("containers", "initContainers"):
             for path in source.places(*pod, kind, "*"):
                 if source.get(*path, "securityContext", "privileged"):
                     rule = "no container may be master of its node, got privileged: true"
-                    yield source.finding("privileged", (*path, "securityContext", "privileged"), rule)
+                    yield source.finding(
+                        "privileged", (*path, "securityContext", "privileged"), rule
+                    )
                 for port in source.places(*path, "ports", "*", "hostPort"):
                     rule = f"no port of Ray's may be open on the node, got hostPort: {source.get(*port)}"
                     yield source.finding("host-network", port, rule, "Use `kubectl port-forward`.")
@@ -123,7 +143,9 @@ def _workers_come_when_asked(source: Source) -> Findings:
             rule = f"minReplicas must be 0, got {source.get(*group, 'minReplicas')}"
             yield source.finding("min-workers", (*group, "minReplicas"), rule)
         if not source.get(*group, "maxReplicas"):
-            yield source.finding("max-workers", group, "maxReplicas must be given: it is what limits the bill")
+            yield source.finding(
+                "max-workers", group, "maxReplicas must be given: it is what limits the bill"
+            )
         yield from clouds.too_many(source, (*group, "maxReplicas"))
 
 
@@ -155,9 +177,7 @@ def _shared_volume(source: Source) -> Findings:
     shared = set.intersection(*(set(mounts) for mounts in mounted.values()))
     for group, mounts in mounted.items():
         if not shared:
-            rule = (
-                f"all groups must mount one volume at one path, this one mounts {', '.join(sorted(mounts)) or 'none'}"
-            )
+            rule = f"all groups must mount one volume at one path, this one mounts {', '.join(sorted(mounts)) or 'none'}"
             yield source.finding("shared-storage", (*group, "template", "spec", "volumes"), rule)
     for path in sorted(shared):
         sources = {str(sorted(mounts[path].items())) for mounts in mounted.values()}
@@ -199,6 +219,8 @@ def _mounts(source: Source, group: Path_) -> dict[str, dict[str, Any]]:
     for _, container in _containers(source, group):
         mounts = mappings(container.get("volumeMounts"))
         return {
-            str(each.get("mountPath")): volumes[name] for each in mounts if (name := str(each.get("name"))) in volumes
+            str(each.get("mountPath")): volumes[name]
+            for each in mounts
+            if (name := str(each.get("name"))) in volumes
         }
     return {}

@@ -32,11 +32,18 @@ _MOUNT_CHECK = re.compile(r"mountpoint -q (?P<path>/\S+)")
 
 def unknown_provider(source: Source) -> Findings:
     provider = source.get("provider", "type")
-    if not source.has("provider") and any(source.has(key) for key in ("trial", "parameters", "arms")):
+    if not source.has("provider") and any(
+        source.has(key) for key in ("trial", "parameters", "arms")
+    ):
         rule = "this is a sweep file, not a cluster file"
-        yield source.finding("provider", (), rule, "Look at it with `python -m suite.sweep FILE --dry-run`.")
+        yield source.finding(
+            "provider", (), rule, "Look at it with `python -m suite.sweep FILE --dry-run`."
+        )
         return
-    remedy = did_you_mean(str(provider), PROVIDERS) or "KubeRay's files have apiVersion and kind instead."
+    remedy = (
+        did_you_mean(str(provider), PROVIDERS)
+        or "KubeRay's files have apiVersion and kind instead."
+    )
     rule = f"provider.type must be one of {', '.join(PROVIDERS)}, got {provider!r}"
     yield source.finding("provider", ("provider", "type"), rule, remedy)
 
@@ -57,7 +64,9 @@ def _ray_validation(source: Source) -> Findings:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             validate_config(prepare_config(yaml.safe_load(source.text)))
-    except Exception as error:  # jsonschema's, click's, and whatever a file of a wrong form runs into
+    except (
+        Exception
+    ) as error:  # jsonschema's, click's, and whatever a file of a wrong form runs into
         path = tuple(getattr(error, "absolute_path", ()))
         text = getattr(error, "message", "") or str(error) or type(error).__name__
         lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
@@ -80,7 +89,9 @@ def _open_network(source: Source) -> Findings:
     for path, text in source.texts():
         if "0.0.0.0/0" in text or "::/0" in text:
             rule = f"no port may be open to everybody, got {text}"
-            yield source.finding("open-network", path, rule, "Name your own address, e.g. 203.0.113.7/32.")
+            yield source.finding(
+                "open-network", path, rule, "Name your own address, e.g. 203.0.113.7/32."
+            )
 
 
 def _token_file(source: Source) -> Findings:
@@ -89,9 +100,13 @@ def _token_file(source: Source) -> Findings:
         rule = f"file_mounts must bring {TOKEN} to every node: whoever has no token may not run code there"
         remedy = f"Make one with `ray get-auth-token --generate`, and add `{TOKEN}: {TOKEN}`."
         yield source.finding("token-file", ("file_mounts",), rule, remedy)
-    elif not any(re.search(rf"chmod (0?600|go=|go-rwx) {TOKEN}", text) for _, text in shell.commands(source)):
+    elif not any(
+        re.search(rf"chmod (0?600|go=|go-rwx) {TOKEN}", text) for _, text in shell.commands(source)
+    ):
         remedy = f"Add `chmod 600 {TOKEN}` to setup_commands."
-        yield source.finding("token-mode", ("file_mounts", TOKEN), "only its owner may read the token", remedy)
+        yield source.finding(
+            "token-mode", ("file_mounts", TOKEN), "only its owner may read the token", remedy
+        )
 
 
 def _token_needed(source: Source) -> Findings:
@@ -100,7 +115,9 @@ def _token_needed(source: Source) -> Findings:
             if mode != "token":
                 got = f"RAY_AUTH_MODE={mode}" if mode else "no RAY_AUTH_MODE that is in force there"
                 rule = f"Ray must ask for the token: without it, who reaches a port runs code, got {got}"
-                yield source.finding("auth-mode", path, rule, "Write RAY_AUTH_MODE=token right before `ray start`.")
+                yield source.finding(
+                    "auth-mode", path, rule, "Write RAY_AUTH_MODE=token right before `ray start`."
+                )
 
 
 def _start_commands(source: Source) -> Findings:
@@ -108,7 +125,9 @@ def _start_commands(source: Source) -> Findings:
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         if not any(path[0] == name for path, _ in shell.starts(source)):
             remedy = "Take them from cluster.yaml."
-            yield source.finding("start-commands", (name,), f"{name} must have a `ray start`", remedy)
+            yield source.finding(
+                "start-commands", (name,), f"{name} must have a `ray start`", remedy
+            )
 
 
 def _dashboard(source: Source) -> Findings:
@@ -117,15 +136,26 @@ def _dashboard(source: Source) -> Findings:
             continue
         hosts = re.findall(r"--dashboard-host[= ]+(\S+)", text) or ["Ray's default"]
         for host in [each for each in hosts if not _is_here(each)][:1]:
-            rule = f"the dashboard takes jobs, so it must listen on the head itself only, got {host}"
-            yield source.finding("dashboard", path, rule, "Write --dashboard-host=127.0.0.1; use `ray dashboard FILE`.")
+            rule = (
+                f"the dashboard takes jobs, so it must listen on the head itself only, got {host}"
+            )
+            yield source.finding(
+                "dashboard",
+                path,
+                rule,
+                "Write --dashboard-host=127.0.0.1; use `ray dashboard FILE`.",
+            )
 
 
 def _mlflow(source: Source) -> Findings:
     remedy = "Write --host 127.0.0.1, and reach it through a tunnel."
     for path, text in shell.commands(source):
         for part in shell.parts(text):
-            hosts = re.findall(r"(?:--host|--bind|(?<![\w-])-[hb])[= ]+(\S+)", part) if _MLFLOW.search(part) else []
+            hosts = (
+                re.findall(r"(?:--host|--bind|(?<![\w-])-[hb])[= ]+(\S+)", part)
+                if _MLFLOW.search(part)
+                else []
+            )
             for host in [each for each in hosts if not _is_here(each)][:1]:
                 rule = f"MLflow must listen on the head itself only, got {host}"
                 yield source.finding("mlflow-host", path, rule, remedy)
@@ -141,15 +171,25 @@ def _every_address(source: Source) -> Findings:
     for path, text in shell.commands(source):
         for part in shell.parts(text):
             found = re.search(r"(?<![\d.])0\.0\.0\.0(?![\d./])|--bind_all\b|\[::\](?!/)", part)
-            if found and not _MLFLOW.search(part) and "--dashboard-host" not in part and "MLFLOW_HOST" not in part:
+            if (
+                found
+                and not _MLFLOW.search(part)
+                and "--dashboard-host" not in part
+                and "MLFLOW_HOST" not in part
+            ):
                 rule = f"no server may listen on every address of a node, got {found[0]}"
-                yield source.finding("open-port", path, rule, "Name 127.0.0.1, and reach it through a tunnel.")
+                yield source.finding(
+                    "open-port", path, rule, "Name 127.0.0.1, and reach it through a tunnel."
+                )
     for name in ("run_options", "head_run_options", "worker_run_options"):
         for index, option in enumerate(source.items("docker", name)):
             if re.search(r"--privileged(?!=false)", str(option)):
                 rule = f"no container may be master of its machine, got {option}"
                 yield source.finding(
-                    "privileged", ("docker", name, index), rule, "Take --gpus and --device for devices."
+                    "privileged",
+                    ("docker", name, index),
+                    rule,
+                    "Take --gpus and --device for devices.",
                 )
 
 
@@ -169,7 +209,9 @@ def _excludes(source: Source) -> Findings:
     for index, pattern in enumerate(patterns):
         if not pattern.startswith("/") and pattern.removeprefix("**/") in CODE:
             rule = f"{pattern} leaves out suite/{pattern.removeprefix('**/')} too, which nodes need"
-            remedy = f"Write /{pattern.removeprefix('**/')}: only what lies in the copied folder itself."
+            remedy = (
+                f"Write /{pattern.removeprefix('**/')}: only what lies in the copied folder itself."
+            )
             yield source.finding("rsync-code", ("rsync_exclude", index), rule, remedy)
 
 
@@ -188,9 +230,14 @@ def shared_storage(source: Source) -> Findings:
         return
     options = [str(each) for each in source.items("docker", "run_options")]
     for folder in sorted(checked):
-        if not any(re.search(rf"(-v|--volume)[= ]{re.escape(folder)}:{re.escape(folder)}\b", each) for each in options):
+        if not any(
+            re.search(rf"(-v|--volume)[= ]{re.escape(folder)}:{re.escape(folder)}\b", each)
+            for each in options
+        ):
             rule = f"containers must see {folder} under the same path"
-            yield source.finding("shared-storage", ("docker", "run_options"), rule, f"Add `-v {folder}:{folder}`.")
+            yield source.finding(
+                "shared-storage", ("docker", "run_options"), rule, f"Add `-v {folder}:{folder}`."
+            )
 
 
 def _store_on_shared_storage(source: Source) -> Findings:
@@ -204,7 +251,10 @@ def store(source: Source, folders: Iterable[str]) -> Findings:
             if any(f"{file}/".startswith(f"{folder}/") for folder in folders):
                 rule = f"MLflow's SQLite file must not lie on shared storage, where its locks do not hold, got {file}"
                 yield source.finding(
-                    "store", path, rule, "Put it on the head's own disk, e.g. sqlite:////opt/mlflow/mlflow.db."
+                    "store",
+                    path,
+                    rule,
+                    "Put it on the head's own disk, e.g. sqlite:////opt/mlflow/mlflow.db.",
                 )
 
 
@@ -214,7 +264,9 @@ def _pinned_packages(source: Source) -> Findings:
             loose = [word for word in words.split() if _is_loose(word, words)]
             if loose:
                 rule = f"nodes that come later must get the same packages, got {', '.join(loose)} without a version"
-                yield source.finding("pinned-packages", path, rule, "Write name==version, or -r requirements.txt.")
+                yield source.finding(
+                    "pinned-packages", path, rule, "Write name==version, or -r requirements.txt."
+                )
             other = re.search(r"(?<![\w-])ray(?:\[[\w,-]*\])?==(?P<version>[^\s'\"]+)", words)
             if other and other["version"] != metadata.version("ray"):
                 rule = f"nodes must have the Ray that is installed here, {metadata.version('ray')}, got {other[0]}"
@@ -223,8 +275,16 @@ def _pinned_packages(source: Source) -> Findings:
 
 def _is_loose(word: str, words: str) -> bool:
     """Whether a word after ``pip install`` names a package without its version."""
-    after = re.search(rf"(-r|-e|-c|--requirement|--editable|--constraint)[= ]+{re.escape(word)}(\s|$)", words)
-    return not word.startswith("-") and "==" not in word and "/" not in word and word != "." and not after
+    after = re.search(
+        rf"(-r|-e|-c|--requirement|--editable|--constraint)[= ]+{re.escape(word)}(\s|$)", words
+    )
+    return (
+        not word.startswith("-")
+        and "==" not in word
+        and "/" not in word
+        and word != "."
+        and not after
+    )
 
 
 # ---- own machines ----------------------------------------------------------------------------------------------------
@@ -239,7 +299,12 @@ def _addresses(source: Source) -> Findings:
     for path, machine in named:
         if machine is not None and not _is_address(str(machine)):
             rule = f"a machine is an IP address or a host name, got {machine}"
-            yield source.finding("address", path, rule, "Ports and users have no place here; ssh_user names the user.")
+            yield source.finding(
+                "address",
+                path,
+                rule,
+                "Ports and users have no place here; ssh_user names the user.",
+            )
         elif workers and re.fullmatch(r"127\..*|localhost|::1", str(machine)):
             rule = f"every machine must reach the others by its address, got {machine}, which is each one itself"
             yield source.finding("address", path, rule)
@@ -248,7 +313,9 @@ def _addresses(source: Source) -> Findings:
             rule = f"each machine is named once, got {worker} again"
             yield source.finding("address-twice", ("provider", "worker_ips", index), rule)
     if source.get("provider", "worker_ips") == []:
-        rule = "worker_ips must name the machines that train, got none: the sweep would wait for ever"
+        rule = (
+            "worker_ips must name the machines that train, got none: the sweep would wait for ever"
+        )
         yield source.finding("address", ("provider", "worker_ips"), rule)
 
 
@@ -256,14 +323,18 @@ def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        return not re.fullmatch(r"[\d.]+", text) and bool(re.fullmatch(r"[A-Za-z0-9]([\w.-]*\w)?", text))
+        return not re.fullmatch(r"[\d.]+", text) and bool(
+            re.fullmatch(r"[A-Za-z0-9]([\w.-]*\w)?", text)
+        )
     return True
 
 
 def _ssh(source: Source) -> Findings:
     for key in ("ssh_user", "ssh_private_key"):
         if not source.has("auth", key):
-            yield source.finding("ssh", ("auth",), f"auth.{key} must be given: Ray reaches your machines by ssh")
+            yield source.finding(
+                "ssh", ("auth",), f"auth.{key} must be given: Ray reaches your machines by ssh"
+            )
 
 
 def _own_head_runs_no_trial(source: Source) -> Findings:
@@ -286,7 +357,11 @@ LOCAL: tuple[Rule, ...] = (_addresses, _ssh, _own_head_runs_no_trial)
 
 def _shared_folders(source: Source) -> set[str]:
     """The folders of which nodes make sure that they are mounted."""
-    return {found["path"].rstrip(";)") for _, text in shell.commands(source) if (found := _MOUNT_CHECK.search(text))}
+    return {
+        found["path"].rstrip(";)")
+        for _, text in shell.commands(source)
+        if (found := _MOUNT_CHECK.search(text))
+    }
 
 
 def _has_docker(source: Source) -> bool:
@@ -303,7 +378,10 @@ def unknown(source: Source, path: Path_, names: Mapping[str, Any], code: str) ->
         return
     for key in value:
         if key not in names:
-            rule, remedy = f"unknown key {key!r}", did_you_mean(key, names) or f"Known: {', '.join(sorted(names))}."
+            rule, remedy = (
+                f"unknown key {key!r}",
+                did_you_mean(key, names) or f"Known: {', '.join(sorted(names))}.",
+            )
             yield source.finding(code, (*path, key), rule, remedy)
         elif names[key]:
             yield from unknown(source, (*path, key), names[key], code)

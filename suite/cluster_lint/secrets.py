@@ -25,7 +25,9 @@ _OPTION = re.compile(
     rf"(?<!\S)(?P<name>--(?:password|passwd|token|secret|api-key)|set aws_\w*(?:key|token))(?:=|\s+){_VALUE}"
 )
 _LOGIN = re.compile(rf"\b(?P<name>\w+ login)\b[^;|&\n]*?\s-p[ =]?{_VALUE}")
-_USER = re.compile(rf"\b(?P<name>curl|wget)\b[^;|&\n]*?\s(?:-\w*u|--user)[ =]?[\"']?[^\s:\"']+:{_VALUE}")
+_USER = re.compile(
+    rf"\b(?P<name>curl|wget)\b[^;|&\n]*?\s(?:-\w*u|--user)[ =]?[\"']?[^\s:\"']+:{_VALUE}"
+)
 _SSHPASS = re.compile(rf"\b(?P<name>sshpass)\s+-p\s?{_VALUE}")
 _HARMLESS = re.compile(r"true|false|yes|no|on|off|none|null|[01]|\W*|.*REPLACE.*", re.IGNORECASE)
 
@@ -35,11 +37,18 @@ def secrets(source: Source) -> Iterator[Finding]:
     for key in _CREDENTIALS:
         if source.get("provider", key):
             rule = f"a cluster file holds no secret, got provider.{key}"
-            yield source.finding("secret", ("provider", key), rule, "Leave it out: `ray up` takes those of your shell.")
+            yield source.finding(
+                "secret",
+                ("provider", key),
+                rule,
+                "Leave it out: `ray up` takes those of your shell.",
+            )
     for path, text in source.texts():
         found = _in_text(text) or _by_name(_name(source, path), text)
         if found and not (path[0] == "provider" and path[1:2] and path[1] in _CREDENTIALS):
-            yield source.finding("secret", path, f"a cluster file holds no secret, got {found}", _REMEDY)
+            yield source.finding(
+                "secret", path, f"a cluster file holds no secret, got {found}", _REMEDY
+            )
 
 
 def _in_text(text: str) -> str:

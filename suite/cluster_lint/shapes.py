@@ -14,15 +14,21 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "a list": lambda value: isinstance(value, list),
     "a text": lambda value: isinstance(value, str),
     "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "a whole number, quoted or not": lambda value: not isinstance(value, bool) and str(value).isdecimal(),
-    "a text or a number": lambda value: isinstance(value, (str, int, float)) and not isinstance(value, bool),
+    "a whole number, quoted or not": lambda value: (
+        not isinstance(value, bool) and str(value).isdecimal()
+    ),
+    "a text or a number": lambda value: (
+        isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    ),
 }
 _MAPPING, _LIST, _TEXT, _NUMBER, _QUOTED, _SCALAR = _KINDS
 
 _TYPE: Path_ = ("available_node_types", "*")
 _CONFIG: Path_ = (*_TYPE, "node_config")
 _OF_RAY: dict[Path_, str] = {
-    **dict.fromkeys([("provider",), ("auth",), ("docker",), ("file_mounts",), _TYPE[:1], _TYPE], _MAPPING),
+    **dict.fromkeys(
+        [("provider",), ("auth",), ("docker",), ("file_mounts",), _TYPE[:1], _TYPE], _MAPPING
+    ),
     **dict.fromkeys([(*_TYPE, key) for key in ("resources", "node_config", "docker")], _MAPPING),
     **dict.fromkeys([(key,) for key in ("rsync_exclude", "rsync_filter", *shell.COMMANDS)], _LIST),
     **dict.fromkeys([(key, "*") for key in ("rsync_exclude", *shell.COMMANDS)], _TEXT),
@@ -67,26 +73,39 @@ def _group(path: Path_) -> dict[Path_, str]:
     pod = (*path, "template", "spec")
     container = (*pod, "containers", "*")
     return {
-        **dict.fromkeys([path, (*path, "rayStartParams"), (*path, "template"), pod, container], _MAPPING),
-        **dict.fromkeys([(*pod, "containers"), (*pod, "volumes"), (*container, "volumeMounts")], _LIST),
+        **dict.fromkeys(
+            [path, (*path, "rayStartParams"), (*path, "template"), pod, container], _MAPPING
+        ),
+        **dict.fromkeys(
+            [(*pod, "containers"), (*pod, "volumes"), (*container, "volumeMounts")], _LIST
+        ),
         **dict.fromkeys([(*pod, "volumes", "*"), (*container, "volumeMounts", "*")], _MAPPING),
         **dict.fromkeys([(*container, "env"), (*container, "ports")], _LIST),
         **dict.fromkeys([(*container, "env", "*"), (*container, "ports", "*")], _MAPPING),
         **dict.fromkeys([(*container, key) for key in ("resources", "securityContext")], _MAPPING),
-        **dict.fromkeys([(*container, "resources", key) for key in ("limits", "requests")], _MAPPING),
+        **dict.fromkeys(
+            [(*container, "resources", key) for key in ("limits", "requests")], _MAPPING
+        ),
         (*container, "resources", "*", "*"): _SCALAR,
         (*container, "image"): _TEXT,
         (*pod, "volumes", "*", "name"): _TEXT,
         (*container, "volumeMounts", "*", "name"): _TEXT,
         (*container, "volumeMounts", "*", "mountPath"): _TEXT,
-        **dict.fromkeys([(*path, key) for key in ("replicas", "minReplicas", "maxReplicas")], _NUMBER),
+        **dict.fromkeys(
+            [(*path, key) for key in ("replicas", "minReplicas", "maxReplicas")], _NUMBER
+        ),
         (*path, "rayStartParams", "*"): _TEXT,
     }
 
 
 _OF_KUBERNETES: dict[Path_, str] = {
-    **dict.fromkeys([("spec",), _CLUSTER, (*_CLUSTER, "authOptions"), (*_CLUSTER, "autoscalerOptions")], _MAPPING),
-    **dict.fromkeys([("spec", "entrypoint"), ("spec", "submissionMode"), (*_CLUSTER, "rayVersion")], _TEXT),
+    **dict.fromkeys(
+        [("spec",), _CLUSTER, (*_CLUSTER, "authOptions"), (*_CLUSTER, "autoscalerOptions")],
+        _MAPPING,
+    ),
+    **dict.fromkeys(
+        [("spec", "entrypoint"), ("spec", "submissionMode"), (*_CLUSTER, "rayVersion")], _TEXT
+    ),
     ("spec", "backoffLimit"): _NUMBER,
     ("spec", "ttlSecondsAfterFinished"): _NUMBER,
     (*_CLUSTER, "workerGroupSpecs"): _LIST,
@@ -117,7 +136,9 @@ def _wrong(source: Source, shapes: dict[Path_, str]) -> Iterator[Finding]:
                 wrong.add(path)
                 key = next((part for part in reversed(path) if isinstance(part, str)), "")
                 name = f"each of {key}" if isinstance(path[-1], int) else str(path[-1])
-                yield source.finding("kind-of-value", path, f"{name} must be {kind}, got {_said(value, kind)}")
+                yield source.finding(
+                    "kind-of-value", path, f"{name} must be {kind}, got {_said(value, kind)}"
+                )
 
 
 def _said(value: Any, kind: str) -> str:

@@ -12,7 +12,10 @@ COMMANDS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands",
 )  # fmt: skip
-OF_TYPES = ("initialization_commands", "worker_setup_commands")  # what a node type may have of its own
+OF_TYPES = (
+    "initialization_commands",
+    "worker_setup_commands",
+)  # what a node type may have of its own
 _ENDS = re.compile(r"\n|;|&&|\|\|?|(?<![<>])&(?![>&])|[()]|\b(?:do|then|else)\s")
 _BEFORE_A_COMMAND = re.compile(
     r"(?:(?:env|exec|nohup|setsid|time|sudo(?: -[A-Za-z]+)*|(?:ba)?sh -l?c ['\"]?|[A-Za-z_]\w*=\S*)\s+)*"
@@ -21,14 +24,21 @@ _BEFORE_A_COMMAND = re.compile(
 
 def commands(source: Source) -> Iterator[tuple[Path_, str]]:
     """Every command that nodes run, a line that goes on in the next one as one line."""
-    for pattern in [*((name, "*") for name in COMMANDS), *(("available_node_types", "*", n, "*") for n in OF_TYPES)]:
+    for pattern in [
+        *((name, "*") for name in COMMANDS),
+        *(("available_node_types", "*", n, "*") for n in OF_TYPES),
+    ]:
         for path in source.places(*pattern):
             yield path, re.sub(r"\\\n\s*", " ", str(source.get(*path, default="")))
 
 
 def parts(text: str) -> list[str]:
     """The simple commands of a text, in their order, without comments."""
-    return [part.strip() for part in _ENDS.split(text) if part.strip() and not part.strip().startswith("#")]
+    return [
+        part.strip()
+        for part in _ENDS.split(text)
+        if part.strip() and not part.strip().startswith("#")
+    ]
 
 
 def starts(source: Source) -> list[tuple[Path_, str]]:
@@ -44,6 +54,10 @@ def in_force(name: str, text: str, command: str) -> list[str | None]:
             exported = set_here[1]
         elif re.search(rf"\b{command}\b", part):
             before = part[: re.search(rf"\b{command}\b", part).start()]  # type: ignore[union-attr]
-            values = re.findall(rf"(?<!\S){name}=(\S*)", before) if _BEFORE_A_COMMAND.fullmatch(before) else []
+            values = (
+                re.findall(rf"(?<!\S){name}=(\S*)", before)
+                if _BEFORE_A_COMMAND.fullmatch(before)
+                else []
+            )
             found.append(values[-1] if values else exported)
     return [value.strip("'\"") if value is not None else None for value in found]

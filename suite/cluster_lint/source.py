@@ -62,7 +62,9 @@ class Source:
     def finding(self, name: str, path: Path_, rule: str, remedy: str = "") -> Finding:
         """What is wrong at a path, or at the nearest thing around it that is there."""
         line = self._line(path)
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
+            "."
+        )
         place = f"{self.path}:{line}" + (f": {key}" if key else "")
         return Finding(Problem(f"{rule} [{name}]", place=place, remedy=remedy), line)
 
@@ -118,7 +120,9 @@ def mappings(value: Any) -> list[dict[str, Any]]:
 def _of_cluster_files(problem: Problem) -> Problem:
     """What the reader of sweep files says, of cluster files."""
     rule = problem.rule.replace("a sweep file", "a cluster file")
-    return replace(problem, rule=rule, remedy=problem.remedy.replace("Sweep files", "Cluster files"))
+    return replace(
+        problem, rule=rule, remedy=problem.remedy.replace("Sweep files", "Cluster files")
+    )
 
 
 def _places(node: Node, pattern: Path_, path: Path_) -> Iterator[Path_]:

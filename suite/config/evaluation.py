@@ -11,7 +11,9 @@ from typing import Literal
 
 EvaluateTest = Literal["auto", "every", "best", "last"]
 TestSchedule = Literal["every", "best", "last"]
-FORWARD_COST = 1 / 3  # of a training step, per image: a backward pass costs about two forward passes
+FORWARD_COST = (
+    1 / 3
+)  # of a training step, per image: a backward pass costs about two forward passes
 MAX_SHARE = 0.2  # of an epoch, up to which `auto` evaluates the test images every epoch
 
 

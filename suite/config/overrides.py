@@ -57,7 +57,10 @@ def _typed(draft: Draft) -> dict[str, Any]:
                 typed[key] = yaml_lines.parse(value_text, key).plain()
             except UsageError as error:
                 _typed_wrong(
-                    draft, key, f"{error.problems[0].rule}, in {setting_fields.quoted(value_text)}", "Quote the value."
+                    draft,
+                    key,
+                    f"{error.problems[0].rule}, in {setting_fields.quoted(value_text)}",
+                    "Quote the value.",
                 )
     return typed
 
@@ -72,7 +75,9 @@ def _unknown(draft: Draft, key: str, named: Mapping[str, Any]) -> None:
     _typed_wrong(draft, key, f"unknown key {setting_fields.quoted(key)}", remedy)
 
 
-def _fix_label(draft: Draft, name: str, value: Any, recipes: Mapping[str, Any], explicit: Sequence[str]) -> None:
+def _fix_label(
+    draft: Draft, name: str, value: Any, recipes: Mapping[str, Any], explicit: Sequence[str]
+) -> None:
     """One label of a labelled parameter for every trial, less what is given explicitly."""
     label = next((each for each in recipes if each == show(value) or each == value), None)
     if label is None:
@@ -80,7 +85,9 @@ def _fix_label(draft: Draft, name: str, value: Any, recipes: Mapping[str, Any], 
         _typed_wrong(draft, name, rule, setting_fields.did_you_mean(str(value), recipes))
         return
     draft.labels[name] = label
-    settings, _ = setting_fields.flatten(recipes[label] if isinstance(recipes[label], dict) else {}, ())
+    settings, _ = setting_fields.flatten(
+        recipes[label] if isinstance(recipes[label], dict) else {}, ()
+    )
     for key, setting in settings.items():
         if any(overlap(key, each) for each in explicit):
             continue
@@ -99,12 +106,18 @@ def _fix_setting(draft: Draft, key: str, value: Any) -> None:
         for inner, setting in settings.items():
             _fix_setting(draft, inner, setting.value)
         return
-    if key in setting_fields.SECTIONS and not (key in setting_fields.OPTIONAL_SECTIONS and value is None):
-        _typed_wrong(draft, key, f"{key} must be a mapping of settings, got {setting_fields.quoted(value)}")
+    if key in setting_fields.SECTIONS and not (
+        key in setting_fields.OPTIONAL_SECTIONS and value is None
+    ):
+        _typed_wrong(
+            draft, key, f"{key} must be a mapping of settings, got {setting_fields.quoted(value)}"
+        )
         return
     if clash := next((each for each in draft.fixed if overlap(key, each)), None):
         _typed_wrong(
-            draft, key, f"{key} is given twice" if clash == key else f"{key} and {clash} contradict each other"
+            draft,
+            key,
+            f"{key} is given twice" if clash == key else f"{key} and {clash} contradict each other",
         )
         return
     draft.overridden[("trial", key)] = key
@@ -125,7 +138,11 @@ def _set(draft: Draft, top: str, rest: str, value: Any, key: str) -> None:
         inner = inner[part]
     if _in_recipe(path):
         settings, wrong = setting_fields.flatten({path[-1]: value}, ())
-        new = {path[-1]: value} if wrong else {each: setting.value for each, setting in settings.items()}
+        new = (
+            {path[-1]: value}
+            if wrong
+            else {each: setting.value for each, setting in settings.items()}
+        )
         for each in new:
             _drop(inner, each)
     else:
@@ -144,7 +161,11 @@ def _drop(recipe: dict[str, Any], key: str, prefix: str = "") -> None:
     """Take out of a recipe what ``key`` is going to say."""
     for name, value in list(recipe.items()):
         here = prefix + name
-        if here == key or here.startswith(key + ".") or (key.startswith(here + ".") and value is None):
+        if (
+            here == key
+            or here.startswith(key + ".")
+            or (key.startswith(here + ".") and value is None)
+        ):
             del recipe[name]
         elif key.startswith(here + ".") and isinstance(value, dict):
             _drop(value, key, here + ".")
@@ -166,7 +187,11 @@ def _split(draft: Draft, top: str, rest: str) -> list[str]:
     field, _, last = within[0].partition(".") if within else ("", "", "")
     if field == "values" and last:
         labelled = below.get(name) if isinstance(below, dict) else None
-        return [name, field, *_name_and_rest(labelled.get("values") if isinstance(labelled, dict) else None, last)]
+        return [
+            name,
+            field,
+            *_name_and_rest(labelled.get("values") if isinstance(labelled, dict) else None, last),
+        ]
     return [each for each in (name, field, last) if each]
 
 
@@ -197,4 +222,6 @@ def _typed_wrong(draft: Draft, key: str, rule: str, remedy: str = "") -> None:
 @cache
 def _nested_fields() -> tuple[str, ...]:
     """``metric.goal``, ``resources.gpu`` and so on."""
-    return tuple(f"{key}.{name}" for key, field in FIELDS.items() for name in field_names(field.annotation))
+    return tuple(
+        f"{key}.{name}" for key, field in FIELDS.items() for name in field_names(field.annotation)
+    )

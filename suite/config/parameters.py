@@ -8,7 +8,18 @@ from typing import Any
 
 from suite.config import setting_fields
 from suite.config.partial_sweep import FIELDS, Draft, overlap
-from suite.config.space import DISTRIBUTIONS, Choice, Choices, Condition, Parameter, Range, Space, ordered, same, show
+from suite.config.space import (
+    DISTRIBUTIONS,
+    Choice,
+    Choices,
+    Condition,
+    Parameter,
+    Range,
+    Space,
+    ordered,
+    same,
+    show,
+)
 from suite.config.sweep import ARMS, ParameterConfig
 from suite.config.trial import TrialConfig
 from suite.config.yaml_lines import Path_
@@ -22,14 +33,18 @@ _LARGEST = 1e15  # of a bound; whole numbers up to it are exact
 
 def base_settings(draft: Draft) -> dict[str, Any]:
     """The settings of every trial: defaults, the file's ``trial``, ``value`` parameters, the command line."""
-    settings, wrong = setting_fields.flatten(draft.mapping(("trial",), draft.raw.get("trial")), ("trial",))
+    settings, wrong = setting_fields.flatten(
+        draft.mapping(("trial",), draft.raw.get("trial")), ("trial",)
+    )
     draft.found += wrong
     parameters = draft.raw.get("parameters")
     for name, raw in parameters.items() if isinstance(parameters, dict) else ():
         if _is_constant(name, raw):
             settings[name] = setting_fields.Setting(raw["value"], ("parameters", name, "value"))
     over = {key: setting for key, setting in settings.items() if not draft.is_fixed(key)}
-    fixed = {key: setting_fields.Setting(value, ("trial", key)) for key, value in draft.fixed.items()}
+    fixed = {
+        key: setting_fields.Setting(value, ("trial", key)) for key, value in draft.fixed.items()
+    }
     checked = setting_fields.merged(draft.settings(over), draft.settings(fixed))
     draft.values["trial"] = checked
     return setting_fields.merged(setting_fields.flat(TrialConfig()), checked)
@@ -48,7 +63,9 @@ def varied(draft: Draft) -> list[Parameter]:
     found: list[Parameter | None] = [_named_arms(draft)]
     raw = draft.mapping(("parameters",), draft.raw.get("parameters"))
     if len(raw) > _MOST_PARAMETERS:
-        draft.complain(("parameters",), f"at most {_MOST_PARAMETERS} parameters vary together, got {len(raw)}")
+        draft.complain(
+            ("parameters",), f"at most {_MOST_PARAMETERS} parameters vary together, got {len(raw)}"
+        )
         raw = {}
     kept = {name: each for name, each in raw.items() if not _is_replaced(draft, name, each)}
     found += [_parameter(draft, name, each, ("parameters", name)) for name, each in kept.items()]
@@ -80,7 +97,9 @@ def _set_twice(draft: Draft, parameters: Sequence[Parameter]) -> None:
             for key in sorted(clash):
                 first = "arms" if other.name == ARMS else f"parameters.{other.name}"
                 path = draft.parameter_paths[parameter.name]
-                draft.complain(path, f"{key} varies twice, also in {first}", "Vary a setting in one place.")
+                draft.complain(
+                    path, f"{key} varies twice, also in {first}", "Vary a setting in one place."
+                )
 
 
 def _named_arms(draft: Draft) -> Parameter | None:
@@ -97,7 +116,11 @@ def _named_arms(draft: Draft) -> Parameter | None:
 
 def _nameable(draft: Draft, name: str, path: Path_, what: str) -> None:
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > 100:
-        draft.complain(path, f"{setting_fields.quoted(name)} cannot name {what}", "Use up to 100 printable characters.")
+        draft.complain(
+            path,
+            f"{setting_fields.quoted(name)} cannot name {what}",
+            "Use up to 100 printable characters.",
+        )
 
 
 def _recipe(draft: Draft, raw: Any, path: Path_) -> dict[str, Any]:
@@ -140,10 +163,16 @@ def _parameter(draft: Draft, name: str, raw: Any, path: Path_) -> Parameter | No
             ),
         )
     if name == ARMS:
-        draft.complain(path, f"{ARMS!r} stands for `arms` and cannot name a parameter", "Choose another name.")
+        draft.complain(
+            path, f"{ARMS!r} stands for `arms` and cannot name a parameter", "Choose another name."
+        )
         return None
     if name.partition(".")[0] in FIELDS:
-        draft.complain(path, f"{name!r} is a key of the file and cannot name a parameter", "Choose another name.")
+        draft.complain(
+            path,
+            f"{name!r} is a key of the file and cannot name a parameter",
+            "Choose another name.",
+        )
         return None
     _nameable(draft, name, path, "a parameter")
     if _is_constant(name, raw):
@@ -175,10 +204,14 @@ def _kind(draft: Draft, name: str, raw: Mapping[str, Any], path: Path_) -> str |
         return None  # an unknown key stands for it, and was reported
     if len(kinds) != 1:
         has = " and ".join(each.replace("range", "min/max") for each in kinds) or "none of them"
-        draft.complain(path, f"a parameter has one of value, values, min with max, zip; {name} has {has}")
+        draft.complain(
+            path, f"a parameter has one of value, values, min with max, zip; {name} has {has}"
+        )
         return None
     if "distribution" in raw and kinds != ["range"]:
-        draft.complain((*path, "distribution"), f"distribution needs min and max, {name} has {kinds[0]}")
+        draft.complain(
+            (*path, "distribution"), f"distribution needs min and max, {name} has {kinds[0]}"
+        )
     return kinds[0]
 
 
@@ -189,7 +222,9 @@ def _when(draft: Draft, raw: Any, path: Path_) -> tuple[Condition, ...]:
     for key, values in raw.items():
         wanted = values if isinstance(values, list) else [values]
         if len(wanted) > _MOST_CONDITIONS:
-            draft.complain((*path, key), f"`when` lists at most {_MOST_CONDITIONS} values, got {len(wanted)}")
+            draft.complain(
+                (*path, key), f"`when` lists at most {_MOST_CONDITIONS} values, got {len(wanted)}"
+            )
         elif _filled(draft, wanted, (*path, key), list):
             conditions.append(Condition(key, tuple(wanted)))
     return tuple(conditions)
@@ -206,7 +241,9 @@ def _filled(draft: Draft, raw: Any, path: Path_, kind: type) -> bool:
     return True
 
 
-def _values(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]) -> Parameter | None:
+def _values(
+    draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]
+) -> Parameter | None:
     if not _filled(draft, raw, path, list):
         return None
     choices = []
@@ -228,16 +265,22 @@ def _no_repeats(draft: Draft, raw: Sequence[Any], path: Path_) -> None:
         seen.add(key)
 
 
-def _labels(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]) -> Parameter | None:
+def _labels(
+    draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]
+) -> Parameter | None:
     if not _filled(draft, raw, path, dict):
         return None
     for label in raw:
         _nameable(draft, label, (*path, label), "a label")
-    choices = [Choice(label, _recipe(draft, settings, (*path, label))) for label, settings in raw.items()]
+    choices = [
+        Choice(label, _recipe(draft, settings, (*path, label))) for label, settings in raw.items()
+    ]
     return Choices(name, _distinct(draft, choices), when, "labels")
 
 
-def _zip(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]) -> Parameter | None:
+def _zip(
+    draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, ...]
+) -> Parameter | None:
     if not _filled(draft, raw, path, dict):
         return None
     columns: dict[str, list[Any]] = {}
@@ -246,7 +289,9 @@ def _zip(draft: Draft, name: str, raw: Any, path: Path_, when: tuple[Condition, 
             problem = setting_fields.unknown_setting(key)
             draft.complain((*path, key), problem.rule, problem.remedy)
         elif _filled(draft, values, (*path, key), list) and not draft.is_fixed(key):
-            columns[key] = [draft.value(key, each, (*path, key, index)) for index, each in enumerate(values)]
+            columns[key] = [
+                draft.value(key, each, (*path, key, index)) for index, each in enumerate(values)
+            ]
     lengths = {key: len(values) for key, values in raw.items() if isinstance(values, list)}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} has {count}" for key, count in lengths.items())
@@ -269,10 +314,16 @@ def _range(
     distribution = raw.get("distribution")
     if distribution is not None and distribution not in DISTRIBUTIONS:
         rule = f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {setting_fields.quoted(distribution)}"
-        draft.complain((*path, "distribution"), rule, setting_fields.did_you_mean(str(distribution), DISTRIBUTIONS))
+        draft.complain(
+            (*path, "distribution"),
+            rule,
+            setting_fields.did_you_mean(str(distribution), DISTRIBUTIONS),
+        )
     if draft.values.get("method", "grid") == "grid":
         remedy = "List `values`, or set `method: random` or `method: optuna` with a `run_cap`."
-        draft.complain(path, "min and max need a method that draws values; a grid needs `values`", remedy)
+        draft.complain(
+            path, "min and max need a method that draws values; a grid needs `values`", remedy
+        )
     if len(draft.found) > before:
         return None
     low, high = bounds
@@ -287,7 +338,9 @@ def _bound(draft: Draft, raw: Mapping[str, Any], side: str, path: Path_) -> Any:
     if side not in raw:
         draft.complain(path, f"{side} is missing: a range has min and max")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        draft.complain((*path, side), f"{side} must be a finite number, got {setting_fields.quoted(value)}")
+        draft.complain(
+            (*path, side), f"{side} must be a finite number, got {setting_fields.quoted(value)}"
+        )
     elif abs(value) > _LARGEST:
         rule = f"{side} must lie between {show(-_LARGEST)} and {show(_LARGEST)}, got {setting_fields.quoted(value)}"
         draft.complain((*path, side), rule)
@@ -305,14 +358,18 @@ def _distributed(
 ) -> Parameter | None:
     fraction = low + (high - low) * 0.37
     whole_only = bool(
-        setting_fields.check(name, fraction if fraction != int(fraction) else fraction + 1e-3 * (high - low))[1]
+        setting_fields.check(
+            name, fraction if fraction != int(fraction) else fraction + 1e-3 * (high - low)
+        )[1]
     )
     distribution = distribution or ("int_uniform" if whole_only and low == int(low) else "uniform")
     if distribution == "log_uniform" and low <= 0:
         draft.complain((*path, "min"), f"min must be above 0 for log_uniform, got {show(low)}")
         return None
     if distribution == "int_uniform" and not (low == int(low) and high == int(high)):
-        draft.complain(path, f"int_uniform needs whole bounds, got min={show(low)}, max={show(high)}")
+        draft.complain(
+            path, f"int_uniform needs whole bounds, got min={show(low)}, max={show(high)}"
+        )
         return None
     if distribution == "int_uniform":
         low, high = int(low), int(high)
@@ -320,7 +377,9 @@ def _distributed(
     for side, bound in (("min", low), ("max", high)):
         draft.value(name, bound, (*path, side))
     if len(draft.found) == before and distribution != "int_uniform" and whole_only:
-        draft.complain(path, f"{name} takes no fractions, {distribution} draws them", "Use int_uniform.")
+        draft.complain(
+            path, f"{name} takes no fractions, {distribution} draws them", "Use int_uniform."
+        )
     return Range(name, low, high, distribution, when) if len(draft.found) == before else None
 
 
@@ -342,11 +401,20 @@ def space_of(draft: Draft, parameters: Sequence[Parameter], base: Mapping[str, A
 
 def _condition(draft: Draft, parameter: Parameter, condition: Condition, space: Space) -> None:
     path = (*draft.parameter_paths[parameter.name], "when", condition.key)
-    asked = [each for each in space.parameters if condition.key == each.name or condition.key in each.keys]
+    asked = [
+        each
+        for each in space.parameters
+        if condition.key == each.name or condition.key in each.keys
+    ]
     if draft.is_fixed(condition.key) or condition.key in draft.labels:
         return  # it holds in every trial or in none
     if not asked:
-        names = {name for each in space.parameters for name in (each.name, *each.keys) if each is not parameter}
+        names = {
+            name
+            for each in space.parameters
+            for name in (each.name, *each.keys)
+            if each is not parameter
+        }
         raw = draft.raw.get("parameters")
         if isinstance(raw, dict) and condition.key in raw:
             return  # known, but wrong: reported there
@@ -359,13 +427,16 @@ def _condition(draft: Draft, parameter: Parameter, condition: Condition, space: 
     if not any(_reachable(each, condition, space.fixed) for each in asked):
         values = list(dict.fromkeys(map(show, _possible(asked[0], condition.key, space.fixed))))
         more = f" and {len(values) - 10} more" if len(values) > 10 else ""
-        draft.complain(path, f"`when` never holds: {condition.key} is one of {', '.join(values[:10])}{more}")
+        draft.complain(
+            path, f"`when` never holds: {condition.key} is one of {', '.join(values[:10])}{more}"
+        )
 
 
 def _reachable(parameter: Parameter, condition: Condition, fixed: Mapping[str, Any]) -> bool:
     if isinstance(parameter, Range):
         return any(
-            isinstance(value, int | float) and parameter.low <= value <= parameter.high for value in condition.values
+            isinstance(value, int | float) and parameter.low <= value <= parameter.high
+            for value in condition.values
         )
     possible = _possible(parameter, condition.key, fixed)
     return any(same(value, each) for value in condition.values for each in possible)
@@ -377,5 +448,7 @@ def _possible(parameter: Parameter, key: str, fixed: Mapping[str, Any]) -> list[
         return [parameter.low, parameter.high]
     if key != parameter.name:
         return [choice.settings.get(key, fixed.get(key)) for choice in parameter.choices]
-    settings = [choice.settings.get(key) for choice in parameter.choices] if key in parameter.keys else []
+    settings = (
+        [choice.settings.get(key) for choice in parameter.choices] if key in parameter.keys else []
+    )
     return [*parameter.labels, *settings]

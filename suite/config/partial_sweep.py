@@ -111,7 +111,9 @@ class Draft:
         return value
 
 
-def _explained(value: Any, path: Path_, error: ValidationError, annotation: Any) -> Iterator[tuple[Path_, str, str]]:
+def _explained(
+    value: Any, path: Path_, error: ValidationError, annotation: Any
+) -> Iterator[tuple[Path_, str, str]]:
     """What pydantic found wrong with a value below ``path``: once per key, in the file's own words."""
     groups: dict[Path_, list[Any]] = {}
     for each in error.errors(include_url=False):
@@ -124,7 +126,9 @@ def _explained(value: Any, path: Path_, error: ValidationError, annotation: Any)
         unknown = [each for each in errors if each["type"] == "extra_forbidden"]
         if unknown:
             known = sorted(field_names(annotation))
-            remedy = setting_fields.did_you_mean(str(inner[-1]), known) or f"Known: {', '.join(known)}."
+            remedy = (
+                setting_fields.did_you_mean(str(inner[-1]), known) or f"Known: {', '.join(known)}."
+            )
             yield where, f"unknown key {str(inner[-1])!r}", remedy
             continue
         yield where, *_rule(key, errors)
@@ -152,7 +156,10 @@ def _rule(key: str, errors: Sequence[Any]) -> tuple[str, str]:
         return f"{key} must be given", _REMEDIES.get(key, "")
     value = errors[0]["input"]
     remedy = setting_fields.remedy_of(value, errors) or _REMEDIES.get(key, "")
-    return f"{key} must {setting_fields.expected(errors)}, got {setting_fields.quoted(value)}", remedy
+    return (
+        f"{key} must {setting_fields.expected(errors)}, got {setting_fields.quoted(value)}",
+        remedy,
+    )
 
 
 _REMEDIES = {
@@ -170,4 +177,9 @@ def field_names(annotation: Any) -> set[str]:
     """The fields of the models that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return set(annotation.model_fields)
-    return {name for each in get_args(annotation) if not isinstance(each, str) for name in field_names(each)}
+    return {
+        name
+        for each in get_args(annotation)
+        if not isinstance(each, str)
+        for name in field_names(each)
+    }

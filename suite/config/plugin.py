@@ -55,7 +55,11 @@ def resolve(reference: str, what: str) -> Callable[..., Any]:
         raise _broken(reference, what, error) from error
     function = getattr(module, name, None)
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_")
+        ]
         raise UsageError(
             f"{what}: module {module_name!r} has no function {name!r}",
             remedy=f"It has: {', '.join(sorted(known)) or 'no function at all'}.",

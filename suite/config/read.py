@@ -28,7 +28,16 @@ from suite.config.trial import AUGMENTATIONS
 from suite.config.yaml_lines import Path_, SweepSource
 from suite.core.errors import UsageError
 
-_READ_ELSEWHERE = ("trial", "parameters", "arms", "baseline", "metric", "early_terminate", "augmentations", "seeds")
+_READ_ELSEWHERE = (
+    "trial",
+    "parameters",
+    "arms",
+    "baseline",
+    "metric",
+    "early_terminate",
+    "augmentations",
+    "seeds",
+)
 _MAY_BE_NULL = ("description", "resources", "confirm", "reference", "checkpoints")
 
 
@@ -49,7 +58,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     root = yaml_lines.parse(text, str(path))
     raw = root.plain()
     if raw is None:
-        raise UsageError("the file is empty", place=str(path), remedy="Start from search_spaces/quickstart.yaml.")
+        raise UsageError(
+            "the file is empty", place=str(path), remedy="Start from search_spaces/quickstart.yaml."
+        )
     if not isinstance(raw, dict):
         raise UsageError(
             f"a sweep file is a mapping of keys, got {setting_fields.quoted(raw)}",
@@ -69,8 +80,12 @@ def _sweep(draft: Draft) -> SweepSpec:
     base = parameters.base_settings(draft)
     varied = parameters.varied(draft)
     space = parameters.space_of(draft, varied, base)
-    builder = ArmBuilder(str(draft.values.get("name", "sweep")), base, space, draft.variants, draft.written)
-    sound = len(draft.found) == before and all(key in draft.values for key in ("method", "run_cap") if key in draft.raw)
+    builder = ArmBuilder(
+        str(draft.values.get("name", "sweep")), base, space, draft.variants, draft.written
+    )
+    sound = len(draft.found) == before and all(
+        key in draft.values for key in ("method", "run_cap") if key in draft.raw
+    )
     arms = rules.known_arms(draft, builder) if sound else ()
     sound = sound and len(draft.found) == before
     rules.check_trials(draft, space)
@@ -91,8 +106,14 @@ def _sweep(draft: Draft) -> SweepSpec:
 def _unknown_keys(draft: Draft) -> None:
     for key in [each for each in draft.raw if each not in FIELDS]:
         setting = key in setting_fields.SECTIONS or key in setting_fields.LEAVES
-        remedy = "Settings of a trial stand under `trial:`." if setting else setting_fields.did_you_mean(key, FIELDS)
-        draft.complain((key,), f"unknown key {key!r}", remedy or f"Known keys: {', '.join(FIELDS)}.")
+        remedy = (
+            "Settings of a trial stand under `trial:`."
+            if setting
+            else setting_fields.did_you_mean(key, FIELDS)
+        )
+        draft.complain(
+            (key,), f"unknown key {key!r}", remedy or f"Known keys: {', '.join(FIELDS)}."
+        )
         del draft.raw[key]
 
 
@@ -101,9 +122,15 @@ def _plain_fields(draft: Draft) -> None:
         if draft.raw.get(key) is None and key in _MAY_BE_NULL:
             continue
         if key in draft.raw and key not in _READ_ELSEWHERE:
-            draft.checked(key, Annotated[field.annotation, *field.metadata, key], (key,), draft.raw[key])
+            draft.checked(
+                key, Annotated[field.annotation, *field.metadata, key], (key,), draft.raw[key]
+            )
     if "name" not in draft.raw:
-        draft.complain((), "`name` is missing", f"Add e.g. `name: {draft.file.path.stem}`: runs are kept under it.")
+        draft.complain(
+            (),
+            "`name` is missing",
+            f"Add e.g. `name: {draft.file.path.stem}`: runs are kept under it.",
+        )
     _metric(draft)
     _early_terminate(draft)
     if "seeds" in draft.raw:
@@ -117,7 +144,9 @@ def _seeds(draft: Draft, raw: Any) -> None:
         return
     seeds = draft.checked("seeds", SeedList, ("seeds",), raw) or ()
     if twice := sorted(seed for seed, count in Counter(seeds).items() if count > 1):
-        draft.complain(("seeds",), f"seeds must be different, got {', '.join(map(str, twice))} more than once")
+        draft.complain(
+            ("seeds",), f"seeds must be different, got {', '.join(map(str, twice))} more than once"
+        )
 
 
 def _metric(draft: Draft) -> None:
@@ -129,7 +158,9 @@ def _metric(draft: Draft) -> None:
     metrics = [_one_metric(draft, each, ("metric", index)) for index, each in enumerate(raw)]
     names = [each.name for each in metrics if each]
     if len(raw) < 2 or len(set(names)) < len(names):
-        draft.complain(("metric",), f"a list of metrics names at least two different ones, got {show(names)}")
+        draft.complain(
+            ("metric",), f"a list of metrics names at least two different ones, got {show(names)}"
+        )
     if len(draft.found) == before:
         draft.values["metric"] = tuple(metrics)
 
@@ -141,7 +172,9 @@ def _one_metric(draft: Draft, raw: Any, path: Path_) -> MetricConfig | None:
         draft.complain((*path, "name"), f"{name} must not select anything", remedy)
         return None
     if len(path) == 1 and name in COSTS:
-        draft.complain((*path, "name"), f"{name} alone is no objective", "Name it in a list with val/acc.")
+        draft.complain(
+            (*path, "name"), f"{name} alone is no objective", "Name it in a list with val/acc."
+        )
     metric: MetricConfig | None = draft.checked("metric", MetricConfig, path, raw)
     return metric
 
@@ -155,7 +188,9 @@ def _early_terminate(draft: Draft) -> None:
     if model is None:
         types = " or ".join(EARLY_TERMINATE)
         rule = f"early_terminate must be a mapping with type: {types}, got {setting_fields.quoted(raw)}"
-        draft.complain(("early_terminate",), rule, setting_fields.did_you_mean(str(kind), EARLY_TERMINATE))
+        draft.complain(
+            ("early_terminate",), rule, setting_fields.did_you_mean(str(kind), EARLY_TERMINATE)
+        )
         return
     draft.checked("early_terminate", model, ("early_terminate",), raw)
 
@@ -171,17 +206,22 @@ def _variant(draft: Draft, name: str, raw: Any, path: Path_) -> None:
     draft.variants[name] = None  # known by name even if its settings are wrong
     if not isinstance(raw, dict):
         draft.complain(
-            path, f"{name} must be a mapping such as {{type: cutout, size: 8}}, got {setting_fields.quoted(raw)}"
+            path,
+            f"{name} must be a mapping such as {{type: cutout, size: 8}}, got {setting_fields.quoted(raw)}",
         )
         return
     kind = raw.get("type", name)
     model = AUGMENTATIONS.get(kind) if isinstance(kind, str) else None
     if name == "none" or not name.replace("_", "a").replace("-", "a").isalnum():
-        draft.complain(path, f"{name!r} cannot name an augmentation", "Use letters, digits, `_` and `-`.")
+        draft.complain(
+            path, f"{name!r} cannot name an augmentation", "Use letters, digits, `_` and `-`."
+        )
     elif model is None:
         rule = f"{name}.type must be one of {', '.join(AUGMENTATIONS)}, got {setting_fields.quoted(raw.get('type'))}"
         draft.complain((*path, "type"), rule, setting_fields.did_you_mean(str(kind), AUGMENTATIONS))
     elif name in AUGMENTATIONS and kind != name:
-        draft.complain(path, f"{name} is a built-in name and cannot be a {kind}", "Choose another name.")
+        draft.complain(
+            path, f"{name} is a built-in name and cannot be a {kind}", "Choose another name."
+        )
     else:
         draft.variants[name] = draft.checked("augmentations", model, path, raw)

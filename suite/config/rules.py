@@ -31,7 +31,9 @@ def known_arms(draft: Draft, builder: ArmBuilder) -> tuple[Arm, ...]:
     arms = _built(draft, builder, points)
     if any(arm.config.data.name == "folder" and arm.config.data.root is None for arm in arms):
         remedy = "Add data.root=FOLDER with train/<class>/* and test/<class>/* in it."
-        draft.complain(_path_of(draft, space, "data.name"), "data.name: folder needs data.root", remedy)
+        draft.complain(
+            _path_of(draft, space, "data.name"), "data.name: folder needs data.root", remedy
+        )
     return () if method == "optuna" else _unlike(draft, arms)
 
 
@@ -39,8 +41,12 @@ def _within_cap(draft: Draft, space: Space, cap: int) -> Iterable[dict[str, Choi
     """The grid, or nothing after a complaint. The size is a product; with conditions, counted up to the cap."""
     size = space.size() or 0
     conditional = any(parameter.when for parameter in space.parameters)
-    if size > cap and (not conditional or sum(1 for _ in zip(space.grid(), range(cap + 1), strict=False)) > cap):
-        factors = " x ".join(str(len(each.choices)) for each in space.parameters if isinstance(each, Choices))
+    if size > cap and (
+        not conditional or sum(1 for _ in zip(space.grid(), range(cap + 1), strict=False)) > cap
+    ):
+        factors = " x ".join(
+            str(len(each.choices)) for each in space.parameters if isinstance(each, Choices)
+        )
         path = ("run_cap",) if "run_cap" in draft.raw else ("parameters",)
         counted = f"more than {cap:,}, at most {size:,}" if conditional else f"{size:,}"
         remedy = "List fewer values, raise run_cap, or use method: random."
@@ -75,16 +81,28 @@ def _built(draft: Draft, builder: ArmBuilder, points: Iterable[dict[str, Choice]
     return arms
 
 
-def _contradiction(draft: Draft, root: str, key: str, rule: str, point: Mapping[str, Choice]) -> None:
+def _contradiction(
+    draft: Draft, root: str, key: str, rule: str, point: Mapping[str, Choice]
+) -> None:
     """A rule between settings that the point breaks, placed at what varies and is named in the rule."""
     named = [
-        setting for setting in setting_fields.LEAVES if setting.startswith(root) and setting.partition(".")[2] in rule
+        setting
+        for setting in setting_fields.LEAVES
+        if setting.startswith(root) and setting.partition(".")[2] in rule
     ]
-    touching = {name: each for name, each in point.items() if any(setting in each.settings for setting in named)}
-    path = next((draft.origins[setting] for setting in named if setting in draft.origins), ("trial", key))
+    touching = {
+        name: each
+        for name, each in point.items()
+        if any(setting in each.settings for setting in named)
+    }
+    path = next(
+        (draft.origins[setting] for setting in named if setting in draft.origins), ("trial", key)
+    )
     for name, choice in touching.items():
         path = ("arms", str(choice.label)) if name == ARMS else ("parameters", name)
-    where = ", ".join(f"{name}={show(each.label)}" for name, each in touching.items() if name != ARMS)
+    where = ", ".join(
+        f"{name}={show(each.label)}" for name, each in touching.items() if name != ARMS
+    )
     draft.complain(path, f"{rule} ({where})" if where else rule)
 
 
@@ -94,10 +112,16 @@ def _unlike(draft: Draft, arms: Sequence[Arm]) -> tuple[Arm, ...]:
     names: dict[str, Arm] = {}
     for arm in arms:
         config = arm.config
-        first = seen.setdefault((id(config.data), id(config.model), id(config.train), config.augment), arm)
+        first = seen.setdefault(
+            (id(config.data), id(config.model), id(config.train), config.augment), arm
+        )
         if first is not arm and not draft.narrowed:
             path = ("arms", str(arm.choices[ARMS])) if ARMS in arm.choices else ("parameters",)
-            draft.complain(path, f"{arm.name!r} and {first.name!r} are the same configuration", "Remove one of them.")
+            draft.complain(
+                path,
+                f"{arm.name!r} and {first.name!r} are the same configuration",
+                "Remove one of them.",
+            )
         if first is arm and names.setdefault(arm.name, arm) is not arm:
             draft.complain(("arms",), f"two arms are called {arm.name!r}", "Rename one of them.")
     return tuple(seen.values())
@@ -110,7 +134,9 @@ def check_trials(draft: Draft, space: Space) -> None:
     """What one section alone cannot know."""
     if any(same(value, 0) for value in _all_values(space, "data.val_size")):
         _without_validation(draft, _path_of(draft, space, "data.val_size"))
-    if len(_metrics(draft)) > 1 and any(value is not None for value in _all_values(space, "train.patience")):
+    if len(_metrics(draft)) > 1 and any(
+        value is not None for value in _all_values(space, "train.patience")
+    ):
         rule = "train.patience needs one metric to watch, a Pareto search has several"
         draft.complain(_path_of(draft, space, "train.patience"), rule)
 
@@ -147,12 +173,18 @@ def _without_validation(draft: Draft, path: Path_) -> None:
     for metric in _metrics(draft):
         if metric.name.startswith("val/"):
             rule = f"data.val_size: 0 leaves no {metric.name} to decide by"
-            draft.complain(path, rule, "Set metric: {name: train/acc, strategy: last}, or a val_size above 0.")
+            draft.complain(
+                path, rule, "Set metric: {name: train/acc, strategy: last}, or a val_size above 0."
+            )
         elif metric.strategy != "last" and metric.name not in COSTS:
             rule = "data.val_size: 0 allows only strategy: last: the best epoch of a training figure says nothing"
             draft.complain(path, rule, f"Set metric: {{name: {metric.name}, strategy: last}}.")
     if "early_terminate" in draft.values:
-        draft.complain(path, "data.val_size: 0 leaves early_terminate nothing to judge by", "Remove early_terminate.")
+        draft.complain(
+            path,
+            "data.val_size: 0 leaves early_terminate nothing to judge by",
+            "Remove early_terminate.",
+        )
 
 
 def check_search(draft: Draft, parameters: Sequence[Parameter]) -> None:
@@ -162,17 +194,33 @@ def check_search(draft: Draft, parameters: Sequence[Parameter]) -> None:
     if pareto and method != "optuna":
         draft.complain(("metric",), f"a list of metrics needs method: optuna, got {method}")
     if pareto and "early_terminate" in draft.values:
-        draft.complain(("early_terminate",), "a search with several metrics cannot stop trials early", "Remove it.")
+        draft.complain(
+            ("early_terminate",),
+            "a search with several metrics cannot stop trials early",
+            "Remove it.",
+        )
     resources = draft.values.get("resources")
-    if resources is not None and resources.pack not in (1, "auto") and "early_terminate" in draft.values:
+    if (
+        resources is not None
+        and resources.pack not in (1, "auto")
+        and "early_terminate" in draft.values
+    ):
         rule = f"pack must be 1 with early_terminate, got {resources.pack}"
-        draft.complain(("resources", "pack"), rule, "Trials of one pack could not be stopped alone.")
+        draft.complain(
+            ("resources", "pack"), rule, "Trials of one pack could not be stopped alone."
+        )
     if method == "grid":
         if draft.raw.get("confirm") is not None:
-            draft.complain(("confirm",), "confirm needs method: random or optuna; a grid runs all seeds anyway")
+            draft.complain(
+                ("confirm",), "confirm needs method: random or optuna; a grid runs all seeds anyway"
+            )
         return
     if "run_cap" not in draft.raw:
-        draft.complain(("method",), f"method: {method} needs run_cap, the number of arms to try", "Add run_cap: 50.")
+        draft.complain(
+            ("method",),
+            f"method: {method} needs run_cap, the number of arms to try",
+            "Add run_cap: 50.",
+        )
     if not parameters and not draft.raw.get("parameters"):
         remedy = "List some under `parameters`, or set method: grid."
         draft.complain(("method",), f"method: {method} needs parameters to vary", remedy)
@@ -189,9 +237,15 @@ def check_seed_plan(draft: Draft) -> None:
     method = draft.values.get("method", "grid")
     if method != "grid":
         rule = f"seeds until decided needs method: grid, got {method}"
-        draft.complain(("seeds",), rule, "A search confirms its best arms on a list of seeds: seeds: [0, 1, 2, 3].")
+        draft.complain(
+            ("seeds",),
+            rule,
+            "A search confirms its best arms on a list of seeds: seeds: [0, 1, 2, 3].",
+        )
     elif len(_metrics(draft)) > 1:
-        draft.complain(("seeds",), "seeds until decided needs one metric, got a list", f"Name one, {as_list}")
+        draft.complain(
+            ("seeds",), "seeds until decided needs one metric, got a list", f"Name one, {as_list}"
+        )
     if draft.raw.get("early_terminate") is not None:
         rule = "seeds until decided cannot be combined with early_terminate: stopped trials decide nothing"
         draft.complain(("seeds",), rule, f"Remove early_terminate, {as_list}")
@@ -200,13 +254,19 @@ def check_seed_plan(draft: Draft) -> None:
 # ---- baseline and reference ------------------------------------------------------------------------------------------
 
 
-def baseline_arms(draft: Draft, builder: ArmBuilder, arms: tuple[Arm, ...], sound: bool) -> tuple[Arm, ...]:
+def baseline_arms(
+    draft: Draft, builder: ArmBuilder, arms: tuple[Arm, ...], sound: bool
+) -> tuple[Arm, ...]:
     """The arms that others are compared with; none where the rest of the file is not sound."""
     raw = draft.raw.get("baseline")
     if raw is None:
         return ()
     if isinstance(raw, dict):
-        raw = {key: value for key, value in raw.items() if not draft.is_fixed(key) and key not in draft.labels}
+        raw = {
+            key: value
+            for key, value in raw.items()
+            if not draft.is_fixed(key) and key not in draft.labels
+        }
     elif not isinstance(raw, str):
         raw = show(raw)
     if raw == {}:
@@ -217,7 +277,11 @@ def baseline_arms(draft: Draft, builder: ArmBuilder, arms: tuple[Arm, ...], soun
         return ()
     if draft.values.get("method", "grid") != "grid":
         return _searched_baseline(draft, builder, raw)
-    return _named_baseline(draft, arms, raw) if isinstance(raw, str) else _matching_baseline(draft, builder, arms, raw)
+    return (
+        _named_baseline(draft, arms, raw)
+        if isinstance(raw, str)
+        else _matching_baseline(draft, builder, arms, raw)
+    )
 
 
 def _baseline_alone(draft: Draft, raw: Any) -> None:
@@ -225,7 +289,9 @@ def _baseline_alone(draft: Draft, raw: Any) -> None:
     arms, parameters = draft.raw.get("arms"), draft.raw.get("parameters")
     if isinstance(raw, dict):
         names = [ARMS, *(parameters if isinstance(parameters, dict) else ())]
-        for key in [each for each in raw if each not in setting_fields.LEAVES and each not in names]:
+        for key in [
+            each for each in raw if each not in setting_fields.LEAVES and each not in names
+        ]:
             problem = setting_fields.unknown_setting(key, names)
             draft.complain(("baseline", key), problem.rule, problem.remedy)
     elif isinstance(arms, dict) and raw not in arms and not parameters:
@@ -233,7 +299,9 @@ def _baseline_alone(draft: Draft, raw: Any) -> None:
 
 
 def _named_baseline(draft: Draft, arms: tuple[Arm, ...], name: str) -> tuple[Arm, ...]:
-    found = [arm for arm in arms if arm.name == name] or [arm for arm in arms if arm.choices.get(ARMS) == name]
+    found = [arm for arm in arms if arm.name == name] or [
+        arm for arm in arms if arm.choices.get(ARMS) == name
+    ]
     if not found:
         names = list(dict.fromkeys(str(arm.choices.get(ARMS, arm.name)) for arm in arms))
         _no_arm(draft, ("baseline",), f"baseline {name!r} is no arm", name, names)
@@ -243,7 +311,9 @@ def _named_baseline(draft: Draft, arms: tuple[Arm, ...], name: str) -> tuple[Arm
 def _no_arm(draft: Draft, path: Path_, rule: str, name: str, names: Sequence[str]) -> None:
     more = f", and {len(names) - 10} more" if len(names) > 10 else ""
     listed = f"Arms: {', '.join(names[:10])}{more}."
-    draft.complain(path, rule, f"{setting_fields.did_you_mean(name, names[:_SHOWN])} {listed}".strip())
+    draft.complain(
+        path, rule, f"{setting_fields.did_you_mean(name, names[:_SHOWN])} {listed}".strip()
+    )
 
 
 def _matching_baseline(
@@ -254,7 +324,11 @@ def _matching_baseline(
     found = tuple(arm for arm in arms if matches(arm, wanted))
     if not found and len(draft.found) == before:
         _no_arm(
-            draft, ("baseline",), f"baseline {setting_fields.quoted(raw)} fits no arm", "", [arm.name for arm in arms]
+            draft,
+            ("baseline",),
+            f"baseline {setting_fields.quoted(raw)} fits no arm",
+            "",
+            [arm.name for arm in arms],
         )
     return found
 
@@ -284,8 +358,9 @@ def _searched_baseline(draft: Draft, builder: ArmBuilder, raw: Any) -> tuple[Arm
     try:
         return (builder.arm(space.walk(lambda parameter: _wanted(parameter, wanted))),)
     except ValueError as error:
-        remedy = "A search compares with one configuration: give every parameter a value, e.g. " + ", ".join(
-            f"{each.name}: ..." for each in space.parameters[:3]
+        remedy = (
+            "A search compares with one configuration: give every parameter a value, e.g. "
+            + ", ".join(f"{each.name}: ..." for each in space.parameters[:3])
         )
         draft.complain(("baseline",), f"baseline: {error}", remedy + ".")
         return ()
@@ -306,12 +381,20 @@ def _wanted(parameter: Parameter, wanted: Mapping[str, Any]) -> Any:
 
 def check_reference(draft: Draft, arms: Sequence[Arm], baseline: Sequence[Arm]) -> None:
     """Whether the published figures are of arms that exist."""
-    known = {arm.name for arm in (*arms, *baseline)} | {str(arm.choices.get(ARMS, arm.name)) for arm in arms}
+    known = {arm.name for arm in (*arms, *baseline)} | {
+        str(arm.choices.get(ARMS, arm.name)) for arm in arms
+    }
     raw = draft.raw.get("reference")
     if not isinstance(raw, dict) or not arms or draft.narrowed or "reference" not in draft.values:
         return
     for name in [each for each in raw if each not in known][:_SHOWN]:
-        _no_arm(draft, ("reference", name), f"reference {name!r} is no arm", name, [arm.name for arm in arms])
+        _no_arm(
+            draft,
+            ("reference", name),
+            f"reference {name!r} is no arm",
+            name,
+            [arm.name for arm in arms],
+        )
     for name, figures in raw.items():
         for metric, values in figures.items() if isinstance(figures, dict) else ():
             _check_fractions(draft, ("reference", name, metric), values)

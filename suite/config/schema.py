@@ -45,7 +45,10 @@ _REF = "#/$defs/"
 
 def json_schema() -> Json:
     """The JSON schema of a sweep file. Closed where the format is: unknown keys are errors in an editor too."""
-    models: list[tuple[type[BaseModel], Any]] = [(SweepSpec, "validation"), (TrialConfig, "validation")]
+    models: list[tuple[type[BaseModel], Any]] = [
+        (SweepSpec, "validation"),
+        (TrialConfig, "validation"),
+    ]
     defs: Json = models_json_schema(models, by_alias=True)[1]["$defs"]
     top = defs.pop("SweepSpec")
     defs["Settings"] = _settings()
@@ -61,7 +64,10 @@ def json_schema() -> Json:
     for model in (AshaConfig, MedianConfig):
         defs[model.__name__]["required"] = ["type"]
     defs.pop("ParameterConfig")
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Sweep file of the suite"}
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Sweep file of the suite",
+    }
     top.pop("title")
     return {**head, **top, "$defs": dict(sorted(defs.items()))}
 
@@ -88,8 +94,15 @@ def _section(key: str) -> Json:
 
 
 def _zip() -> Json:
-    columns = {key: {"type": "array", "minItems": 1, "items": _leaf(key)} for key in setting_fields.LEAVES}
-    return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": columns}
+    columns = {
+        key: {"type": "array", "minItems": 1, "items": _leaf(key)} for key in setting_fields.LEAVES
+    }
+    return {
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": columns,
+    }
 
 
 def _parameter_parts(fields: Json) -> Json:
@@ -97,10 +110,17 @@ def _parameter_parts(fields: Json) -> Json:
     text = {name: {"description": field["description"]} for name, field in fields.items()}
     settings = {"$ref": _REF + "Settings"}
     return {
-        "Labels": {**text["values"], "type": "object", "minProperties": 1, "additionalProperties": settings},
+        "Labels": {
+            **text["values"],
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": settings,
+        },
         "Bound": {"type": "number", "description": "Smallest or largest value, inclusive."},
         "When": {**text["when"], "type": ["object", "null"], "minProperties": 1},
-        "Distribution": {name: value for name, value in fields["distribution"].items() if name != "default"},
+        "Distribution": {
+            name: value for name, value in fields["distribution"].items() if name != "default"
+        },
         "Zip": {**text["zip"], **_zip()},
         "NamedParameter": {
             "type": "object",
@@ -117,7 +137,11 @@ def _def(name: str) -> Json:
 
 def _parameters() -> Json:
     properties = {key: _parameter(_leaf(key)) for key in setting_fields.LEAVES}
-    return {"type": "object", "properties": properties, "additionalProperties": _def("NamedParameter")}
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": _def("NamedParameter"),
+    }
 
 
 def _parameter(leaf: Json) -> Json:
@@ -134,7 +158,9 @@ def _parameter(leaf: Json) -> Json:
             "zip": _def("Zip"),
             "when": _def("When"),
         },
-        "oneOf": [{"required": names} for names in (["value"], ["values"], ["min", "max"], ["zip"])],
+        "oneOf": [
+            {"required": names} for names in (["value"], ["values"], ["min", "max"], ["zip"])
+        ],
     }
 
 
@@ -143,7 +169,9 @@ def _augmentations() -> Json:
     return {
         "type": "object",
         "properties": models,
-        "additionalProperties": {"anyOf": [{"allOf": [model], "required": ["type"]} for model in models.values()]},
+        "additionalProperties": {
+            "anyOf": [{"allOf": [model], "required": ["type"]} for model in models.values()]
+        },
     }
 
 
@@ -194,7 +222,9 @@ def _tables() -> Iterator[str]:
         yield _table(f"`{name}`", augmentation, level=3)
 
 
-def _table(title: str, model: type[BaseModel], *, prefix: str = "", level: int = 2, intro: str = "") -> str:
+def _table(
+    title: str, model: type[BaseModel], *, prefix: str = "", level: int = 2, intro: str = ""
+) -> str:
     lines = [f"{'#' * level} {title}", "", intro or _text(model.__doc__), ""]
     rows = [
         f"| `{prefix}{field.alias or name}` | {_default(field)} | {_cell(_allowed(model, field, name))} "
@@ -225,7 +255,9 @@ def _default(field: FieldInfo) -> str:
         return "-"
     if isinstance(value, float):
         return f"`{value:.6g}`"
-    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`" if value else "-"
+    return (
+        f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`" if value else "-"
+    )
 
 
 def _allowed(model: type[BaseModel], field: FieldInfo, name: str) -> str:
@@ -266,7 +298,12 @@ def _simple(part: Json) -> str:
     }
     limits = [
         f"{sign} {show(part[name])}"
-        for name, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+        for name, sign in (
+            ("minimum", ">="),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "<="),
+            ("exclusiveMaximum", "<"),
+        )
         if name in part
     ]
     return " ".join([kinds.get(part.get("type", ""), "any value"), ", ".join(limits)]).strip()
@@ -285,12 +322,18 @@ def files() -> dict[Path, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the files; with ``--check`` only say which are out of step. Returns an exit code."""
-    stale = [path for path, text in files().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in files().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     for path in stale:
         if "--check" not in arguments:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(files()[path], encoding="utf-8")
-        sys.stdout.write(f"{'out of step' if '--check' in arguments else 'written'}: {path.relative_to(ROOT)}\n")
+        sys.stdout.write(
+            f"{'out of step' if '--check' in arguments else 'written'}: {path.relative_to(ROOT)}\n"
+        )
     return 1 if stale and "--check" in arguments else 0
 
 

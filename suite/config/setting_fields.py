@@ -30,7 +30,11 @@ PATHS = ("data.root", "model.weights", "model.imagenet_file")
 WEIGHT_ADDRESSES = ("runs:/", "models:/")
 
 _SIZE = "be a number of images (a whole number from 1) or a fraction above 0 and below 1"
-_EXPECTED = {"data.train_size": _SIZE, "data.test_size": _SIZE, "data.val_size": f"{_SIZE}, or 0 for none"}
+_EXPECTED = {
+    "data.train_size": _SIZE,
+    "data.test_size": _SIZE,
+    "data.val_size": f"{_SIZE}, or 0 for none",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Leaf | typ
 
 _ALL = dict(_walk(TrialConfig, ""))
 LEAVES: dict[str, Leaf] = {key: value for key, value in _ALL.items() if isinstance(value, Leaf)}
-SECTIONS: dict[str, type[BaseModel]] = {key: value for key, value in _ALL.items() if not isinstance(value, Leaf)}
+SECTIONS: dict[str, type[BaseModel]] = {
+    key: value for key, value in _ALL.items() if not isinstance(value, Leaf)
+}
 OPTIONAL_SECTIONS = frozenset(("model.head",))
 
 
@@ -132,7 +138,11 @@ def check(key: str, value: Any, variants: Iterable[str] = ()) -> tuple[Any, str,
         value, rule, remedy: the rule is empty where the value is right.
     """
     if key in OPTIONAL_SECTIONS:
-        return (None, "", "") if value is None else (value, f"{key} must be a mapping or null, got {quoted(value)}", "")
+        return (
+            (None, "", "")
+            if value is None
+            else (value, f"{key} must be a mapping or null, got {quoted(value)}", "")
+        )
     try:
         value = _adapter(key).validate_python(value)
     except ValidationError as error:
@@ -202,8 +212,12 @@ def remedy_of(value: Any, errors: Sequence[Any]) -> str:
     """What to write instead, where that can be guessed."""
     kinds = {each["type"] for each in errors}
     if isinstance(value, str):
-        expected = [str(each["ctx"]["expected"]) for each in errors if each["type"] == "literal_error"]
-        known = [word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")]
+        expected = [
+            str(each["ctx"]["expected"]) for each in errors if each["type"] == "literal_error"
+        ]
+        known = [
+            word.strip("' ") for text in expected for word in text.replace(" or ", ",").split(",")
+        ]
         if near := did_you_mean(value, known):
             return near
     if "bool_type" in kinds:
@@ -238,7 +252,10 @@ def _meaning(key: str, value: Any, variants: Iterable[str]) -> tuple[str, str]:
     if is_path(key, value) and "\0" in value:
         return f"{key} must be a path, got {value!r}", ""
     if is_path(key, value) and not _has_home(value):
-        return f"{key} must not start with an unknown home folder, got {value!r}", "Write the whole path."
+        return (
+            f"{key} must not start with an unknown home folder, got {value!r}",
+            "Write the whole path.",
+        )
     return "", ""
 
 
@@ -249,16 +266,25 @@ def _augment(value: str, known: set[str]) -> tuple[str, str]:
     if "none" in names:
         return f"`none` stands alone in augment, got {value!r}", "Leave `none` out."
     if any(name != name.strip() or not name for name in names):
-        return f"augment must be names joined by `+` without spaces, got {value!r}", "Write e.g. flip+crop+cutout."
+        return (
+            f"augment must be names joined by `+` without spaces, got {value!r}",
+            "Write e.g. flip+crop+cutout.",
+        )
     if unknown := [name for name in names if name not in known]:
         plural = "s" if len(unknown) > 1 else ""
         rule = f"unknown augmentation{plural} {', '.join(map(repr, unknown))}"
         known_names = f"Known: none, {', '.join(sorted(known))}."
-        return rule, f"{' '.join(filter(None, (did_you_mean(name, known) for name in unknown)))} {known_names}".strip()
+        return (
+            rule,
+            f"{' '.join(filter(None, (did_you_mean(name, known) for name in unknown)))} {known_names}".strip(),
+        )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         remedy = f"To apply it twice, define a second name for it under `augmentations`: {twice}2: {{type: {twice}}}."
-        return f"augment names {twice!r} twice, got {value!r}", remedy if twice in AUGMENTATIONS else ""
+        return (
+            f"augment names {twice!r} twice, got {value!r}",
+            remedy if twice in AUGMENTATIONS else "",
+        )
     return "", ""
 
 
@@ -292,22 +318,36 @@ def flatten(
             wrong += problems
             _add(found, wrong, inner)
         elif key in SECTIONS:
-            wrong.append((here, Problem(f"{key} must be a mapping of settings, got {quoted(value)}")))
+            wrong.append(
+                (here, Problem(f"{key} must be a mapping of settings, got {quoted(value)}"))
+            )
         else:
             wrong.append((here, unknown_setting(key)))
     return found, wrong
 
 
 def _add(
-    found: dict[str, Setting], wrong: list[tuple[tuple[str | int, ...], Problem]], new: Mapping[str, Setting]
+    found: dict[str, Setting],
+    wrong: list[tuple[tuple[str | int, ...], Problem]],
+    new: Mapping[str, Setting],
 ) -> None:
     for key, setting in new.items():
         clash = next(
-            (each for each in found if each == key or key.startswith(each + ".") or each.startswith(key + ".")), None
+            (
+                each
+                for each in found
+                if each == key or key.startswith(each + ".") or each.startswith(key + ".")
+            ),
+            None,
         )
         if clash is not None:
             wrong.append(
-                (setting.path, Problem(f"{key} is given twice here, also as {'.'.join(map(str, found[clash].path))}"))
+                (
+                    setting.path,
+                    Problem(
+                        f"{key} is given twice here, also as {'.'.join(map(str, found[clash].path))}"
+                    ),
+                )
             )
         else:
             found[key] = setting
@@ -316,8 +356,13 @@ def _add(
 def unknown_setting(key: str, also: Iterable[str] = ()) -> Problem:
     """The problem that no setting has this key, with the nearest one that exists."""
     if key.split(".")[0] == "augmentations":
-        return Problem(f"unknown setting {key!r}", remedy="`augmentations` stand at the top level of the file.")
-    return Problem(f"unknown setting {key!r}", remedy=did_you_mean(key, [*LEAVES, *SECTIONS, *also]) or _all_of(key))
+        return Problem(
+            f"unknown setting {key!r}", remedy="`augmentations` stand at the top level of the file."
+        )
+    return Problem(
+        f"unknown setting {key!r}",
+        remedy=did_you_mean(key, [*LEAVES, *SECTIONS, *also]) or _all_of(key),
+    )
 
 
 def _all_of(key: str) -> str:
@@ -375,7 +420,9 @@ def is_path(key: str, value: Any) -> bool:
     """Whether this setting's value is a path on this machine."""
     if key not in PATHS or not isinstance(value, str):
         return False
-    return key != "model.weights" or not (value in ("none", "imagenet") or value.startswith(WEIGHT_ADDRESSES))
+    return key != "model.weights" or not (
+        value in ("none", "imagenet") or value.startswith(WEIGHT_ADDRESSES)
+    )
 
 
 def _has_home(value: str) -> bool:

@@ -22,7 +22,13 @@ maps in bf16 do. 5: the images that do not fill a batch are no longer a last, sm
 momentum is plain and weight decay acts on all parameters; a subset has fewer validation images."""
 
 EXCLUDED = frozenset(
-    ("data.root", "model.imagenet_file", "train.precision", "train.cache_prefix", "train.evaluate_test")
+    (
+        "data.root",
+        "model.imagenet_file",
+        "train.precision",
+        "train.cache_prefix",
+        "train.evaluate_test",
+    )
 )
 """Settings that lead to a result without determining it."""
 
@@ -109,12 +115,18 @@ def resolved(config: TrialConfig) -> dict[str, Any]:
     settings["model.weights"] = weights if weights in ("none", "imagenet") else "given"
     if config.data.train_size is None and config.data.val_size is None:
         settings["data.val_size"] = DEFAULT_VAL_SIZE
-    settings["augment"] = [_augmentation(step.model_dump(mode="json")) for step in config.pipeline()]
+    settings["augment"] = [
+        _augmentation(step.model_dump(mode="json")) for step in config.pipeline()
+    ]
     return settings
 
 
 def _augmentation(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in step.items() if not _old(f"augment.{step['type']}.{key}", value)}
+    return {
+        key: value
+        for key, value in step.items()
+        if not _old(f"augment.{step['type']}.{key}", value)
+    }
 
 
 def _old(key: str, value: Any) -> bool:

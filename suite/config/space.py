@@ -80,9 +80,15 @@ class Choices:
         Raises:
             ValueError: if it has none.
         """
-        found = self._by_label.get((isinstance(label, bool), label)) if isinstance(label, Scalar) else None
+        found = (
+            self._by_label.get((isinstance(label, bool), label))
+            if isinstance(label, Scalar)
+            else None
+        )
         if found is None:
-            raise ValueError(f"{self.name} must be one of {', '.join(map(show, self.labels))}, got {show(label)}")
+            raise ValueError(
+                f"{self.name} must be one of {', '.join(map(show, self.labels))}, got {show(label)}"
+            )
         return found
 
     @cached_property
@@ -124,9 +130,13 @@ class Range:
     def at(self, u: float) -> float:
         """The value at ``u`` in [0, 1]: ``at(0)`` is ``low``, ``at(1)`` is ``high``."""
         if self.whole:
-            return self._round(min(int(self.low) + int(u * (self.high - self.low + 1)), int(self.high)))
+            return self._round(
+                min(int(self.low) + int(u * (self.high - self.low + 1)), int(self.high))
+            )
         if self.log:
-            return self._round(math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low))))
+            return self._round(
+                math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
+            )
         return self._round(self.low + u * (self.high - self.low))
 
     def choose(self, value: Any) -> Choice:
@@ -135,8 +145,14 @@ class Range:
         Raises:
             ValueError: if it lies outside the bounds or is no number.
         """
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise ValueError(f"{self.name} must lie in [{show(self.low)}, {show(self.high)}], got {show(value)}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.low <= value <= self.high
+        ):
+            raise ValueError(
+                f"{self.name} must lie in [{show(self.low)}, {show(self.high)}], got {show(value)}"
+            )
         if self.whole and value != int(value):
             raise ValueError(f"{self.name} must be a whole number, got {show(value)}")
         rounded = self._round(value)
@@ -168,12 +184,20 @@ class Space:
         """The number of points before conditions remove some, by multiplication; None with a range in it."""
         if any(isinstance(parameter, Range) for parameter in self.parameters):
             return None
-        return math.prod(len(parameter.choices) for parameter in self.parameters if isinstance(parameter, Choices))
+        return math.prod(
+            len(parameter.choices)
+            for parameter in self.parameters
+            if isinstance(parameter, Choices)
+        )
 
     def active(self, parameter: Parameter, point: Mapping[str, Choice]) -> bool:
         """Whether all conditions of ``parameter`` hold at ``point``. A condition on an absent parameter does not."""
         return all(
-            any(same(found, value) for found in self._found(condition.key, point) for value in condition.values)
+            any(
+                same(found, value)
+                for found in self._found(condition.key, point)
+                for value in condition.values
+            )
             for condition in parameter.when
         )
 
@@ -271,9 +295,9 @@ def ordered(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
 
 def _needs(parameter: Parameter, others: Iterable[Parameter]) -> list[Parameter]:
     keys = {condition.key for condition in parameter.when}
-    return [each for each in others if each is not parameter and (each.name in keys or each.keys & keys)] + [
-        parameter for _ in [0] if parameter.name in keys or parameter.keys & keys
-    ]
+    return [
+        each for each in others if each is not parameter and (each.name in keys or each.keys & keys)
+    ] + [parameter for _ in [0] if parameter.name in keys or parameter.keys & keys]
 
 
 def _circle(waiting: Sequence[Parameter]) -> list[str]:
@@ -322,7 +346,10 @@ def short_names(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, st
     for name in {*chosen, *known}:
         for tail in _tails(name):
             tails.setdefault(tail, set()).add(name)
-    return {name: next((tail for tail in _tails(name) if tails[tail] == {name}), name) for name in chosen}
+    return {
+        name: next((tail for tail in _tails(name) if tails[tail] == {name}), name)
+        for name in chosen
+    }
 
 
 def _tails(name: str) -> list[str]:

@@ -59,7 +59,9 @@ def read_stored_params(stored: Mapping[str, str]) -> dict[str, str]:
     return {key: _param(value) for key, value in former.items()} | dict(stored)
 
 
-def trained_with_remainder(params: Mapping[str, str], dataset_images: int | None = None) -> bool | None:
+def trained_with_remainder(
+    params: Mapping[str, str], dataset_images: int | None = None
+) -> bool | None:
     """Whether each epoch of a run ended with a step on a smaller batch; None if that is unknown.
 
     Args:

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from suite.config import setting_fields, signature
 from suite.config.space import Choice, Parameter, Point, Space, same, short_names, show
@@ -90,8 +97,15 @@ class MetricConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _goal_by_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "goal" not in data and isinstance(data.get("name", "val/acc"), str):
-            return {**data, "goal": "maximize" if data.get("name", "val/acc") in _RISING else "minimize"}
+        if (
+            isinstance(data, dict)
+            and "goal" not in data
+            and isinstance(data.get("name", "val/acc"), str)
+        ):
+            return {
+                **data,
+                "goal": "maximize" if data.get("name", "val/acc") in _RISING else "minimize",
+            }
         return data
 
     @model_validator(mode="after")
@@ -100,7 +114,9 @@ class MetricConfig(Frozen):
         if self.goal != right:
             raise ValueError(f"{self.name} can only be {right}d, got goal: {self.goal}")
         if self.name.endswith("acc") and self.margin > 0.2:
-            raise ValueError(f"margin is a fraction: write 0.005 for 0.5 percentage points, got {self.margin:g}")
+            raise ValueError(
+                f"margin is a fraction: write 0.005 for 0.5 percentage points, got {self.margin:g}"
+            )
         return self
 
     @property
@@ -173,7 +189,10 @@ class MedianConfig(Frozen):
     """Trials that must have reached an epoch before their median counts."""
 
 
-EARLY_TERMINATE: dict[str, type[AshaConfig] | type[MedianConfig]] = {"asha": AshaConfig, "median": MedianConfig}
+EARLY_TERMINATE: dict[str, type[AshaConfig] | type[MedianConfig]] = {
+    "asha": AshaConfig,
+    "median": MedianConfig,
+}
 
 
 class ConfirmConfig(Frozen):
@@ -189,7 +208,9 @@ class SeedPlan(Frozen):
     `step` more, up to `at_most`. An arm whose verdict is decided gets no more seeds. The error over all looks stays
     5 %. Needs a `baseline` and `method: grid`."""
 
-    at_least: Annotated[int, Field(ge=1, strict=True, json_schema_extra={"minimum": MIN_PLANNED_SEEDS})]
+    at_least: Annotated[
+        int, Field(ge=1, strict=True, json_schema_extra={"minimum": MIN_PLANNED_SEEDS})
+    ]
     """Seeds of every arm at the first look, 8 or more."""
     at_most: Annotated[int, Field(ge=1, le=10_000, strict=True)]
     """Seeds of an arm that is still undecided at the last look."""
@@ -206,9 +227,13 @@ class SeedPlan(Frozen):
                 f"got {self.at_least}"
             )
         if self.at_most < self.at_least:
-            raise ValueError(f"at_most must be at least at_least ({self.at_least}), got {self.at_most}")
+            raise ValueError(
+                f"at_most must be at least at_least ({self.at_least}), got {self.at_most}"
+            )
         if len(self.counts) > MAX_LOOKS:
-            raise ValueError(f"at most {MAX_LOOKS} looks, got {len(self.counts)}: give a larger step")
+            raise ValueError(
+                f"at most {MAX_LOOKS} looks, got {len(self.counts)}: give a larger step"
+            )
         return self
 
     @property
@@ -256,7 +281,9 @@ class SweepSpec(Frozen):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[
+        str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    ]
     """Names the sweep's folder, its MLflow experiment and its parent run. Runs are looked up within a name: keep
     it, and what has finished is not run again. Letters, digits, `_`, `-` and `.`."""
     description: str = ""
@@ -366,7 +393,11 @@ class SweepSpec(Frozen):
     def looks(self) -> tuple[tuple[int, ...], ...]:
         """The seeds of each planned look, each a superset of the one before; empty for a list."""
         plan = self.seed_settings
-        return tuple(tuple(range(count)) for count in plan.counts) if isinstance(plan, SeedPlan) else ()
+        return (
+            tuple(tuple(range(count)) for count in plan.counts)
+            if isinstance(plan, SeedPlan)
+            else ()
+        )
 
     @property
     def search_seed(self) -> int | None:
@@ -439,7 +470,11 @@ class SweepSpec(Frozen):
 
     def _remaining(self, arm: Arm) -> dict[str, str]:
         asked = {ARMS} if isinstance(self.baseline, str) else set(self.baseline or {})
-        names = [each.name for each in self._space.parameters if each.name not in asked and not each.keys & asked]
+        names = [
+            each.name
+            for each in self._space.parameters
+            if each.name not in asked and not each.keys & asked
+        ]
         return {name: repr(arm.choices[name]) for name in names if name in arm.choices}
 
     def trial(
@@ -532,7 +567,11 @@ class ArmBuilder:
         return TrialConfig.model_construct(**names, augment=augment, augmentations=used)
 
     def _section(self, root: str, over: Mapping[str, Any]) -> Any:
-        ours = sorted((key, value) for key, value in over.items() if key.startswith(root + ".")) if over else []
+        ours = (
+            sorted((key, value) for key, value in over.items() if key.startswith(root + "."))
+            if over
+            else []
+        )
         cache = (root, repr(ours))
         if cache not in self._sections:
             self._sections[cache] = self._validated(root, dict(ours))
@@ -546,12 +585,20 @@ class ArmBuilder:
             section = setting_fields.SECTIONS[root].model_validate(
                 setting_fields.nested(setting_fields.merged(base, over))[root]
             )
-            return self._distinct.setdefault(repr(section), section)  # equal sections are one object
+            return self._distinct.setdefault(
+                repr(section), section
+            )  # equal sections are one object
         except ValidationError as error:
-            return SectionError(root, [_rule(root, each) for each in error.errors(include_url=False)])
+            return SectionError(
+                root, [_rule(root, each) for each in error.errors(include_url=False)]
+            )
 
     def _name(self, point: Point) -> str:
-        parts = [part for name, choice in point.items() for part in self._parts(self._kinds[name], choice)]
+        parts = [
+            part
+            for name, choice in point.items()
+            for part in self._parts(self._kinds[name], choice)
+        ]
         return " ".join(parts) or self.sweep
 
     @cached_property
@@ -560,14 +607,20 @@ class ArmBuilder:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        names = [name for each in self.space.parameters for name in (each.keys if _zipped(each) else [each.name])]
+        names = [
+            name
+            for each in self.space.parameters
+            for name in (each.keys if _zipped(each) else [each.name])
+        ]
         return short_names(names, [*setting_fields.LEAVES, *setting_fields.SECTIONS, *_READ_AS])
 
     def _parts(self, parameter: Parameter, choice: Choice) -> list[str]:
         if parameter.name == ARMS:
             return [str(choice.label)]
         if _zipped(parameter):
-            return [f"{self._names[key]}={self._show(value)}" for key, value in choice.settings.items()]
+            return [
+                f"{self._names[key]}={self._show(value)}" for key, value in choice.settings.items()
+            ]
         return [f"{self._names[parameter.name]}={show(choice.label)}"]
 
     def _table(self, point: Point, config: TrialConfig) -> dict[str, Any]:
@@ -577,7 +630,9 @@ class ArmBuilder:
                 continue
             choice = point[parameter.name]
             if parameter.name == ARMS:
-                table.update({key: self._written(value_of(config, key)) for key in self._varied_by_arms})
+                table.update(
+                    {key: self._written(value_of(config, key)) for key in self._varied_by_arms}
+                )
             elif _zipped(parameter):
                 table.update({key: self._written(value) for key, value in choice.settings.items()})
             else:
@@ -592,7 +647,11 @@ class ArmBuilder:
         for choice in choices:
             for key, values in found.items():
                 values.add(repr(choice.settings.get(key, self.base.get(key))))
-        return [key for key, values in found.items() if len(values) > 1 and key not in setting_fields.OPTIONAL_SECTIONS]
+        return [
+            key
+            for key, values in found.items()
+            if len(values) > 1 and key not in setting_fields.OPTIONAL_SECTIONS
+        ]
 
     def _written(self, value: Any) -> Any:
         value = self.written.get(value, value) if isinstance(value, str) else value
@@ -665,18 +724,30 @@ def _candidates(source: SweepSource, key: str) -> Iterable[tuple[str | int, ...]
         yield ("trial", key)
     for section in ("parameters", "arms"):
         for name in source.names(section):
-            for inner in ((), ("zip",), *(("values", label) for label in source.names(section, name, "values"))):
+            for inner in (
+                (),
+                ("zip",),
+                *(("values", label) for label in source.names(section, name, "values")),
+            ):
                 if source.has((section, name, *inner, key)):
                     yield (section, name, *inner, key)
 
 
-def problems_of(source: SweepSource, found: Iterable[tuple[Sequence[str | int], Problem]]) -> list[Problem]:
+def problems_of(
+    source: SweepSource, found: Iterable[tuple[Sequence[str | int], Problem]]
+) -> list[Problem]:
     """Problems with their places filled in, in the order of the file, those of the command line last."""
-    placed = [(source.order(path), _short(problem.at(source.place(path)))) for path, problem in found]
+    placed = [
+        (source.order(path), _short(problem.at(source.place(path)))) for path, problem in found
+    ]
     return list(dict.fromkeys(problem for _, problem in sorted(placed, key=lambda each: each[0])))
 
 
 def _short(problem: Problem) -> Problem:
     """The problem without the key at the start of its rule, where the place ends in it."""
     word, _, rest = problem.rule.partition(" ")
-    return replace(problem, rule=rest) if rest.startswith("must ") and problem.place.endswith(word) else problem
+    return (
+        replace(problem, rule=rest)
+        if rest.startswith("must ") and problem.place.endswith(word)
+        else problem
+    )

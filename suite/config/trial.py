@@ -39,7 +39,9 @@ def image_count(size: float | None, available: int) -> int:
 class Frozen(BaseModel):
     """Base of all models of a sweep file: frozen, no unknown keys, no silent conversions of text to numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class DataConfig(Frozen):
@@ -99,7 +101,9 @@ class HeadConfig(Frozen):
 
     def rates(self) -> tuple[float, ...]:
         """The dropout rate after each hidden layer."""
-        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.hidden)
+        return (
+            self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.hidden)
+        )
 
 
 class DropoutConfig(Frozen):
@@ -141,7 +145,9 @@ class ModelConfig(Frozen):
     @model_validator(mode="after")
     def _dropout_has_a_place(self) -> ModelConfig:
         if self.dropout.rate > 0 and not self.dropout.after:
-            raise ValueError("dropout.after must name at least one layer when dropout.rate is above 0")
+            raise ValueError(
+                "dropout.after must name at least one layer when dropout.rate is above 0"
+            )
         return self
 
 
@@ -221,7 +227,9 @@ class TrainConfig(Frozen):
                 f"train.warmup_epochs must be below train.epochs, got {self.warmup_epochs:g} and {self.epochs}"
             )
         if self.warmup_epochs > 0 and self.schedule == "one_cycle":
-            raise ValueError("train.warmup_epochs must be 0 with schedule one_cycle, which has its own warm-up")
+            raise ValueError(
+                "train.warmup_epochs must be 0 with schedule one_cycle, which has its own warm-up"
+            )
         return self
 
 
@@ -318,7 +326,9 @@ class GaussianBlur(Frozen):
         if self.kernel_size % 2 == 0:
             raise ValueError(f"gaussian_blur.kernel_size must be odd, got {self.kernel_size}")
         if self.sigma_min > self.sigma_max:
-            raise ValueError(f"sigma_min <= sigma_max must hold, got {self.sigma_min:g} and {self.sigma_max:g}")
+            raise ValueError(
+                f"sigma_min <= sigma_max must hold, got {self.sigma_min:g} and {self.sigma_max:g}"
+            )
         return self
 
 

@@ -25,7 +25,9 @@ _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = re.compile(r"|~|null|Null|NULL")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _TAG = "tag:yaml.org,2002:"
 _CORE_TAGS = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 
@@ -72,7 +74,11 @@ class Node:
     def _step(self, rest: list[str | int]) -> tuple[Node, list[str | int]] | None:
         head, tail = rest[0], rest[1:]
         if isinstance(self.value, list):
-            return (self.value[head], tail) if isinstance(head, int) and head < len(self.value) else None
+            return (
+                (self.value[head], tail)
+                if isinstance(head, int) and head < len(self.value)
+                else None
+            )
         if not isinstance(self.value, dict):
             return None
         if str(head) in self.value:
@@ -102,7 +108,9 @@ class _Reader:
     nodes: int = 0
 
     def complain(self, mark: Any, rule: str, remedy: str = "") -> None:
-        self.problems.append(Problem(rule, f"{self.name}:{mark.line + 1}:{mark.column + 1}", remedy))
+        self.problems.append(
+            Problem(rule, f"{self.name}:{mark.line + 1}:{mark.column + 1}", remedy)
+        )
 
     def stop(self, mark: Any, rule: str, remedy: str = "") -> UsageError:
         self.complain(mark, rule, remedy)
@@ -114,7 +122,10 @@ class _Reader:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    raise self.stop(event.start_mark, "a sweep file is one document, got a second one after `---`")
+                    raise self.stop(
+                        event.start_mark,
+                        "a sweep file is one document, got a second one after `---`",
+                    )
                 root = self.node(next(self.events), 0)
         return root
 
@@ -134,7 +145,9 @@ class _Reader:
             node = Node(mark.line + 1, value, 1 + sum(part.size for part in parts))
         if node.size > MAX_NODES:
             raise self.stop(
-                mark, f"aliases expand to over {MAX_NODES:,} values", "Write the values out, or nest fewer aliases."
+                mark,
+                f"aliases expand to over {MAX_NODES:,} values",
+                "Write the values out, or nest fewer aliases.",
             )
         if not isinstance(event, yaml.AliasEvent) and event.anchor:
             self.anchors[event.anchor] = node
@@ -143,7 +156,9 @@ class _Reader:
     def _alias(self, event: Any) -> Node:
         node = self.anchors.get(event.anchor)
         if node is None:
-            self.complain(event.start_mark, f"alias *{event.anchor} has no anchor &{event.anchor} before it")
+            self.complain(
+                event.start_mark, f"alias *{event.anchor} has no anchor &{event.anchor} before it"
+            )
             return Node(event.start_mark.line + 1, None)
         return replace(node, line=event.start_mark.line + 1)
 
@@ -190,7 +205,11 @@ class _Reader:
     def _check_tag(self, event: Any) -> None:
         if event.tag and event.tag != "!" and event.tag not in _CORE_TAGS:
             shown = event.tag.replace(_TAG, "!!")
-            self.complain(event.start_mark, f"tag {shown} is not allowed", "Sweep files hold plain values only.")
+            self.complain(
+                event.start_mark,
+                f"tag {shown} is not allowed",
+                "Sweep files hold plain values only.",
+            )
 
     def _scalar(self, event: Any) -> Any:
         self._check_tag(event)
@@ -204,7 +223,9 @@ class _Reader:
         if kind == "float" and type(value) is int:
             return float(value)
         if type(value).__name__.replace("NoneType", "null") != kind:
-            self.complain(event.start_mark, f"{event.value!r} is not of the type that its tag !!{kind} says")
+            self.complain(
+                event.start_mark, f"{event.value!r} is not of the type that its tag !!{kind} says"
+            )
         return value
 
 
@@ -217,7 +238,9 @@ def resolved(text: str) -> Any:
     if _INT.fullmatch(text) and len(text) < 200:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _FLOAT.fullmatch(text):
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) + 0.0  # -0.0 is 0.0
+        return (
+            float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) + 0.0
+        )  # -0.0 is 0.0
     return text
 
 
@@ -242,7 +265,9 @@ def parse(text: str, name: str) -> Node:
             remedy="Save the file as plain UTF-8 text.",
         ) from None
     except ValueError as error:
-        raise UsageError(f"not YAML: {error}", place=name, remedy="Write plain UTF-8 text.") from None
+        raise UsageError(
+            f"not YAML: {error}", place=name, remedy="Write plain UTF-8 text."
+        ) from None
     if reader.problems:
         raise UsageError(reader.problems)
     return root if root is not None else Node(1, None)
@@ -263,7 +288,11 @@ def _not_yaml(error: Any, text: str) -> tuple[Any, str, str]:
     if "\t" in line[: mark.column + 1]:
         return mark, "not YAML: a tab", "Indent with spaces."
     why = ", ".join(part for part in (error.context, error.problem) if part)
-    return mark, f"not YAML: {why}", "Check indentation, colons, quotes and brackets on this line and the one before."
+    return (
+        mark,
+        f"not YAML: {why}",
+        "Check indentation, colons, quotes and brackets on this line and the one before.",
+    )
 
 
 def read_text(path: Path) -> str:
@@ -277,7 +306,9 @@ def read_text(path: Path) -> str:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             size = max(path.stat().st_size, len(content))
-            raise UsageError(f"a sweep file has at most {MAX_BYTES:,} bytes, got {size:,}", place=str(path))
+            raise UsageError(
+                f"a sweep file has at most {MAX_BYTES:,} bytes, got {size:,}", place=str(path)
+            )
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -289,17 +320,25 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UsageError("no such file", place=str(path), remedy=_other_files(path)) from None
     except IsADirectoryError:
-        raise UsageError("is a folder, not a sweep file", place=str(path), remedy=_other_files(path / "x")) from None
+        raise UsageError(
+            "is a folder, not a sweep file", place=str(path), remedy=_other_files(path / "x")
+        ) from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", place=str(path)) from None
+        raise UsageError(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", place=str(path)
+        ) from None
 
 
 def _other_files(path: Path) -> str:
     try:
-        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml"))
+        names = sorted(
+            each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml")
+        )
     except OSError:
         return f"The folder {path.parent} does not exist either."
-    return f"{path.parent} has: {', '.join(names)}." if names else f"{path.parent} has no YAML file."
+    return (
+        f"{path.parent} has: {', '.join(names)}." if names else f"{path.parent} has no YAML file."
+    )
 
 
 @dataclass(frozen=True)

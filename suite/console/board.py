@@ -31,7 +31,9 @@ class Board:
         console: where to draw.
     """
 
-    def __init__(self, name: str, history: History, objectives: tuple[Objective, ...], console: Console) -> None:
+    def __init__(
+        self, name: str, history: History, objectives: tuple[Objective, ...], console: Console
+    ) -> None:
         self.name, self.history, self.objectives, self.console = name, history, objectives, console
         self.targets: list[str] = []
         self.total_trials: int | None = None
@@ -46,13 +48,20 @@ class Board:
         """What this phase is to finish; the clock for the ETA starts."""
         self.targets, self.total_trials = list(trial_ids), total
         self._started, self._done_at_start = time.monotonic(), self._epochs_done()
-        self._said |= {(item.trial.id, str(item.status)) for item in self.history.in_plan() if item.ended}
+        self._said |= {
+            (item.trial.id, str(item.status)) for item in self.history.in_plan() if item.ended
+        }
 
     @contextmanager
     def shown(self) -> Iterator[Board]:
         """Draw while the block runs."""
         if self.console.is_terminal:
-            with Live(console=self.console, refresh_per_second=4, get_renderable=self._render, transient=True):
+            with Live(
+                console=self.console,
+                refresh_per_second=4,
+                get_renderable=self._render,
+                transient=True,
+            ):
                 yield self
         else:
             stop = threading.Event()
@@ -153,7 +162,11 @@ class Board:
         width = 30
         bar = "━" * round(width * done / total)
         head = Text.assemble(
-            (self.name, "bold"), "  ", (bar, "green"), ("━" * (width - len(bar)), "dim"), f" {done * 100 // total:3d}%"
+            (self.name, "bold"),
+            "  ",
+            (bar, "green"),
+            ("━" * (width - len(bar)), "dim"),
+            f" {done * 100 // total:3d}%",
         )
         lines: list[Text | Table] = [head, Text(self.headline()), table]
         if self.note:
@@ -165,7 +178,9 @@ class Board:
             self._say_ends()
             if time.monotonic() - self._last_line >= LINE_EVERY_S:
                 self._last_line = time.monotonic()
-                self.console.print(f"{self.name}: {self.headline()}", soft_wrap=True, highlight=False, markup=False)
+                self.console.print(
+                    f"{self.name}: {self.headline()}", soft_wrap=True, highlight=False, markup=False
+                )
 
     def _say_ends(self) -> None:
         with self._lock:
@@ -185,7 +200,11 @@ def _outcome(item: TrialHistory, objective: Objective) -> str:
     if item.reason:
         return f"({item.reason})"
     chosen = objective.chosen(item.curve)
-    return f"{objective.name} {chosen.metrics[objective.name]:.4f} at epoch {chosen.epoch}" if chosen else ""
+    return (
+        f"{objective.name} {chosen.metrics[objective.name]:.4f} at epoch {chosen.epoch}"
+        if chosen
+        else ""
+    )
 
 
 def _number(value: float | None) -> str:

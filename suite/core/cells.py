@@ -12,4 +12,6 @@ def inert(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    return ("'" if value.startswith(_FORMULA) else "") + value.replace("\r\n", "\n").replace("\r", "\n")
+    return ("'" if value.startswith(_FORMULA) else "") + value.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )

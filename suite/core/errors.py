@@ -59,10 +59,14 @@ class ProblemsError(SuiteError):
 
     exit_code = 2
 
-    def __init__(self, problems: Problem | str | Iterable[Problem], remedy: str = "", place: str = "") -> None:
+    def __init__(
+        self, problems: Problem | str | Iterable[Problem], remedy: str = "", place: str = ""
+    ) -> None:
         if isinstance(problems, str):
             problems = Problem(problems, place=place, remedy=remedy)
-        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -77,7 +81,9 @@ class EnvironmentProblem(ProblemsError):
 
     exit_code = 6
 
-    def __init__(self, problems: Problem | str | Iterable[Problem], remedy: str = "", place: str = "") -> None:
+    def __init__(
+        self, problems: Problem | str | Iterable[Problem], remedy: str = "", place: str = ""
+    ) -> None:
         super().__init__(problems, remedy, place)
         self.problems = tuple(replace(problem, environment=True) for problem in self.problems)
 

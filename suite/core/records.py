@@ -21,7 +21,16 @@ TEST_LOSS, TEST_ACC, TEST_BALANCED = "test/loss", "test/acc", "test/balanced_acc
 EPOCH_SECONDS, IMAGES_PER_SECOND = "time/epoch_s", "time/img_per_s"
 LEARNING_RATE, MEMORY_GIB = "train/lr", "memory/peak_gib"
 
-SPLIT_METRICS = (TRAIN_LOSS, TRAIN_ACC, VAL_LOSS, VAL_ACC, VAL_BALANCED, TEST_LOSS, TEST_ACC, TEST_BALANCED)
+SPLIT_METRICS = (
+    TRAIN_LOSS,
+    TRAIN_ACC,
+    VAL_LOSS,
+    VAL_ACC,
+    VAL_BALANCED,
+    TEST_LOSS,
+    TEST_ACC,
+    TEST_BALANCED,
+)
 METRICS = (*SPLIT_METRICS, EPOCH_SECONDS, IMAGES_PER_SECOND, LEARNING_RATE, MEMORY_GIB)
 # What depends on the machine, not on the seed: two runs of one trial may differ here and nowhere else.
 MACHINE_METRICS = (EPOCH_SECONDS, IMAGES_PER_SECOND, MEMORY_GIB)

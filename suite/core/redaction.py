@@ -25,7 +25,9 @@ _SHORTEST = 6  # characters of a value that is looked for wherever it turns up
 _LEAST_RANDOM = 12  # of a *_KEY, whose value may be a name
 
 # Two slashes, or one: pathlib joins them.
-_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*):(?P<slashes>//?)(?P<user>[^\s/?#'\"<>@]+(?:@[^\s/?#'\"<>@]+)*)@")
+_ADDRESS = re.compile(
+    r"(?P<scheme>\b[a-zA-Z][\w+.-]*):(?P<slashes>//?)(?P<user>[^\s/?#'\"<>@]+(?:@[^\s/?#'\"<>@]+)*)@"
+)
 _SHAPES = re.compile(
     r"""
     \b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b
@@ -58,7 +60,8 @@ _NAMED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _OPTION = re.compile(
-    rf"(?P<option>(?<![\w-])--[\w-]*(?:password|passwd|passphrase|secret|token|key)\s+){_BARE}", re.I | re.X
+    rf"(?P<option>(?<![\w-])--[\w-]*(?:password|passwd|passphrase|secret|token|key)\s+){_BARE}",
+    re.I | re.X,
 )
 _VARIABLE = re.compile(
     r"(?:.*_)?(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PWD_SECRET|APIKEY)|.*_(?:API_?KEY|ACCESS_KEY|SECRET_KEY)(?:_ID)?",
@@ -113,5 +116,9 @@ def _is_secret(name: str, value: str) -> bool:
         return False  # where a secret is
     if _VARIABLE.fullmatch(name):
         return True
-    random = len(value) >= _LEAST_RANDOM and any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    random = (
+        len(value) >= _LEAST_RANDOM
+        and any(map(str.isdigit, value))
+        and any(map(str.isalpha, value))
+    )
     return bool(_KEY_VARIABLE.fullmatch(name)) and random

@@ -1,19 +1,20 @@
-"""Data sets as uint8 arrays, their split, and tensors of them on a device.
+"""Datasets as uint8 arrays, their split, and their tensors on a device.
 
-``load`` decodes a data set once and keeps it on disk; ``split`` chooses images; ``to_device`` makes tensors::
+``load`` decodes a dataset once and caches it on disk; ``split`` chooses images; ``to_device`` makes
+tensors::
 
-    dataset = load(config.data)                       # numpy, memory-mapped, read-only; plain arrays for ray.put
+    dataset = load(config.data)                       # NumPy, memory-mapped, read-only
     parts = split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
-    tensors = to_device(dataset, "cpu")               # torch, the same memory
+    tensors = to_device(dataset, "cpu")               # torch, in the same memory
     train = torch.from_numpy(parts.train)
     order = train[epoch_order(len(train), seed, epoch)]
     for batch in batch_slices(len(train), config.train):
         images, labels = tensors.train_images[order[batch]], tensors.train_labels[order[batch]]
 
-Letters for shapes: N images, B images of a batch, C channels (always 3: grey images are repeated), H = W pixels of a
-side, K classes. Pixels are uint8 in 0..255, labels int64 in 0..K-1.
+Legend: N images, B images of a batch, C channels (always 3: grey images are repeated),
+H = W pixels of a side, K classes. Pixels are uint8 in 0..255, labels int64 in 0..K-1.
 
-Only the named sets that torchvision reads need torchvision; nothing here knows Ray or MLflow.
+Only torchvision's named datasets need torchvision; this package uses neither Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -64,26 +65,28 @@ __all__ = [
 
 
 def load(config: DataConfig, cache: Path | None = None, report: Report | None = None) -> Dataset:
-    """The data set that ``config`` names: decoded on the first call, read from the cache afterwards.
+    """The dataset of ``config``: decoded on the first call, read from the cache afterwards.
 
-    ``train_size``, ``val_size``, ``test_size`` and ``split_seed`` play no part here: see ``split``.
+    ``train_size``, ``val_size``, ``test_size`` and ``split_seed`` have no effect: see ``split``.
 
     Args:
-        config: its ``name``, ``root`` (relative to the working directory, unless resolved before) and ``image_size``.
-        cache: where decoded and downloaded images are kept. Default: see ``cache_folder``.
-        report: called with (images decoded, images in all) while an image folder is decoded.
+        config: its ``name``, ``root`` (relative to the working directory, unless resolved) and
+            ``image_size``.
+        cache: the folder of decoded and downloaded images. Default: see ``cache_folder``.
+        report: called with (images decoded, all images) while an image folder is decoded.
 
     Returns:
-        The arrays, read-only where they come from the cache.
+        The arrays, read-only if they come from the cache.
 
     Raises:
-        UsageError: an unknown name, ``folder`` without a root, or a ``module:function`` that returns something else
-            than a data set.
-        EnvironmentProblem: images that are missing, cannot be decoded or downloaded, or a cache that cannot be written.
-        Both list everything they found.
+        UsageError: an unknown name, ``folder`` without a root, or a ``module:function`` that
+            returns something else than a dataset.
+        EnvironmentProblem: images that are missing, cannot be decoded or downloaded, or a cache
+            that cannot be written.
+        Both list all problems.
     """
     name, side = config.name, config.image_size
-    where = cache if cache is not None else cache_folder()
+    folder = cache if cache is not None else cache_folder()
     root = None if config.root is None else _absolute(config.root)
     if is_reference(name):
         return own.load(name, None if root is None else str(root), side)
@@ -94,13 +97,19 @@ def load(config: DataConfig, cache: Path | None = None, report: Report | None = 
                 remedy=f"Set data.root to the folder that holds {folders.LAYOUT}.",
             )
         listing = folders.scan(root)
-        return cached(where, name, listing.key(side), lambda temp: folders.decode(listing, side, temp, report))
+        return cached(
+            folder,
+            name,
+            listing.key(side),
+            lambda temp: folders.decode(listing, side, temp, report),
+        )
     if name == "digits":
-        return cached(where, name, str(side), lambda _: named.digits(side))
+        return cached(folder, name, str(side), lambda _: named.digits(side))
     if name in named.TORCHVISION:
-        return named.load(name, root if root is not None else where / "downloads", side, where)
+        return named.load(name, root if root is not None else folder / "downloads", side, folder)
     raise UsageError(
-        f"data.name must be one of {', '.join(NAMES)} or module:function, got {name!r}", remedy=_near(name)
+        f"data.name must be one of {', '.join(NAMES)} or module:function, got {name!r}",
+        remedy=_near(name),
     )
 
 
@@ -108,7 +117,7 @@ NAMES = (*named.TORCHVISION, "folder", "digits")
 
 
 def _absolute(path: str) -> Path:
-    # Not Path.resolve(): messages shall show the path that the user wrote, not where its links lead.
+    # Not Path.resolve(): messages show the path that the user wrote, not the target of its links.
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
 
 

@@ -1,6 +1,6 @@
-"""Tensors of a data set on a device, the order of batches, and figures of the training images.
+"""Tensors of a dataset on a device, the order of batches, and statistics of training images.
 
-Letters: N images, B images of a batch, C = 3 channels, H = W pixels of a side, K classes.
+Legend: N images, B images of a batch, C = 3 channels, H = W pixels of a side, K classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _CHUNK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class DeviceData:
-    """The arrays of a ``Dataset`` as tensors on one device. Never write into them: the memory may be read-only.
+    """The arrays of a ``Dataset`` as tensors on one device.
+
+    Never write into them: the memory may be read-only.
 
     Attributes:
         train_images, test_images: uint8 (N, C, H, W).
@@ -40,19 +42,22 @@ class DeviceData:
 
 
 def to_device(dataset: Dataset, device: torch.device | str) -> DeviceData:
-    """The data set on ``device``: on the CPU its own memory, without a copy; elsewhere one copy of each array for all
-    trials of a process.
+    """The dataset on ``device``.
 
-    On the CPU the memory may be the cache's file or Ray's object store, mapped read-only: writing into such a tensor
-    kills the process. ``images[index]`` is a fresh tensor, and may be changed.
+    On the CPU the tensors share its memory; elsewhere all trials of a process share one copy.
+
+    On the CPU the memory may be the cache's file or Ray's object store, mapped read-only: writing
+    into such a tensor kills the process. ``images[index]`` is a copy, and may be changed.
     """
     arrays = dataset.arrays()
     if torch.device(device).type == "cpu":
         return DeviceData(**{field: as_tensor(array) for field, array in arrays.items()})
     key = (str(device), dataset.digest, *(array.shape for array in arrays.values()))
     if key not in _on_device:
-        _on_device.clear()  # a process trains on one data set at a time
-        _on_device[key] = DeviceData(**{field: as_tensor(array).to(device) for field, array in arrays.items()})
+        _on_device.clear()  # a process trains on one dataset at a time
+        _on_device[key] = DeviceData(
+            **{field: as_tensor(array).to(device) for field, array in arrays.items()}
+        )
     return _on_device[key]
 
 
@@ -60,9 +65,10 @@ _on_device: dict[tuple[object, ...], DeviceData] = {}
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """The array's own memory as a tensor, without a copy; not to be written into where the array is read-only."""
+    """A tensor that shares the array's memory. Never write into it if the array is read-only."""
     with warnings.catch_warnings():
-        # Nothing here writes into the images: the copy that torch asks for would cost each process the whole data set.
+        # Nothing writes into the images. A copy, as torch suggests, would cost each process the
+        # whole dataset.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
 
@@ -82,8 +88,9 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 def batch_slices(images: int, config: TrainConfig) -> list[slice]:
     """The batches of an epoch as slices of ``epoch_order``, by ``train.last_batch``.
 
-    A set smaller than a batch is one batch. BatchNorm refuses a batch of one image, so none is made unless
-    ``batch_size`` or ``images`` is 1: ``keep`` adds that image to the batch before, ``spread`` makes one batch less.
+    A set smaller than a batch is one batch. BatchNorm refuses a batch of one image, so none is made
+    unless ``batch_size`` or ``images`` is 1: ``keep`` adds the last image to the batch before,
+    ``spread`` makes one batch less.
 
     Args:
         images: training images.
@@ -94,7 +101,7 @@ def batch_slices(images: int, config: TrainConfig) -> list[slice]:
 
 
 def trained_images(images: int, config: TrainConfig) -> int:
-    """Images trained on in each epoch, of ``images``: fewer than all only with ``last_batch: drop``."""
+    """Images of each training epoch: fewer than ``images`` only with ``last_batch: drop``."""
     return sum(_batch_sizes(images, config))
 
 
@@ -109,22 +116,24 @@ def _batch_sizes(images: int, config: TrainConfig) -> list[int]:
 
 
 def _even_sizes(images: int, size: int) -> list[int]:
-    """As few batches of at most ``size`` as possible, equal to within one image, larger ones first."""
+    """The fewest batches of at most ``size``, equal to within one image, larger ones first."""
     count = math.ceil(images / size)
-    if images // count == 1 < size and count > 1:  # only 2 by 2 with an odd number of images
+    if images // count == 1 < size and count > 1:  # only for size 2 and an odd number of images
         count -= 1
     return [images // count + (place < images % count) for place in range(count)]
 
 
-def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation (of the population) of each channel, float64 (C,), with pixels as 0..1.
+def statistics(
+    images: Images, index: Index
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and population standard deviation of each channel, float64 (C,), of pixels in 0..1.
 
-    Summed as integers, so the result depends neither on the order nor on the machine. The deviation is at least that of
-    one grey level, 1/255, so that a channel without contrast can be divided by it.
+    Integer sums make the result independent of order and machine. The deviation is at least one
+    grey level, 1/255, so that a channel without contrast can be divided by it.
 
     Args:
         images: uint8 (N, C, H, W).
-        index: int64 (n,), the rows that count.
+        index: int64 (n,), the rows to include.
     """
     step = max(1, _CHUNK_BYTES // images[0].nbytes)
     total = np.zeros(images.shape[1], np.uint64)
@@ -132,19 +141,23 @@ def statistics(images: Images, index: Index) -> tuple[npt.NDArray[np.float64], n
     for start in range(0, len(index), step):
         chunk = images[index[start : start + step]]
         total += chunk.sum(axis=(0, 2, 3), dtype=np.uint64)
-        squares += np.square(chunk, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)  # 255^2 fits in 16 bits
+        chunk_squares = np.square(chunk, dtype=np.uint16)  # 255^2 fits in 16 bits
+        squares += chunk_squares.sum(axis=(0, 2, 3), dtype=np.uint64)
     pixels = len(index) * images.shape[2] * images.shape[3]
-    # Python's integers: pixels x squares exceeds 64 bits from 280 billion pixels on, and floats would cancel.
+    # Python integers: pixels x squares exceeds 64 bits from 280 billion pixels on, and floats lose
+    # digits.
     spread = [pixels * int(s) - int(t) ** 2 for t, s in zip(total, squares, strict=True)]
     std = np.sqrt(np.array([value / pixels**2 for value in spread])) / 255
     return total / pixels / 255, np.maximum(std, 1 / 255)
 
 
 def class_weights(labels: Labels, num_classes: int) -> npt.NDArray[np.float32]:
-    """Weights for the loss, float32 (K,): inverse to a class's frequency, with mean 1 over the images.
+    """Loss weights, float32 (K,), inverse to a class's frequency, with mean 1 over the images.
 
     A class without an image gets 0.
     """
     counts = np.bincount(labels, minlength=num_classes)
     present = np.count_nonzero(counts)
-    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(np.float32)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(
+        np.float32
+    )

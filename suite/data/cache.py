@@ -1,11 +1,12 @@
-"""Decoded data sets on disk: plain .npy files (never pickles), memory-mapped, so all processes share one copy.
+"""Decoded datasets on disk: .npy files without pickles, memory-mapped, shared by all processes.
 
 ::
 
-    <cache>/data/<name>-<key>/   train_images.npy train_labels.npy test_images.npy test_labels.npy   meta.json
+    <cache>/data/<name>-<key>/   train_images.npy train_labels.npy test_images.npy test_labels.npy
+                                 meta.json
 
-An entry is written to a hidden folder beside it and renamed when complete: a crash or two processes at once leave
-either a whole entry or none.
+An entry is written to a hidden folder beside it and renamed when complete. After a crash, or with
+two processes at once, an entry is complete or absent.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import numpy as np
 from suite.core.errors import EnvironmentProblem
 from suite.data.dataset import FIELDS, Dataset
 
-FORMAT = 1  # raised when the same images would be decoded to other arrays
-_SAMPLED = 16  # images per array that are hashed when an entry is opened: milliseconds, yet blank pages are found
-_STALE_S = 24 * 3600.0  # age after which a hidden folder is taken for the remains of a crash
+FORMAT = 1  # increased if the same images would decode to other arrays
+_SAMPLED_IMAGES = 16  # per array, hashed when an entry is opened: milliseconds
+_STALE_S = 24 * 3600.0  # age at which a hidden folder counts as left by a crash
 
 
 def cache_folder() -> Path:
-    """Where decoded images and downloads go: $SUITE_CACHE, else $XDG_CACHE_HOME/suite, else ~/.cache/suite."""
+    """The cache: $SUITE_CACHE, else $XDG_CACHE_HOME/suite, else ~/.cache/suite."""
     if chosen := os.environ.get("SUITE_CACHE"):
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -40,22 +41,24 @@ def cache_folder() -> Path:
 
 
 def cached(cache: Path, name: str, read_from: str, build: Callable[[Path], Dataset]) -> Dataset:
-    """The entry for what was read, built first where there is none that verifies.
+    """The entry of a source of images; built first if it is missing or damaged.
 
     Args:
         cache: the cache folder.
-        name: the data set's name.
-        read_from: text that changes whenever the source of the images or the way they are decoded does.
-        build: makes the data set; may write some of its arrays into the folder that it is given, as ``<field>.npy``.
+        name: the dataset's.
+        read_from: text that changes whenever the source or the decoding of the images changes.
+        build: makes the dataset; may write arrays as ``<field>.npy`` into the folder that it gets.
 
     Raises:
-        EnvironmentProblem: if the cache cannot be written; and what ``build`` raises.
+        EnvironmentProblem: the cache cannot be written; and all errors of ``build``.
     """
-    key = hashlib.sha256(f"{FORMAT}\0{name}\0{read_from}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    key = hashlib.sha256(
+        f"{FORMAT}\0{name}\0{read_from}".encode("utf-8", "surrogateescape")
+    ).hexdigest()[:24]
     entry = cache / "data" / f"{name}-{key}"
-    known = _read(entry)
-    if known is not None:
-        return known
+    dataset = _read(entry)
+    if dataset is not None:
+        return dataset
     built: Dataset | None = None
 
     def fill(temp: Path) -> None:
@@ -70,22 +73,22 @@ def cached(cache: Path, name: str, read_from: str, build: Callable[[Path], Datas
             f"the cache for decoded images must be writable, but {cache} is not: {error}",
             remedy="Free some space there, or set SUITE_CACHE to another folder.",
         ) from error
-    # Read back, so that the first call returns what all later ones do: read-only pages of the file, not private memory.
+    # Read back: the first call returns the same read-only pages of the file as later calls.
     read = _read(entry) or built
     assert read is not None  # ``put`` has called ``fill``
     return read
 
 
 def put(entry: Path, fill: Callable[[Path], None], verifies: Callable[[Path], bool]) -> None:
-    """Make an entry of a cache: a folder that is there whole, or not at all.
+    """Make an entry of a cache: a folder that is complete or absent.
 
     Args:
-        entry: where it goes.
-        fill: writes its files into the hidden folder that it is given.
-        verifies: whether an entry, which another process may have made meanwhile, is as good as this one.
+        entry: the folder.
+        fill: writes the files into the hidden folder that it gets.
+        verifies: whether an entry, which another process may have made meanwhile, is valid.
 
     Raises:
-        OSError: it cannot be written; and what ``fill`` raises.
+        OSError: the entry cannot be written; and all errors of ``fill``.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
     _sweep(entry.parent)
@@ -119,20 +122,23 @@ def _publish(temp: Path, entry: Path, verifies: Callable[[Path], bool]) -> None:
     try:
         temp.rename(entry)
     except OSError:
-        if verifies(entry):  # another process was faster: its entry is as good as ours
+        if verifies(entry):  # another process was faster
             return
-        shutil.rmtree(entry, ignore_errors=True)  # half an entry, damaged after it was written
+        shutil.rmtree(entry, ignore_errors=True)  # an entry that was damaged later
         temp.rename(entry)
 
 
 def _read(entry: Path) -> Dataset | None:
-    """The entry, or None where it is absent or damaged: it is then built again."""
+    """The entry, or None if it is missing or damaged."""
     try:
         meta: dict[str, Any] = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         if any((entry / f"{field}.npy").stat().st_size != meta["bytes"][field] for field in FIELDS):
             return None
-        # asarray: an ordinary array over the same pages, which Ray and torch know how to share; a memmap they copy.
-        arrays = [np.asarray(np.load(entry / f"{field}.npy", mmap_mode="r", allow_pickle=False)) for field in FIELDS]
+        # asarray: Ray and torch share the pages of an ordinary array, but copy those of a memmap.
+        arrays = [
+            np.asarray(np.load(entry / f"{field}.npy", mmap_mode="r", allow_pickle=False))
+            for field in FIELDS
+        ]
         dataset = Dataset(meta["name"], tuple(meta["classes"]), meta["digest"], *arrays)
         return dataset if _sample(dataset) == meta["sample"] else None
     except (OSError, ValueError, LookupError, TypeError):
@@ -140,17 +146,21 @@ def _read(entry: Path) -> Dataset | None:
 
 
 def _sample(dataset: Dataset) -> str:
-    """A hash over all labels and some images, evenly spaced: finds an entry whose pages never reached the disk."""
+    """A hash of all labels and some images: detects pages that never reached the disk."""
     digest = hashlib.sha256()
     for array in dataset.arrays().values():
-        chosen = array if array.ndim == 1 else array[np.linspace(0, len(array) - 1, _SAMPLED).astype(np.int64)]
+        chosen = (
+            array
+            if array.ndim == 1
+            else array[np.linspace(0, len(array) - 1, _SAMPLED_IMAGES).astype(np.int64)]
+        )
         digest.update(np.ascontiguousarray(chosen).data)
     return digest.hexdigest()
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that died while they built an entry."""
+    """Remove the remains of processes that died while they built an entry."""
     for path in folder.glob(".*"):
-        with contextlib.suppress(FileNotFoundError):  # its process lives and has just finished
+        with contextlib.suppress(FileNotFoundError):  # its process has just finished
             if time.time() - path.stat().st_mtime > _STALE_S:
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a data set is, whatever it was read from; see ``suite.data`` for the letters of the shapes."""
+"""The dataset: decoded images and labels. ``suite.data`` explains the letters of shapes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Decoded images and labels. A plain value of plain arrays: pickled by Ray without copying the pixels.
+    """Decoded images and labels: plain arrays, which Ray pickles without copying the pixels.
 
     Attributes:
         name: as in ``data.name``.
         classes: the name of each label, K of them.
-        digest: SHA-256 (64 hex digits) over pixels, labels, classes and shapes, not over names of files.
-        train_images, test_images: uint8 (N, 3, H, W), contiguous; may be read-only: never write into them.
+        digest: SHA-256 (64 hex digits) over pixels, labels, classes and shapes, not over names of
+            files.
+        train_images, test_images: uint8 (N, 3, H, W), contiguous; may be read-only: never write
+            into them.
         train_labels, test_labels: int64 (N,), 0..K-1.
     """
 
@@ -42,9 +44,13 @@ class Dataset:
 
     @classmethod
     def of(
-        cls, name: str, classes: Sequence[str], train: tuple[Images, Labels], test: tuple[Images, Labels]
+        cls,
+        name: str,
+        classes: Sequence[str],
+        train: tuple[Images, Labels],
+        test: tuple[Images, Labels],
     ) -> Dataset:
-        """A data set with its digest computed."""
+        """A dataset with its digest."""
         bare = cls(name, tuple(classes), "", *train, *test)
         return replace(bare, digest=bare._digest())
 
@@ -60,7 +66,7 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """Of the four arrays."""
+        """Bytes of the four arrays."""
         return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -71,24 +77,29 @@ class Dataset:
         shapes = {field: list(array.shape) for field, array in self.arrays().items()}
         digest = hashlib.sha256(json.dumps([list(self.classes), shapes]).encode())
         for array in self.arrays().values():
-            # Little-endian, so that the digest is the same on any machine.
+            # Little-endian: the same digest on any machine.
             digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
         return digest.hexdigest()
 
 
-def describe(dataset: Dataset, parts: Split) -> dict[str, Any]:
-    """What a log should say about the data: name, digest, image size, and images per part and class (JSON types)."""
+def describe(dataset: Dataset, parts: Split) -> dict[str, object]:
+    """Name, digest, image size, and images per part and class, for a log (JSON types)."""
     chosen = {
         "train": dataset.train_labels[parts.train],
         "val": dataset.train_labels[parts.val],
         "test": dataset.test_labels[parts.test],
     }
-    counts = {part: np.bincount(labels, minlength=dataset.num_classes) for part, labels in chosen.items()}
+    counts = {
+        part: np.bincount(labels, minlength=dataset.num_classes) for part, labels in chosen.items()
+    }
     return {
         "name": dataset.name,
         "digest": dataset.digest,
         "image_size": dataset.image_size,
         "num_classes": dataset.num_classes,
         **{part: len(labels) for part, labels in chosen.items()},
-        "per_class": {part: dict(zip(dataset.classes, count.tolist(), strict=True)) for part, count in counts.items()},
+        "per_class": {
+            part: dict(zip(dataset.classes, count.tolist(), strict=True))
+            for part, count in counts.items()
+        },
     }

@@ -1,7 +1,8 @@
 """Image folders: ``train/<class>/*`` and ``test/<class>/*``, of any common type and size.
 
-What counts as an image is told by the end of its name; other files and hidden ones are ignored. Folders inside a class
-folder are searched too, links are followed. Labels are the places of the class names in sorted order.
+The suffix of a name decides whether a file is an image; other and hidden files are ignored. Folders
+inside a class folder are searched, too, and links are followed. Labels are the positions of the
+class names in sorted order.
 """
 
 from __future__ import annotations
@@ -27,21 +28,22 @@ from suite.data.problems import capped, enough
 
 LAYOUT = "train/<class>/* and test/<class>/*"
 PARTS = ("train", "test")
-# What Pillow reads wherever it is installed; by lower-case ending.
+# Formats of every Pillow installation, by lower-case suffix.
 _PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 SUFFIXES = frozenset((*_PHOTOS, ".ppm", ".pgm", ".pbm", ".pnm"))
-DEFAULT_SIDE = 64  # pixels, where the images are not all squares of one size
-_SIDES = range(8, 1025)  # what data.image_size allows
-_CHUNK_BYTES = 16 * 2**20  # decoded pixels that one job returns
-# Threads help only where decoding (which releases Python's lock) outweighs opening: measured on two cores, two threads
-# took 1.6 times as long as one for 2 KB JPEGs, as long at 3.5 KB, and 0.5 times as long at 20 KB.
+DEFAULT_SIDE = 64  # pixels, if the images are not all squares of one size
+_SIDES = range(8, 1025)  # allowed values of data.image_size
+_CHUNK_BYTES = 16 * 2**20  # decoded pixels per job
+# Threads help only if decoding (which releases Python's lock) takes longer than opening. On two
+# cores two threads took 1.6 times as long as one for 2 KB JPEGs, as long at 3.5 KB, and half as
+# long at 20 KB.
 _THREADED_BYTES = 6 * 2**10
 
 _log = logging.getLogger(__name__)
 
 
 class File(NamedTuple):
-    """One image file: its path relative to the root, its label, its size in bytes, its time of change in ns."""
+    """One image file: path relative to the root, label, size in bytes, modification time in ns."""
 
     path: str
     label: int
@@ -51,7 +53,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What an image folder holds, before anything is decoded."""
+    """The content of an image folder, before anything is decoded."""
 
     root: Path
     classes: tuple[str, ...]
@@ -63,27 +65,30 @@ class Listing:
         return json.dumps([str(self.root), image_size, self.classes, self.train, self.test])
 
 
-# ---- what is there ---------------------------------------------------------------------------------------------------
+# ---- listing ----
 
 
 def scan(root: Path) -> Listing:
     """List an image folder.
 
     Raises:
-        EnvironmentProblem: with all that is wrong with its structure.
+        EnvironmentProblem: lists all problems of its structure.
     """
     if not root.is_dir():
-        what = "that is a file" if root.exists() else "there is no such folder"
+        what = "it is a file" if root.exists() else "no such folder"
         raise_problems(
-            capped([f"data.root must be a folder of images, got {root}: {what}"], f"Expected in it: {LAYOUT}.")
+            capped(
+                [f"data.root must be a folder of images, got {root}: {what}"],
+                f"Expected in it: {LAYOUT}.",
+            )
         )
     problems: list[Problem] = []
-    found = {part: _scan_part(root, part, problems) for part in PARTS}
-    classes = tuple(sorted(set().union(*found.values())))
-    if all(found.values()):
-        problems += _class_problems(root, found, classes)
+    files = {part: _scan_part(root, part, problems) for part in PARTS}
+    classes = tuple(sorted(set().union(*files.values())))
+    if all(files.values()):
+        problems += _class_problems(root, files, classes)
     raise_problems(problems)
-    train, test = (_labelled(found[part], classes) for part in PARTS)
+    train, test = (_labelled(files[part], classes) for part in PARTS)
     return Listing(root, classes, train, test)
 
 
@@ -101,9 +106,14 @@ def _scan_part(root: Path, part: str, problems: list[Problem]) -> dict[str, list
     ignored: Counter[str] = Counter()
     broken: list[str] = []
     classes = {name: _scan_class(root, folder / name, ignored, broken) for name in names}
-    problems += capped(broken, "Mend or remove these files.")
+    problems += capped(broken, "Repair or remove these files.")
     if ignored:
-        _log.info("%s: %s files ignored that are no images (%s)", folder, ignored.total(), enough(sorted(ignored)))
+        _log.info(
+            "%s: ignored %s files that are not images (%s)",
+            folder,
+            ignored.total(),
+            enough(sorted(ignored)),
+        )
     return classes
 
 
@@ -114,7 +124,7 @@ def _visible(folder: Path) -> list[str]:
 def _scan_class(root: Path, folder: Path, ignored: Counter[str], broken: list[str]) -> list[File]:
     files, start = [], len(os.path.join(root, ""))  # noqa: PTH118
     for path in _walk(str(folder), frozenset(), broken):
-        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (a Path for each of a million files takes seconds)
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122  (faster than Path)
         if suffix not in SUFFIXES:
             ignored[suffix or "without ending"] += 1
             continue
@@ -128,7 +138,7 @@ def _scan_class(root: Path, folder: Path, ignored: Counter[str], broken: list[st
 
 
 def _walk(folder: str, above: frozenset[str], broken: list[str]) -> Iterator[str]:
-    """All files below ``folder`` that are not hidden. A link to a folder above is not followed: it would never end."""
+    """All visible files below ``folder``, except through links to a folder above."""
     above |= {os.path.realpath(folder)}
     try:
         with os.scandir(folder) as entries:
@@ -143,58 +153,79 @@ def _walk(folder: str, above: frozenset[str], broken: list[str]) -> Iterator[str
             yield from _walk(entry.path, above, broken)
 
 
-def _class_problems(root: Path, found: dict[str, dict[str, list[File]]], classes: tuple[str, ...]) -> list[Problem]:
-    """What is wrong where both train and test hold class folders."""
+def _class_problems(
+    root: Path, parts: dict[str, dict[str, list[File]]], classes: tuple[str, ...]
+) -> list[Problem]:
+    """Problems of class folders, if both train and test have them."""
     problems: list[Problem] = []
     only = {
-        part: [name for name in classes if name not in found[other]]
+        part: [name for name in classes if name not in parts[other]]
         for part, other in zip(PARTS, PARTS[::-1], strict=True)
     }
     if any(only.values()):
-        sides = "; ".join(f"only in {part}: {enough(names)}" for part, names in only.items() if names)
+        sides = "; ".join(
+            f"only in {part}: {enough(names)}" for part, names in only.items() if names
+        )
         remedy = "Give both parts the same class folders, spelled alike."
-        problems += capped([f"train and test must hold the same classes in {root}, but {sides}"], remedy)
+        problems += capped(
+            [f"train and test must hold the same classes in {root}, but {sides}"], remedy
+        )
     elif len(classes) < 2:
-        problems += capped([f"at least two classes are needed, {root} has one: {classes[0]}"], "Add a class folder.")
+        problems += capped(
+            [f"at least two classes are needed, {root} has one: {classes[0]}"],
+            "Add a class folder.",
+        )
     empty = [
-        f"{root / part / name} holds no image" for part in PARTS for name, files in found[part].items() if not files
+        f"{root / part / name} holds no image"
+        for part in PARTS
+        for name, files in parts[part].items()
+        if not files
     ]
-    problems += capped(empty, f"An image is a file that ends in one of {' '.join(sorted(SUFFIXES))}.")
+    problems += capped(
+        empty, f"An image is a file that ends in one of {' '.join(sorted(SUFFIXES))}."
+    )
     return problems
 
 
-def _labelled(found: dict[str, list[File]], classes: tuple[str, ...]) -> tuple[File, ...]:
-    return tuple(file._replace(label=label) for label, name in enumerate(classes) for file in found[name])
+def _labelled(by_class: dict[str, list[File]], classes: tuple[str, ...]) -> tuple[File, ...]:
+    return tuple(
+        file._replace(label=label) for label, name in enumerate(classes) for file in by_class[name]
+    )
 
 
-# ---- decoding --------------------------------------------------------------------------------------------------------
+# ---- decoding ----
 
 
-def decode(listing: Listing, image_size: int | None, folder: Path, report: Report | None = None) -> Dataset:
+def decode(
+    listing: Listing, image_size: int | None, folder: Path, report: Report | None = None
+) -> Dataset:
     """Decode all images into ``folder``, as ``train_images.npy`` and ``test_images.npy``.
 
-    Images go to the disk as they come, so a data set may be larger than the memory.
+    Images are written as they are decoded, so a dataset may be larger than the memory.
 
     Args:
         listing: from ``scan``.
-        image_size: side in pixels; None = the images' own if all are squares of one size, else 64.
-        folder: where to write.
-        report: called with (images decoded, images in all).
+        image_size: side in pixels; None = that of the images if all are squares of one size, else
+            64.
+        folder: for the arrays.
+        report: called with (images decoded, all images).
 
     Raises:
-        EnvironmentProblem: with every image that cannot be decoded.
-        OSError: if ``folder`` cannot be written.
+        EnvironmentProblem: lists every image that cannot be decoded.
+        OSError: ``folder`` cannot be written.
     """
     if image_size is not None:
         return _decode(listing, image_size, False, folder, report)
     side = _first_side(listing)
     try:
         return _decode(listing, side, True, folder, report)
-    except pixels.OtherSizeError:  # cheaper than a look at all headers before: images that differ, differ soon
+    except pixels.OtherSizeError:  # usually early, so cheaper than reading all headers first
         return _decode(listing, DEFAULT_SIDE, False, folder, report)
 
 
-def _decode(listing: Listing, side: int, exact: bool, folder: Path, report: Report | None) -> Dataset:
+def _decode(
+    listing: Listing, side: int, exact: bool, folder: Path, report: Report | None
+) -> Dataset:
     total, done = len(listing.train) + len(listing.test), 0
     bad: list[str] = []
     decoded: dict[str, tuple[Images, Labels]] = {}
@@ -215,18 +246,21 @@ def _decode(listing: Listing, side: int, exact: bool, folder: Path, report: Repo
     return Dataset.of("folder", listing.classes, decoded["train"], decoded["test"])
 
 
-def _chunks(root: Path, files: tuple[File, ...], side: int, exact: bool) -> Iterator[tuple[Images, list[str]]]:
-    """Images (B, 3, side, side) in the order of ``files``, and what could not be decoded (left black)."""
+def _chunks(
+    root: Path, files: tuple[File, ...], side: int, exact: bool
+) -> Iterator[tuple[Images, list[str]]]:
+    """Images (B, 3, side, side) in the order of ``files``; failures are black, with a message."""
     step = max(1, min(512, _CHUNK_BYTES // (3 * side * side)))
     paths = [str(root / file.path) for file in files]
     threaded = sum(file.size for file in files) >= _THREADED_BYTES * len(files)
     pool = ThreadPoolExecutor((os.cpu_count() or 1) if threaded else 1)
     try:
         yield from pool.map(
-            partial(_decode_chunk, side, exact), [paths[i : i + step] for i in range(0, len(paths), step)]
+            partial(_decode_chunk, side, exact),
+            [paths[i : i + step] for i in range(0, len(paths), step)],
         )
     finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C: at once, not after the last image
+        pool.shutdown(cancel_futures=True)  # stops at once on Ctrl-C
 
 
 def _decode_chunk(side: int, exact: bool, paths: list[str]) -> tuple[Images, list[str]]:
@@ -237,7 +271,7 @@ def _decode_chunk(side: int, exact: bool, paths: list[str]) -> tuple[Images, lis
             row[:] = pixels.decode(path, side, exact)
         except (MemoryError, pixels.OtherSizeError):
             raise
-        except Exception as error:  # Pillow's decoders raise all kinds of errors for damaged files
+        except Exception as error:  # Pillow's decoders raise any error for damaged files
             bad.append(f"{path} cannot be decoded: {_reason(error)}")
     return images, bad
 
@@ -250,13 +284,13 @@ def read_images(folder: Path, side: int) -> tuple[list[str], Images]:
         images: uint8 (N, 3, side, side), resized as for training.
 
     Raises:
-        EnvironmentProblem: naming every image that cannot be decoded.
+        EnvironmentProblem: lists every image that cannot be decoded.
     """
     problems: list[str] = []
-    found = sorted(path for path in _walk(str(folder), frozenset(), problems))
-    paths = [path for path in found if os.path.splitext(path)[1].lower() in SUFFIXES]  # noqa: PTH122
+    files = sorted(_walk(str(folder), frozenset(), problems))
+    paths = [path for path in files if os.path.splitext(path)[1].lower() in SUFFIXES]  # noqa: PTH122
     images, bad = _decode_chunk(side, False, paths)
-    raise_problems(capped([*problems, *bad], "Mend or remove them."))
+    raise_problems(capped([*problems, *bad], "Repair or remove them."))
     return paths, images
 
 
@@ -271,23 +305,25 @@ def read_image(path: Path, side: int) -> Images:
         raise UsageError(f"the image must be a file, got {path}")
     try:
         return pixels.decode(str(path), side)
-    except Exception as error:  # whatever Pillow raises for a damaged file
-        raise EnvironmentProblem(f"{path} cannot be shown: {_reason(error)}", remedy="Give an image file.") from error
+    except Exception as error:  # Pillow raises any error for a damaged file
+        raise EnvironmentProblem(
+            f"{path} cannot be shown: {_reason(error)}", remedy="Give an image file."
+        ) from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unknown kind"
+        return "not an image, or an unsupported format"
     return str(error) or type(error).__name__
 
 
 def _first_side(listing: Listing) -> int:
-    """The side in pixels of the first image that can be opened, if it is a square of a usable size; else 64."""
+    """The side of the first readable image, if it is a square of an allowed size; else 64."""
     for file in (*listing.train, *listing.test):
         try:
             with Image.open(listing.root / file.path) as image:
                 width, height = image.size
-        except Exception:  # decoding will say what is wrong with it
+        except Exception:  # decoding will report it
             continue
         return width if width == height and width in _SIDES else DEFAULT_SIDE
     return DEFAULT_SIDE

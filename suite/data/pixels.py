@@ -1,4 +1,4 @@
-"""Pictures of any kind as squares of RGB pixels, as torchvision's ``ImageFolder``, ``Resize`` and ``CenterCrop``."""
+"""Images as RGB squares, as torchvision's ``ImageFolder``, ``Resize`` and ``CenterCrop`` do."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from suite.data.dataset import Images
 
 
 class OtherSizeError(Exception):
-    """An image is no square of the side that all images were thought to have."""
+    """An image is not a square of the expected side."""
 
 
 def decode(path: str, side: int, exact: bool = False) -> Images:
-    """The image file as uint8 (3, side, side); of an animation the first frame.
+    """The image file, or an animation's first frame, as uint8 (3, side, side).
 
     Raises:
-        OtherSizeError: with ``exact``, if the image would have to be resized.
-        Exception: whatever Pillow raises for a damaged file, of any type.
+        OtherSizeError: the image would have to be resized, with ``exact``.
+        Exception: of any type, from Pillow for a damaged file.
     """
     with Image.open(path) as image:
         if exact and image.size != (side, side):
             raise OtherSizeError(path)
-        image.load()  # before exif_transpose: a truncated file is then an error here and not a grey area
+        image.load()  # before exif_transpose, so that a truncated file is an error, not a grey area
         return square(to_rgb(ImageOps.exif_transpose(image)), side)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB. Alpha is dropped without blending, as torchvision does; 16 bits keep their upper 8.
+    """Any mode as RGB. Alpha is dropped without blending, as in torchvision; 16 bits lose 8.
 
     Raises:
-        ValueError: for floating-point pixels, whose range nobody knows.
+        ValueError: floating-point pixels, whose range is unknown.
     """
     if image.mode == "RGB":
         return image
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")
-    if image.mode.startswith("I"):  # convert() would clip at 255: nearly all of a 16-bit image would be white
+    if image.mode.startswith("I"):  # convert() would clip 16 bits at 255: nearly all white
         return _from_deep(image)
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns when such a palette goes to RGB directly
+        image = image.convert("RGBA")  # Pillow warns if such a palette is converted to RGB
     return image.convert("RGB")
 
 
@@ -52,12 +52,14 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, side: int) -> Images:
-    """Resize the shorter side to ``side`` (bilinear, antialiased) and cut out the centre: uint8 (3, side, side)."""
+    """Resize the shorter side (bilinear, antialiased), crop the centre: uint8 (3, side, side)."""
     width, height = image.size
     short = min(width, height)
     if short != side:
-        # The longer side is rounded down, as torchvision does.
-        image = image.resize((side * width // short, side * height // short), Image.Resampling.BILINEAR)
+        # The longer side is rounded down, as in torchvision.
+        image = image.resize(
+            (side * width // short, side * height // short), Image.Resampling.BILINEAR
+        )
         width, height = image.size
     if width != height:
         left, top = round((width - side) / 2), round((height - side) / 2)

@@ -1,4 +1,4 @@
-"""Words for problems of which there may be thousands."""
+"""Messages about problems that may be thousands."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import replace
 
 from suite.core.errors import Problem
 
-LISTED = 10  # things of one kind that a message shows before it says "and N more"
+MAX_LISTED = 10  # entries before "and N more"
 
 
 def enough(names: Iterable[object]) -> str:
     """``a, b, c``, with ``and N more`` after the first ten."""
     listed = [str(name) for name in names]
-    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+    more = f" and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
+    return ", ".join(listed[:MAX_LISTED]) + more
 
 
 def capped(rules: Sequence[str], remedy: str) -> list[Problem]:
-    """One environment problem per rule, at most ten and then ``and N more``; the common remedy is said once, last."""
+    """One environment problem per rule, after ten ``and N more``; the last has the remedy."""
     if not rules:
         return []
-    shown = list(rules[:LISTED])
-    if len(rules) > LISTED:
-        shown.append(f"and {len(rules) - LISTED} more")
+    shown = list(rules[:MAX_LISTED])
+    if len(rules) > MAX_LISTED:
+        shown.append(f"and {len(rules) - MAX_LISTED} more")
     problems = [Problem(rule, environment=True) for rule in shown]
     return [*problems[:-1], replace(problems[-1], remedy=remedy)]

@@ -1,4 +1,7 @@
-"""Which images train, which validate, which test: stratified, exact, nested, and a function of ``split_seed`` alone."""
+"""The split into training, validation and test images: stratified, exact, nested.
+
+It depends on ``split_seed`` alone.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ Index = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of the data set's arrays, int64, in an order of which every beginning is stratified.
+    """Rows of the dataset's arrays, int64, in an order whose every prefix is stratified.
 
     Attributes:
-        train, val: rows of ``train_images``, without a common one.
+        train, val: disjoint rows of ``train_images``.
         test: rows of ``test_images``.
     """
 
@@ -32,22 +35,26 @@ class Split:
     test: Index
 
 
-def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: Sequence[str] = ()) -> Split:
-    """Choose images: validation first, from the training images; training from the rest; test from the test images.
+def split(
+    train_labels: Index, test_labels: Index, config: DataConfig, classes: Sequence[str] = ()
+) -> Split:
+    """Choose validation images from the training images, training images from the rest; and test.
 
-    Every part holds each class in proportion, to within one image, and as many images as asked for. A smaller part is
-    a subset of a larger one with the same other settings. With ``val_size`` given, validation depends on it and on
-    ``split_seed`` only. Without it, validation is the beginning of a tenth that training never uses: all of it, or
-    a ninth as many images as ``train_size`` asks for, and at least one of each class in it.
+    Every part holds each class in proportion, to within one image, and has the requested size. A
+    smaller part is a subset of a larger one with the same other settings. With ``val_size`` given,
+    validation depends only on it and ``split_seed``. Without it, validation comes from a tenth that
+    training never uses: all of it, or its first images, a ninth of ``train_size`` and at least one
+    of each class in it.
 
     Args:
         train_labels, test_labels: int64 (N,), 0..K-1.
-        config: its sizes and its ``split_seed``. A fraction is rounded to the nearest number of images, at least one;
-            that of ``train_size`` is of what validation leaves (without ``val_size``, of nine tenths).
-        classes: names for the messages. Default: the labels.
+        config: its sizes and its ``split_seed``. A fraction is rounded to the nearest number of
+            images, at least one; ``train_size`` is a fraction of the images without validation
+            (without ``val_size``: of nine tenths).
+        classes: names for messages. Default: the labels.
 
     Raises:
-        UsageError: with every size that exceeds what is there; or if a class had no training image.
+        UsageError: lists every size that exceeds the images; or a class has no training image.
     """
     reserved = config.reserved_images(len(train_labels))
     train_size = config.training_images(len(train_labels))
@@ -58,7 +65,7 @@ def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: 
     val, rest = np.split(_interleave(train_labels, keys), [reserved])
     if config.val_size is None and config.train_size is not None:
         val = val[: _subset_val_size(train_labels[val], train_size)]
-    # Drawn afresh, so that the training images are in proportion to the rest and not to the whole.
+    # A new order, so that training images are in proportion to the rest, not to the whole.
     rest = np.sort(rest)
     order = rest[_interleave(train_labels[rest], keys[rest])]
     raise_problems(_class_problems(config, train_labels, order, train_size, classes))
@@ -67,38 +74,40 @@ def split(train_labels: Index, test_labels: Index, config: DataConfig, classes: 
 
 
 def stratified_order(labels: Index, seed: int) -> Index:
-    """A random order of 0..N-1, int64 (N,), of which every beginning is stratified.
+    """A random order of 0..N-1, int64 (N,), whose every prefix is stratified.
 
-    Among the first k places a class has its exact share, k x its part of all images, to within less than one image
-    (within half an image where there are two classes). So any total is exact, and a smaller choice is part of a larger
-    one. Rounding by largest remainder cannot do both: there a class may lose an image as the total grows (the Alabama
-    paradox).
+    Among the first k positions a class has its exact share, k x its part of all images, to within
+    less than one image (within half an image for two classes). So any total is exact, and a smaller
+    choice is part of a larger one. Rounding by largest remainder cannot do both: a class may lose
+    an image as the total grows (the Alabama paradox).
     """
     return _interleave(labels, _random_keys(len(labels), seed))
 
 
 def _random_keys(n: int, seed: int) -> npt.NDArray[np.uint64]:
-    # Raw bits: NumPy promises them to stay the same between its versions, but not what permutation() makes of them.
+    # Raw bits: NumPy guarantees them across versions, but not the result of permutation().
     return np.random.PCG64(seed).random_raw(n)
 
 
 def _interleave(labels: Index, keys: npt.NDArray[np.uint64]) -> Index:
-    """Within a class by ``keys``; between classes with the smallest of a few bounds on the deviation that is possible.
+    """Order classes by ``keys``, and between classes with the smallest of a few feasible bounds.
 
-    A bound gives each image of a class a first and a last place. Whoever must go first goes first: that finds an order
-    wherever there is one (Steiner and Yeomans 1993, "Level schedules for mixed-model, just-in-time processes"), and
-    with 1 - 1 / (2 K - 2) there is one for any K classes (Tijdeman 1980, "The chairman assignment problem").
+    A bound on the deviation gives each image of a class a first and a last position. Earliest
+    deadline first finds an order if one exists (Steiner and Yeomans 1993, "Level schedules for
+    mixed-model, just-in-time processes"). For the bound 1 - 1 / (2 K - 2) one exists for any K
+    classes (Tijdeman 1980, "The chairman assignment problem").
     """
     total, counts = len(labels), np.bincount(labels)
     present = int(np.count_nonzero(counts))
-    grouped = np.lexsort((keys, labels))  # by class, and at random within a class
+    grouped = np.lexsort((keys, labels))  # by class, in random order within a class
     own = counts[labels[grouped]]
     rank = np.arange(total) - (np.cumsum(counts) - counts)[labels[grouped]]
     always = Fraction(1) if present < 2 else 1 - Fraction(1, 2 * present - 2)
     for bound in sorted({min(Fraction(eighths, 8), always) for eighths in (4, 5, 6, 7, 8)}):
         up, down = bound.numerator, bound.denominator
-        first = -(-((rank + 1) * down - up) * total // (down * own)) - 1  # rank + 1 <= (place + 1) share + bound
-        last = (rank * down + up) * total // (down * own)  # rank >= place share - bound
+        # rank + 1 <= (position + 1) share + bound, and rank >= position share - bound
+        first = -(-((rank + 1) * down - up) * total // (down * own)) - 1
+        last = (rank * down + up) * total // (down * own)
         order = _earliest_deadline_first(np.maximum(first, 0), last, keys[grouped])
         if order is not None:
             break
@@ -106,18 +115,20 @@ def _interleave(labels: Index, keys: npt.NDArray[np.uint64]) -> Index:
     return grouped[order]
 
 
-def _earliest_deadline_first(first: Index, last: Index, keys: npt.NDArray[np.uint64]) -> Index | None:
-    """Which image takes each place, int64 (N,), if each can have one from its ``first`` to its ``last``."""
+def _earliest_deadline_first(
+    first: Index, last: Index, keys: npt.NDArray[np.uint64]
+) -> Index | None:
+    """The image at each position, int64 (N,), between its ``first`` and ``last``, if possible."""
     coming = np.argsort(first, kind="stable")
     jobs = list(zip(last[coming].tolist(), keys[coming].tolist(), coming.tolist(), strict=True))
     there = np.searchsorted(first[coming], np.arange(len(first)), side="right").tolist()
     waiting: list[tuple[int, int, int]] = []
     order = np.empty(len(first), np.int64)
-    known = 0
+    released = 0
     for place, upto in enumerate(there):
-        for job in jobs[known:upto]:
+        for job in jobs[released:upto]:
             heapq.heappush(waiting, job)
-        known = upto
+        released = upto
         if not waiting or waiting[0][0] < place:
             return None
         order[place] = heapq.heappop(waiting)[2]
@@ -125,7 +136,7 @@ def _earliest_deadline_first(first: Index, last: Index, keys: npt.NDArray[np.uin
 
 
 def _subset_val_size(labels: Index, train_size: int) -> int:
-    """Validation images beside so many training images, from those with ``labels``, in their order."""
+    """Number of validation images for ``train_size``, from those with ``labels`` in order."""
     every_class = int(np.unique(labels, return_index=True)[1].max()) + 1
     return min(len(labels), max(int(train_size / 9 + 0.5), every_class))
 
@@ -139,13 +150,23 @@ def _size_problems(config: DataConfig, train: int, test: int) -> list[Problem]:
         problems.append(Problem(rule, remedy="Lower it; 0 means no validation."))
     elif config.training_images(train) > train - held_out:
         rule = (
-            f"data.train_size must be at most {train - held_out:,} ({train:,} training images, {held_out:,} of them "
-            f"for validation), got {config.train_size:,}"
+            f"data.train_size must be at most {train - held_out:,} ({train:,} training images, "
+            f"{held_out:,} of them for validation), got {config.train_size:,}"
         )
-        problems.append(Problem(rule, remedy="Lower it or data.val_size, or leave it out: all that validation leaves."))
+        problems.append(
+            Problem(
+                rule,
+                remedy="Lower it or data.val_size, or leave it out: all that validation leaves.",
+            )
+        )
     if image_count(config.test_size, test) > test:
-        rule = f"data.test_size must be at most the number of test images, {test:,}, got {config.test_size:,}"
-        problems.append(Problem(rule, remedy="Lower it, or leave it out: all test images."))
+        rule = f"data.test_size must be at most the number of test images, {test:,}"
+        problems.append(
+            Problem(
+                f"{rule}, got {config.test_size:,}",
+                remedy="Lower it, or leave it out: all test images.",
+            )
+        )
     return problems
 
 
@@ -156,14 +177,20 @@ def _shown(size: float, count: int) -> str:
 def _class_problems(
     config: DataConfig, labels: Index, order: Index, size: int, classes: Sequence[str]
 ) -> list[Problem]:
-    """A class without a training image cannot be learned, and its absence would show only as a low accuracy."""
+    """A problem if a class has no training image: it would show only as a low accuracy."""
     classes_needed = max(len(classes), int(labels.max()) + 1)
     counts = np.bincount(labels[order[:size]], minlength=classes_needed)
-    missing = [_class_name(label, classes, labels) for label in np.flatnonzero(counts == 0).tolist()]
+    missing = [
+        _class_name(label, classes, labels) for label in np.flatnonzero(counts == 0).tolist()
+    ]
     if not missing:
         return []
-    rule = f"every class needs a training image, but with {size:,} training images there is none of {enough(missing)}"
-    return [Problem(rule, remedy=_class_remedy(config, labels, order, classes_needed))]
+    rule = f"every class needs a training image, but with {size:,} training images these have none:"
+    return [
+        Problem(
+            f"{rule} {enough(missing)}", remedy=_class_remedy(config, labels, order, classes_needed)
+        )
+    ]
 
 
 def _class_name(label: int, classes: Sequence[str], labels: Index) -> str:

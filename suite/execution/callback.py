@@ -39,7 +39,13 @@ class JournalCallback(tune.Callback):
         warn: Callable[[str], None] = lambda text: None,
         early: str = "",
     ) -> None:
-        self.journal, self.history, self.on_end, self.warn, self.early = journal, history, on_end, warn, early
+        self.journal, self.history, self.on_end, self.warn, self.early = (
+            journal,
+            history,
+            on_end,
+            warn,
+            early,
+        )
         self._lost_nodes: Counter[str] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,15 +73,24 @@ class JournalCallback(tune.Callback):
         for trial_id in members(trial):
             if self.history.trials[trial_id].status is Status.RUNNING:
                 epochs = len(self.history.trials[trial_id].records)
-                self.end(trial_id, Status.STOPPED, reason=f"{self.early} after epoch {epochs}", epochs=epochs)
+                self.end(
+                    trial_id,
+                    Status.STOPPED,
+                    reason=f"{self.early} after epoch {epochs}",
+                    epochs=epochs,
+                )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A pack's worker was lost, and another one takes the pack over: only those of its trials that are not over."""
-        left = [payload for payload in trial.config["pack"] if not self._over(payload["trial"]["id"])]
+        left = [
+            payload for payload in trial.config["pack"] if not self._over(payload["trial"]["id"])
+        ]
         for payload in left:
             item = self.history.trials[payload["trial"]["id"]]
             payload["known"] = len(item.records)
-            self.warn(f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in another one")
+            self.warn(
+                f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in another one"
+            )
         trial.config["pack"] = left  # Tune hands this to the next worker
         if node_lost(trial) and self._lost_nodes[trial.trial_id] < LOST_NODES:
             self._lost_nodes[trial.trial_id] += 1
@@ -86,7 +101,12 @@ class JournalCallback(tune.Callback):
         for trial_id in members(trial):
             if not self._over(trial_id):
                 epochs = len(self.history.trials[trial_id].records)
-                self.end(trial_id, Status.FAILED, reason=worker_reason(trial, " each time"), epochs=epochs)
+                self.end(
+                    trial_id,
+                    Status.FAILED,
+                    reason=worker_reason(trial, " each time"),
+                    epochs=epochs,
+                )
 
     def _over(self, trial_id: str) -> bool:
         return self.history.trials[trial_id].status not in (Status.PENDING, Status.RUNNING)
@@ -102,7 +122,9 @@ class JournalCallback(tune.Callback):
         elif kind == "end":
             self.end(trial_id, Status(outcome.pop("status")), **outcome)
         elif kind == "images":
-            self.record("images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome)
+            self.record(
+                "images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome
+            )
         elif kind == "warning":
             self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
 
@@ -121,11 +143,15 @@ class JournalCallback(tune.Callback):
             self.record("epoch", id=trial_id, epoch=epoch, metrics=metrics)
             return
         differing = [
-            name for name, value in metrics.items() if name not in MACHINE_METRICS and known.metrics.get(name) != value
+            name
+            for name, value in metrics.items()
+            if name not in MACHINE_METRICS and known.metrics.get(name) != value
         ]
         if differing:
             name = self.history.trials[trial_id].trial.name
-            self.warn(f"{name}: epoch {epoch} came out differently the second time ({', '.join(differing)})")
+            self.warn(
+                f"{name}: epoch {epoch} came out differently the second time ({', '.join(differing)})"
+            )
 
 
 def members(trial: Any) -> list[str]:
@@ -155,8 +181,12 @@ def worker_reason(trial: Any, often: str = "") -> str:
     if "OutOfMemory" in text or "low on memory" in text:
         return f"out of memory: Ray ended the worker ({lines[0][:200] if lines else ''})"
     if node_lost(trial):
-        address = (trial.last_result or {}).get("node_ip", "")  # of its last epoch; before the first there is none
+        address = (trial.last_result or {}).get(
+            "node_ip", ""
+        )  # of its last epoch; before the first there is none
         return f"its node {address} was lost, or cannot be reached".replace("  ", " ")
-    if "actor died" in text or "is unavailable" in text or not lines:  # Ray's own text is a page about its logs
+    if (
+        "actor died" in text or "is unavailable" in text or not lines
+    ):  # Ray's own text is a page about its logs
         return f"the worker died{often} (killed, crashed, or ended by the network's own code)"
     return f"the worker was lost{often}: {lines[-1][:250]}"

@@ -46,24 +46,35 @@ def choose_numerics(
     gpu = resources.gpu
     if pinned is not None and gpu != "auto":
         compiling = ", compiled" if pinned.compiled else ""
-        return pinned, float(gpu), 1, [f"precision: {pinned.precision}{compiling} (as at this sweep's last launch)"]
+        return (
+            pinned,
+            float(gpu),
+            1,
+            [f"precision: {pinned.precision}{compiling} (as at this sweep's last launch)"],
+        )
     given = list(configs), resources, trials, _cores(), pinned, list(search_path), data_gib, images
     if measures_here(configs, resources):
         with deaf():  # torch's threads
             return _measure(*given)  # saves a worker's start
     task = ray.remote(max_calls=1, max_retries=0)(_measure)
-    measuring = task.options(num_cpus=resources.least_cpu, num_gpus=1 if gpu == "auto" else gpu).remote(*given)
+    measuring = task.options(
+        num_cpus=resources.least_cpu, num_gpus=1 if gpu == "auto" else gpu
+    ).remote(*given)
     end = time.monotonic() + (resources.hang_after_s or math.inf)
     while not ray.wait([measuring], timeout=0.2)[0]:
         if stop.requested or time.monotonic() > end:
             ray.cancel(measuring, force=True)
             if stop.requested:
                 raise StoppedError
-            return _unmeasured(configs, resources, pinned, f"no answer after {resources.hang_after_s:g} s")
+            return _unmeasured(
+                configs, resources, pinned, f"no answer after {resources.hang_after_s:g} s"
+            )
     try:
         found: Measured = ray.get(measuring)
     except ray.exceptions.RayError as error:
-        return _unmeasured(configs, resources, pinned, brief(getattr(error, "cause", None) or error))
+        return _unmeasured(
+            configs, resources, pinned, brief(getattr(error, "cause", None) or error)
+        )
     return found
 
 
@@ -94,7 +105,9 @@ def _cores() -> tuple[int, ...]:
     return tuple(cores for cores in found if cores) or (1,)
 
 
-def _unmeasured(configs: Networks, resources: ResourcesConfig, pinned: Numerics | None, why: str) -> Measured:
+def _unmeasured(
+    configs: Networks, resources: ResourcesConfig, pinned: Numerics | None, why: str
+) -> Measured:
     gpu, last = resources.gpu, resources.memory_format != "contiguous"
     device = "cuda" if gpu else "cpu"
     given = {config.train.precision for config, _, _ in configs} - {"auto"}
@@ -144,11 +157,24 @@ def _measure(
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     pack, times = 1, 1.0
     if pinned is None or pinned.fused:
-        room = int((total - measure.GPU_CONTEXT_GIB - data_gib) / max(peak * measure.GPU_HEADROOM, 1e-3))
+        room = int(
+            (total - measure.GPU_CONTEXT_GIB - data_gib) / max(peak * measure.GPU_HEADROOM, 1e-3)
+        )
         pack, times = measure.choose_pack(configs, numerics, most=room)
     fraction = measure.gpu_fraction(peak * pack + data_gib, total)
-    lines.append(f"gpu: {fraction:.3g} per trial (measured: {peak + data_gib:.1f} GiB of {total:.0f})")
+    lines.append(
+        f"gpu: {fraction:.3g} per trial (measured: {peak + data_gib:.1f} GiB of {total:.0f})"
+    )
     if pack > 1:
-        fraction = 1.0  # a pack fills what one trial leaves idle; a second one beside it would only wait
-        lines[-1] = f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as one by one)"
-    return replace(numerics, fused=pack > 1, compiled=numerics.compiled and pack == 1), fraction, pack, lines
+        fraction = (
+            1.0  # a pack fills what one trial leaves idle; a second one beside it would only wait
+        )
+        lines[-1] = (
+            f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as one by one)"
+        )
+    return (
+        replace(numerics, fused=pack > 1, compiled=numerics.compiled and pack == 1),
+        fraction,
+        pack,
+        lines,
+    )

@@ -6,7 +6,12 @@ from collections.abc import Container, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
 
 from suite.core.records import Objective
 from suite.storage.journal import Entry
@@ -52,7 +57,9 @@ class EarlyStop(FIFOScheduler):
             if not self.objective.better(value, self._best.get(trial_id)):
                 value = self._best[trial_id]
             self._best[trial_id] = value
-        decision = self.inner.on_trial_result(self._controller, stub, {"epoch": epoch, "value": value})
+        decision = self.inner.on_trial_result(
+            self._controller, stub, {"epoch": epoch, "value": value}
+        )
         return bool(decision == TrialScheduler.STOP)
 
     def replay(self, entries: Iterable[Entry], trial_ids: Container[str]) -> set[str]:
@@ -85,7 +92,9 @@ class EarlyStop(FIFOScheduler):
         return str(TrialScheduler.STOP if any(decisions) else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self.on_trial_result(tune_controller, trial, result)  # Tune does not show a trial's last result otherwise
+        self.on_trial_result(
+            tune_controller, trial, result
+        )  # Tune does not show a trial's last result otherwise
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

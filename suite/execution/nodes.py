@@ -20,7 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from suite.core.errors import EnvironmentProblem, Problem
 from suite.storage.base import QuestionArea, SweepStorage
 
-WORKER_WITHIN_S = 1200.0  # a machine of a cloud with a large image and its packages is there in 5 to 10 minutes
+WORKER_WITHIN_S = (
+    1200.0  # a machine of a cloud with a large image and its packages is there in 5 to 10 minutes
+)
 ANSWER_WITHIN_S = 60.0  # the first task on a node starts a Python process there
 SEEN_WITHIN_S = 10.0  # NFS may show a new file late
 COMPARED = ("torch", "torchvision", "numpy")  # other versions give other figures
@@ -39,7 +41,9 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
     """
     if ray.cluster_resources().get("CPU", 0) > 0:
         return
-    say(f"the cluster has no workers yet; one is asked for (at most {WORKER_WITHIN_S / 60:.0f} minutes)")
+    say(
+        f"the cluster has no workers yet; one is asked for (at most {WORKER_WITHIN_S / 60:.0f} minutes)"
+    )
     wanted: dict[str, Any] = {"num_cpus": cpu, "num_gpus": 1 if gpu == "auto" else gpu}
     came = ray.remote(max_retries=-1, **wanted)(_nothing).remote()
     ready, _ = ray.wait([came], timeout=WORKER_WITHIN_S)
@@ -75,7 +79,9 @@ def check_storage(storage: SweepStorage) -> None:
             for node in alive
         }
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_WITHIN_S)
-        still = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # Ray notices late that a node is gone
+        still = {
+            node["NodeID"] for node in ray.nodes() if node["Alive"]
+        }  # Ray notices late that a node is gone
         problems = [
             problem
             for (name, answer), node in zip(asked.items(), alive, strict=True)
@@ -95,7 +101,9 @@ def _problem(name: str, answer: Any, area: QuestionArea, node: str) -> Problem |
     try:
         found = ray.get(answer, timeout=0)
     except GetTimeoutError:
-        return Problem(f"node {name} gave no answer within {ANSWER_WITHIN_S:.0f} s", remedy="See `ray status`.")
+        return Problem(
+            f"node {name} gave no answer within {ANSWER_WITHIN_S:.0f} s", remedy="See `ray status`."
+        )
     except RayError as error:
         line = " ".join(str(error).split())
         if "No module named 'suite'" in line:
@@ -107,7 +115,9 @@ def _problem(name: str, answer: Any, area: QuestionArea, node: str) -> Problem |
     if _appears(area, node) is None:
         return Problem(f"what node {name} writes to {where} is not seen here", remedy=remedy_there)
     mine, theirs = versions(), found["versions"]
-    if other := [f"{package} {theirs[package]}" for package in mine if theirs[package] != mine[package]]:
+    if other := [
+        f"{package} {theirs[package]}" for package in mine if theirs[package] != mine[package]
+    ]:
         here = ", ".join(f"{package} {version}" for package, version in mine.items())
         rule = f"nodes must have the same packages, or figures cannot be compared: node {name} has {', '.join(other)}"
         return Problem(rule, remedy=f"Install there what is here: {here}.")

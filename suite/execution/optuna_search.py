@@ -11,7 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState, create_trial
 
 from suite.config.space import Choices, Parameter, Point, Space, show
@@ -42,7 +47,11 @@ class OptunaSearch:
         known: Iterable[tuple[Labels, Sequence[float] | None]] = (),
     ) -> None:
         self.space = space
-        past = [frozen for labels, values in known if (frozen := self._frozen(labels, values)) is not None]
+        past = [
+            frozen
+            for labels, values in known
+            if (frozen := self._frozen(labels, values)) is not None
+        ]
         sampler = optuna.samplers.TPESampler(seed=stream(len(past), f"search:{name}") % 2**32)
         directions = [objective.goal for objective in objectives]
         self.study = optuna.create_study(directions=directions, sampler=sampler, study_name=name)
@@ -69,7 +78,9 @@ class OptunaSearch:
         if frozen is not None:
             self.study.add_trial(frozen)
 
-    def _frozen(self, labels: Labels, values: Sequence[float] | None) -> optuna.trial.FrozenTrial | None:
+    def _frozen(
+        self, labels: Labels, values: Sequence[float] | None
+    ) -> optuna.trial.FrozenTrial | None:
         """A past trial, or None where the space has changed so that it is no point of it."""
         params: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
@@ -83,7 +94,9 @@ class OptunaSearch:
         try:
             self.space.walk(recall)
             state = TrialState.COMPLETE if values is not None else TrialState.FAIL
-            return create_trial(params=params, distributions=distributions, values=values, state=state)
+            return create_trial(
+                params=params, distributions=distributions, values=values, state=state
+            )
         except (KeyError, ValueError):
             return None
 

@@ -17,7 +17,10 @@ class PackSearcher(Searcher):
     """Tune's view of what comes next: packs from ``following`` until it has no more."""
 
     def __init__(
-        self, following: Next, stop: Stop, on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None
+        self,
+        following: Next,
+        stop: Stop,
+        on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,
     ) -> None:
         super().__init__()
         self._following, self._stop, self._on_complete = following, stop, on_complete
@@ -32,7 +35,9 @@ class PackSearcher(Searcher):
         self._packs[trial_id] = [payload["trial"]["id"] for payload in pack]
         return {"pack": pack}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         for member in self._packs.pop(trial_id, ()):
             self._on_complete(member, error)
 

@@ -12,7 +12,9 @@ from suite.core.records import Trial
 MOST = 8  # trials of a pack that was not asked for: each holds a network and its optimizer's state
 
 
-def packs(trials: Sequence[Trial], size: int | Literal["auto"], slots: int) -> Iterator[list[Trial]]:
+def packs(
+    trials: Sequence[Trial], size: int | Literal["auto"], slots: int
+) -> Iterator[list[Trial]]:
     """Trials to be run together, in the order of their first ones.
 
     Args:

@@ -36,10 +36,14 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 )
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths mean the same in workers
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # with verbose=0: silent
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # no CSV, JSON and TensorBoard files of figures
+os.environ.setdefault(
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"
+)  # no CSV, JSON and TensorBoard files of figures
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours checkpoints first
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # trials without a GPU must not see one
+os.environ.setdefault(
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"
+)  # trials without a GPU must not see one
 
 
 @contextmanager
@@ -146,9 +150,10 @@ def _guard_token() -> None:
 
     Ray writes the file with the rights that the umask leaves; so it is made here, before Ray looks for it.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(
-        os.environ
-    ):
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+    } & set(os.environ):
         return
     path = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):  # a home that cannot be written is for Ray to complain about
@@ -184,7 +189,9 @@ def _shut_down(tidy: bool) -> None:
     head = worker._global_node
     below = _below(head) if head is not None else []
     try:
-        if head is not None:  # they are deaf to SIGTERM, so nothing is gained by the second that Ray gives each
+        if (
+            head is not None
+        ):  # they are deaf to SIGTERM, so nothing is gained by the second that Ray gives each
             head.kill_all_processes = partial(_at_once, head.kill_all_processes)
         ray.shutdown()
     finally:
@@ -237,4 +244,6 @@ def _silence_raylet() -> None:
     with suppress(ImportError, AttributeError):  # a private place: where it is gone, Ray talks
         from ray._private import worker
 
-        worker.stdout_deduplicator.skip_re = re.compile("worker died or was killed|low on memory|killed|marked dead")
+        worker.stdout_deduplicator.skip_re = re.compile(
+            "worker died or was killed|low on memory|killed|marked dead"
+        )

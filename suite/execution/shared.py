@@ -42,7 +42,9 @@ class SweepContext:
     hang_after_s: float = 0.0
 
 
-def share(plan: Plan, storage: SweepStorage, token: str, numerics: Numerics, limit_batches: int | None) -> SweepContext:
+def share(
+    plan: Plan, storage: SweepStorage, token: str, numerics: Numerics, limit_batches: int | None
+) -> SweepContext:
     """What all packs have in common: images and weights go into Ray's object store, once."""
     return SweepContext(
         storage=storage,
@@ -60,4 +62,9 @@ def share(plan: Plan, storage: SweepStorage, token: str, numerics: Numerics, lim
 
 def payload(history: TrialHistory, data: str, weights: str | None) -> dict[str, Any]:
     """What a worker is told of a trial: itself, where its data and weights are, how far the journal has it."""
-    return {"trial": asdict(history.trial), "data": data, "weights": weights, "known": len(history.records)}
+    return {
+        "trial": asdict(history.trial),
+        "data": data,
+        "weights": weights,
+        "known": len(history.records),
+    }

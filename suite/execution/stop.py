@@ -16,7 +16,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOP_WITHIN_S = 8.0  # from a stop's request until workers are ended by force
 
 
-ONE_SIGNAL_S = 0.1  # `timeout` signals its child and then its child's group: that is no second request
+ONE_SIGNAL_S = (
+    0.1  # `timeout` signals its child and then its child's group: that is no second request
+)
 
 
 class Stop:

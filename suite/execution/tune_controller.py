@@ -26,14 +26,19 @@ class PatientController(TuneController):
         for other in list(self._resources_to_pending_trials[resources]):
             if other not in self._resetting_trials and not self._starting(other):
                 if super()._maybe_reuse_cached_actor(other) and other not in self._staged_trials:
-                    self._staged_trials.add(other)  # as Tune does for a trial that had asked for no worker yet
+                    self._staged_trials.add(
+                        other
+                    )  # as Tune does for a trial that had asked for no worker yet
                     self._actor_cache.increase_max(resources)
                 break
         return False
 
     def _starting(self, trial: Any) -> bool:
         """Whether a worker of its own has its resources, and a process."""
-        return self._trial_to_actor.get(trial) in self._actor_manager._live_actors_to_ray_actors_resources
+        return (
+            self._trial_to_actor.get(trial)
+            in self._actor_manager._live_actors_to_ray_actors_resources
+        )
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def run_packs(
             more on several nodes, as an autoscaler starts nodes for what waits.
     """
     several = sum(bool(node["Alive"]) for node in ray.nodes()) > 1
-    trainable = tune.with_resources(tune.with_parameters(PackTrainable, shared=shared), {"cpu": cpu, "gpu": gpu})
+    trainable = tune.with_resources(
+        tune.with_parameters(PackTrainable, shared=shared), {"cpu": cpu, "gpu": gpu}
+    )
     tuner = tune.Tuner(
         trainable,
         param_space={},
@@ -78,7 +80,9 @@ def run_packs(
             name=f"launch-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage),
             callbacks=[callback],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
             failure_config=tune.FailureConfig(max_failures=LOST_WORKERS),
             stop=_StopAll(stop),
             verbose=0,

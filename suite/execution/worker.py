@@ -45,7 +45,7 @@ class PackTrainable(tune.Trainable):
         self.shared = shared
         for folder in shared.search_path:
             plugin.add_search_path(folder)
-        import suite.training.trainer  # noqa: F401 - torch takes seconds, which are no trial's
+        import suite.training.setup  # noqa: F401 - torch takes seconds, which are no trial's
 
         self.watchdog = Watchdog(shared.hang_after_s)
         shared.storage.remove_stale_copies(shared.token)
@@ -73,7 +73,8 @@ class PackTrainable(tune.Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
         self.members = [
-            TrialRunner(self.shared, others=others, watchdog=self.watchdog, **payload) for payload in config["pack"]
+            TrialRunner(self.shared, others=others, watchdog=self.watchdog, **payload)
+            for payload in config["pack"]
         ]
 
     def _leave(self) -> None:
@@ -134,9 +135,11 @@ class TrialRunner:
             self.training = self._prepare()
         stopped = False
         if epoch is not None or not self.training.complete:
-            stopped = (epoch or self.training.advance)() is None
+            stopped = (epoch or self.training.train_epoch)() is None
         # also those that a checkpoint has and the journal has not
-        outcomes = [self._epoch(record) for record in self.training.records if record.epoch > self.reported]
+        outcomes = [
+            self._epoch(record) for record in self.training.records if record.epoch > self.reported
+        ]
         if stopped:
             return [*outcomes, self._end(Status.INTERRUPTED)]
         told = max(self.reported, self.training.epoch)
@@ -145,7 +148,9 @@ class TrialRunner:
             self.storage.store(*facts["files"])
             outcomes += self._draw(facts)
             outcomes.append(self._end(Status.FINISHED, **facts))
-        self.reported = told  # not before: where the trial's files cannot be written, nothing above was told
+        self.reported = (
+            told  # not before: where the trial's files cannot be written, nothing above was told
+        )
         return outcomes
 
     def _hung(self) -> list[Outcome]:
@@ -177,36 +182,46 @@ class TrialRunner:
 
     def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
         """The sheets of a finished trial. Pictures are no reason to lose it, whatever the user's network does."""
-        if not self.shared.activations or self.shared.limit_batches or "best.pt" not in facts["files"]:
+        if (
+            not self.shared.activations
+            or self.shared.limit_batches
+            or "best.pt" not in facts["files"]
+        ):
             return []
         try:
-            pictures = self.training.draw()
+            pictures = self.training.draw_activation_maps()
             self.storage.store(
-                *(f"{pictures['key']}/{name}" for name in (*pictures["files"], f"{pictures['key']}.json"))
+                *(
+                    f"{pictures['key']}/{name}"
+                    for name in (*pictures["files"], f"{pictures['key']}.json")
+                )
             )
             return [self._outcome("images", **pictures)]
         except Exception as error:
             return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
 
     def _prepare(self) -> Any:
-        from suite.training.trainer import Training  # torch: only in workers, only when there is work
+        from suite.training.hooks import TrainingHooks  # torch: only in workers with work
+        from suite.training.setup import prepare_trainer
 
         shared = self.shared
         self.storage.fetch_checkpoint(self.warnings.append)
-        return Training(
+        return prepare_trainer(
             self.trial,
             ray.get(shared.datasets[self.data_key]),
             weights=ray.get(shared.weights[self.weights_key]) if self.weights_key else None,
             objective=shared.objective,
             numerics=shared.numerics,
             folder=self.folder,
-            should_stop=self._should_stop,
-            allowed=self.storage.owns_sweep,
-            kept=self.storage.store_checkpoint,
+            hooks=TrainingHooks(
+                should_stop=self._should_stop,
+                owns_sweep=self.storage.owns_sweep,
+                on_checkpoint=self.storage.store_checkpoint,
+                warn=self.warnings.append,
+                heartbeat=self.watchdog.alive,
+            ),
             limit_batches=shared.limit_batches,
-            warn=self.warnings.append,
-            others=self.others,
-            alive=self.watchdog.alive,
+            shared_features=self.others,
         )
 
     def suspend(self) -> None:
@@ -226,17 +241,23 @@ class TrialRunner:
         """
         reason = _reason(error)
         self.training = None
-        if isinstance(error, OSError) and (error.errno in disk.FULL or isinstance(error, StorageUnavailable)):
+        if isinstance(error, OSError) and (
+            error.errno in disk.FULL or isinstance(error, StorageUnavailable)
+        ):
             what = "the bucket" if isinstance(error, StorageUnavailable) else "disk full"
             said = f"{what}: {disk.said(error, self.folder)}"
-            if not self.waits:  # others will find it as full: the sweep stops, and goes on once there is room
+            if (
+                not self.waits
+            ):  # others will find it as full: the sweep stops, and goes on once there is room
                 return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
             self._wait(self.waits.pop(0))
             return [self._outcome("warning", text=f"{said}; trying again from the last checkpoint")]
         if reason in self.errors or len(self.errors) >= 2:
             return [self._end(Status.FAILED, reason=reason)]
         self.errors.append(reason)
-        return [self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")]
+        return [
+            self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")
+        ]
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -292,14 +313,18 @@ def advance_together(members: Sequence[TrialRunner]) -> list[Outcome]:
     ready = [member for member in members if member.ready() and not member.alone]
     trained: dict[str, Callable[[], EpochRecord | None]] = {}
     if joint.can_join([member.training for member in ready]):
-        ends = joint.advance([member.training for member in ready])
+        ends = joint.train_epoch([member.training for member in ready])
         for member, end in zip(ready, ends, strict=True):
-            if isinstance(end, OutOfMemoryError):  # of all together: each may still have its own room
+            if isinstance(
+                end, OutOfMemoryError
+            ):  # of all together: each may still have its own room
                 member.alone, member.training = True, None
                 member.warnings.append(f"{end}; going on by itself from the last checkpoint")
             else:
                 trained[member.trial.id] = partial(_given, end)
-    return [outcome for member in members for outcome in member.advance(trained.get(member.trial.id))]
+    return [
+        outcome for member in members for outcome in member.advance(trained.get(member.trial.id))
+    ]
 
 
 def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:

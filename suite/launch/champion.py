@@ -27,7 +27,9 @@ def select_champion(ledger: Ledger, ran: int) -> bool:
     if ranked[0] in arms_with_lost_seeds(ledger):
         ledger.board.warn("no champion: every arm lost seeds that another one finished")
         return False
-    winner = best_trial([item for item in finished if item.trial.arm == ranked[0]], ledger.spec.objective)
+    winner = best_trial(
+        [item for item in finished if item.trial.arm == ranked[0]], ledger.spec.objective
+    )
     if winner is not None and (winner.trial.id != ledger.history.champion or ran):
         ledger.record("champion", id=winner.trial.id, value=winner.end.get("best_value"))
     return True
@@ -46,7 +48,9 @@ def register_champion(ledger: Ledger, tracker: Tracker) -> bool:
             registered = tracker.restore_champion(run) is not None
             if not registered and ledger.spec.checkpoints.keep:
                 again = f"--force --only {shlex.quote(item.trial.arm)}"
-                ledger.board.warn(f"the champion's checkpoint is gone, so it is not registered; for one: {again}")
+                ledger.board.warn(
+                    f"the champion's checkpoint is gone, so it is not registered; for one: {again}"
+                )
             return registered
         from suite.models.trained import rebuild
 
@@ -68,8 +72,12 @@ def write_report_images(ledger: Ledger, ran: int) -> None:
     items = list(ledger.history.in_plan())
     try:
         ledger.storage.fetch(*(f"trials/{item.trial.id}/predictions.npz" for item in items))
-        for name, content in gallery.illustrations(items, ledger.plan.images_of, ledger.folder).items():
+        for name, content in gallery.illustrations(
+            items, ledger.plan.images_of, ledger.folder
+        ).items():
             (ledger.folder / name).write_bytes(content)
             ledger.record("file", id=None, path=name)
     except Exception as error:  # images never stop a sweep: its results are all there
-        ledger.board.warn(f"pictures for the report could not be made: {type(error).__name__}: {error}")
+        ledger.board.warn(
+            f"pictures for the report could not be made: {type(error).__name__}: {error}"
+        )

@@ -20,11 +20,17 @@ from suite.system import environment
 def uses_cluster(options: Options) -> bool:
     """Whether trials run on a Ray that others started, here or elsewhere."""
     ray = sys.modules.get("ray")
-    return bool(options.address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
+    return bool(
+        options.address
+        or os.environ.get("RAY_ADDRESS")
+        or (ray is not None and ray.is_initialized())
+    )
 
 
 @contextmanager
-def on_cluster(spec: SweepSpec, options: Options, storage: SweepStorage, console: Console) -> Iterator[None]:
+def on_cluster(
+    spec: SweepSpec, options: Options, storage: SweepStorage, console: Console
+) -> Iterator[None]:
     """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
     only the cores are counted.
     """
@@ -33,7 +39,9 @@ def on_cluster(spec: SweepSpec, options: Options, storage: SweepStorage, console
 
         with ray_session.running(options.address, options.verbose):
             wanted = spec.resources
-            nodes.wait_for_workers(wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False))
+            nodes.wait_for_workers(
+                wanted.least_cpu, wanted.gpu, partial(console.print, highlight=False)
+            )
             nodes.check_storage(storage)
             yield
         return

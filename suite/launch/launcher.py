@@ -51,7 +51,12 @@ class Launch:
     """
 
     def __init__(
-        self, plan: Plan, storage: SweepStorage, make_tracker: Callable[[str], Tracker], options: Options, board: Board
+        self,
+        plan: Plan,
+        storage: SweepStorage,
+        make_tracker: Callable[[str], Tracker],
+        options: Options,
+        board: Board,
     ) -> None:
         self.spec, self.options, self.board = plan.spec, options, board
         self.ledger = Ledger(plan, storage, options, board)
@@ -92,7 +97,9 @@ class Launch:
             champion=self.champion,
             registered=registered,
             run_ids={
-                item.trial.id: run for item in ledger.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
+                item.trial.id: run
+                for item in ledger.history.in_plan()
+                if (run := self.tracker.run_id(item.trial.id))
             },
             parent_run=self.tracker.run_id(None),
             page=getattr(self.tracker, "page", ""),
@@ -116,7 +123,9 @@ class Launch:
             self._warn_of_other_precision()
             if pinned and spec.resources.compile is (not pinned.compiled):
                 word = "yes" if pinned.compiled else "no"
-                self.board.warn(f"compile: {word}, as this sweep's last launch had it: its numerics stay")
+                self.board.warn(
+                    f"compile: {word}, as this sweep's last launch had it: its numerics stay"
+                )
             stack.enter_context(self.board.shown())
             if spec.looks:
                 self._run_rounds(runner, stop)
@@ -145,7 +154,11 @@ class Launch:
             if first or [trial.id for _, trial in present.pairs] != ledger.history.plan:
                 ledger.plan_trials(present.pairs)
             # Only the first pass runs failed trials again: otherwise each round would.
-            trials = [trial for _, trial in present.pairs if first or not ledger.history.trials[trial.id].ended]
+            trials = [
+                trial
+                for _, trial in present.pairs
+                if first or not ledger.history.trials[trial.id].ended
+            ]
             if not ledger.pending(trials):
                 if not present.ended:
                     look = f"look {present.number} of {len(self.spec.looks)}"
@@ -154,7 +167,9 @@ class Launch:
             runner.run(trials, early=None)
             first = False
 
-    def _record_planned_looks(self, known: Sequence[Round], announced: set[int], quiet: bool) -> None:
+    def _record_planned_looks(
+        self, known: Sequence[Round], announced: set[int], quiet: bool
+    ) -> None:
         """Put looks on record, and say what they decided; ``quiet``: only those that are new."""
         for taken in known:
             if not taken.ended:
@@ -194,7 +209,11 @@ class Launch:
         ledger = self.ledger
         assert ledger.numerics is not None
         now = ledger.numerics.precision
-        ended = [item for trial in ledger.planned_before() if (item := ledger.history.trials[trial]).ended]
+        ended = [
+            item
+            for trial in ledger.planned_before()
+            if (item := ledger.history.trials[trial]).ended
+        ]
         kept = {str((item.entry.get("numerics") or {}).get("precision", now)) for item in ended}
         if other := sorted(kept - {now}):
             self.board.warn(
@@ -227,7 +246,11 @@ class Launch:
         if self._export_is_warm or any(waiting):
             return
         self._export_is_warm = True
-        if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto and self.spec.checkpoints.keep:
+        if (
+            isinstance(self.tracker, MlflowTracker)
+            and not self.spec.pareto
+            and self.spec.checkpoints.keep
+        ):
             warm_export()
 
     def _select_champion(self) -> None:
@@ -235,7 +258,9 @@ class Launch:
         ledger = self.ledger
         self.retention.prune_checkpoints(0 if not self.options.only else LEADERS)
         for item in ledger.history.trials.values():
-            if item.status is Status.STOPPED and not self.options.only:  # no later phase goes on with it
+            if (
+                item.status is Status.STOPPED and not self.options.only
+            ):  # no later phase goes on with it
                 self.retention.remove(item.trial.id, "checkpoints")
         if not self.spec.pareto and not self.options.limit_batches:
             self._may_have_champion = select_champion(ledger, self.ran)
@@ -247,11 +272,21 @@ class Launch:
         items = list(ledger.history.in_plan())
         for item in items:
             if item.status is Status.RUNNING:  # its worker was ended by force
-                ledger.record("end", id=item.trial.id, status="interrupted", epochs=len(item.records))
+                ledger.record(
+                    "end", id=item.trial.id, status="interrupted", epochs=len(item.records)
+                )
         failed = any(item.status is Status.FAILED for item in items)
-        ledger.record("close", status="finished" if finished else "interrupted", counts=ledger.history.counts())
-        if not ledger.journal.flush(1.0 if isinstance(ledger.journal.failure, AnotherOwner) else FLUSH_S):
-            stop.problem = stop.problem or f"the journal cannot be written: {ledger.describe_failure()}"
+        ledger.record(
+            "close",
+            status="finished" if finished else "interrupted",
+            counts=ledger.history.counts(),
+        )
+        if not ledger.journal.flush(
+            1.0 if isinstance(ledger.journal.failure, AnotherOwner) else FLUSH_S
+        ):
+            stop.problem = (
+                stop.problem or f"the journal cannot be written: {ledger.describe_failure()}"
+            )
         synced = self.sender.drain(FAST_DRAIN_S if stop.signal else DRAIN_S)
         if synced and finished and self.champion:
             registered = register_champion(ledger, self.tracker)
@@ -306,7 +341,11 @@ class _Budget:
     """Requests a stop after so many seconds."""
 
     def __init__(self, stop: Any, seconds: float | None) -> None:
-        self.timer = threading.Timer(seconds, stop.request, [f"budget of {duration(seconds)}"]) if seconds else None
+        self.timer = (
+            threading.Timer(seconds, stop.request, [f"budget of {duration(seconds)}"])
+            if seconds
+            else None
+        )
 
     def __enter__(self) -> None:
         if self.timer is not None:
@@ -319,7 +358,11 @@ class _Budget:
 
 
 def launch(
-    plan: Plan, storage: SweepStorage, make_tracker: Callable[[str], Tracker], options: Options, board: Board
+    plan: Plan,
+    storage: SweepStorage,
+    make_tracker: Callable[[str], Tracker],
+    options: Options,
+    board: Board,
 ) -> LaunchResult:
     """Run what is left of a sweep.
 
@@ -336,7 +379,8 @@ def launch(
     check_only(plan.spec, options.only)
     if options.resume and not (storage.folder / FILE_NAME).exists():
         raise UsageError(
-            f"--resume: there is nothing to resume in {storage.folder}", remedy="Leave --resume out to start."
+            f"--resume: there is nothing to resume in {storage.folder}",
+            remedy="Leave --resume out to start.",
         )
     with storage.claim():
         return Launch(plan, storage, make_tracker, options, board).run()

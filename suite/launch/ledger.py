@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # imports ray
     from suite.execution.stop import Stop
 
 COMPLETE = (Status.FINISHED, Status.STOPPED)
-FLUSH_S = 20.0  # how long a full disk may keep the journal from being written before a launch gives up
+FLUSH_S = (
+    20.0  # how long a full disk may keep the journal from being written before a launch gives up
+)
 
 
 class Ledger:
@@ -63,7 +65,9 @@ class Ledger:
             EnvironmentProblem: the disk or the storage takes nothing.
         """
         if not self.journal.flush(FLUSH_S):
-            raise EnvironmentProblem(f"the journal cannot be written: {self.describe_failure()}", remedy="Make room.")
+            raise EnvironmentProblem(
+                f"the journal cannot be written: {self.describe_failure()}", remedy="Make room."
+            )
 
     def describe_failure(self) -> str:
         """Why the journal is not written, for a message."""
@@ -103,7 +107,11 @@ class Ledger:
                 "train": len(dataset.train_labels),
                 "test": len(dataset.test_labels),
             },
-            params={"method": spec.method, "seeds": list(spec.seeds), "metric": spec.objective.name},
+            params={
+                "method": spec.method,
+                "seeds": list(spec.seeds),
+                "metric": spec.objective.name,
+            },
             metric=[asdict(objective) for objective in spec.objectives],
             margin=spec.metrics[0].margin,
             reference={arm: dict(figures) for arm, figures in spec.reference.items()},
@@ -116,14 +124,18 @@ class Ledger:
         trials = list(self.history.in_plan())
         if not trials or not all(item.ended for item in trials):
             return
-        seeds = tuple(sorted({item.trial.seed for item in trials if self.counts_for_verdicts(item)}))
+        seeds = tuple(
+            sorted({item.trial.seed for item in trials if self.counts_for_verdicts(item)})
+        )
         if seeds and self.history.looks[-1:] != [seeds]:
             self.record("look", seeds=list(seeds))
 
     def counts_for_verdicts(self, item: TrialHistory) -> bool:
         """Of a search, only confirmed arms count, with the seeds that the search has not seen."""
         trial = item.trial
-        return not self.spec.search or (trial.arm in self.confirmed and trial.seed in self.spec.confirm_seeds)
+        return not self.spec.search or (
+            trial.arm in self.confirmed and trial.seed in self.spec.confirm_seeds
+        )
 
     # ---- the plan --------------------------------------------------------------------------------
 
@@ -187,7 +199,9 @@ class Ledger:
 
     # ---- what is left to run ---------------------------------------------------------------------
 
-    def prepare(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
+    def prepare(
+        self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE
+    ) -> list[Trial]:
         """The trials that are left to run, ready to run.
 
         Unfinished trials whose numerics are not this launch's start again from their beginning: otherwise a trial
@@ -200,20 +214,27 @@ class Ledger:
         self._replan_stale_trials(pending)
         return pending
 
-    def pending(self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE) -> list[Trial]:
+    def pending(
+        self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE
+    ) -> list[Trial]:
         """The trials that are left to run."""
         known = self.history.trials
         settled = {*complete, Status.FAILED} if not self.options.retry_errored else {*complete}
         return [
             trial
             for trial in trials
-            if self.is_selected(trial.arm) and (trial.id not in known or known[trial.id].status not in settled)
+            if self.is_selected(trial.arm)
+            and (trial.id not in known or known[trial.id].status not in settled)
         ]
 
     def _replan_stale_trials(self, trials: Iterable[Trial]) -> None:
         assert self.numerics is not None
         now, known = self.numerics.key(asdict(self.numerics)), self.history.trials
-        stale = [trial for trial in trials if self.numerics.key(known[trial.id].entry.get("numerics")) != now]
+        stale = [
+            trial
+            for trial in trials
+            if self.numerics.key(known[trial.id].entry.get("numerics")) != now
+        ]
         begun = [known[trial.id] for trial in stale if known[trial.id].status is not Status.PENDING]
         if begun:
             self.board.warn(

@@ -24,7 +24,11 @@ def arms_with_lost_seeds(ledger: Ledger) -> set[str]:
     removed = (  # taking failed seeds out of the file does not undo their loss
         []
         if ledger.spec.search
-        else [item for item in history.trials.values() if (item.trial.arm, item.trial.seed) not in planned]
+        else [
+            item
+            for item in history.trials.values()
+            if (item.trial.arm, item.trial.seed) not in planned
+        ]
     )
     return set(lost_seeds([*items, *removed], baselines(items)))
 

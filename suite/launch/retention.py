@@ -28,7 +28,9 @@ class Retention:
         """A trial finished: it needs no checkpoint to resume from, and the budget is applied again."""
         self.remove(trial_id, "checkpoints")
         if self.ledger.history.trials[trial_id].kept:
-            self.ledger.record("file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints")
+            self.ledger.record(
+                "file", id=trial_id, path=f"trials/{trial_id}/best.pt", folder="checkpoints"
+            )
         self.prune_checkpoints(LEADERS)
 
     def prune_checkpoints(self, more: int) -> None:

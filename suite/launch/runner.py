@@ -54,7 +54,9 @@ class Runner:
         networks, where = ledger.plan.networks(), [str(spec.folder)]
 
         def measure() -> choose_numerics.Measured:
-            data_gib = max((images.nbytes for images in ledger.plan.datasets.values()), default=0) / 2**30
+            data_gib = (
+                max((images.nbytes for images in ledger.plan.datasets.values()), default=0) / 2**30
+            )
             trials = spec.first_trials, ledger.options.max_concurrent
             images = ledger.plan.shortest_images if wanted.compile == "auto" else 0
             return choose_numerics.choose_numerics(
@@ -65,9 +67,13 @@ class Runner:
             ledger.board.console.print(
                 "measuring; compilation, where it is tried, takes a minute or two", highlight=False
             )
-        early = ray_session.starts_here(ledger.options.address) and choose_numerics.measures_here(networks, wanted)
+        early = ray_session.starts_here(ledger.options.address) and choose_numerics.measures_here(
+            networks, wanted
+        )
         found = measure() if early else None
-        resources = self.stack.enter_context(ray_session.running(ledger.options.address, ledger.options.verbose))
+        resources = self.stack.enter_context(
+            ray_session.running(ledger.options.address, ledger.options.verbose)
+        )
         self.stop.listen()
         self.started = True
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
@@ -79,13 +85,17 @@ class Runner:
         for line in lines:
             ledger.board.console.print(line, highlight=False)
         _within("gpu", self.gpu, gpus, spec)
-        self.cpu = max(wanted.least_cpu, numerics.threads)  # those of an earlier launch stay what they were
+        self.cpu = max(
+            wanted.least_cpu, numerics.threads
+        )  # those of an earlier launch stay what they were
         _within("cpu", self.cpu, cpus, spec)
         by_kind = [cpus / self.cpu, *([gpus / self.gpu] if self.gpu else [])]
         self.slots = max(1, int(min(*by_kind, ledger.options.max_concurrent or math.inf)))
         return numerics
 
-    def run(self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE) -> None:
+    def run(
+        self, trials: Sequence[Trial], early: Any, complete: Sequence[Status] = COMPLETE
+    ) -> None:
         """Run what is left of ``trials``, in their order, in packs where the file says so."""
         ledger = self.ledger
         ledger.prepare(trials, complete)
@@ -96,7 +106,9 @@ class Runner:
             return
         ledger.numerics = self.start()  # tells how many packs can run at once
         size = ledger.spec.resources.pack if early is None else 1
-        coming = deque(packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots))
+        coming = deque(
+            packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots)
+        )
 
         def following() -> list[dict[str, Any]] | None:
             if not coming or not ledger.check_disk_space():
@@ -115,13 +127,23 @@ class Runner:
         ledger = self.ledger
         epochs = max((int(trial.config["train"]["epochs"]) for trial in trials), default=None)
         epochs = epochs or max(config.train.epochs for config, _, _ in ledger.plan.networks())
-        scheduler = EarlyStop(early, ledger.spec.objective, getattr(early, "max_epochs", None) or epochs)
-        for trial_id in sorted(scheduler.replay(list(ledger.journal.entries), {trial.id for trial in trials})):
+        scheduler = EarlyStop(
+            early, ledger.spec.objective, getattr(early, "max_epochs", None) or epochs
+        )
+        for trial_id in sorted(
+            scheduler.replay(list(ledger.journal.entries), {trial.id for trial in trials})
+        ):
             item = ledger.history.trials[trial_id]
-            if not settled(item):  # the process died before that was on record, or while the trial was confirmed
+            if not settled(
+                item
+            ):  # the process died before that was on record, or while the trial was confirmed
                 epochs = item.stopped_at or len(item.records)
                 ledger.record(
-                    "end", id=trial_id, status="stopped", reason=f"{early.type} after epoch {epochs}", epochs=epochs
+                    "end",
+                    id=trial_id,
+                    status="stopped",
+                    reason=f"{early.type} after epoch {epochs}",
+                    epochs=epochs,
                 )
         return scheduler
 
@@ -153,7 +175,11 @@ class Runner:
         tuner.run_packs(
             following,
             shared=shared.share(
-                ledger.plan, ledger.storage, ledger.token, ledger.numerics, ledger.options.limit_batches
+                ledger.plan,
+                ledger.storage,
+                ledger.token,
+                ledger.numerics,
+                ledger.options.limit_batches,
             ),
             cpu=self.cpu,
             gpu=self.gpu,
@@ -164,7 +190,9 @@ class Runner:
             max_concurrent=ledger.options.max_concurrent,
             storage=ledger.folder / "tune",
             slots=self.slots,
-            ahead=1 if spec.method == "optuna" else AHEAD,  # a searcher knows more the later it is asked
+            ahead=1
+            if spec.method == "optuna"
+            else AHEAD,  # a searcher knows more the later it is asked
         )
 
 

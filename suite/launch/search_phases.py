@@ -31,10 +31,14 @@ def confirm(ledger: Ledger, runner: Runner) -> None:
     """Run the best arms of a search, and the baseline, at full length on the seeds that it has not seen."""
     spec, history = ledger.spec, ledger.history
     first = spec.seeds[0]
-    candidates = [item for item in history.in_plan() if item.trial.seed == first and item.status in COMPLETE]
+    candidates = [
+        item for item in history.in_plan() if item.trial.seed == first and item.status in COMPLETE
+    ]
     ranked = rank_arms(map(_as_searched, candidates), spec.objective)
     names = [name for name in ranked if ledger.is_selected(name)][: spec.confirm.top]
-    arms = _with_baseline(ledger, [arm for name in names if (arm := ledger.find_arm(name)) is not None])
+    arms = _with_baseline(
+        ledger, [arm for name in names if (arm := ledger.find_arm(name)) is not None]
+    )
     ledger.confirmed = [arm.name for arm in arms]
     pairs = ledger.plan.trials(arms, spec.confirm_seeds)
     ledger.plan_trials(pairs, keep=True)
@@ -54,7 +58,12 @@ def _as_searched(item: TrialHistory) -> TrialHistory:
     """A trial as the search left it: its confirmation at full length must not change which arms are confirmed."""
     if item.stopped_at is None:
         return item
-    return replace(item, records={epoch: record for epoch, record in item.records.items() if epoch <= item.stopped_at})
+    return replace(
+        item,
+        records={
+            epoch: record for epoch, record in item.records.items() if epoch <= item.stopped_at
+        },
+    )
 
 
 def run_optuna(ledger: Ledger, runner: Runner) -> None:
@@ -82,12 +91,22 @@ class _OptunaPhase:
         from suite.execution.optuna_search import OptunaSearch
 
         ledger, spec, history = self.ledger, self.spec, self.ledger.history
-        own = [item for item in history.trials.values() if item.trial.seed == self.seed and ledger.is_current(item)]
+        own = [
+            item
+            for item in history.trials.values()
+            if item.trial.seed == self.seed and ledger.is_current(item)
+        ]
         ledger.prepare([item.trial for item in own])
-        begun = [history.trials[item.trial.id] for item in own]  # replanned trials have a new history
+        begun = [
+            history.trials[item.trial.id] for item in own
+        ]  # replanned trials have a new history
         early = None if spec.pareto else spec.early_terminate
         scheduler = self.runner.scheduler(early, [item.trial for item in begun])
-        known = [(item.entry["choices"], outcome(item, spec.objectives)) for item in begun if settled(item)]
+        known = [
+            (item.entry["choices"], outcome(item, spec.objectives))
+            for item in begun
+            if settled(item)
+        ]
         study = OptunaSearch(spec.space, spec.objectives, spec.name, known=known)
         self.waiting = ledger.pending([item.trial for item in begun])
         self.planned = [item.trial.id for item in begun]
@@ -96,7 +115,10 @@ class _OptunaPhase:
         ledger.board.begin(self.planned, total=max(spec.run_cap, len(self.planned)))
         if self.waiting or len(self.planned) < spec.run_cap:
             self.runner.run_packs(
-                lambda: self._next_pack(study), scheduler, early, lambda *told: self._tell(study, *told)
+                lambda: self._next_pack(study),
+                scheduler,
+                early,
+                lambda *told: self._tell(study, *told),
             )
 
     def _plan_baseline(self) -> None:
@@ -119,7 +141,9 @@ class _OptunaPhase:
             number, point = study.ask()
             arm = self.spec.arm({name: choice.label for name, choice in point.items()})
             trial = ledger.plan.trial(arm, self.seed)
-            if trial.id in ledger.history.trials:  # the same arm again: its outcome is known, or will be
+            if (
+                trial.id in ledger.history.trials
+            ):  # the same arm again: its outcome is known, or will be
                 study.tell(number, outcome(ledger.history.trials[trial.id], self.spec.objectives))
                 continue
             self.asked[trial.id] = number

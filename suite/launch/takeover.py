@@ -20,7 +20,9 @@ def take_over(ledger: Ledger, retention: Retention) -> None:
         _pass_fence(ledger)
     ledger.storage.begin_launch(ledger.token)
     if stale := close_stale(ledger.history, ledger.record):
-        ledger.board.warn(f"found an unfinished launch: {stale} trials go on from their checkpoints")
+        ledger.board.warn(
+            f"found an unfinished launch: {stale} trials go on from their checkpoints"
+        )
     # A launch may have died between having that on record and clearing their folders.
     ledger.clear_folders([item for item in ledger.history.trials.values() if item.forgotten])
     for item in ledger.history.trials.values():  # files whose removal was recorded before the crash
@@ -45,4 +47,6 @@ def _pass_fence(ledger: Ledger) -> None:
         if isinstance(failure, AnotherOwner) or time.monotonic() > end:
             if isinstance(failure, (AnotherOwner, StorageUnavailable)):
                 raise failure
-            raise EnvironmentProblem(f"the journal cannot be written: {ledger.describe_failure()}", remedy="Make room.")
+            raise EnvironmentProblem(
+                f"the journal cannot be written: {ledger.describe_failure()}", remedy="Make room."
+            )

@@ -1,4 +1,4 @@
-"""Which layers are trained: counting layers from the front, and freezing the first of them."""
+"""Count layers from the front, and freeze the first of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from suite.core.errors import Problem
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers as ``freeze_depth`` counts them: top-level children, those of ``features`` in its place.
+    """The layers as ``freeze_depth`` counts them: top-level children, with those of ``features``.
 
     For ResNet-18: conv1, bn1, relu, maxpool, layer1, ..., layer4, avgpool, fc.
     """
-    found = []
+    counted = []
     for name, child in net.named_children():
         parts = list(child.named_children()) if name == "features" else []
-        found += [(f"{name}.{part}", module) for part, module in parts] or [(name, child)]
-    return found
+        counted += [(f"{name}.{part}", module) for part, module in parts] or [(name, child)]
+    return counted
 
 
 def top_level(net: nn.Module) -> list[str]:
@@ -37,20 +37,25 @@ def freezable(net: nn.Module, head: str) -> list[str]:
 def freeze(net: nn.Module, depth: int, head: str, *, batchnorm: bool) -> None:
     """Freeze the weights of the first ``depth`` layers.
 
-    What the network holds itself (ViT's class token) belongs to no layer; it is frozen when all before the head is.
+    Parameters of the network itself (ViT's class token) belong to no layer. They are frozen if all
+    layers before the head are.
 
     Args:
         net: the network, changed in place.
         depth: number of layers, as ``layers`` counts them.
         head: name of the module that classifies.
-        batchnorm: whether BatchNorm in them keeps its statistics too, i.e. stays in eval mode for good.
+        batchnorm: whether their BatchNorm keeps its statistics too: stays in eval mode for good.
     """
     for _, layer in layers(net)[:depth]:
         layer.requires_grad_(False)
         for module in layer.modules():
             if batchnorm and isinstance(module, _BatchNorm):
                 _keep_statistics(module)
-    body = [parameter for name in freezable(net, head) for parameter in net.get_submodule(name).parameters()]
+    body = [
+        parameter
+        for name in freezable(net, head)
+        for parameter in net.get_submodule(name).parameters()
+    ]
     if depth and not any(parameter.requires_grad for parameter in body):
         for parameter in net.parameters(recurse=False):
             parameter.requires_grad_(False)
@@ -59,7 +64,7 @@ def freeze(net: nn.Module, depth: int, head: str, *, batchnorm: bool) -> None:
 def _keep_statistics(module: nn.Module) -> None:
     mode = module.training
     module.eval()
-    # A bound method, which deepcopy binds to the copy; `net.train()` calls it like any module's.
+    # A bound method: deepcopy binds it to the copy, and `net.train()` calls it.
     setattr(module, "train", types.MethodType(_stay, module))  # noqa: B010
     module.train(mode)
 
@@ -70,7 +75,7 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def freezing_problems(net: nn.Module, depth: int, head: str) -> list[Problem]:
-    """A problem if ``depth`` would freeze the head, or more than there is."""
+    """A problem if ``depth`` would freeze the head, or exceeds the number of layers."""
     names = freezable(net, head)
     if depth <= len(names):
         return []
@@ -84,9 +89,9 @@ def freezing_problems(net: nn.Module, depth: int, head: str) -> list[Problem]:
 
 
 def frozen_prefix(net: nn.Module) -> list[str]:
-    """Names of the leading layers in which no weight is trained; empty where nothing is frozen.
+    """Names of the leading layers without a trained weight; empty if nothing is frozen.
 
-    Layers without weights count as long as a layer with frozen ones comes before them.
+    Layers without weights count if a layer with frozen weights comes before them.
     """
     names: list[str] = []
     frozen = False
@@ -100,6 +105,6 @@ def frozen_prefix(net: nn.Module) -> list[str]:
 
 
 def count_parameters(net: nn.Module) -> tuple[int, int]:
-    """Numbers that training changes, and all. Buffers (BatchNorm's statistics) are not counted."""
+    """Number of trainable parameters, and of all; buffers (BatchNorm's statistics) do not count."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in net.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

@@ -1,10 +1,12 @@
-"""Several networks of the same shapes run as one, each on images of its own.
+"""Run several networks of the same shapes as one, each on its own images.
 
-B images of each network, N networks, C channels of one of them. Channels lie side by side, (B, N C, H, W): a
-convolution in N groups, a BatchNorm over N C channels and a batched matrix product are then exactly the N layers, one
-kernel in the place of N. What works channel by channel or value by value (ReLU, pooling) is itself. The method is that
-of Wang et al. 2021 (HFTA, MLSys). Each network keeps its weights, statistics and optimizer: they are joined for each
-pass, so gradients arrive where they belong, and a network can be taken out at any step.
+Legend: N networks, B images and C channels of each.
+
+Channels lie side by side, (B, N C, H, W): a convolution in N groups, a BatchNorm over N C channels
+and a batched matrix product are then exactly the N layers, in one kernel instead of N. Layers that
+work per channel or per value (ReLU, pooling) stay as they are. The method is that of Wang et al.
+2021 (HFTA, MLSys). Each network keeps its weights, statistics and optimizer; they are joined for
+each pass, so gradients reach their network, and a network can leave at any step.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def fuse(nets: Sequence[nn.Module], generators: Sequence[Generator]) -> nn.Module:
-    """One network for all: (B, N C, H, W) -> (B, N K) logits, in the order of ``nets``, sharing their weights.
+    """One network that shares the weights of all: (B, N C, H, W) -> (B, N K) logits.
 
     Args:
-        generators: one for each network, which draws its dropout.
+        nets: in the order of their channels and logits.
+        generators: one per network, for its dropout.
 
     Raises:
-        TypeError: a layer, or the way in which the network holds its weights, is not known here.
+        TypeError: a layer, or the way in which a network holds its weights, is not supported.
     """
     first = nets[0]
     if any(type(net) is not type(first) for net in nets):
@@ -42,23 +45,26 @@ def fuse(nets: Sequence[nn.Module], generators: Sequence[Generator]) -> nn.Modul
         case nn.Dropout():
             return _Dropout(nets, generators)
     if any(True for _ in (*first.parameters(recurse=False), *first.buffers(recurse=False))):
-        raise TypeError(f"{type(first).__name__} holds weights in a way that is not known here")
+        raise TypeError(f"{type(first).__name__} holds weights in a way that is not supported")
     twin = copy.copy(first)
     twin._modules = {
-        name: fuse([net.get_submodule(name) for net in nets], generators) for name, _ in first.named_children()
+        name: fuse([net.get_submodule(name) for net in nets], generators)
+        for name, _ in first.named_children()
     }
     return twin
 
 
 def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
-    """Whether the fused network gives what each gives alone: what one does between its layers may mix channels, or
-    draw random numbers for all networks at once (stochastic depth, ``F.dropout``).
+    """Whether the fused network gives the logits of each network alone.
+
+    Code between layers may mix channels, or draw random numbers for all networks at once
+    (stochastic depth, ``F.dropout``).
 
     Args:
-        images: float32 (B, C, H, W), given to each.
+        images: float32 (B, C, H, W), for each network.
     """
     try:
-        nets = [copy.deepcopy(net) for net in nets]  # training moves a BatchNorm's statistics
+        nets = [copy.deepcopy(net) for net in nets]  # training changes BatchNorm statistics
         side_by_side = torch.cat([images] * len(nets), 1)
         with torch.no_grad():
             alone = torch.cat([net.eval()(images) for net in nets], 1)
@@ -69,13 +75,14 @@ def agrees(nets: Sequence[nn.Module], images: Tensor) -> bool:
                 net.train()
             before = _random_state(images.device)
             joined(side_by_side)
-            return torch.equal(before, _random_state(images.device))  # each network draws from its own generator
+            after = _random_state(images.device)
+            return torch.equal(before, after)  # each network has its own generator
     except (TypeError, RuntimeError, ValueError, IndexError, MemoryError):
         return False
 
 
 def _random_state(device: torch.device) -> Tensor:
-    """Of the generators that a layer draws from where it is given none."""
+    """State of torch's default generators."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -83,24 +90,29 @@ def _random_state(device: torch.device) -> Tensor:
 
 
 def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    return None if tensors[0] is None else torch.cat([tensor for tensor in tensors if tensor is not None])
+    if tensors[0] is None:
+        return None
+    return torch.cat([tensor for tensor in tensors if tensor is not None])
 
 
 class _Conv2d(nn.Module):
-    """``nn.Conv2d`` of N networks, as one of N times the groups."""
+    """``nn.Conv2d`` of N networks: one with N times the groups."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         if self.layers[0].padding_mode != "zeros" or isinstance(self.layers[0].padding, str):
-            raise TypeError("a convolution pads in a way that is not known here")
+            raise TypeError("a convolution pads in a way that is not supported")
 
     def forward(self, images: Tensor) -> Tensor:
-        one = self.layers[0]
-        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
+        first = self.layers[0]
+        weight, bias = (
+            _joined([layer.weight for layer in self.layers]),
+            _joined([layer.bias for layer in self.layers]),
+        )
         assert weight is not None
-        groups = one.groups * len(self.layers)
-        return F.conv2d(images, weight, bias, one.stride, one.padding, one.dilation, groups)
+        groups = first.groups * len(self.layers)
+        return F.conv2d(images, weight, bias, first.stride, first.padding, first.dilation, groups)
 
 
 class _BatchNorm2d(nn.Module):
@@ -110,22 +122,32 @@ class _BatchNorm2d(nn.Module):
         super().__init__()
         self.layers = [layer for layer in layers if isinstance(layer, _BatchNorm)]
         if self.layers[0].momentum is None or not self.layers[0].track_running_stats:
-            raise TypeError("a BatchNorm keeps statistics in a way that is not known here")
+            raise TypeError("a BatchNorm keeps statistics in a way that is not supported")
 
     def forward(self, images: Tensor) -> Tensor:
-        one = self.layers[0]
-        mean, var = (_joined([getattr(each, f"running_{name}") for each in self.layers]) for name in ("mean", "var"))
-        weight, bias = _joined([each.weight for each in self.layers]), _joined([each.bias for each in self.layers])
-        assert mean is not None and var is not None and one.momentum is not None
-        out = F.batch_norm(images, mean, var, weight, bias, one.training, one.momentum, one.eps)
-        if one.training:
+        first = self.layers[0]
+        mean, var = (
+            _joined([getattr(layer, f"running_{name}") for layer in self.layers])
+            for name in ("mean", "var")
+        )
+        weight, bias = (
+            _joined([layer.weight for layer in self.layers]),
+            _joined([layer.bias for layer in self.layers]),
+        )
+        assert mean is not None and var is not None and first.momentum is not None
+        out = F.batch_norm(
+            images, mean, var, weight, bias, first.training, first.momentum, first.eps
+        )
+        if first.training:
             count = len(self.layers)
-            for each, own_mean, own_var in zip(self.layers, mean.chunk(count), var.chunk(count), strict=True):
-                assert each.running_mean is not None and each.running_var is not None
-                assert each.num_batches_tracked is not None
-                each.running_mean.copy_(own_mean)
-                each.running_var.copy_(own_var)
-                each.num_batches_tracked += 1
+            for layer, own_mean, own_var in zip(
+                self.layers, mean.chunk(count), var.chunk(count), strict=True
+            ):
+                assert layer.running_mean is not None and layer.running_var is not None
+                assert layer.num_batches_tracked is not None
+                layer.running_mean.copy_(own_mean)
+                layer.running_var.copy_(own_var)
+                layer.num_batches_tracked += 1
         return out
 
 
@@ -137,16 +159,16 @@ class _Linear(nn.Module):
         self.layers = [layer for layer in layers if isinstance(layer, nn.Linear)]
 
     def forward(self, rows: Tensor) -> Tensor:
-        weight = torch.stack([each.weight for each in self.layers])
+        weight = torch.stack([layer.weight for layer in self.layers])
         own = rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
         out = own @ weight.transpose(1, 2)
         if self.layers[0].bias is not None:
-            out = out + torch.stack([each.bias for each in self.layers])[:, None]
+            out = out + torch.stack([layer.bias for layer in self.layers])[:, None]
         return out.transpose(0, 1).reshape(len(rows), -1)
 
 
 class _Dropout(nn.Module):
-    """``nn.Dropout`` of N networks, each with its rate and its random numbers."""
+    """``nn.Dropout`` of N networks, each with its own rate and generator."""
 
     def __init__(self, layers: Sequence[nn.Module], generators: Sequence[Generator]) -> None:
         super().__init__()
@@ -158,7 +180,7 @@ class _Dropout(nn.Module):
             return values
         own = values.chunk(len(self.layers), 1)
         masks = [
-            torch.empty_like(each).bernoulli_(1 - layer.p, generator=generator).div_(1 - layer.p)
-            for each, layer, generator in zip(own, self.layers, self.generators, strict=True)
+            torch.empty_like(part).bernoulli_(1 - layer.p, generator=generator).div_(1 - layer.p)
+            for part, layer, generator in zip(own, self.layers, self.generators, strict=True)
         ]
         return values * torch.cat(masks, 1)

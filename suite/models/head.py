@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +13,11 @@ from suite.models.freezing import top_level
 
 
 def attach(net: nn.Module, config: HeadConfig | None, num_classes: int) -> None:
-    """Put the head of ``config`` in place of the last layer, and note its name in ``net.suite_head``.
+    """Replace the last layer by the head of ``config``; its name goes into ``net.suite_head``.
 
-    The last layer is the last ``nn.Linear`` by order of definition; in a network without one, the last ``nn.Conv2d``
-    (SqueezeNet classifies by a 1x1 convolution), and the head is then made of 1x1 convolutions too.
+    The last layer is the last ``nn.Linear`` in order of definition. In a network without one it is
+    the last ``nn.Conv2d`` (SqueezeNet classifies by a 1x1 convolution), and the head then consists
+    of 1x1 convolutions, too.
 
     Args:
         net: the network, changed in place.
@@ -34,12 +34,12 @@ def attach(net: nn.Module, config: HeadConfig | None, num_classes: int) -> None:
             )
         parent, _, own = name.rpartition(".")
         setattr(net.get_submodule(parent), own, _head(last, config, num_classes))
-    # A name, not the module: it survives deepcopy and shows neither in str() nor in the state dict.
+    # A name, not the module: it survives deepcopy and is absent from str() and the state dict.
     setattr(net, "suite_head", name or _last_with_weights(net))  # noqa: B010
 
 
 def head_name(net: nn.Module) -> str:
-    """Name of the module that classifies, e.g. ``fc``; the one that a head replaces."""
+    """Name of the module that classifies, e.g. ``fc``: the one that a head replaces."""
     name: object = getattr(net, "suite_head", None)
     return str(name) if isinstance(name, str) else _last_layer(net) or _last_with_weights(net)
 
@@ -52,14 +52,20 @@ def in_head(net: nn.Module, parameter: str) -> bool:
 
 def _last_layer(net: nn.Module) -> str:
     for kind in (nn.Linear, nn.Conv2d):
-        names: list[str] = [name for name, module in net.named_modules() if isinstance(module, kind)]
+        names: list[str] = [
+            name for name, module in net.named_modules() if isinstance(module, kind)
+        ]
         if names:
             return names[-1]
     return ""
 
 
 def _last_with_weights(net: nn.Module) -> str:
-    names = [name for name, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    names = [
+        name
+        for name, module in net.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
     return names[-1] if names else ""
 
 
@@ -77,24 +83,28 @@ def _head(last: nn.Linear | nn.Conv2d, config: HeadConfig, num_classes: int) -> 
 
 
 def _layer(like: nn.Module, inputs: int, outputs: int) -> nn.Module:
-    return nn.Linear(inputs, outputs) if isinstance(like, nn.Linear) else nn.Conv2d(inputs, outputs, 1)
+    return (
+        nn.Linear(inputs, outputs) if isinstance(like, nn.Linear) else nn.Conv2d(inputs, outputs, 1)
+    )
 
 
 class _Drop:
-    """A forward hook that drops units of a layer's output. A class, so that deepcopy copies it with the network."""
+    """A forward hook that drops units of a layer's output. deepcopy copies it with the network."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
 
-    def __call__(self, module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        # A BatchNorm kept in eval mode still tells whether the network around it trains (see freezing).
-        return F.dropout(output, self.rate, training=getattr(module, "suite_training", module.training))
+    def __call__(self, module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        # A BatchNorm kept in eval mode records the mode of its network (see freezing).
+        return F.dropout(
+            output, self.rate, training=getattr(module, "suite_training", module.training)
+        )
 
 
 def insert_dropout(net: nn.Module, config: DropoutConfig) -> None:
-    """Drop units of the outputs of the layers named. Leaves ``str(net)``, names and counts of layers as they are.
+    """Drop units of the outputs of the named layers. ``str(net)`` and layer names stay the same.
 
-    Masks come from torch's global generator, which the training loop seeds per step, as do those of the head.
+    Masks come from torch's global generator, which training seeds at each step, as the head's do.
     """
     if config.rate > 0:
         for name in dict.fromkeys(config.after):
@@ -112,5 +122,6 @@ def _unknown(net: nn.Module, name: str, known: list[str]) -> Problem:
     meant = f"Did you mean {near[0]!r}? " if near else ""
     return Problem(
         f"model.dropout.after: the network has no layer {name!r}",
-        remedy=f"{meant}Its top-level layers are {', '.join(top_level(net))}; parts of them are named like layer1.0.",
+        remedy=f"{meant}Its top-level layers are {', '.join(top_level(net))}; "
+        "parts of them are named like layer1.0.",
     )

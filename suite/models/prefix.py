@@ -1,7 +1,8 @@
 """The frozen prefix: leading layers that give an image the same features whenever they see it.
 
-``rest(prefix(images))`` is ``net(images)``, so features may be computed once and the rest trained on them. A prefix is
-used only where that is true bit for bit, which ``examine`` tries out on the network itself.
+``after_prefix(net)(run_prefix(net, images))`` is ``net(images)``, so features can be computed once
+and the layers behind them trained on these. A prefix is used only if that holds bit for bit, which
+``examine`` tries on the network itself.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from suite.models.freezing import frozen_prefix
 
 @dataclass(frozen=True)
 class Prefix:
-    """What can be said of a network's frozen leading layers.
+    """A network's frozen leading layers, if their features can be cached.
 
     Attributes:
-        layers: their names, in order; empty where features cannot be kept.
-        why_not: the reason, where it is empty.
-        bytes: of one image's features, where it is not.
+        layers: their names, in order; empty if features cannot be cached.
+        why_not: the reason if ``layers`` is empty.
+        bytes: size of one image's features.
     """
 
     layers: tuple[str, ...] = ()
@@ -38,7 +39,10 @@ class _Reached(Exception):
 
 
 def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
-    """The output of the last of ``layers`` for images (B, C, H, W), without a gradient; the rest is not run."""
+    """The output of the last of ``layers`` for images (B, C, H, W), without a gradient.
+
+    Later layers are not run.
+    """
 
     def stop(_module: nn.Module, _inputs: object, output: object) -> None:
         raise _Reached(output)
@@ -55,8 +59,8 @@ def run_prefix(net: nn.Module, layers: Sequence[str], images: Tensor) -> Tensor:
     raise TypeError(f"layer {layers[-1]} gives no tensor")
 
 
-def rest(net: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """``net`` with ``layers`` passing on what they get: takes the features. Shares all its other modules with it."""
+def after_prefix(net: nn.Module, layers: Sequence[str]) -> nn.Module:
+    """``net`` with ``layers`` replaced by the identity: takes features. Shares other modules."""
     shortened = _shallow(net)
     for name in layers:
         *parents, last = name.split(".")
@@ -76,45 +80,60 @@ def _shallow(net: nn.Module) -> nn.Module:
 
 
 def examine(
-    net: nn.Module, images: Tensor, sizes: Sequence[int], around: Callable[[], object] = torch.no_grad
+    net: nn.Module,
+    images: Tensor,
+    sizes: Sequence[int],
+    around: Callable[[], object] = torch.no_grad,
 ) -> Prefix:
-    """Whether features of ``net``'s frozen prefix can be kept, tried out on ``images``.
+    """Whether features of ``net``'s frozen prefix can be cached, tried on ``images``.
 
     Args:
-        net: in the memory format that it trains in; left as it was.
+        net: in its memory format of training; left as it was.
         images: float32 (B, C, H, W), normalised; as many as the largest of ``sizes``.
-        sizes: numbers of images that are run together; features must not depend on it.
-        around: makes the context of a forward pass, for autocast.
+        sizes: numbers of images that run together; features must not depend on them.
+        around: makes the context of a forward pass (autocast).
     """
     layers = frozen_prefix(net)
     if not layers:
         return Prefix(why_not="no leading layer is frozen")
     moving = [name for name in layers if any(map(_moves, net.get_submodule(name).modules()))]
     if moving:
-        why = f"BatchNorm in {moving[0]} moves its statistics; model.freeze_batchnorm: true keeps them"
-        return Prefix(why_not=why)
+        return Prefix(
+            why_not=f"BatchNorm in {moving[0]} updates its statistics; "
+            "model.freeze_batchnorm: true keeps them"
+        )
     training = net.training
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            return _tried(net, layers, images, sizes, around)
-    except Exception as error:  # whatever a network of another shape says to being cut in two
-        return Prefix(why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})")
+            return _try(net, layers, images, sizes, around)
+    except Exception as error:  # any error of a network of another structure
+        return Prefix(
+            why_not=f"the network cannot be cut after {layers[-1]} ({type(error).__name__})"
+        )
     finally:
         net.train(training)
 
 
 def _moves(module: nn.Module) -> bool:
-    """Whether training changes what a module does, besides its weights: a BatchNorm that is not kept in eval mode."""
-    return isinstance(module, _BatchNorm) and "train" not in vars(module) and module.track_running_stats
+    """Whether training changes more of a module than its weights: a BatchNorm in training mode."""
+    return (
+        isinstance(module, _BatchNorm)
+        and "train" not in vars(module)
+        and module.track_running_stats
+    )
 
 
 def _format(images: Tensor) -> torch.memory_format:
-    behind = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if behind else torch.contiguous_format
+    is_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
-def _tried(
-    net: nn.Module, layers: Sequence[str], images: Tensor, sizes: Sequence[int], around: Callable[[], object]
+def _try(
+    net: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    sizes: Sequence[int],
+    around: Callable[[], object],
 ) -> Prefix:
     def features(count: int, seed: int, training: bool) -> Tensor:
         torch.manual_seed(seed)
@@ -122,21 +141,32 @@ def _tried(
         with around():  # type: ignore[attr-defined]
             return run_prefix(net, layers, images[:count])
 
-    most = max(sizes)
-    first = features(most, 0, training=False)
-    least = min(sizes)
+    largest, smallest = max(sizes), min(sizes)
+    first = features(largest, 0, training=False)
     if not all(
-        torch.equal(features(least, seed, training=True), features(least, seed + 1, training=False)) for seed in (1, 3)
+        torch.equal(features(smallest, seed, True), features(smallest, seed + 1, False))
+        for seed in (1, 3)
     ):
-        return Prefix(why_not=f"what comes before the end of {layers[-1]} is random while it trains (dropout)")
+        return Prefix(why_not=f"the layers up to {layers[-1]} are random in training (dropout)")
     for count in sorted(set(sizes)):
         if not torch.equal(features(count, 0, training=False), first[:count]):
-            return Prefix(why_not=f"features come out differently in batches of {count} and of {most} images here")
-    backwards = images[:most].flip(0).contiguous(memory_format=_format(images))
+            return Prefix(
+                why_not=f"features differ between batches of {count} and of {largest} images "
+                "on this machine"
+            )
     net.eval()
     with around():  # type: ignore[attr-defined]
-        if not torch.equal(run_prefix(net, layers, backwards).flip(0), first):
-            return Prefix(why_not="features depend on an image's place in its batch here")
-        if not torch.equal(rest(net, layers)(first), net(images[:most])):
-            return Prefix(why_not=f"the network does more between its layers up to {layers[-1]} than call them")
+        why_not = _difference(net, layers, images[:largest], first)
+    if why_not:
+        return Prefix(why_not=why_not)
     return Prefix(tuple(layers), bytes=first[0].numel() * first.element_size())
+
+
+def _difference(net: nn.Module, layers: Sequence[str], images: Tensor, features: Tensor) -> str:
+    """Why ``net`` cannot be cut after ``layers``, whose output for ``images`` is ``features``."""
+    backwards = images.flip(0).contiguous(memory_format=_format(images))
+    if not torch.equal(run_prefix(net, layers, backwards).flip(0), features):
+        return "features depend on an image's position in its batch on this machine"
+    if not torch.equal(after_prefix(net, layers)(features), net(images)):
+        return f"the network computes between its layers up to {layers[-1]}, not only in them"
+    return ""

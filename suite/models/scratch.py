@@ -1,11 +1,12 @@
-"""Networks for 32 px images, trained from scratch: two families of residual nets, and their plain twins.
+"""Networks for 32-pixel images, trained from scratch: two families of ResNets, and plain nets.
 
 Legend: B images, C channels, H x W pixels, K classes.
 
-``resnet18_cifar`` and its family are the ImageNet ResNets of He et al. 2015 (arXiv 1512.03385, table 1) with a 3x3 stem
-of stride 1 and no pooling after it, in the form known from kuangliu/pytorch-cifar, whose state dicts fit unrenamed.
-``resnet20`` ... ``resnet110`` are the nets that the paper itself trains on CIFAR-10 (section 4.2), whose shortcuts have
-no parameters (option A). ``plain...`` are the same nets without shortcuts, for the degradation study.
+``resnet18_cifar`` and its family are the ImageNet ResNets of He et al. 2015 (arXiv 1512.03385,
+table 1) with a 3x3 stem of stride 1 and no pooling after it, as in kuangliu/pytorch-cifar, whose
+state dicts fit unrenamed. ``resnet20`` ... ``resnet110`` are the nets that the paper trains on
+CIFAR-10 (section 4.2), whose shortcuts have no parameters (option A). ``plain...`` are the same
+nets without shortcuts, for the degradation study.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from torch.nn import functional as F
 
 
 class PadShortcut(nn.Module):
-    """Option A of the paper: every ``stride``-th pixel, new channels filled with zeros; no parameters.
+    """Option A of the paper: every ``stride``-th pixel, new channels of zeros; no parameters.
 
-    Half of the new channels come before the old ones and half after, as in akamaster/pytorch_resnet_cifar10, whose
-    weights then fit. [B, C, H, W] -> [B, C + 2 * pad, ceil(H / stride), ceil(W / stride)].
+    Half of the new channels come before the old ones and half after, as in
+    akamaster/pytorch_resnet_cifar10, whose weights then fit.
+    [B, C, H, W] -> [B, C + 2 * pad, ceil(H / stride), ceil(W / stride)].
     """
 
     def __init__(self, pad: int, stride: int) -> None:
@@ -46,7 +48,7 @@ class PlainBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(c_out)
 
     def body(self, x: Tensor) -> Tensor:
-        """What comes before the last ReLU, without the shortcut."""
+        """The output before the last ReLU, without the shortcut."""
         out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return out
 
@@ -55,7 +57,7 @@ class PlainBlock(nn.Module):
 
 
 class BasicBlock(PlainBlock):
-    """Two 3x3 convolutions and a shortcut, by a 1x1 convolution where the shape changes (option B of the paper)."""
+    """Two 3x3 convolutions and a shortcut: a 1x1 convolution if the shape changes (option B)."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__(c_in, c_out, stride)
@@ -73,7 +75,7 @@ class BasicBlock(PlainBlock):
 
 
 class PadBlock(BasicBlock):
-    """A ``BasicBlock`` whose shortcut has no parameters (option A of the paper)."""
+    """A ``BasicBlock`` whose shortcut has no parameters (option A)."""
 
     @staticmethod
     def projection(c_in: int, c_out: int, stride: int) -> nn.Sequential:
@@ -81,7 +83,9 @@ class PadBlock(BasicBlock):
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem, stages of blocks, the mean over all pixels, a linear layer. [B, 3, H, W] -> [B, K], any H and W.
+    """A 3x3 stem, stages of blocks, the mean over all pixels, a linear layer.
+
+    [B, 3, H, W] -> [B, K] for any H and W.
 
     Args:
         block: the kind of block.
@@ -90,7 +94,13 @@ class ResNet(nn.Module):
         num_classes: K.
     """
 
-    def __init__(self, block: type[PlainBlock], widths: Sequence[int], depths: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        block: type[PlainBlock],
+        widths: Sequence[int],
+        depths: Sequence[int],
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -116,8 +126,10 @@ class PlainNet(ResNet):
     """A ``ResNet`` of blocks without shortcuts."""
 
 
-def _wide(kind: type[ResNet], block: type[PlainBlock], depths: Sequence[int]) -> Callable[[int], nn.Module]:
-    """ImageNet's widths. Initial weights: PyTorch's own law, as in the original code."""
+def _wide(
+    kind: type[ResNet], block: type[PlainBlock], depths: Sequence[int]
+) -> Callable[[int], nn.Module]:
+    """ImageNet's widths. Initial weights are PyTorch's default, as in the original code."""
     return lambda num_classes: kind(block, (64, 128, 256, 512), depths, num_classes)
 
 

@@ -26,13 +26,13 @@ Channels = tuple[float, float, float]
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
-# Where files keep the state dict when it is not the file itself: Lightning and many others, our own, kuangliu's.
+# Keys of the state dict in files that hold more: Lightning and many others, ours, kuangliu's.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-# What DataParallel and torch.compile put before each name.
+# Prefixes of names by DataParallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
 # Auxiliary classifiers of googlenet and inception_v3, which the suite's networks leave out.
 _AUXILIARY = re.compile(r"(aux[12]|AuxLogits)\.")
-# torchvision's published DenseNets predate a rename, which its own builder applies when it loads them.
+# torchvision's published DenseNets predate a rename, which its builder applies on loading.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 _TIMEOUT_S = 30.0
 _SHOWN = 3
@@ -40,14 +40,14 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to start from.
+    """Initial weights.
 
     Attributes:
         state: parameter or buffer name -> tensor on the CPU; floating point as float32.
         digest: SHA-256 of the file, hexadecimal; part of a trial's identity.
-        mean, std: of each channel of the images, scaled to [0, 1], that the weights were trained on; None = not known,
-            so the training images' own are to be used.
-        source: where they came from, for messages and tables.
+        mean, std: per channel, of the images in [0, 1] that the weights were trained on; None =
+            unknown, so those of the training images apply.
+        source: for messages and tables.
     """
 
     state: dict[str, Tensor]
@@ -60,12 +60,12 @@ class Weights:
 def load_weights(config: ModelConfig) -> Weights | None:
     """The weights that ``config.weights`` names; None for ``none``.
 
-    ``imagenet`` is downloaded into torch's hub cache (``$TORCH_HOME``), once. Whoever calls resolves ``runs:/`` and
-    ``models:/`` to a file before: this module knows no MLflow.
+    ``imagenet`` is downloaded into torch's hub cache (``$TORCH_HOME``), once. The caller resolves
+    ``runs:/`` and ``models:/`` to a file first: this module does not use MLflow.
 
     Raises:
-        UsageError: if there cannot be such weights for the architecture.
-        EnvironmentProblem: if the file is missing, unreadable or cannot be downloaded.
+        UsageError: the architecture has no such weights.
+        EnvironmentProblem: the file is missing, unreadable or cannot be downloaded.
     """
     if config.weights == "none":
         return None
@@ -90,15 +90,16 @@ def missing_file(config: ModelConfig) -> list[Problem]:
 
 
 def _missing(path: Path) -> Problem:
-    kind = "is a folder, not a file" if path.is_dir() else "is not there"
+    kind = "is a folder, not a file" if path.is_dir() else "does not exist"
     return Problem(
         f"model.weights: {path} {kind}",
-        remedy="Give the file of a state dict saved with torch.save; relative paths start at the sweep file.",
+        remedy="Give the file of a state dict saved with torch.save; "
+        "relative paths start at the sweep file.",
         environment=True,
     )
 
 
-# ---- torchvision's -------------------------------------------------------------------------------------------------
+# ---- torchvision's ----
 
 
 def _published(arch: str) -> Any:
@@ -106,7 +107,8 @@ def _published(arch: str) -> Any:
     if not zoo.from_torchvision(arch):
         raise UsageError(
             f"model.weights: there are no ImageNet weights for {arch!r}",
-            remedy="Choose a torchvision architecture such as resnet18, or weights: none, or a file.",
+            remedy="Choose a torchvision architecture such as resnet18, or weights: none, "
+            "or a file.",
         )
     published = zoo.published_weights(arch)
     if not hasattr(published, "IMAGENET1K_V1"):
@@ -118,7 +120,7 @@ def _published(arch: str) -> Any:
 
 
 def _downloaded(published: Any) -> Path:
-    """The file in torch's hub cache, downloaded if it is not there."""
+    """The file in torch's hub cache, downloaded if it is missing."""
     url = str(published.url)
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -138,14 +140,14 @@ def _downloaded(published: Any) -> Path:
 
 
 def _start_of_digest(name: str) -> str | None:
-    """Of the SHA-256, at the end of the name; torch checks it before it moves the file into place."""
-    found = re.search(r"-([a-f0-9]{8,})\.", name)
-    return found[1] if found else None
+    """The first digits of the SHA-256, from the name: torch checks them after the download."""
+    match = re.search(r"-([a-f0-9]{8,})\.", name)
+    return match[1] if match else None
 
 
 @contextlib.contextmanager
 def _timeout() -> Iterator[None]:
-    """torch's downloader sets no timeout: behind a firewall that drops packets it would wait for minutes."""
+    """A timeout for torch's downloader, which would wait for minutes behind some firewalls."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:
@@ -155,10 +157,10 @@ def _timeout() -> Iterator[None]:
 
 
 def _statistics(arch: str, published: Any) -> tuple[Channels, Channels] | tuple[None, None]:
-    """How images are normalised for the weights: as torchvision says for its own architectures, else unknown.
+    """Mean and std of images for the weights: torchvision's for its architectures, else unknown.
 
-    A file for one of them is taken to be like the published weights, which have ImageNet's statistics but for
-    efficientnet_v2_l.
+    A file for such an architecture is assumed to be like the published weights. These have
+    ImageNet's statistics except for efficientnet_v2_l.
     """
     if published is None:
         if not zoo.from_torchvision(arch):
@@ -175,7 +177,7 @@ def _three(values: Any) -> Channels:
     return red, green, blue
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def _sha256(path: Path) -> str:
@@ -184,7 +186,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[Channels, Channels] | None]:
-    """The state dict in a file, and the mean and std beside it where there are any."""
+    """The state dict in a file, and its mean and std if it has them."""
     if not path.is_file():
         raise EnvironmentProblem(_missing(path))
     try:
@@ -194,10 +196,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[Channels, Channels] | No
         raise _unreadable(path, f"{type(error).__name__}: {first_line}") from error
     if not isinstance(content, Mapping):
         raise _unreadable(path, f"it holds a {type(content).__name__}, not a state dict")
-    wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    wrapped = next(
+        (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None
+    )
     state = _clean(content if wrapped is None else wrapped)
     if not state:
-        raise _unreadable(path, f"it holds no tensors by name, only {', '.join(map(str, content)) or 'nothing'}")
+        raise _unreadable(
+            path, f"it has no named tensors, only {', '.join(map(str, content)) or 'nothing'}"
+        )
     if wrapped is None or "mean" not in content or "std" not in content:
         return state, None
     try:
@@ -209,20 +215,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[Channels, Channels] | No
 def _unreadable(path: Path, why: str) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"model.weights: {path} cannot be read as weights: {why}",
-        remedy="Save it again with torch.save(model.state_dict(), path). Pickled objects are refused: they run code.",
+        remedy="Save it again with torch.save(model.state_dict(), path). "
+        "Pickled objects are refused: they run code.",
     )
 
 
 def _clean(state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Names as in a plain network, floating point as float32. Keeps the layer versions that torch stores beside."""
+    """Plain names, floating point as float32; keeps the layer versions that torch stores."""
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     versions: dict[str, Any] = dict(getattr(state, "_metadata", {}))
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            versions = {name.removeprefix(prefix): value for name, value in versions.items() if f"{name}." != prefix}
+            versions = {
+                name.removeprefix(prefix): value
+                for name, value in versions.items()
+                if f"{name}." != prefix
+            }
     clean = OrderedDict((name, _full(value)) for name, value in tensors.items())
-    setattr(clean, "_metadata", versions)  # noqa: B010  # where load_state_dict looks for it
+    setattr(clean, "_metadata", versions)  # noqa: B010  # load_state_dict reads it
     return clean
 
 
@@ -230,24 +241,26 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-# ---- into a network ------------------------------------------------------------------------------------------------
+# ---- into a network ----
 
 
 def put_into(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copy ``state`` into ``net``; the head only where it is of the same shape.
+    """Copy ``state`` into ``net``; the head only if its shape is the same.
 
     Args:
-        net: the network, changed in place; on torch's meta device the fit is checked and nothing copied.
+        net: changed in place; on torch's meta device only the fit is checked.
         state: parameter or buffer name -> tensor.
 
     Returns:
-        What does not fit, one text each; empty if all went in. Then ``net`` is spoilt.
+        One text per misfit; empty if all tensors fit. After a misfit ``net`` is unusable.
     """
     head = head_name(net)
     own = net.state_dict()
     device = next((tensor.device for tensor in own.values()), torch.device("cpu"))
     given = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    given = {name: value for name, value in given.items() if name in own or not _AUXILIARY.match(name)}
+    given = {
+        name: value for name, value in given.items() if name in own or not _AUXILIARY.match(name)
+    }
     if _shapes(given, head) != _shapes(own, head):
         given = {name: value for name, value in given.items() if not name.startswith(f"{head}.")}
     odd = [
@@ -256,11 +269,13 @@ def put_into(net: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         if name in own and value.shape != own[name].shape
     ]
     fitting = OrderedDict(
-        (name, value.to(device)) for name, value in given.items() if name not in own or value.shape == own[name].shape
+        (name, value.to(device))
+        for name, value in given.items()
+        if name not in own or value.shape == own[name].shape
     )
     setattr(fitting, "_metadata", _versions(net, state))  # noqa: B010
     with warnings.catch_warnings():
-        # BatchNorm fills in counters that old files lack, and torch warns that on the meta device they are not copied.
+        # BatchNorm adds counters that old files lack; torch warns that the meta device copies none.
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter", UserWarning)
         missing, unexpected = net.load_state_dict(fitting, strict=False)
     missing = [name for name in missing if not name.startswith(f"{head}.") and name not in given]
@@ -280,10 +295,10 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _versions(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Layer versions for ``load_state_dict``, by which torchvision renames what old files hold.
+    """Layer versions for ``load_state_dict``, by which torchvision renames entries of old files.
 
-    Files without them are taken for old ones, layer by layer, but of the network's current version as a whole: MNASNet
-    refuses to guess.
+    Without them layers count as old, but the network as a whole as current: MNASNet refuses files
+    of an unknown version.
     """
     versions = dict(getattr(state, "_metadata", {}))
     if "" not in versions and hasattr(net, "_version"):
@@ -291,9 +306,13 @@ def _versions(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
     return versions
 
 
-def mismatch(config: ModelConfig, weights: str, misfits: list[str], looks_like: list[str]) -> Problem:
-    """The problem that weights are those of another architecture."""
-    shown = "; ".join(misfits[:_SHOWN]) + (f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else "")
+def mismatch(
+    config: ModelConfig, weights: str, misfits: list[str], looks_like: list[str]
+) -> Problem:
+    """The problem of weights of another architecture."""
+    shown = "; ".join(misfits[:_SHOWN]) + (
+        f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
+    )
     guess = f"They look like those of {' or '.join(looks_like)}. " if looks_like else ""
     return Problem(
         f"model.weights: {weights} does not fit {config.arch}: {shown}",

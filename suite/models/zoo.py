@@ -13,18 +13,20 @@ from suite.config import plugin
 from suite.core.errors import UsageError
 from suite.models.scratch import NETS
 
-# The two with auxiliary classifiers, whose outputs a plain training loop would not understand.
+# Their auxiliary classifiers would return more than logits.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def _torchvision_models() -> Any:
-    from suite.system.torchvision_import import torchvision  # takes a second, and the scratch nets do without
+    from suite.system.torchvision_import import (
+        torchvision,
+    )  # takes a second; scratch nets do not need it
 
     return torchvision.models
 
 
 def from_torchvision(arch: str) -> bool:
-    """Whether ``arch`` is a torchvision classifier (detection, segmentation, video and quantized nets are not)."""
+    """Whether ``arch`` is a torchvision classifier, not for detection, segmentation or video."""
     if arch in NETS or plugin.is_reference(arch):
         return False
     models = _torchvision_models()
@@ -38,19 +40,20 @@ def names() -> list[str]:
 
 
 def published_weights(arch: str) -> Any:
-    """torchvision's enum of published weights for one of its classifiers, e.g. ``ResNet18_Weights``."""
+    """torchvision's enum of published weights for a classifier, e.g. ``ResNet18_Weights``."""
     return _torchvision_models().get_model_weights(arch)
 
 
 def maker(arch: str, *, pretrained: bool) -> Callable[[int], nn.Module]:
-    """The function of the number of classes that makes the network.
+    """The function from the number of classes to the network.
 
     Args:
         arch: a scratch net, a torchvision classifier, or ``module:function``.
-        pretrained: whether published weights are to be loaded; googlenet and inception_v3 then rescale their input.
+        pretrained: whether published weights follow; googlenet and inception_v3 then rescale their
+            input.
 
     Raises:
-        UsageError: if there is no such architecture; names the nearest one.
+        UsageError: there is no such architecture; names the nearest one.
     """
     if arch in NETS:
         return NETS[arch]
@@ -65,7 +68,9 @@ def _from_torchvision(arch: str, num_classes: int, pretrained: bool) -> nn.Modul
     options: dict[str, Any] = {}
     if arch in _WITH_AUXILIARY:
         options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
-    net: nn.Module = _torchvision_models().get_model(arch, weights=None, num_classes=num_classes, **options)
+    net: nn.Module = _torchvision_models().get_model(
+        arch, weights=None, num_classes=num_classes, **options
+    )
     return net
 
 
@@ -91,7 +96,9 @@ def _users(reference: str) -> Callable[[int], nn.Module]:
                 remedy="It is called with the number of classes, and returns a torch.nn.Module.",
             ) from error
         if not isinstance(net, nn.Module):
-            raise UsageError(f"model.arch: {reference} must return a torch.nn.Module, got {type(net).__name__}")
+            raise UsageError(
+                f"model.arch: {reference} must return a torch.nn.Module, got {type(net).__name__}"
+            )
         if any(is_lazy(parameter) for parameter in net.parameters()):
             raise UsageError(
                 f"model.arch: {reference} has layers of unknown shape",

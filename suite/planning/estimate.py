@@ -48,7 +48,9 @@ class Estimate:
     lines: list[str]
 
 
-def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | None = None) -> Estimate:
+def estimate(
+    plan: Plan, folder: Path, only: Collection[str] = (), most: int | None = None
+) -> Estimate:
     """Measure one trial of each network for a moment and add up. A search is estimated from its extremes.
 
     Args:
@@ -57,7 +59,9 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
         most: trials that may run at once; None = as many as there are cores for.
     """
     spec = plan.spec
-    arms = list(spec.arms_list) or [spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)]  # type: ignore[misc]
+    arms = list(spec.arms_list) or [
+        spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)
+    ]  # type: ignore[misc]
     if only and not spec.search:
         arms = [arm for arm in arms if arm.name in only]
     history = History(read(folder / FILE_NAME))
@@ -113,7 +117,11 @@ def estimate(plan: Plan, folder: Path, only: Collection[str] = (), most: int | N
     if present is not None:
         lines += _looks(plan, history, present)
         slots, now = _slots(plan, numerics, most), sum(row.left for row in rows)
-        lines += _bounds((now, total_s / slots), (now + later, (total_s + later_s) / slots)) if later else []
+        lines += (
+            _bounds((now, total_s / slots), (now + later, (total_s + later_s) / slots))
+            if later
+            else []
+        )
     return Estimate(rows[:SHOWN], lines)
 
 
@@ -139,7 +147,10 @@ def _looks(plan: Plan, history: History, present: Round) -> list[str]:
         lines.append(
             f"look {number} of {len(spec.looks)}: {len(seeds)} seeds, {state}, two-sided error level {level:.4f}"
         )
-    return [*lines, "an arm whose verdict is decided gets no more seeds; the error over all looks is at most 5 %"]
+    return [
+        *lines,
+        "an arm whose verdict is decided gets no more seeds; the error over all looks is at most 5 %",
+    ]
 
 
 def _summary(
@@ -152,7 +163,9 @@ def _summary(
     if spec.search and rows:
         trial_s = sum(row.trial_s for row in rows) / len(rows)
         first = spec.run_cap * trial_s / slots
-        again = (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
+        again = (
+            (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
+        )
         lines.append(
             f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none stops early; "
             f"then the best {spec.confirm.top} and the baseline on {len(spec.confirm_seeds)} other seeds, about "
@@ -165,14 +178,21 @@ def _summary(
             f"{trials} trials to run, {epochs} epochs, about {duration(total_s / slots)} "
             f"with {slots} at once on this machine (measured now, on random images{meanwhile})"
         )
-    images = sum(dataset.train_images.nbytes + dataset.test_images.nbytes for dataset in plan.datasets.values())
+    images = sum(
+        dataset.train_images.nbytes + dataset.test_images.nbytes
+        for dataset in plan.datasets.values()
+    )
     kind = "GPU memory" if device == "cuda" else "memory"
     each = memory if device == "cuda" else WORKER_GIB + memory
     lines.append(
         f"{kind}: about {each:.1f} GiB a trial, {slots * each:.1f} GiB at once; "
         f"images once for all: {images / 2**20:.0f} MiB"
     )
-    kept = spec.checkpoints.keep if isinstance(spec.checkpoints.keep, int) else len(rows) * len(spec.seeds)
+    kept = (
+        spec.checkpoints.keep
+        if isinstance(spec.checkpoints.keep, int)
+        else len(rows) * len(spec.seeds)
+    )
     lines.append(f"disk: about {(slots * 2 + kept + 5) * disk:.0f} MiB of checkpoints at most")
     return lines
 
@@ -253,7 +273,9 @@ def _prefixes(plan: Plan, arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         config = arm.config
         if config.model.freeze_depth:
-            key = config.model.model_copy(update={"head": None, "weights": "none"}).model_dump_json()
+            key = config.model.model_copy(
+                update={"head": None, "weights": "none"}
+            ).model_dump_json()
             known[key] = known.get(key) or _examined(plan, config)
             way = _way(known[key], config)
             ways[way] = ways.get(way, 0) + 1
@@ -288,7 +310,9 @@ def _seconds(plan: Plan, arm: Arm, cost: measure.Cost) -> tuple[float, float]:
 
 def _parameters(plan: Plan, arm: Arm) -> tuple[int, int]:
     config: TrialConfig = arm.config
-    network = models.build(config.model.model_copy(update={"weights": "none"}), plan.shape(config)[0])
+    network = models.build(
+        config.model.model_copy(update={"weights": "none"}), plan.shape(config)[0]
+    )
     return models.count_parameters(network)
 
 

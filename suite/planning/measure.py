@@ -29,17 +29,25 @@ from suite.core.errors import brief
 from suite.core.records import EpochRecord, Numerics, Objective, Trial
 from suite.system import disk, environment
 from suite.training import joint, memory
-from suite.training.trainer import Training, clock
+from suite.training.evaluation import clock
+from suite.training.setup import prepare_trainer
+from suite.training.trainer import Trainer
 
 CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
 STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
-TIMED_EPOCHS = 2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
+TIMED_EPOCHS = (
+    2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
+)
 KERNELS = 6  # raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer holds
 MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads, compilation) must be so much faster
-COMPILED_FROM_S = 300.0  # seconds of a trial; what takes less is over sooner than its compilation would pay
+COMPILED_FROM_S = (
+    300.0  # seconds of a trial; what takes less is over sooner than its compilation would pay
+)
 GPU_CONTEXT_GIB = 0.6  # what a CUDA process takes besides its tensors
 GPU_HEADROOM = 1.2  # over the measured peak: fragments, and the last batch
-BUSY = 0.2  # share of the processors' time that others took, from which on a measurement is not kept
+BUSY = (
+    0.2  # share of the processors' time that others took, from which on a measurement is not kept
+)
 PACKS = (2, 4, 8, 16, 32)
 FRACTIONS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 10)
 
@@ -110,14 +118,25 @@ def _others() -> Callable[[], float]:
     are those that this process may use.
     """
     process = psutil.Process()
-    ours = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(os.cpu_count() or 1)
+    ours = (
+        process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(os.cpu_count() or 1)
+    )
 
     def used() -> tuple[float, float, float]:
-        each, own = psutil.cpu_times(percpu=True), process.cpu_times()  # our children's is a compiler's time
+        each, own = (
+            psutil.cpu_times(percpu=True),
+            process.cpu_times(),
+        )  # our children's is a compiler's time
         kinds = ("user", "nice", "system", "irq", "softirq", "steal")
-        seen = [each[core] for core in ours if core < len(each)]  # those that are off are not listed
+        seen = [
+            each[core] for core in ours if core < len(each)
+        ]  # those that are off are not listed
         busy = sum(getattr(core, kind, 0.0) for core in seen for kind in kinds)
-        return time.monotonic(), busy, own.user + own.system + own.children_user + own.children_system
+        return (
+            time.monotonic(),
+            busy,
+            own.user + own.system + own.children_user + own.children_system,
+        )
 
     began, busy_before, own_before = used()
 
@@ -154,7 +173,10 @@ class Room:
 
 
 def choose_numerics(
-    configs: Sequence[tuple[TrialConfig, int, int]], resources: ResourcesConfig, room: Room, say: Callable[[str], None]
+    configs: Sequence[tuple[TrialConfig, int, int]],
+    resources: ResourcesConfig,
+    room: Room,
+    say: Callable[[str], None],
 ) -> Numerics:
     """The numerics of a sweep: one choice for all its trials, so that they can be compared.
 
@@ -165,7 +187,9 @@ def choose_numerics(
         configs: (config, classes, side) of each distinct network.
         say: takes a line for the user on each choice.
     """
-    exact = room.device == "cpu"  # products over the taps that see a pixel: exact, and only ever less to do
+    exact = (
+        room.device == "cpu"
+    )  # products over the taps that see a pixel: exact, and only ever less to do
     chosen = Numerics(
         "fp32", channels_last=resources.memory_format != "contiguous", threads=resources.least_cpu, device=room.device,
         sliced=exact, tiled=exact,
@@ -213,13 +237,18 @@ def _with_memory_format(
         return usual
     chosen = other if before > MARGIN * after else usual
     word = "channels_last" if chosen.channels_last else "contiguous"
-    said = f"contiguous runs {before / after:.2f} times as fast as channels_last here{found.meanwhile}"
+    said = (
+        f"contiguous runs {before / after:.2f} times as fast as channels_last here{found.meanwhile}"
+    )
     say(f"memory format: {word} (measured: {said})")
     return chosen
 
 
 def _with_threads(
-    configs: Sequence[tuple[TrialConfig, int, int]], single: Numerics, room: Room, say: Callable[[str], None]
+    configs: Sequence[tuple[TrialConfig, int, int]],
+    single: Numerics,
+    room: Room,
+    say: Callable[[str], None],
 ) -> Numerics:
     """Powers of two up to the cores of this machine and of each other, by when the last trial would end.
 
@@ -227,7 +256,9 @@ def _with_threads(
     """
     here = min(environment.cores(), *room.nodes)
     counts = [count for power in range(here.bit_length()) if (count := 2**power) <= here]
-    counts = [count for count in counts if count == 1 or room.rounds(count) < 2 * room.rounds(count // 2)]
+    counts = [
+        count for count in counts if count == 1 or room.rounds(count) < 2 * room.rounds(count // 2)
+    ]
     if counts == [1]:
         say(f"threads: 1 a trial ({room.trials} to run on {sum(room.nodes)} cores)")
         return single
@@ -241,12 +272,18 @@ def _with_threads(
     for count in counts[1:]:
         best = count if ends[best] > MARGIN * ends[count] else best
     gain = f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}{found.meanwhile}"
-    say(f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} cores)")
+    say(
+        f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} cores)"
+    )
     return replace(single, threads=best)
 
 
 def _with_compilation(
-    configs: Sequence[tuple[TrialConfig, int, int]], eager: Numerics, room: Room, auto: bool, say: Callable[[str], None]
+    configs: Sequence[tuple[TrialConfig, int, int]],
+    eager: Numerics,
+    room: Room,
+    auto: bool,
+    say: Callable[[str], None],
 ) -> Numerics:
     """By when the shortest trial would end, or, where the file asks for it, wherever it is possible at all."""
     plain = _compare(configs, [eager])
@@ -254,7 +291,9 @@ def _with_compilation(
         say(f"compile: no (not measured: {plain.failure})")
         return eager
     if auto and room.images * plain.mean[0] < COMPILED_FROM_S:
-        say(f"compile: no (not tried: a trial trains for about {room.images * plain.mean[0]:.0f} s)")
+        say(
+            f"compile: no (not tried: a trial trains for about {room.images * plain.mean[0]:.0f} s)"
+        )
         return eager
     found = _compare(configs, [eager, replace(eager, compiled=True)])
     if found.networks < plain.networks:  # one choice for all
@@ -263,7 +302,9 @@ def _with_compilation(
     before, after = found.seconds
     ready = f"after {found.ready_s[1]:.0f} s{found.meanwhile}"
     faster = f"compiled it runs {before / after:.2f} times as fast here, {ready}"
-    alone, compiled = (room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True))
+    alone, compiled = (
+        room.images * mean + first for mean, first in zip(found.mean, found.ready_s, strict=True)
+    )
     chosen = not auto or alone > MARGIN * compiled
     why = "measured" if auto else "as asked"
     when = "; each worker compiles in the first epoch of its first trial" if chosen else ""
@@ -300,25 +341,50 @@ class Comparison(NamedTuple):
 
 
 def _compare(
-    configs: Sequence[tuple[TrialConfig, int, int]], candidates: Sequence[Numerics], patient: bool = False
+    configs: Sequence[tuple[TrialConfig, int, int]],
+    candidates: Sequence[Numerics],
+    patient: bool = False,
 ) -> Comparison:
     """Measure each candidate with each network; if ``patient``, once more where they are too close to call.
 
     Only the first choice is patient: what it measures once more is kept, and must not change under an earlier one.
     """
-    sums, ready, networks, failure, others = [0.0] * len(candidates), [0.0] * len(candidates), 0, "", 0.0
+    sums, ready, networks, failure, others = (
+        [0.0] * len(candidates),
+        [0.0] * len(candidates),
+        0,
+        "",
+        0.0,
+    )
     for item in configs:
         try:
-            first = cost(*item, candidates[0])  # all in batches of the same size: it has a say of its own in a ratio
-            each = [first, *(cost(*item, numerics, whole_batch=first.whole_batch) for numerics in candidates[1:])]
-            if any(found.others >= BUSY for found in each):  # beside one that is kept of a quiet time it tells nothing
-                again = [cost(*item, numerics, whole_batch=first.whole_batch, anew=True) for numerics in candidates]
+            first = cost(
+                *item, candidates[0]
+            )  # all in batches of the same size: it has a say of its own in a ratio
+            each = [
+                first,
+                *(
+                    cost(*item, numerics, whole_batch=first.whole_batch)
+                    for numerics in candidates[1:]
+                ),
+            ]
+            if any(
+                found.others >= BUSY for found in each
+            ):  # beside one that is kept of a quiet time it tells nothing
+                again = [
+                    cost(*item, numerics, whole_batch=first.whole_batch, anew=True)
+                    for numerics in candidates
+                ]
                 # what was compiled before is ready at once
                 each = [
-                    replace(new, ready_s=max(new.ready_s, old.ready_s)) for new, old in zip(again, each, strict=True)
+                    replace(new, ready_s=max(new.ready_s, old.ready_s))
+                    for new, old in zip(again, each, strict=True)
                 ]
             elif patient and _is_close(each):
-                each = [_once_more(item, numerics, old) for numerics, old in zip(candidates, each, strict=True)]
+                each = [
+                    _once_more(item, numerics, old)
+                    for numerics, old in zip(candidates, each, strict=True)
+                ]
         except Exception as error:  # its trials will say so, each for itself
             failure = f"{item[0].model.arch}: {brief(error)}"
             continue
@@ -367,7 +433,9 @@ def gpu_fraction(peak_gib: float, total_gib: float) -> float:
     return min(fitting, default=1.0)
 
 
-def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numerics, most: int) -> tuple[int, float]:
+def choose_pack(
+    configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numerics, most: int
+) -> tuple[int, float]:
     """How many trials are best trained as one network, and how many times as fast that is as one after the other.
 
     Twice as many are taken only where that pays by ``MARGIN`` again.
@@ -389,7 +457,9 @@ def choose_pack(configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numer
     return chosen, alone / best
 
 
-def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
+def joint_seconds(
+    config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int
+) -> float:
     """Seconds of training per image and trial, of ``count`` trials trained as one network."""
     key = f"{_key(config, classes, side, numerics)}-{count}"
     if isinstance(found := _read().get(key), dict):
@@ -400,13 +470,19 @@ def joint_seconds(config: TrialConfig, classes: int, side: int, numerics: Numeri
     return seconds
 
 
-def _measure_joint(config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int) -> float:
+def _measure_joint(
+    config: TrialConfig, classes: int, side: int, numerics: Numerics, count: int
+) -> float:
     with tempfile.TemporaryDirectory() as folder, _own_threads():
-        trainings = [_training(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)]
+        trainers = [
+            _trainer(config, classes, side, numerics, Path(folder) / str(n)) for n in range(count)
+        ]
         best = math.inf
         for _ in range(1 + TIMED_EPOCHS):
-            ends = joint.advance(trainings) if count > 1 else [trainings[0].advance()]
-            seconds = [1 / end.metrics["time/img_per_s"] for end in ends if isinstance(end, EpochRecord)]
+            ends = joint.train_epoch(trainers) if count > 1 else [trainers[0].train_epoch()]
+            seconds = [
+                1 / end.metrics["time/img_per_s"] for end in ends if isinstance(end, EpochRecord)
+            ]
             best = min(best, sum(seconds) / len(seconds)) if seconds else math.inf
         return best
 
@@ -419,9 +495,14 @@ def _joins(config: TrialConfig, classes: int, side: int) -> bool:
     return models.agrees(nets, torch.rand(2, 3, side, side))
 
 
-def _training(
-    config: TrialConfig, classes: int, side: int, numerics: Numerics, folder: Path, whole_batch: bool = False
-) -> Training:
+def _trainer(
+    config: TrialConfig,
+    classes: int,
+    side: int,
+    numerics: Numerics,
+    folder: Path,
+    whole_batch: bool = False,
+) -> Trainer:
     """A trial of a few steps on random images; on a CPU of small ones, or of ``whole_batch``, one in each epoch."""
     on_cpu = numerics.device == "cpu"
     batch = config.train.batch_size
@@ -434,17 +515,26 @@ def _training(
     names = tuple(map(str, range(classes)))
     digest = f"probe {classes} {side} {count}"
     dataset = data.Dataset("probe", names, digest, images, labels, images[:batch], labels[:batch])
-    train = {"epochs": 1 + TIMED_EPOCHS, "batch_size": batch, "warmup_epochs": 0.0, "evaluate_test": "every"}
+    train = {
+        "epochs": 1 + TIMED_EPOCHS,
+        "batch_size": batch,
+        "warmup_epochs": 0.0,
+        "evaluate_test": "every",
+    }
     plain = config.model_copy(
         update={
-            "data": config.data.model_copy(update={"train_size": None, "val_size": 0, "test_size": None}),
+            "data": config.data.model_copy(
+                update={"train_size": None, "val_size": 0, "test_size": None}
+            ),
             "model": config.model.model_copy(update={"weights": "none"}),
             "train": config.train.model_copy(update=train),
         }
     )
     trial = Trial("probe", "probe", 0, "probe", config=plain.model_dump(mode="json"))
     objective = Objective("train/loss", "minimize", "last")
-    return Training(trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder)
+    return prepare_trainer(
+        trial, dataset, objective=objective, numerics=numerics, folder=folder, cache=folder
+    )
 
 
 @contextmanager
@@ -456,46 +546,65 @@ def _own_threads() -> Iterator[None]:
         torch.set_num_threads(kept)
 
 
-def _measure(config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None) -> Cost:
+def _measure(
+    config: TrialConfig,
+    classes: int,
+    side: int,
+    numerics: Numerics,
+    whole_batch: bool | None = None,
+) -> Cost:
     on_gpu = numerics.device == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder, _own_threads():
         batch, small = config.train.batch_size, not on_gpu and config.train.batch_size > CPU_BATCH
         known = small and bool(whole_batch)
-        training = _training(config, classes, side, numerics, Path(folder), whole_batch=known)
+        trainer = _trainer(config, classes, side, numerics, Path(folder), whole_batch=known)
         before = memory.resident_gib()
-        first, ready_s = _epoch(training)
+        first, ready_s = _epoch(trainer)
         if whole_batch is None:
             if small and numerics.compiled:
-                first, _ = _epoch(training)  # that one was the compiler's
+                first, _ = _epoch(trainer)  # that one was the compiler's
             whole_batch = not small or batch < STEP_S * first
         if small and whole_batch and not known:
-            training = _training(config, classes, side, numerics, Path(folder) / "whole", whole_batch=True)
-            _, ready_s = _epoch(training)
-        timed = [training.advance() for _ in range(TIMED_EPOCHS)]
-        train_s = min(1 / record.metrics["time/img_per_s"] for record in timed if record is not None)
-        started = clock(training.device)
-        training.evaluate_test()
-        eval_s = (clock(training.device) - started) / len(training.test)
-        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory.resident_gib() - before
-        size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
-        trainable, _ = models.count_parameters(training.model)
+            trainer = _trainer(
+                config, classes, side, numerics, Path(folder) / "whole", whole_batch=True
+            )
+            _, ready_s = _epoch(trainer)
+        timed = [trainer.train_epoch() for _ in range(TIMED_EPOCHS)]
+        train_s = min(
+            1 / record.metrics["time/img_per_s"] for record in timed if record is not None
+        )
+        started = clock(trainer.device)
+        trainer.evaluate_test()
+        eval_s = (clock(trainer.device) - started) / len(trainer.images.test)
+        peak = (
+            torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory.resident_gib() - before
+        )
+        size = sum(
+            value.numel() * value.element_size() for value in trainer.model.state_dict().values()
+        )
+        trainable, _ = models.count_parameters(trainer.model)
         states = {"sgd": 1, "adam": 2, "adamw": 2}[config.train.optimizer]
         kept_mib = (2 * size + states * 4 * trainable) / 2**20
         return Cost(train_s, eval_s, max(0.0, peak), kept_mib, ready_s, whole_batch)
 
 
-def _epoch(training: Training) -> tuple[float, float]:
+def _epoch(trainer: Trainer) -> tuple[float, float]:
     """Images a second of training, and seconds; in the first epoch kernels are chosen and code is compiled."""
-    started = clock(training.device)
-    record = training.advance()
-    return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(training.device) - started
+    started = clock(trainer.device)
+    record = trainer.train_epoch()
+    return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(
+        trainer.device
+    ) - started
 
 
 def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> str:
     what = {
-        "augmentations": {name: settings.model_dump(mode="json") for name, settings in config.augmentations.items()},
+        "augmentations": {
+            name: settings.model_dump(mode="json")
+            for name, settings in config.augmentations.items()
+        },
         "cache_prefix": config.train.cache_prefix,
         "code": plugin.digest(config.model.arch) if plugin.is_reference(config.model.arch) else "",
         "model": config.model.model_dump(mode="json") | {"weights": "", "imagenet_file": ""},
@@ -507,7 +616,10 @@ def _key(config: TrialConfig, classes: int, side: int, numerics: Numerics) -> st
         "side": side,
         "numerics": asdict(numerics),
         "machine": [environment.processor(), os.cpu_count(), torch.__version__],
-        "arithmetic": [torch.backends.cpu.get_cpu_capability(), has_bf16()],  # a home may be shared by machines
+        "arithmetic": [
+            torch.backends.cpu.get_cpu_capability(),
+            has_bf16(),
+        ],  # a home may be shared by machines
         "kernels": KERNELS,
         "gpu": torch.cuda.get_device_name() if numerics.device == "cuda" else "",
     }
@@ -518,7 +630,9 @@ def _file() -> Path:
     return data.cache_folder() / "probes.json"
 
 
-_passing: dict[Path, dict[str, dict[str, float]]] = {}  # file -> what is kept as long as this process only
+_passing: dict[
+    Path, dict[str, dict[str, float]]
+] = {}  # file -> what is kept as long as this process only
 
 
 def _read() -> dict[str, dict[str, Any]]:
@@ -545,4 +659,13 @@ def _keep(key: str, value: dict[str, float], lasting: bool = True) -> None:
         _passing.get(file, {}).pop(key, None)
 
 
-__all__ = ["Cost", "Room", "choose_numerics", "choose_pack", "cost", "gpu_fraction", "has_bf16", "joint_seconds"]
+__all__ = [
+    "Cost",
+    "Room",
+    "choose_numerics",
+    "choose_pack",
+    "cost",
+    "gpu_fraction",
+    "has_bf16",
+    "joint_seconds",
+]

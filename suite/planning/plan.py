@@ -53,7 +53,9 @@ class Plan:
             module_digests=[self._digest(text) for text in references(arm.config)],
         )
 
-    def trials(self, arms: Iterable[Arm], seeds: Iterable[int] | None = None) -> list[tuple[Arm, Trial]]:
+    def trials(
+        self, arms: Iterable[Arm], seeds: Iterable[int] | None = None
+    ) -> list[tuple[Arm, Trial]]:
         """Every arm with every seed: seed by seed, so that early results compare all arms.
 
         Args:
@@ -82,11 +84,15 @@ class Plan:
     @cached_property
     def trial_bytes(self) -> int:
         """Room on the disk that one trial of the largest network asks for while it runs."""
-        return disk.MARGIN + disk.AT_ONCE * max(self._checkpoint_bytes(config) for config, _, _ in self.networks())
+        return disk.MARGIN + disk.AT_ONCE * max(
+            self._checkpoint_bytes(config) for config, _, _ in self.networks()
+        )
 
     def _checkpoint_bytes(self, config: TrialConfig) -> int:
         """Weights, those of the best epoch, the optimizer's state and the averaged weights, in float32."""
-        network = models.build(config.model.model_copy(update={"weights": "none"}), self.shape(config)[0])
+        network = models.build(
+            config.model.model_copy(update={"weights": "none"}), self.shape(config)[0]
+        )
         copies = 2 + (1 if config.train.optimizer == "sgd" else 2) + (config.train.ema is not None)
         return 4 * copies * models.count_parameters(network)[0]
 
@@ -104,7 +110,9 @@ class Plan:
         key = config.data.model_dump_json()
         if key not in self._splits:
             dataset = self.dataset(config)
-            self._splits[key] = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
+            self._splits[key] = data.split(
+                dataset.train_labels, dataset.test_labels, config.data, dataset.classes
+            )
         return self._splits[key]
 
     def epoch_images(self, config: TrialConfig) -> EpochImages:
@@ -119,7 +127,9 @@ class Plan:
         Raises:
             KeyError: no arm of this plan has those images.
         """
-        return {dataset.digest: dataset for dataset in self.datasets.values()}[item.entry["digests"]["data"]]
+        return {dataset.digest: dataset for dataset in self.datasets.values()}[
+            item.entry["digests"]["data"]
+        ]
 
     def keys_of(self, item: TrialHistory) -> tuple[str, str | None]:
         """Keys of the images and the weights of a journalled trial, by their digests: the journal's paths may be old.
@@ -128,10 +138,14 @@ class Plan:
             StopIteration: no arm of this plan has them.
         """
         digests, arch = item.entry["digests"], item.trial.config["model"]["arch"]
-        images = next(key for key, dataset in self.datasets.items() if dataset.digest == digests["data"])
+        images = next(
+            key for key, dataset in self.datasets.items() if dataset.digest == digests["data"]
+        )
         if digests["weights"] is None:
             return images, None
-        found = ((key, weights) for key, weights in self.weights.items() if key.endswith(f"|{arch}"))
+        found = (
+            (key, weights) for key, weights in self.weights.items() if key.endswith(f"|{arch}")
+        )
         return images, next(key for key, weights in found if weights.digest == digests["weights"])
 
     def arm_of(self, history: History, trial_id: str) -> Arm | None:
@@ -187,7 +201,11 @@ def weights_key(config: ModelConfig) -> str | None:
     """Names a set of weights; None for a random start. Ends in the architecture; tells no address."""
     if config.weights == "none":
         return None
-    where = f"imagenet|{config.imagenet_file or config.arch}" if config.weights == "imagenet" else config.weights
+    where = (
+        f"imagenet|{config.imagenet_file or config.arch}"
+        if config.weights == "imagenet"
+        else config.weights
+    )
     return f"{_short(where)}|{config.arch}"
 
 
@@ -205,7 +223,10 @@ def _corners(spec: SweepSpec) -> list[Arm]:
 
 
 def _samples(spec: SweepSpec) -> list[Arm]:
-    drawn = [spec.arm({name: choice.label for name, choice in point.items()}) for point in spec.space.draws(SAMPLES)]
+    drawn = [
+        spec.arm({name: choice.label for name, choice in point.items()})
+        for point in spec.space.draws(SAMPLES)
+    ]
     return [*spec.baseline_arms, *_corners(spec), *drawn]
 
 
@@ -243,7 +264,9 @@ def _arm_problems(plan: Plan, arm: Arm, seen: set[str]) -> Iterable[tuple[str, P
     if look not in seen:
         seen.add(look)
         key = weights_key(config.model)
-        if key is None or key in plan.weights:  # otherwise the missing weights are already a problem
+        if (
+            key is None or key in plan.weights
+        ):  # otherwise the missing weights are already a problem
             weights = plan.weights[key] if key else None
             for problem in models.check(config.model, classes, weights, image_size=side):
                 yield "model.arch", problem

@@ -15,7 +15,9 @@ from suite.planning.plan import Plan
 from suite.storage.journal import FILE_NAME, History, TrialHistory, read
 
 ASSUMED_ERROR = 0.2  # of the baseline on the test images, if the file's `reference` does not tell
-_MAX_ARMS = 8  # that are simulated; more are scaled by the table, so that it takes about 2 s at most
+_MAX_ARMS = (
+    8  # that are simulated; more are scaled by the table, so that it takes about 2 s at most
+)
 _LARGE = analysis.SEEDS[-1]
 _KIND = (
     ("data", "train_size"), ("data", "test_size"), ("data", "image_size"),

@@ -56,7 +56,9 @@ def _looks(rules: Rules, arms: int) -> str:
     """How many looks at the verdicts there were, and what the present one may err."""
     level = percent(rules.level(arms))
     made = sum(len(seeds) >= analysis.LEAST_SEEDS for seeds in rules.looks.made)
-    if rules.looks.planned and (rules.looks.open or not set(rules.looks.made) <= set(rules.looks.planned)):
+    if rules.looks.planned and (
+        rules.looks.open or not set(rules.looks.made) <= set(rules.looks.planned)
+    ):
         return (
             "The planned seeds were changed after verdicts had been read, so the plan counts as open: "
             f"this is look {made}, judged at {level}, which keeps the chance of any false verdict, over "

@@ -54,4 +54,6 @@ def _of_new_sweeps(rules: Rules, spread: float, arms: int) -> str:
     sizes = [(seeds, size * spread) for seeds, size in analysis.seed_power(arms).items()]
     first, size = sizes[0]
     rest = [f"{figure(rules.tested, size)} with {seeds}" for seeds, size in sizes[1:]]
-    return ", ".join([f"in a new sweep {with_unit(rules.tested, size)} with {some(first, 'seed')}", *rest])
+    return ", ".join(
+        [f"in a new sweep {with_unit(rules.tested, size)} with {some(first, 'seed')}", *rest]
+    )

@@ -9,7 +9,17 @@ from typing import Any
 import pandas as pd
 
 from suite import analysis
-from suite.report.formatting import figure, label, names, percent, points, scale, some, with_interval, with_unit
+from suite.report.formatting import (
+    figure,
+    label,
+    names,
+    percent,
+    points,
+    scale,
+    some,
+    with_interval,
+    with_unit,
+)
 from suite.report.power import visible
 from suite.report.runs import Rules
 
@@ -32,7 +42,11 @@ def conclusions(
         collapsed: see ``analysis.collapsed_seeds``.
     """
     sentences = [_verdict(arms, word, tell, rules) for word, tell in _VERDICTS.items()]
-    sentences += [*_lost_seeds(arms, rules), _collapsed(arms, collapsed), *_within_image_error(arms)]
+    sentences += [
+        *_lost_seeds(arms, rules),
+        _collapsed(arms, collapsed),
+        *_within_image_error(arms),
+    ]
     sentences += [_rounds(arms, rules, ended), visible(arms, rules, spread)]
     return [*filter(None, sentences), *_leader(arms, rules)]
 
@@ -64,7 +78,9 @@ def worst_case(row: Row, metric: str) -> str:
 # ---- verdicts --------------------------------------------------------------------------------------
 
 
-def _verdict(arms: pd.DataFrame, word: str, tell: Callable[[str, Rules, float], str], rules: Rules) -> str:
+def _verdict(
+    arms: pd.DataFrame, word: str, tell: Callable[[str, Rules, float], str], rules: Rules
+) -> str:
     chosen = list(arms.loc[arms["verdict"] == word, "arm"])
     others = int((arms["verdict"] != analysis.BASELINE).sum())
     every = f"all {others} other arms" if len(chosen) == others > _MAX_LISTED else ""
@@ -98,7 +114,9 @@ _VERDICTS: dict[str, Callable[[str, Rules, float], str]] = {
     analysis.EQUIVALENT: lambda arms, rules, _: (
         f"Equivalent to the baseline within {with_unit(rules.tested, rules.margin)}: {arms}."
     ),
-    analysis.INCONCLUSIVE: lambda arms, *_: f"Inconclusive, a difference was neither shown nor ruled out: {arms}.",
+    analysis.INCONCLUSIVE: lambda arms, *_: (
+        f"Inconclusive, a difference was neither shown nor ruled out: {arms}."
+    ),
     analysis.TOO_FEW: _too_few,
     analysis.UNFINISHED: lambda arms, *_: (
         f"No verdict yet, because planned trials have not ended: {arms}. Each look at the verdicts "
@@ -117,7 +135,9 @@ def _lost_seeds(arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
     rows = [row for row in arms.to_dict("records") if row["verdict"] in _QUALIFIED]
     for row in rows[:_MAX_LISTED]:
         bound = worst_case(row, rules.tested)
-        worst = "" if bound == "–" else f"; if each lost seed counts as the worst value seen: {bound}"
+        worst = (
+            "" if bound == "–" else f"; if each lost seed counts as the worst value seen: {bound}"
+        )
         yield (
             f"{row['arm']} is {_QUALIFIED[row['verdict']]} only on {_finished_of(row)} seeds, the rest "
             f"failed or were stopped{worst}. The survivors may be the lucky ones."
@@ -130,7 +150,11 @@ def _collapsed(arms: pd.DataFrame, collapsed: Mapping[str, Sequence[int]]) -> st
     """Arms of a verdict with a seed far from their others: their noise is hardly symmetric."""
     tested = arms[arms["p"].notna()]
     sides = {*tested["arm"], *tested["against"]}
-    listed = [f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in collapsed.items() if arm in sides]
+    listed = [
+        f"{arm} (seed {', '.join(map(str, seeds))})"
+        for arm, seeds in collapsed.items()
+        if arm in sides
+    ]
     if not listed:
         return ""
     return (
@@ -166,8 +190,12 @@ def _rounds(arms: pd.DataFrame, rules: Rules, ended: int) -> str:
     parts = [f"{names(group)} at {seeds} seeds" for seeds, group in at.items()]
     open_arms = [str(arm) for arm in arms["arm"] if arm in analysis.undecided(arms)]
     parts += [f"not decided: {names(open_arms)}"] if open_arms else []
-    told = f" Decided: {'; '.join(parts)}." if len(decided) else f" {'; '.join(parts).capitalize()}."
-    return f"Seeds in rounds: {ended} of at most {at_most} trials have ended.{told if parts else ''}"
+    told = (
+        f" Decided: {'; '.join(parts)}." if len(decided) else f" {'; '.join(parts).capitalize()}."
+    )
+    return (
+        f"Seeds in rounds: {ended} of at most {at_most} trials have ended.{told if parts else ''}"
+    )
 
 
 # ---- who leads -------------------------------------------------------------------------------------
@@ -197,7 +225,9 @@ def _leader(arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
     value = with_interval(name, first[name], first[f"{name} low"], first[f"{name} high"])
     value += " %" if scale(name) > 1 else ""
     no_evidence = " A better mean alone is no evidence of a difference." if len(arms) > 1 else ""
-    yield (f"{kind} mean {label(name).lower()}: {leader}, {value} over {some(first['seeds'], 'seed')}.{no_evidence}")
+    yield (
+        f"{kind} mean {label(name).lower()}: {leader}, {value} over {some(first['seeds'], 'seed')}.{no_evidence}"
+    )
 
 
 def _set_aside(rows: Sequence[Row], leader: Row, rules: Rules) -> Iterable[str]:

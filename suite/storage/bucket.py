@@ -38,8 +38,14 @@ from suite.storage.base import AnotherOwner, StorageUnavailable
 from suite.system import disk
 
 AT_ONCE = 32  # objects that are read at once
-TRIES, TIMEOUTS_S = 6, (5.0, 60.0)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
-SHORT_TRIES, SHORT_TIMEOUTS_S = 2, (2.0, 15.0)  # if a person waits, or the caller tries again anyway
+TRIES, TIMEOUTS_S = (
+    6,
+    (5.0, 60.0),
+)  # of a call; to connect, to wait for bytes. botocore waits up to 31 s between them
+SHORT_TRIES, SHORT_TIMEOUTS_S = (
+    2,
+    (2.0, 15.0),
+)  # if a person waits, or the caller tries again anyway
 BODY_TRIES = 3  # of an answer whose content is cut, which botocore does not try again
 
 
@@ -59,7 +65,9 @@ class Bucket:
     """
 
     def __init__(self, address: str) -> None:
-        found = re.fullmatch(r"s3:/{1,2}([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.=+-]+)*)/*", address)
+        found = re.fullmatch(
+            r"s3:/{1,2}([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[\w.=+-]+)*)/*", address
+        )
         if found is None or any(part in (".", "..") for part in found[2].split("/")):
             raise UsageError(
                 f"an address in an object store must be s3://bucket/prefix, got {redacted(address)}",
@@ -190,11 +198,17 @@ class Bucket:
             "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is not Amazon's."
         )
         try:
-            same = self.put_new(name, b"it") and not self.put_new(name, b"another") and self.get(name) == b"it"
+            same = (
+                self.put_new(name, b"it")
+                and not self.put_new(name, b"another")
+                and self.get(name) == b"it"
+            )
             self.names(name)
             self.remove(name)
         except OSError as error:
-            raise EnvironmentProblem(f"{self.address} cannot be used: {error.strerror}", remedy=remedy) from error
+            raise EnvironmentProblem(
+                f"{self.address} cannot be used: {error.strerror}", remedy=remedy
+            ) from error
         if not same:
             raise EnvironmentProblem(
                 f"{self.address} cannot be used: it puts an object although there is one of that name",
@@ -224,8 +238,14 @@ class Bucket:
                 if code in ("PreconditionFailed", "412"):
                     raise FileExistsError(errno.EEXIST, arguments["Key"]) from error
                 raise StorageUnavailable(errno.EIO, redacted(str(error))) from error
-            except (BotoCoreError, OSError, ValueError) as error:  # ValueError: an address that is none
-                raise StorageUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+            except (
+                BotoCoreError,
+                OSError,
+                ValueError,
+            ) as error:  # ValueError: an address that is none
+                raise StorageUnavailable(
+                    errno.EIO, redacted(" ".join(str(error).split()))
+                ) from error
             if not read:
                 return found
             try:
@@ -233,7 +253,9 @@ class Bucket:
                     return body.read()
             except (BotoCoreError, HTTPError, OSError) as error:
                 if number == BODY_TRIES - 1:
-                    raise StorageUnavailable(errno.EIO, redacted(" ".join(str(error).split()))) from error
+                    raise StorageUnavailable(
+                        errno.EIO, redacted(" ".join(str(error).split()))
+                    ) from error
         raise AssertionError
 
     def _connected(self) -> Any:
@@ -242,7 +264,9 @@ class Bucket:
             import boto3  # type: ignore[import-untyped]
             from botocore.config import Config
 
-            tries, (connect_s, read_s) = (TRIES, TIMEOUTS_S) if self.patient else (SHORT_TRIES, SHORT_TIMEOUTS_S)
+            tries, (connect_s, read_s) = (
+                (TRIES, TIMEOUTS_S) if self.patient else (SHORT_TRIES, SHORT_TIMEOUTS_S)
+            )
             config = Config(
                 retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=connect_s,
                 read_timeout=read_s, max_pool_connections=2 * AT_ONCE,
@@ -264,10 +288,13 @@ def translate_errors(address: str) -> Iterator[None]:
     try:
         yield
     except AnotherOwner as error:
-        raise LockedError(f"{error.strerror}\n    Wait for it or stop it; then launch again.") from error
+        raise LockedError(
+            f"{error.strerror}\n    Wait for it or stop it; then launch again."
+        ) from error
     except StorageUnavailable as error:
         raise EnvironmentProblem(
-            f"{address} cannot be used: {error.strerror}", remedy="Launch the same command again once it answers."
+            f"{address} cannot be used: {error.strerror}",
+            remedy="Launch the same command again once it answers.",
         ) from error
 
 

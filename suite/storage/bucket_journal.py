@@ -22,7 +22,9 @@ def append_journal(bucket: Bucket, seq: int, lines: bytes) -> None:
         AnotherOwner: somebody else put theirs there.
     """
     if not bucket.put_new(_segment(seq), lines):
-        raise AnotherOwner(errno.EBUSY, f"another process writes the journal in {bucket.address} now")
+        raise AnotherOwner(
+            errno.EBUSY, f"another process writes the journal in {bucket.address} now"
+        )
 
 
 def read_journal(bucket: Bucket) -> bytes:

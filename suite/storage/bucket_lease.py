@@ -18,7 +18,10 @@ from suite.storage.bucket import Bucket
 from suite.system import signals
 
 OWNER = "owner"
-RENEW_EVERY_S, STALE_AFTER_S = 15.0, 75.0  # a driver that has not renewed its lease for longer may be replaced
+RENEW_EVERY_S, STALE_AFTER_S = (
+    15.0,
+    75.0,
+)  # a driver that has not renewed its lease for longer may be replaced
 
 
 @contextmanager
@@ -28,13 +31,18 @@ def lease(bucket: Bucket, token: str) -> Iterator[None]:
     Raises:
         LockedError: another process holds it.
     """
-    mine = json.dumps({"token": token, "pid": os.getpid(), "host": socket.gethostname(), "at": _place()}).encode()
+    mine = json.dumps(
+        {"token": token, "pid": os.getpid(), "host": socket.gethostname(), "at": _place()}
+    ).encode()
     if not bucket.put_new(OWNER, mine):
         _refuse_if_alive(bucket)
         bucket.put(OWNER, mine)
     done = threading.Event()
     renewing = threading.Thread(
-        target=_heartbeat, args=(bucket.with_short_timeouts(), mine, done), name="owner", daemon=True
+        target=_heartbeat,
+        args=(bucket.with_short_timeouts(), mine, done),
+        name="owner",
+        daemon=True,
     )
     signals.start(renewing)
     try:
@@ -65,7 +73,9 @@ def _refuse_if_alive(bucket: Bucket) -> None:
 
 def _heartbeat(bucket: Bucket, mine: bytes, done: threading.Event) -> None:
     while not done.wait(RENEW_EVERY_S):
-        with suppress(StorageUnavailable):  # another's word stays: its journal will say who owns the sweep
+        with suppress(
+            StorageUnavailable
+        ):  # another's word stays: its journal will say who owns the sweep
             if bucket.get(OWNER) in (mine, None):
                 bucket.put(OWNER, mine)
 

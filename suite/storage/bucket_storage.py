@@ -37,7 +37,9 @@ class BucketStorage:
     def __init__(self, bucket: Bucket, folder: Path, cache_folder: Callable[[], Path]) -> None:
         self.bucket, self.folder, self._cache_folder = bucket, folder, cache_folder
         self.address = bucket.address
-        self._held: set[str] = set()  # files and folders of trials that were there when the launch began
+        self._held: set[str] = (
+            set()
+        )  # files and folders of trials that were there when the launch began
 
     def check(self) -> None:
         self.bucket.check()
@@ -62,7 +64,9 @@ class BucketStorage:
         self.bucket.put(LAUNCH_FILE, token.encode())
         self.bucket.remove(STOP_FILE)
         (self.folder / STOP_FILE).unlink(missing_ok=True)
-        remove_path(self.folder / "trials")  # of this working copy: another machine may have changed them
+        remove_path(
+            self.folder / "trials"
+        )  # of this working copy: another machine may have changed them
         self._held = {"/".join(name.split("/")[:3]) for name in self.bucket.names("trials/")}
 
     def request_stop(self, token: str) -> None:
@@ -86,7 +90,9 @@ class BucketStorage:
 
     def trial(self, token: str, trial_id: str) -> TrialStorage:
         # Copies belong to one launch: what an older one left here may be older than the bucket's.
-        return BucketTrialStorage(self.bucket, token, trial_id, self._worker_copies() / token / trial_id)
+        return BucketTrialStorage(
+            self.bucket, token, trial_id, self._worker_copies() / token / trial_id
+        )
 
     def remove_stale_copies(self, token: str) -> None:
         with suppress(StorageUnavailable):
@@ -165,7 +171,9 @@ class BucketTrialStorage:
     def _checkpoints(self, bucket: Bucket) -> list[str]:
         """Names of the trial's complete checkpoints in the bucket, newest first."""
         names = bucket.names(f"{self._home}/checkpoints/")
-        return sorted({name.split("/")[-2] for name in names if name.endswith(f"/{MANIFEST}")}, reverse=True)
+        return sorted(
+            {name.split("/")[-2] for name in names if name.endswith(f"/{MANIFEST}")}, reverse=True
+        )
 
 
 class _Control:
@@ -225,7 +233,9 @@ class BucketArea:
 def _store_stop(bucket: Bucket, token: str) -> None:
     for _ in range(STOP_TRIES):
         try:
-            bucket.put(STOP_FILE, token.encode())  # for this launch's workers: others may own the sweep now
+            bucket.put(
+                STOP_FILE, token.encode()
+            )  # for this launch's workers: others may own the sweep now
             return
         except StorageUnavailable:
             time.sleep(1.0)

@@ -47,7 +47,9 @@ class Checkpoint:
             TrialError: it holds more than tensors and plain values, although its manifest verifies: it is not ours.
         """
         try:
-            content: dict[str, Any] = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+            content: dict[str, Any] = torch.load(
+                self.folder / name, map_location="cpu", weights_only=True
+            )
         except UnpicklingError as error:
             raise TrialError(
                 f"{self.folder / name} is refused: it holds more than tensors and plain values, and reading that could "
@@ -106,7 +108,9 @@ def save(
     return target
 
 
-def newest(folder: Path, trial: str, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
+def newest(
+    folder: Path, trial: str, warn: Callable[[str], None] = lambda message: None
+) -> Checkpoint | None:
     """The newest checkpoint that verifies. Damaged ones are set aside as ``*.corrupt`` with one warning each."""
     candidates = _candidates(folder)
     for candidate in candidates:
@@ -138,7 +142,10 @@ def _name(epoch: int, step: int) -> str:
 
 def _candidates(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first by the work they hold: clocks play no part."""
-    return sorted((path for path in folder.glob("e*s*") if path.suffix != ".corrupt" and path.is_dir()), reverse=True)
+    return sorted(
+        (path for path in folder.glob("e*s*") if path.suffix != ".corrupt" and path.is_dir()),
+        reverse=True,
+    )
 
 
 def _damage(candidate: Path, trial: str) -> str | None:

@@ -92,7 +92,9 @@ def _parse(path: Path) -> tuple[list[Entry], int]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise EnvironmentProblem(
-            f"the journal cannot be read: {error.strerror}", place=str(path), remedy="Look at its rights and its disk."
+            f"the journal cannot be read: {error.strerror}",
+            place=str(path),
+            remedy="Look at its rights and its disk.",
         ) from error
     for number, line in enumerate(lines, start=1):
         last = number >= len(lines) - 1
@@ -137,7 +139,9 @@ def _read_line(line: bytes, seq: int, summed: bool) -> Entry:
     if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
         raise ValueError("this is no entry of a journal")
     if entry.get("seq") != seq:
-        raise ValueError(f"entry {seq} should be here, this is {entry.get('seq')}: one is missing or doubled")
+        raise ValueError(
+            f"entry {seq} should be here, this is {entry.get('seq')}: one is missing or doubled"
+        )
     return entry
 
 
@@ -161,9 +165,13 @@ class Journal:
         self.entries: list[Entry] = entries
         self._seq = entries[-1]["seq"] if entries else 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)  # no buffer: nothing of a failed write is left to be written later
+        self._file = path.open(
+            "ab", buffering=0
+        )  # no buffer: nothing of a failed write is left to be written later
         self._file.truncate(whole)
-        disk.sync(path.parent, above=2)  # the sweep's folder and the one of all sweeps may be new, too
+        disk.sync(
+            path.parent, above=2
+        )  # the sweep's folder and the one of all sweeps may be new, too
         self._listeners: list[Callable[[Entry], None]] = []
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         self._order = threading.Lock()
@@ -183,7 +191,12 @@ class Journal:
         """
         with self._order:
             self._seq += 1
-            entry = {"seq": self._seq, "ts_ms": time.time_ns() // 1_000_000, "kind": kind, **_entry(fields)}
+            entry = {
+                "seq": self._seq,
+                "ts_ms": time.time_ns() // 1_000_000,
+                "kind": kind,
+                **_entry(fields),
+            }
             self.entries.append(entry)
             self._queue.put(entry)
         return entry
@@ -232,7 +245,9 @@ class Journal:
                 break
             except OSError as error:
                 if self.failure is None:
-                    self._tell(f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again")
+                    self._tell(
+                        f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again"
+                    )
                 self.failure = error
                 if self._closing:  # its entries come again from the trials' checkpoints
                     self._given_up = True
@@ -249,7 +264,9 @@ class Journal:
 
 
 def _entry(fields: dict[str, Any]) -> Entry:
-    return {name: _plain(value, str if name in _NAMES else redacted) for name, value in fields.items()}
+    return {
+        name: _plain(value, str if name in _NAMES else redacted) for name, value in fields.items()
+    }
 
 
 def _plain(value: Any, text: Callable[[str], str]) -> Any:
@@ -340,7 +357,9 @@ class History:
 
     def counts(self) -> dict[str, int]:
         """How many trials of the plan stand where, by status."""
-        return {str(status): sum(item.status is status for item in self.in_plan()) for status in Status}
+        return {
+            str(status): sum(item.status is status for item in self.in_plan()) for status in Status
+        }
 
     def _on_launch(self, entry: Entry) -> None:
         self.launch = entry
@@ -350,22 +369,37 @@ class History:
         self.plan = list(entry["ids"])
 
     def _on_trial(self, entry: Entry) -> None:
-        trial = Trial(**{name: entry[name] for name in ("id", "arm", "seed", "name", "settings", "config")})
+        trial = Trial(
+            **{name: entry[name] for name in ("id", "arm", "seed", "name", "settings", "config")}
+        )
         before = self.trials.get(trial.id)
-        self.trials[trial.id] = TrialHistory(trial, entry, forgotten=before is not None and before.forgotten)
+        self.trials[trial.id] = TrialHistory(
+            trial, entry, forgotten=before is not None and before.forgotten
+        )
         if trial.id not in self.plan:
             self.plan.append(trial.id)
 
     def _on_start(self, entry: Entry) -> None:
         history = self.trials[entry["id"]]
-        history.status, history.reason, history.end, history.forgotten = Status.RUNNING, "", {}, False
+        history.status, history.reason, history.end, history.forgotten = (
+            Status.RUNNING,
+            "",
+            {},
+            False,
+        )
 
     def _on_epoch(self, entry: Entry) -> None:
-        self.trials[entry["id"]].records[entry["epoch"]] = EpochRecord(entry["epoch"], entry["metrics"])
+        self.trials[entry["id"]].records[entry["epoch"]] = EpochRecord(
+            entry["epoch"], entry["metrics"]
+        )
 
     def _on_end(self, entry: Entry) -> None:
         history = self.trials[entry["id"]]
-        history.status, history.reason, history.end = Status(entry["status"]), entry.get("reason", ""), entry
+        history.status, history.reason, history.end = (
+            Status(entry["status"]),
+            entry.get("reason", ""),
+            entry,
+        )
         history.kept = bool(entry.get("checkpoint"))
         if figures := entry.get("test"):
             _add_figures(history, entry["best_epoch"], figures)
@@ -420,7 +454,8 @@ class Lock:
             self._file = (folder / "lock").open("a+")
         except OSError as error:
             raise EnvironmentProblem(
-                f"{folder} cannot be written: {error.strerror}", remedy="Look at its rights and its disk."
+                f"{folder} cannot be written: {error.strerror}",
+                remedy="Look at its rights and its disk.",
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

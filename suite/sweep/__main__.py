@@ -21,11 +21,15 @@ from suite.sweep.locate import storage_of
 from suite.sweep.plan_table import show_plan
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+def _seconds(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
     """``90``, ``90s``, ``30m``, ``2h``, ``1h30m`` -> seconds."""
     if value is None:
         return None
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip())
+    found = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", value.strip()
+    )
     parts = [float(part or 0) for part in found.groups()] if found and value.strip() else [0.0]
     total = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if total <= 0:
@@ -37,21 +41,46 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--dry-run", is_flag=True, help="Show every trial and an estimate of time, memory and disk; start nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Show every trial and an estimate of time, memory and disk; start nothing.",
 )
-@click.option("--smoke", is_flag=True, help="One epoch and a few batches of each arm, tracked nowhere: the file works.")
 @click.option(
-    "--resume", is_flag=True, help="Go on where it stopped (also the default); nothing to resume is an error."
+    "--smoke",
+    is_flag=True,
+    help="One epoch and a few batches of each arm, tracked nowhere: the file works.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where it stopped (also the default); nothing to resume is an error.",
 )
 @click.option("--retry-errored", is_flag=True, help="Run failed trials again.")
 @click.option("--force", is_flag=True, help="Run finished trials again.")
-@click.option("--only", multiple=True, metavar="ARM", help="Run just this arm; may be given several times.")
-@click.option("--budget", callback=_seconds, metavar="TIME", help="Stop cleanly after e.g. 90s, 30m, 2h.")
-@click.option("--address", metavar="ADDRESS", help="A running Ray cluster. Default: RAY_ADDRESS, else this machine.")
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--only", multiple=True, metavar="ARM", help="Run just this arm; may be given several times."
+)
+@click.option(
+    "--budget", callback=_seconds, metavar="TIME", help="Stop cleanly after e.g. 90s, 30m, 2h."
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="A running Ray cluster. Default: RAY_ADDRESS, else this machine.",
+)
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
 @click.option("--storage-path", metavar="FOLDER|s3://BUCKET/PREFIX", default="runs", show_default=True,
               help="Where checkpoints and journals go; a cluster's nodes must share it.")  # fmt: skip
-@click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="At most so many trials at once.")
+@click.option(
+    "--max-concurrent",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most so many trials at once.",
+)
 @click.option("--no-report", is_flag=True, help="Do not write reports/<sweep>/ at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what Ray and MLflow say, too.")
 def main(
@@ -86,11 +115,15 @@ def main(
     with exit_codes():
         storage = storage_of(storage_path)
         if dry_run:
-            show_plan(specs.load(file, overrides), console, tracking_uri, storage, only, max_concurrent)
+            show_plan(
+                specs.load(file, overrides), console, tracking_uri, storage, only, max_concurrent
+            )
             return
         from suite.launch import Options
 
-        options = Options(resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose)
+        options = Options(
+            resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose
+        )
         result = run(
             file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage, smoke=smoke,
             report=not no_report, console=console,

@@ -51,7 +51,9 @@ class SweepResult:
     arms: pd.DataFrame
     run_ids: dict[str, str] = field(default_factory=dict)
     parent_run: str | None = None
-    tracking_uri: str = field(default="", repr=False)  # a notebook keeps what it shows; there may be a password in it
+    tracking_uri: str = field(
+        default="", repr=False
+    )  # a notebook keeps what it shows; there may be a password in it
     report: Path | None = None
     exit_code: int = 0
 
@@ -96,12 +98,24 @@ def run(
         if uses_cluster(options):  # its nodes see no folder of this machine's
             place = nearest_existing(storage if isinstance(storage, Path) else Path.cwd())
         with tempfile.TemporaryDirectory(prefix="suite-smoke-", dir=place) as folder:
-            return _run(spec, replace(options, limit_batches=SMOKE_BATCHES), None, Path(folder), False, console)
+            return _run(
+                spec,
+                replace(options, limit_batches=SMOKE_BATCHES),
+                None,
+                Path(folder),
+                False,
+                console,
+            )
     return _run(spec, options, tracking_uri_of(tracking_uri), storage, report, console)
 
 
 def _run(
-    spec: SweepSpec, options: Options, uri: str | None, storage: Path | Bucket, report: bool, console: Console
+    spec: SweepSpec,
+    options: Options,
+    uri: str | None,
+    storage: Path | Bucket,
+    report: bool,
+    console: Console,
 ) -> SweepResult:
     """``uri`` None: tracked in memory only."""
     with deaf():  # numpy's and torch's own threads, too: see suite.system.signals
@@ -121,7 +135,9 @@ def _run(
     def make_tracker(journal: str) -> Any:
         if uri is None:
             return tracking.MemoryTracker(spec.name, journal, folder)
-        return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
+        return tracking.MlflowTracker(
+            spec.name, uri, tracking.default_artifacts(uri), journal, folder
+        )
 
     environment.check_floors()
     if uri is not None:
@@ -147,12 +163,16 @@ def _run(
             page = _report(spec, uri, console)
     finally:  # whatever becomes of the page, a Ctrl-C too: the sweep has ended
         print_summary(spec, ended, arms, uri, page, options.only, console)
-    return SweepResult(spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code)
+    return SweepResult(
+        spec.name, trials, arms, ended.run_ids, ended.parent_run, uri or "", page, ended.exit_code
+    )
 
 
 def _lost_last(arms: pd.DataFrame, lost: Iterable[str]) -> pd.DataFrame:
     """Arms that lost seeds after all others: the mean of their survivors is no lead."""
-    return arms.sort_values("arm", key=lambda names: names.isin(list(lost)), kind="stable", ignore_index=True)
+    return arms.sort_values(
+        "arm", key=lambda names: names.isin(list(lost)), kind="stable", ignore_index=True
+    )
 
 
 def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
@@ -161,7 +181,11 @@ def _smoke_overrides(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     if spec.search:
         small["run_cap"] = min(spec.run_cap, SMOKE_ARMS)
     keys = {override: override.partition("=")[0].strip() for override in given}
-    kept = [override for override, key in keys.items() if key not in small and not key.startswith("seeds.")]
+    kept = [
+        override
+        for override, key in keys.items()
+        if key not in small and not key.startswith("seeds.")
+    ]
     return [*kept, *(f"{key}={value}" for key, value in small.items())]
 
 

@@ -40,7 +40,9 @@ def locate_sweep(storage: Path | Bucket, name: str) -> SweepStorage:
     from suite import data
 
     bucket = storage / name
-    return BucketStorage(bucket, bucket.working_folder(data.cache_folder()) / name, data.cache_folder)
+    return BucketStorage(
+        bucket, bucket.working_folder(data.cache_folder()) / name, data.cache_folder
+    )
 
 
 def nearest_existing(folder: Path) -> Path:

@@ -39,9 +39,20 @@ def show_plan(
     place.download_journal()
     folder = place.folder
     found = estimate(plan, folder, only, max_concurrent)
-    console.print(f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False)
+    console.print(
+        f"[bold]{spec.name}[/bold]: {escape(redacted(spec.description))}", highlight=False
+    )
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("arm", "seeds", "epochs", "trainable", "parameters", "an epoch", "a trial", "left to run"):
+    for name in (
+        "arm",
+        "seeds",
+        "epochs",
+        "trainable",
+        "parameters",
+        "an epoch",
+        "a trial",
+        "left to run",
+    ):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in found.rows:
         mark = " (baseline)" if row.baseline else ""

@@ -34,8 +34,15 @@ def prepare_plan(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
 
 @contextmanager
 def _decoding(console: Console) -> Iterator[Any]:
-    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (
+        TextColumn("decoding images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("decode", total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
@@ -43,6 +50,10 @@ def _decoding(console: Console) -> Iterator[Any]:
 def check_disk_space(storage: Path, plan: Plan, options: Options) -> None:
     """Whether the checkpoints of as many trials as run at once fit beside what is there."""
     slots = max(1, environment.cores() // plan.spec.resources.least_cpu)
-    text = disk.lacking(storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints")
+    text = disk.lacking(
+        storage, min(slots, options.max_concurrent or slots) * plan.trial_bytes, "checkpoints"
+    )
     if text:
-        raise EnvironmentProblem(text, remedy="Make room there, or name another folder with --storage-path.")
+        raise EnvironmentProblem(
+            text, remedy="Make room there, or name another folder with --storage-path."
+        )

@@ -41,7 +41,10 @@ def print_summary(
             table.add_column(name, justify="right")
         for row in arms.head(20).to_dict("records"):
             table.add_row(
-                escape(str(row["arm"])), str(row["seeds"]), _cell(row, spec.objective.name), _cell(row, "test/acc")
+                escape(str(row["arm"])),
+                str(row["seeds"]),
+                _cell(row, spec.objective.name),
+                _cell(row, "test/acc"),
             )
         console.print(table)
         if len(arms) > 20:
@@ -58,11 +61,23 @@ def print_summary(
     if len(failed) > 5:
         console.print(f"and {len(failed) - 5} more failed", style="red")
     whole = settled == len(items)
-    state = "already complete" if whole and not ended.ran and not failed else "complete" if whole else "unfinished"
-    console.print(f"{spec.name}: {state} ({settled}/{len(items)} trials, {duration(ended.seconds)})", highlight=False)
+    state = (
+        "already complete"
+        if whole and not ended.ran and not failed
+        else "complete"
+        if whole
+        else "unfinished"
+    )
+    console.print(
+        f"{spec.name}: {state} ({settled}/{len(items)} trials, {duration(ended.seconds)})",
+        highlight=False,
+    )
     if spec.looks and whole:
         most = len(spec.arms_list) * len(spec.seeds)
-        console.print(f"seeds until decided: {len(items)} of at most {most} trials were needed", highlight=False)
+        console.print(
+            f"seeds until decided: {len(items)} of at most {most} trials were needed",
+            highlight=False,
+        )
     if ended.message:
         console.print(ended.message, style="yellow", highlight=False)
     if failed:
@@ -73,8 +88,12 @@ def print_summary(
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name
         why = "" if spec.checkpoints.keep else ": checkpoints.keep is 0"
-        where = f", as models:/{spec.name}@champion" if ended.registered else f", not registered{why}"
-        console.print(f"champion: {name}{where if uri else ''}", markup=False, highlight=False, soft_wrap=True)
+        where = (
+            f", as models:/{spec.name}@champion" if ended.registered else f", not registered{why}"
+        )
+        console.print(
+            f"champion: {name}{where if uri else ''}", markup=False, highlight=False, soft_wrap=True
+        )
     if page is not None:
         console.print(f"report: {os.path.relpath(page)}", highlight=False, soft_wrap=True)
     if uri is not None and ended.page:
@@ -85,7 +104,11 @@ def _browse(uri: str, page: str) -> str:
     """How to see the runs: the server's page, or the command that serves it."""
     if uri.startswith("http"):
         return redacted(uri).rstrip("/") + page
-    command = "mlflow ui" if uri == tracking_uri_of(None) else f"mlflow ui --backend-store-uri {redacted(uri)}"
+    command = (
+        "mlflow ui"
+        if uri == tracking_uri_of(None)
+        else f"mlflow ui --backend-store-uri {redacted(uri)}"
+    )
     return f"{command}   then http://127.0.0.1:5000{page}"
 
 

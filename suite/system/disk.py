@@ -25,7 +25,9 @@ def free(path: Path) -> int:
 def lacking(path: Path, need: int, what: str) -> str:
     """A sentence if fewer than ``need`` bytes are free at ``path``, else ""."""
     there = free(path)
-    return f"disk full: {what} need {size(need)}, {size(there)} free at {path}" if there < need else ""
+    return (
+        f"disk full: {what} need {size(need)}, {size(there)} free at {path}" if there < need else ""
+    )
 
 
 def said(error: OSError, path: Path) -> str:
@@ -42,7 +44,11 @@ def size(count: int) -> str:
 
 
 def atomic_write(
-    path: Path, content: str | bytes | Callable[[IO[bytes]], object], *, sync: bool = False, shared: bool = False
+    path: Path,
+    content: str | bytes | Callable[[IO[bytes]], object],
+    *,
+    sync: bool = False,
+    shared: bool = False,
 ) -> None:
     """Replace a file: it has its old content or the new one, never a part of it.
 

@@ -15,10 +15,25 @@ from typing import Any
 
 from suite.core.errors import Problem, raise_problems
 
-PACKAGES = ("ray", "mlflow", "optuna", "torch", "torchvision", "numpy", "pandas", "scipy", "pydantic")
+PACKAGES = (
+    "ray",
+    "mlflow",
+    "optuna",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scipy",
+    "pydantic",
+)
 LONGEST_DIFF = 200_000  # characters
 # of /proc/cpuinfo, widest first
-ARITHMETIC = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "avx512f": "AVX-512", "avx2": "AVX2"}
+ARITHMETIC = {
+    "amx_bf16": "AMX bf16",
+    "avx512_bf16": "AVX-512 bf16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
 # Older ones have known holes on the suite's own ways: torch.load(weights_only=True) could be made to run code
 # (CVE-2025-32434, CVE-2026-24747); MLflow's server let files be read and overwritten and accounts be passed by
 # (CVE-2026-2614, -2651, -2652, -4137); Ray took jobs from any web page (CVE-2025-62593), and has a token by itself
@@ -93,7 +108,9 @@ def processor() -> str:
     """The processor's model, and the widest arithmetic that it has: some machines give all of them one name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
         flags = set(next((line for line in lines if line.startswith("flags")), "").split())
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -117,7 +134,11 @@ def _git(folder: Path) -> dict[str, str]:
 def _run(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -25,7 +25,9 @@ from typing import Any
 import torch
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # torch forgets the operators when their library object goes
+_declared: list[
+    torch.library.Library
+] = []  # torch forgets the operators when their library object goes
 
 
 def _declare_operators() -> None:
@@ -43,7 +45,9 @@ def _compiler_left_out() -> Iterator[None]:
         yield
         return
     stand_in = ModuleType(name)
-    stand_in.is_compile_supported = lambda kind: importlib.import_module(name).is_compile_supported(kind)  # type: ignore[attr-defined]
+    stand_in.is_compile_supported = lambda kind: importlib.import_module(name).is_compile_supported(
+        kind
+    )  # type: ignore[attr-defined]
     sys.modules[name] = stand_in
     try:
         yield

@@ -55,7 +55,9 @@ class Watchdog:
 
     def alive(self) -> None:
         """A sign of life."""
-        if self._file is not None and time.monotonic() - self._armed >= min(ARM_EVERY_S, self._seconds / 10):
+        if self._file is not None and time.monotonic() - self._armed >= min(
+            ARM_EVERY_S, self._seconds / 10
+        ):
             self._arm()
 
     def _arm(self) -> None:

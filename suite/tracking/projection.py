@@ -54,8 +54,19 @@ T = TypeVar("T")
 
 KIND, JOURNAL, HOME = "suite.kind", "suite.journal", "suite.home"
 SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
-TRIAL, ARM, SEED, STATUS, REASON = "suite.trial", "suite.arm", "suite.seed", "suite.status", "suite.reason"
-IN_PLAN, BASELINE, CHAMPION, ORDER = "suite.in_plan", "suite.baseline", "suite.champion", "suite.order"
+TRIAL, ARM, SEED, STATUS, REASON = (
+    "suite.trial",
+    "suite.arm",
+    "suite.seed",
+    "suite.status",
+    "suite.reason",
+)
+IN_PLAN, BASELINE, CHAMPION, ORDER = (
+    "suite.in_plan",
+    "suite.baseline",
+    "suite.champion",
+    "suite.order",
+)
 PLANNED = "suite.planned"
 IMAGES = "suite.images."  # and the key of the series: digest of what the run shows
 PARENT = "mlflow.parentRunId"
@@ -135,7 +146,9 @@ class Projection(ABC):
         """A new run, RUNNING."""
 
     @abstractmethod
-    def _write(self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
+    def _write(
+        self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
+    ) -> None:
         """Add to a run. Any number of each; params are new ones."""
 
     @abstractmethod
@@ -213,27 +226,49 @@ class Projection(ABC):
         parent = self._runs().get(None)
         self._replace_foreign()
         if parent is None:
-            tags = {KIND: "sweep", "suite.sweep": self.sweep, JOURNAL: self.journal_id, HOME: self.home}
+            tags = {
+                KIND: "sweep",
+                "suite.sweep": self.sweep,
+                JOURNAL: self.journal_id,
+                HOME: self.home,
+            }
             parent = self._make(None, self.sweep, tags, entry["ts_ms"])
         if entry["seq"] <= parent.mark(SEQ):
             return
         for run in self._children():
-            self._put(run, tags={PARENT: parent.id})  # if somebody deleted their parent, this is a new one
-        for run in self._children():  # whoever ran them is gone: this process holds the sweep's lock now
+            self._put(
+                run, tags={PARENT: parent.id}
+            )  # if somebody deleted their parent, this is a new one
+        for (
+            run
+        ) in self._children():  # whoever ran them is gone: this process holds the sweep's lock now
             if run.status == "RUNNING" and self._is_new(run, entry):
                 self._end(run, Status.INTERRUPTED, entry, {REASON: DIED})
         self._status(parent, "RUNNING")
         if entry.get("text"):
-            self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
+            self._text(
+                parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name
+            )
         self._text(parent, _json(self._environment, indent=2), "environment.json")
-        tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
+        tags = {
+            STATUS: Status.RUNNING,
+            HOME: self.home,
+            "suite.overrides": _text(entry.get("overrides") or []),
+        }
         if entry.get("margin") is not None:
             tags["suite.margin"] = _text(entry["margin"])
         tags[LOOKS] = self._looks_tag()
-        tags[SEARCH_SEED] = _text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
+        tags[SEARCH_SEED] = (
+            _text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
+        )
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
-        self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
+        self._put(
+            parent,
+            params=flatten(entry.get("params") or {}),
+            tags={**self._stamp, **tags},
+            seq=entry["seq"],
+        )
 
     def _on_plan(self, entry: Entry) -> None:
         self.learn(entry)
@@ -242,7 +277,9 @@ class Projection(ABC):
             return
         for run in self._children():
             self._put(run, tags=self._place(run.trial or "", run.tags.get(ARM, "")))
-        plan = {name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")}
+        plan = {
+            name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")
+        }
         self._text(parent, _json(plan, indent=2), "plan.json")
         self._put(parent, tags={PLANNED: str(len(entry["ids"]))}, seq=entry["seq"])
 
@@ -254,7 +291,12 @@ class Projection(ABC):
         """The run of a ``trial`` entry."""
         run = self._runs().get(entry["id"])
         if run is None:
-            tags = {KIND: "trial", "suite.sweep": self.sweep, TRIAL: entry["id"], JOURNAL: self.journal_id}
+            tags = {
+                KIND: "trial",
+                "suite.sweep": self.sweep,
+                TRIAL: entry["id"],
+                JOURNAL: self.journal_id,
+            }
             born = self._born.get(entry["id"])
             tags |= {BORN: str(born)} if born else {}
             run = self._make(entry["id"], entry["name"], tags, start_ms)
@@ -284,7 +326,14 @@ class Projection(ABC):
         if not self._is_new(run, entry):
             return
         tags = {REASON: str(entry.get("reason") or "")}
-        for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total", "prefix"):
+        for name in (
+            "epochs",
+            "best_epoch",
+            "best_value",
+            "parameters_trainable",
+            "parameters_total",
+            "prefix",
+        ):
             if entry.get(name) is not None:
                 tags[f"suite.{name}"] = _text(entry[name])
         self._end(run, Status(entry["status"]), entry, tags)
@@ -316,7 +365,10 @@ class Projection(ABC):
         except FileNotFoundError:
             log.info("the pictures in %s are gone and were not uploaded", folder)
             return
-        metrics = [(safe_key(name), value, entry["ts_ms"], entry["step"]) for name, value in entry["metrics"].items()]
+        metrics = [
+            (safe_key(name), value, entry["ts_ms"], entry["step"])
+            for name, value in entry["metrics"].items()
+        ]
         self._put(run, metrics=metrics, tags={tag: digest}, seq=entry["seq"])
 
     def _on_drop(self, entry: Entry) -> None:
@@ -361,7 +413,12 @@ class Projection(ABC):
     def _on_close(self, entry: Entry) -> None:
         parent = self._parent()
         if entry["seq"] > parent.mark(SEQ):
-            self._end(parent, Status(entry["status"]), entry, {"suite.counts": _text(entry.get("counts") or {})})
+            self._end(
+                parent,
+                Status(entry["status"]),
+                entry,
+                {"suite.counts": _text(entry.get("counts") or {})},
+            )
 
     # ---- steps that several entries share --------------------------------------------------------------------------
 
@@ -394,7 +451,9 @@ class Projection(ABC):
     def _make(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
         try:
             name = cut(storable(name), _LONGEST_NAME)
-            run = self._create(trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms)
+            run = self._create(
+                trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms
+            )
         except Exception:
             self._known = None  # it may have been made all the same: look before trying again
             raise
@@ -411,10 +470,17 @@ class Projection(ABC):
     ) -> None:
         """Write what is new. The mark of progress goes last, so that an interrupted entry is done again."""
         fresh_params = {
-            name: storable(redacted(value)) for name, value in (params or {}).items() if name not in run.params
+            name: storable(redacted(value))
+            for name, value in (params or {}).items()
+            if name not in run.params
         }
-        wanted = {name: cut(storable(redacted(str(value))), _LONGEST_TAG) for name, value in (tags or {}).items()}
-        fresh_tags = {name: value for name, value in wanted.items() if run.tags.get(name, "") != value}
+        wanted = {
+            name: cut(storable(redacted(str(value))), _LONGEST_TAG)
+            for name, value in (tags or {}).items()
+        }
+        fresh_tags = {
+            name: value for name, value in wanted.items() if run.tags.get(name, "") != value
+        }
         if seq is not None and seq > run.mark(SEQ):
             fresh_tags[SEQ] = str(seq)
         metrics = list(metrics)
@@ -454,7 +520,9 @@ class Projection(ABC):
         except EntryRejected as error:
             run = (self._known or {}).get(entry.get("id"))
             if run is not None:
-                note = cut(redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), _LONGEST_PARAM)
+                note = cut(
+                    redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), _LONGEST_PARAM
+                )
                 try:
                     self._put(run, tags={"suite.tracking_error": note})
                 except EntryRejected:
@@ -522,10 +590,16 @@ def describe_dataset(entry: Entry) -> dict[str, str] | None:
     if not data or not digest:
         return None
     source = {"uri": str(data.get("root") or data.get("name"))}
-    source |= {name: data[name] for name in ("name", "image_size", "split_seed") if data.get(name) is not None}
+    source |= {
+        name: data[name]
+        for name in ("name", "image_size", "split_seed")
+        if data.get(name) is not None
+    }
     return {
         "name": cut(str(data.get("name", "data")), _LONGEST_PARAM),
-        "digest": str(digest)[:36],  # MLflow takes no more; the whole one is in the tag suite.data_digest
+        "digest": str(digest)[
+            :36
+        ],  # MLflow takes no more; the whole one is in the tag suite.data_digest
         "source": _json(source),
         "source_type": "local",
     }
@@ -558,7 +632,11 @@ def images_digest(files: Sequence[Path]) -> str:
 def safe_key(name: str) -> str:
     """A name that MLflow takes for a metric or a param."""
     key = re.sub(r"[^\w.\- :/]", "_", name)[:_LONGEST_KEY]
-    return key if posixpath.normpath(key) == key and key[0] not in "./" else re.sub(r"^[./]+|/", "_", key)
+    return (
+        key
+        if posixpath.normpath(key) == key and key[0] not in "./"
+        else re.sub(r"^[./]+|/", "_", key)
+    )
 
 
 def safe_file(name: str) -> str:
@@ -568,7 +646,11 @@ def safe_file(name: str) -> str:
 
 def storable(text: str) -> str:
     """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode("utf-8")
+    return (
+        text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        .encode("utf-8", "backslashreplace")
+        .decode("utf-8")
+    )
 
 
 def cut(text: str, length: int, mark: str = "...") -> str:

@@ -1,4 +1,4 @@
-"""Networks through torch's compiler: code of their own for forward and backward passes."""
+"""Training steps through torch.compile."""
 
 from __future__ import annotations
 
@@ -7,17 +7,48 @@ from typing import Any
 import torch
 from torch import nn
 
-VERSIONS = 10_000  # of a function; by itself the compiler runs it as it is after eight, without a word
+from suite.core.records import Numerics
+
+MAX_VERSIONS = 10_000  # of a function; after its default of eight torch silently stops compiling
 
 
-def compiled(network: nn.Module, device: torch.device) -> nn.Module:
-    """``network`` through ``torch.compile``, for batches of one size; on a GPU replayed as CUDA graphs.
+class StepCompiler:
+    """Compiles a network at its first batch of the usual size; other sizes run as they are.
 
-    The first step compiles; a later network of the same shapes takes the code up. Dropout draws the numbers that it
-    draws without (by itself compiled code draws others). Weights, names and modes stay those of ``network``.
+    Each further size would have to be compiled, too.
+
+    Args:
+        numerics: say whether anything is compiled.
+        batch_size: the usual one.
+    """
+
+    def __init__(self, numerics: Numerics, batch_size: int) -> None:
+        self._enabled, self._batch_size = numerics.compiled, batch_size
+        self._device = torch.device(numerics.device)
+        self._compiled: nn.Module | None = None
+
+    def network_for(self, network: nn.Module, batch_size: int) -> nn.Module:
+        """``network``, or its compiled code, for one step of ``batch_size`` images."""
+        if not self._enabled or batch_size != self._batch_size:
+            return network
+        if self._compiled is None:
+            self._compiled = compile_network(network, self._device)
+        if self._device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return self._compiled
+
+
+def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
+    """``network`` through ``torch.compile``, for batches of one size; CUDA graphs on a GPU.
+
+    The first step compiles; later networks of the same shapes reuse the code. Dropout draws the
+    same numbers as without (compiled code draws others by default). Weights, names and modes stay
+    those of ``network``.
     """
     dynamo: Any = torch._dynamo.config
-    dynamo.recompile_limit = dynamo.accumulated_recompile_limit = VERSIONS  # a worker's trials follow one another
-    options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
-    found: nn.Module = torch.compile(network, dynamic=False, options=options)  # type: ignore[assignment]
-    return found
+    # one worker trains many trials, one after the other
+    dynamo.recompile_limit = dynamo.accumulated_recompile_limit = MAX_VERSIONS
+    options = {"fallback_random": True, "triton.cudagraphs": device.type == "cuda"}
+    compiled: Any = torch.compile(network, dynamic=False, options={**options})
+    module: nn.Module = compiled
+    return module

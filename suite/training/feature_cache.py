@@ -1,11 +1,14 @@
-"""Features of a frozen prefix, kept on disk: computed once a node, memory-mapped by every trial that starts from them.
+"""Features of frozen leading layers, cached on disk.
+
+Each node computes them once; every trial that starts from them memory-maps them.
 
 ::
 
     <cache>/features/<key>/   meta.json   train.npy val.npy test.npy
 
-The key is a hash of all that the features depend on: pixels, their normalisation, which images, the prefix's weights,
-the numerics, torch and the processor. An entry may also say why there are none, so that it is found out once.
+The key is a hash of all that the features depend on: pixels, normalisation, the choice of images,
+the prefix's weights, the numerics, torch and the processor. An entry without features records why
+they cannot be cached, so that the prefix is examined only once.
 
 Letters: N images of a part of the split, C channels, H x W pixels of a map.
 """
@@ -33,19 +36,19 @@ from suite.system import environment
 
 FORMAT = 2
 PARTS = ("train", "val", "test")
-MOST_GIB = 4.0  # of one entry; more is not kept
-KEPT_GIB = 8.0  # of all entries; the longest unused go first
-_SAMPLED = 16  # images of each part that are hashed when an entry is opened
+MAX_ENTRY_GIB = 4.0  # larger features are not cached
+MAX_CACHE_GIB = 8.0  # of all entries; the least recently used are removed first
+_SAMPLED_ROWS = 16  # of each part, hashed when an entry is opened
 
 Make = Callable[[], tuple[Prefix, Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What is known of a prefix, and its features where they are kept.
+    """A frozen prefix and its cached features.
 
     Attributes:
-        prefix: its layers, or why there are no features.
+        prefix: its layers, or why its features cannot be cached.
         parts: part of the split -> features (N, ...), in the order of the part, read-only.
     """
 
@@ -53,11 +56,16 @@ class Features:
     parts: Mapping[str, Tensor]
 
 
-def key(net: nn.Module, layers: Sequence[str], numerics: Numerics, what: Mapping[str, Any]) -> str:
-    """24 hex digits for the features that ``layers`` of ``net`` give.
+def key(
+    net: nn.Module,
+    layers: Sequence[str],
+    numerics: Numerics,
+    dependencies: Mapping[str, object],
+) -> str:
+    """The cache key of the output of ``layers`` of ``net``: 24 hex digits.
 
     Args:
-        what: digest of the data, and all else that they depend on besides the prefix and the machine; JSON types.
+        dependencies: all that features depend on besides the prefix and the machine; JSON types.
     """
     digest = hashlib.sha256()
     machine = [environment.processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__]
@@ -65,48 +73,55 @@ def key(net: nn.Module, layers: Sequence[str], numerics: Numerics, what: Mapping
         layer = net.get_submodule(name)
         digest.update(repr((name, layer)).encode())
         for tensor in layer.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    known = {"format": FORMAT, "machine": machine, "numerics": asdict(numerics), **what}
-    digest.update(json.dumps(known, sort_keys=True).encode())
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            )
+    content = {"format": FORMAT, "machine": machine, "numerics": asdict(numerics), **dependencies}
+    digest.update(json.dumps(content, sort_keys=True).encode())
     return digest.hexdigest()[:24]
 
 
-def kept(folder: Path, name: str, make: Make) -> Features:
-    """The entry ``name``; made first, by one process at a time, where there is none that verifies.
+def load_or_make(folder: Path, name: str, make: Make) -> Features:
+    """The entry ``name``, read from the disk. If it is missing or damaged, one process makes it.
 
     Args:
         folder: the cache's.
-        make: examines the prefix, and computes its features where it may be used.
+        make: examines the prefix, and computes its features if they can be cached.
 
     Returns:
-        As read from the disk. Where that is full or read-only, no features, and the prefix says so.
+        The entry. If the disk is full or read-only: no features, and the prefix says so.
     """
     entry = folder / "features" / name
     try:
-        found = _read(entry)
-        if found is None:
-            with _alone(entry):
-                found = _read(entry) or _make(entry, make)
+        features = _read(entry)
+        if features is None:
+            with _locked(entry):
+                features = _read(entry) or _make(entry, make)
         with suppress(OSError):
-            (entry / "meta.json").touch()  # used now: goes last
-        return found
+            (entry / "meta.json").touch()  # most recently used
+        return features
     except OSError as error:
-        return Features(Prefix(why_not=f"features cannot be written to {entry.parent}: {error.strerror or error}"), {})
+        return Features(
+            Prefix(
+                why_not=f"features cannot be written to {entry.parent}: {error.strerror or error}"
+            ),
+            {},
+        )
 
 
 def _make(entry: Path, make: Make) -> Features:
     prefix, parts = make()
     data.put(entry, lambda temp: _write(temp, prefix, parts), lambda path: _read(path) is not None)
-    _forget_unused(entry)
-    found = _read(entry)
-    if found is None:
+    _remove_unused(entry)
+    features = _read(entry)
+    if features is None:
         raise OSError("what was written does not read back")
-    return found
+    return features
 
 
 @contextmanager
-def _alone(entry: Path) -> Iterator[None]:
-    """Only one process of this node makes an entry; the others wait and read it."""
+def _locked(entry: Path) -> Iterator[None]:
+    """One process of this node makes an entry; the others wait and read it."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     lock = entry.parent / f"{entry.name}.lock"
     with lock.open("w") as file:
@@ -114,7 +129,7 @@ def _alone(entry: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # who waits holds the old file, looks again and finds the entry
+            lock.unlink(missing_ok=True)  # waiting processes hold the old file, and find the entry
 
 
 def _write(folder: Path, prefix: Prefix, parts: Mapping[str, Tensor]) -> None:
@@ -128,7 +143,7 @@ def _write(folder: Path, prefix: Prefix, parts: Mapping[str, Tensor]) -> None:
 
 
 def _read(entry: Path) -> Features | None:
-    """The entry; None where it is absent or damaged."""
+    """The entry, or None if it is missing or damaged."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         arrays = {
@@ -138,28 +153,36 @@ def _read(entry: Path) -> Features | None:
         if any(_sample(array) != meta["samples"][part] for part, array in arrays.items()):
             return None
         parts = {part: _as_tensor(array, meta["layouts"][part]) for part, array in arrays.items()}
-        known = meta["prefix"]
-        return Features(Prefix(tuple(known["layers"]), str(known["why_not"]), int(known["bytes"])), parts)
+        prefix = meta["prefix"]
+        return Features(
+            Prefix(tuple(prefix["layers"]), str(prefix["why_not"]), int(prefix["bytes"])), parts
+        )
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def channels_behind(features: Tensor) -> bool:
-    """Whether channels lie behind the pixels. By the strides: maps of one pixel are contiguous either way to torch."""
+def is_channels_last(features: Tensor) -> bool:
+    """Whether the channel is the innermost dimension.
+
+    By the strides: torch calls maps of one pixel contiguous in both formats.
+    """
     return features.ndim == 4 and features.stride(1) == 1 and features.stride(3) != 1
 
 
 def join(batches: Sequence[Tensor]) -> Tensor:
-    """One tensor of all, in their memory format, which ``torch.cat`` does not keep for maps of one pixel."""
-    if channels_behind(batches[0]):
+    """All batches in one tensor, in their memory format.
+
+    ``torch.cat`` does not preserve it for maps of one pixel.
+    """
+    if is_channels_last(batches[0]):
         return torch.cat([batch.permute(0, 2, 3, 1) for batch in batches]).permute(0, 3, 1, 2)
     return torch.cat(list(batches))
 
 
 def _layout(features: Tensor) -> list[str]:
-    """How the numbers lie: ``last`` = channels behind the pixels; ``bf16``, which NumPy does not know."""
+    """The format on disk: ``last`` = channels last; ``bf16``, a type that NumPy lacks."""
     return [
-        *(["last"] if channels_behind(features) else []),
+        *(["last"] if is_channels_last(features) else []),
         *(["bf16"] if features.dtype is torch.bfloat16 else []),
     ]
 
@@ -177,35 +200,41 @@ def _as_tensor(array: np.ndarray[Any, Any], layout: Sequence[str]) -> Tensor:
 
 
 def _sample(array: np.ndarray[Any, Any]) -> str:
-    """A hash over some rows, evenly spaced: finds an entry whose pages never reached the disk."""
-    rows = np.unique(np.linspace(0, max(len(array) - 1, 0), _SAMPLED).astype(np.int64))
+    """A hash of evenly spaced rows: detects an entry whose pages never reached the disk."""
+    rows = np.unique(np.linspace(0, max(len(array) - 1, 0), _SAMPLED_ROWS).astype(np.int64))
     return hashlib.sha256(
         repr(array.shape).encode() + np.ascontiguousarray(array[rows[: len(array)]]).tobytes()
     ).hexdigest()
 
 
 def take(features: Tensor, rows: Tensor) -> Tensor:
-    """A fresh tensor of some rows, in the memory format of the whole, which indexing alone would lose."""
-    if channels_behind(features):
+    """A new tensor of ``rows``, in the memory format of the whole, which indexing would lose."""
+    if is_channels_last(features):
         return features.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return features.index_select(0, rows)
 
 
 def too_large(images: int, prefix: Prefix) -> str:
-    """Why so many images' features are not kept; "" where they may be."""
+    """Why the features of this many images are not cached; "" if they can be."""
     gib = images * prefix.bytes / 2**30
-    return f"the features of {images:,} images take {gib:.1f} GiB, more than {MOST_GIB:g}" if gib > MOST_GIB else ""
+    return (
+        f"the features of {images:,} images take {gib:.1f} GiB, more than {MAX_ENTRY_GIB:g}"
+        if gib > MAX_ENTRY_GIB
+        else ""
+    )
 
 
-def _forget_unused(spared: Path) -> None:
-    """Remove the entries that were not used for longest, until those that are left fit."""
-    entries = sorted((path for path in spared.parent.iterdir() if (path / "meta.json").exists()), key=_used_at)
+def _remove_unused(new: Path) -> None:
+    """Remove the least recently used entries until the rest fit."""
+    entries = sorted(
+        (path for path in new.parent.iterdir() if (path / "meta.json").exists()), key=_used_at
+    )
     sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
     for path in entries:
-        if sum(sizes.values()) <= KEPT_GIB * 2**30:
+        if sum(sizes.values()) <= MAX_CACHE_GIB * 2**30:
             return
-        if path != spared:
-            shutil.rmtree(path, ignore_errors=True)  # who has it open keeps its pages
+        if path != new:
+            shutil.rmtree(path, ignore_errors=True)  # processes that have it open keep its pages
             del sizes[path]
 
 
@@ -213,21 +242,23 @@ def _used_at(entry: Path) -> float:
     return (entry / "meta.json").stat().st_mtime
 
 
-class Lockstep:
-    """Features of augmented batches, for trials of one process that see the same ones: computed by the first of them.
+class BatchFeatureCache:
+    """Features of augmented batches, for trials of one process that see the same batches.
 
-    Holds those of one epoch, as the trials of a pack take their epochs in turn. Without others to share with, nothing.
+    The first trial computes them. Holds one epoch, as the trials of a pack take turns by epoch.
     """
 
     def __init__(self) -> None:
         self._epoch = -1
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        self._batches: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def batch(self, epoch: int, step: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Features (B, ...) and targets of one step; a copy, as the network may change what it is given."""
+    def batch(
+        self, epoch: int, step: int, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, ...) and targets of one step; copies: the network may change its input."""
         if epoch != self._epoch:
-            self._epoch, self._held = epoch, {}
-        if step not in self._held:
-            self._held[step] = make()
-        features, targets = self._held[step]
+            self._epoch, self._batches = epoch, {}
+        if step not in self._batches:
+            self._batches[step] = make()
+        features, targets = self._batches[step]
         return features.clone(), targets

@@ -1,8 +1,8 @@
-"""The trials of a pack trained as one network, step by step: for a GPU that one small trial leaves idle.
+"""Train the trials of a pack as one network, for a GPU that one small trial leaves idle.
 
-Each keeps its order of images, its augmentation, rate, dropout, statistics, optimizer, records and checkpoints; only
-forward and backward passes are joined. Figures are those of the trial alone up to rounding, which the order of a sum
-in a joined kernel changes.
+Each trial keeps its order of images, augmentation, rate, dropout, statistics, optimizer, records
+and checkpoints; only forward and backward passes are joined. Figures are those of the trial alone
+up to rounding, which depends on the order of a sum in the joined kernel.
 """
 
 from __future__ import annotations
@@ -14,59 +14,77 @@ from torch import Generator, Tensor, nn
 
 from suite import models
 from suite.core.records import EpochRecord
-from suite.training import memory
-from suite.training.trainer import Training, clock
+from suite.training import memory, precision
+from suite.training.evaluation import clock
+from suite.training.trainer import Trainer
 
-Ended = EpochRecord | Exception | None
-"""What an epoch came to: its record; None, it was stopped; or the trial's error."""
+EpochResult = EpochRecord | Exception | None
+"""Epoch result: a record, None if stopped, or the trial's error."""
 
 
-def can_join(trainings: Sequence[Training]) -> bool:
-    """Whether these stand at the same step of the same kind of epoch, and their networks agree with the fused one."""
-    if len(trainings) < 2 or any(each.prefix.layers for each in trainings):
+def can_join(trainers: Sequence[Trainer]) -> bool:
+    """Whether all stand at the same step of equal epochs, and their networks can be fused."""
+    if len(trainers) < 2 or any(trainer.inputs.prefix.layers for trainer in trainers):
         return False
-    first = trainings[0]
-    places = {(each.epoch, each.step, *(batch.stop for batch in each.batches)) for each in trainings}
-    shapes = {tuple(weight.shape for weight in each.model.parameters()) for each in trainings}
-    if len(places) > 1 or len(shapes) > 1:
+    first = trainers[0]
+    positions = {
+        (trainer.epoch, trainer.step, *(batch.stop for batch in trainer.images.batches))
+        for trainer in trainers
+    }
+    shapes = {tuple(weight.shape for weight in trainer.model.parameters()) for trainer in trainers}
+    if len(positions) > 1 or len(shapes) > 1:
         return False
-    rows = first.train.index[:4]
-    images = torch.rand(len(rows), *first.train.images.shape[1:], device=first.device)
-    return models.agrees([each.model for each in trainings], images)
+    rows = first.images.train.index[:4]
+    images = torch.rand(len(rows), *first.images.train.images.shape[1:], device=first.device)
+    return models.agrees([trainer.model for trainer in trainers], images)
 
 
-def advance(trainings: Sequence[Training]) -> list[Ended]:
-    """Train all to the end of the epoch in progress, and evaluate each; in the order of ``trainings``."""
-    torch.set_num_threads(trainings[0].numerics.threads)
-    device = trainings[0].device
+def train_epoch(trainers: Sequence[Trainer]) -> list[EpochResult]:
+    """Train all to the end of the epoch in progress, and evaluate each; in the given order."""
+    torch.set_num_threads(trainers[0].numerics.threads)
+    device = trainers[0].device
     started = clock(device)
-    found: dict[int, Ended] = {}
-    whole = _train_epoch(list(enumerate(trainings)), found)
-    seconds = (clock(device) - started) / len(trainings)  # what a trial took of the time
-    for number, training in enumerate(trainings):
-        if number not in found:
-            try:
-                found[number] = training.close(whole, seconds)
-            except Exception as error:  # this trial's own; the others go on
-                found[number] = memory.explained(error, training.config)
-    return [found[number] for number in range(len(trainings))]
+    errors: dict[int, Exception] = {}
+    finished = _train_steps(list(enumerate(trainers)), errors)
+    seconds = (clock(device) - started) / len(trainers)  # each trial's share
+    return [
+        errors[number] if number in errors else _end_epoch(trainer, seconds, finished)
+        for number, trainer in enumerate(trainers)
+    ]
 
 
-def _train_epoch(running: list[tuple[int, Training]], found: dict[int, Ended]) -> bool:
-    """Joint steps until the epoch ends (True) or a stop is asked for. Errors of trials go into ``found``."""
+def _end_epoch(trainer: Trainer, seconds: float, finished: bool) -> EpochResult:
+    try:
+        return trainer.end_epoch(seconds, finished=finished)
+    except Exception as error:  # this trial's own; the others continue
+        return memory.explained(error, trainer.config)
+
+
+def _train_steps(running: list[tuple[int, Trainer]], errors: dict[int, Exception]) -> bool:
+    """Train until the epoch ends (True) or a stop is requested (False).
+
+    Args:
+        running: the trainers by number.
+        errors: gets the error of each trial that fails.
+    """
     first = running[0][1]
-    networks = {number: training.start_epoch() for number, training in running}
+    networks = {number: trainer.start_epoch() for number, trainer in running}
     generators = {number: Generator(first.device) for number, _ in running}
     joined: nn.Module | None = None
     while running and running[0][1].step < first.steps_per_epoch:
-        if first.should_stop():
+        if first.hooks.should_stop():
             return False
         if joined is None:
-            joined = models.fuse([networks[number] for number, _ in running], [generators[n] for n, _ in running])
+            joined = models.fuse(
+                [networks[number] for number, _ in running],
+                [generators[number] for number, _ in running],
+            )
         try:
-            left = _step(joined, running, generators, found)
-        except Exception as error:  # of the joint pass: no memory for all of them
-            found |= {number: memory.explained(error, training.config) for number, training in running}
+            left = _step(joined, running, generators, errors)
+        except Exception as error:  # of the joint pass: out of memory for all of them
+            errors |= {
+                number: memory.explained(error, trainer.config) for number, trainer in running
+            }
             return False
         if len(left) < len(running):
             running, joined = left, None
@@ -74,23 +92,29 @@ def _train_epoch(running: list[tuple[int, Training]], found: dict[int, Ended]) -
 
 
 def _step(
-    joined: nn.Module, running: list[tuple[int, Training]], generators: dict[int, Generator], found: dict[int, Ended]
-) -> list[tuple[int, Training]]:
-    """One step of all; those that go on."""
+    joined: nn.Module,
+    running: list[tuple[int, Trainer]],
+    generators: dict[int, Generator],
+    errors: dict[int, Exception],
+) -> list[tuple[int, Trainer]]:
+    """One step of each; returns the trainers that continue."""
     batches = []
-    for number, training in running:
-        batches.append(training.start_step())
-        generators[number].manual_seed(training.dropout_seed)
-    logits = running[0][1].forward(joined, torch.cat([inputs for inputs, _ in batches], 1)).chunk(len(running), 1)
+    for number, trainer in running:
+        batches.append(trainer.start_step())
+        generators[number].manual_seed(trainer.dropout_seed)
+    inputs = torch.cat([images for images, _ in batches], 1)
+    joint_logits = precision.forward(joined, inputs, running[0][1].numerics)
+    all_logits = joint_logits.chunk(len(running), 1)
     losses: list[Tensor] = [
-        training.loss(own, targets) for (_, training), own, (_, targets) in zip(running, logits, batches, strict=True)
+        trainer.loss(logits, targets)
+        for (_, trainer), logits, (_, targets) in zip(running, all_logits, batches, strict=True)
     ]
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     left = []
-    for (number, training), own, (_, targets) in zip(running, logits, batches, strict=True):
+    for (number, trainer), logits, (_, targets) in zip(running, all_logits, batches, strict=True):
         try:
-            training.end_step(own, targets)
-            left.append((number, training))
-        except Exception as error:  # this trial diverged; the others go on
-            found[number] = error
+            trainer.end_step(logits, targets)
+            left.append((number, trainer))
+        except Exception as error:  # this trial diverged; the others continue
+            errors[number] = error
     return left

@@ -1,4 +1,4 @@
-"""How much memory a trial takes, and what its user is told where there is none left."""
+"""Memory use, and the out-of-memory message."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ def in_use_gib(device: torch.device) -> float:
 
 
 def resident_gib() -> float:
-    """Memory of this process that is in RAM, GiB."""
+    """Resident memory of this process, GiB."""
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
 def explained(error: Exception, config: TrialConfig) -> Exception:
-    """The error, or, where it says that no memory is left, one that says with what."""
+    """``error``, or an OutOfMemoryError that names the network and the batch size."""
     return OutOfMemoryError(_memory_reason(config, error)) if _is_out_of_memory(error) else error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    known = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+    markers = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "alloc_cpu")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in markers
+    )
 
 
 def _memory_reason(config: TrialConfig, error: BaseException) -> str:

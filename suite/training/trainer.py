@@ -1,724 +1,233 @@
-"""The training of one trial. Knows neither Ray nor MLflow: it yields one record per epoch.
+"""Train one trial, epoch by epoch. Knows neither Ray nor MLflow.
 
-Legend: B images per step, C channels, H height, W width, K classes.
+Legend: B images per step, C channels, H x W pixels, K classes, N test images.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import math
-import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from suite import augment, data, models
-from suite.config import read_stored_config
-from suite.config.evaluation import EpochImages, test_schedule
+from suite import data
+from suite.config import TrialConfig
 from suite.core import records
-from suite.core.errors import DivergedError
-from suite.core.records import EpochRecord, Numerics, Objective, Trial, stream
-from suite.storage import checkpoint
-from suite.system import disk, environment
-from suite.training import feature_cache, memory, optim
-from suite.training.compile import compiled
-from suite.training.metrics import Running, scores
-from suite.visuals import activation_maps
+from suite.core.records import EpochRecord, Numerics, Objective, Trial
+from suite.training import memory, optim, precision, randomness, results
+from suite.training.compile import StepCompiler
+from suite.training.evaluation import Evaluator, clock, is_out_of_patience, require_finite
+from suite.training.frozen_prefix import Inputs
+from suite.training.hooks import TrainingHooks
+from suite.training.metrics import MetricAccumulator, scores
+from suite.training.state import StateStore, TrainingState
 
-SAVE_EVERY_S = 30.0  # a checkpoint at the end of an epoch, but not more often than this
-MOST_MAKERS, MAKERS_SIDE = 4, 32  # threads that make features; pixels a side up to which there is more than one
-EVAL_BATCH = 500  # images per forward pass without gradients; divides the 10,000 test images evenly
-LOCKSTEP_BYTES = 512 * 2**20  # of one epoch's features of augmented images, held for the other trials of a pack: a
-# node runs as many packs as it has slots (50,000 images x 256 channels of 2 x 2 pixels in fp32 are 195 MiB)
-LOOK_EVERY = 20  # steps between looks at the loss for NaN: on a GPU each look waits for the device
+CHECK_LOSS_EVERY = 20  # steps between checks of the loss for NaN: on a GPU each one waits
 
 
-class Training:
-    """One trial in progress: made anew, or taken up from the newest checkpoint in its folder.
+class Trainer:
+    """Trains one trial. ``suite.training.setup.prepare_trainer`` makes one.
 
     Args:
         trial: what to train.
-        dataset: the images of ``trial.config.data``.
-        weights: what ``models.load_weights`` gave, None for a random start.
-        objective: which epoch is the best one.
+        config: its settings.
+        inputs: what each step and each evaluation feeds to the network.
+        state: where training starts or continues.
+        store: where checkpoints and results go.
+        objective: decides which epoch is the best.
         numerics: precision, memory format, threads, device.
-        folder: where checkpoints and results go.
-        should_stop: asked before each step; True ends ``advance`` early, at the step reached.
-        allowed: asked before a checkpoint is put in place.
-        kept: told of each checkpoint's folder once it is in place; an OSError of its is a line to the user.
-        limit_batches: train and evaluate on only so many batches (``--smoke``).
-        warn: takes a line for the user.
-        cache: folder where features of a frozen prefix are kept.
-        others: features of augmented batches by what determines them, shared by the trainings of a process.
-        alive: called after each batch of images that is only looked at (``should_stop`` is asked before each step).
+        hooks: the process that runs the trial.
     """
 
     def __init__(
         self,
         trial: Trial,
-        dataset: data.Dataset,
+        config: TrialConfig,
+        inputs: Inputs,
+        state: TrainingState,
+        store: StateStore,
         *,
-        weights: models.Weights | None = None,
         objective: Objective,
         numerics: Numerics,
-        folder: Path,
-        should_stop: Callable[[], bool] = lambda: False,
-        allowed: Callable[[], bool] = lambda: True,
-        kept: Callable[[Path], None] = lambda folder: None,
-        limit_batches: int | None = None,
-        warn: Callable[[str], None] = lambda message: None,
-        cache: Path | None = None,
-        others: dict[str, feature_cache.Lockstep] | None = None,
-        alive: Callable[[], None] = lambda: None,
+        hooks: TrainingHooks,
     ) -> None:
-        self.alive = alive
-        self.trial, self.objective, self.numerics = trial, objective, numerics
-        self.folder, self.should_stop, self.allowed, self.warn = folder, should_stop, allowed, warn
-        self.kept = kept
-        self.config = read_stored_config(trial.config)
-        self.device = torch.device(numerics.device)
-        torch.set_num_threads(numerics.threads)  # features of frozen layers are made here
-        if self.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # torch's default: fp32 would mean 10 bits in convolutions alone
-            torch.cuda.reset_peak_memory_stats(self.device)  # a worker's trials follow one another
-        self._prepare_images(dataset, weights, limit_batches)
-        self._prepare_model(len(dataset.classes), weights)
-        self._prepare_prefix(dataset.digest, cache or data.cache_folder(), others)
-        self.records: list[EpochRecord] = []
-        self.step = 0  # steps done in the epoch in progress
-        self.partial = Running()
-        self.best: dict[str, Any] = {}
-        self._saved_at = time.monotonic()
-        self._take_up()
+        self.trial, self.config, self.objective = trial, config, objective
+        self.inputs, self.images = inputs, inputs.images
+        self.state, self.store, self.hooks = state, store, hooks
+        self.numerics, self.device = numerics, torch.device(numerics.device)
+        self._evaluator = Evaluator(inputs, objective, numerics, hooks.heartbeat)
+        self._compiler = StepCompiler(numerics, self.images.usual_batch_size)
 
-    # ---- what is prepared once -------------------------------------------------------------------------------------
+    @property
+    def model(self) -> nn.Module:
+        """The network in training."""
+        return self.state.model
 
-    def _prepare_images(self, dataset: data.Dataset, weights: models.Weights | None, limit_batches: int | None) -> None:
-        config = self.config
-        split = data.split(dataset.train_labels, dataset.test_labels, config.data, dataset.classes)
-        if limit_batches:
-            split = data.Split(
-                split.train[: limit_batches * config.train.batch_size],
-                split.val[: limit_batches * EVAL_BATCH],
-                split.test[: limit_batches * EVAL_BATCH],
-            )
-        self.split, self.classes, self.side = split, dataset.classes, int(dataset.train_images.shape[-1])
-        self.example = activation_maps.example(
-            dataset.test_labels, dataset.classes
-        )  # of all images: the same for every split
-        on_device = data.to_device(dataset, self.device)
-        self.train, self.val, self.test = (
-            _Part(images, labels, torch.from_numpy(index).to(self.device))
-            for images, labels, index in (
-                (on_device.train_images, on_device.train_labels, split.train),
-                (on_device.train_images, on_device.train_labels, split.val),
-                (on_device.test_images, on_device.test_labels, split.test),
-            )
-        )
-        self.batches = data.batch_slices(len(self.train), config.train)  # once: each step looks at them
-        self.usual_size = _most_frequent(batch.stop - batch.start for batch in self.batches)
-        per_epoch = EpochImages(self.batches[-1].stop, len(self.val), len(self.test))
-        self.test_schedule = test_schedule(config.train.evaluate_test, per_epoch)
-        if weights is not None and weights.mean is not None and weights.std is not None:
-            mean, std = np.asarray(weights.mean), np.asarray(weights.std)
-        else:
-            mean, std = data.statistics(dataset.train_images, split.train)
-        self.mean = torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
-        self.std = torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1).to(self.device)
-        self.class_weights: Tensor | None = None
-        if config.train.class_weights == "balanced":
-            balanced = data.class_weights(dataset.train_labels[split.train], len(dataset.classes))
-            self.class_weights = torch.as_tensor(balanced, dtype=torch.float32, device=self.device)
-        self.augment = augment.build(
-            config.pipeline(),
-            image_size=dataset.train_images.shape[-1],
-            num_classes=len(dataset.classes),
-            fill=tuple(float(value) for value in self.mean.flatten()),
-        )
-
-    def _prepare_model(self, num_classes: int, weights: models.Weights | None) -> None:
-        model = models.build(
-            self.config.model, num_classes, seed=self.trial.seed, weights=weights.state if weights else None
-        )
-        if self.numerics.sliced:
-            models.slice_kernels(model, tiled=self.numerics.tiled)
-        # Channels behind pixels, as oneDNN's and cuDNN's kernels want them: 142 images/s instead of 127 (torchvision's
-        # resnet18 at 32 px, one thread, fp32, 2x AMD EPYC with AVX2, best of six steps while tests ran beside).
-        self.memory_format = torch.channels_last if self.numerics.channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        named = dict(self.model.named_parameters())
-        backbone, head = ([named[name] for name in names] for names in models.parameter_groups(self.model))
-        self.optimizer = optim.build(backbone, head, self.config.train)
-        self.averaged: AveragedModel | None = None
-        if self.config.train.ema is not None:
-            average = get_ema_multi_avg_fn(self.config.train.ema)  # type: ignore[no-untyped-call]
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        self.changing = _changing(self.model)
-        self.compiled_network: nn.Module | None = None  # what training runs of it, once a step has needed it
-
-    def _prepare_prefix(self, digest: str, cache: Path, others: dict[str, feature_cache.Lockstep] | None) -> None:
-        """Where leading layers are frozen and give the same features each time, feed the rest with what is kept."""
-        self.prefix, self.fed, self.lockstep = models.Prefix(), {"val": self.val, "test": self.test}, None
-        layers = models.frozen_prefix(self.model)
-        if not layers:
-            return
-        if self.config.train.cache_prefix == "off":
-            self.prefix = models.Prefix(why_not="train.cache_prefix is off")
-            return
-        parts = {"val": self.val, "test": self.test}
-        if not self.augment.operations:
-            parts["train"] = self.train
-        key = feature_cache.key(self.model, layers, self.numerics, self._determining(digest, parts))
-        found = feature_cache.kept(cache, key, lambda: self._make_features(parts))
-        self.prefix = found.prefix
-        if found.prefix.layers:
-            self.fed |= {name: self._kept_part(parts[name], kept) for name, kept in found.parts.items()}
-        if found.prefix.layers and others is not None and "train" not in parts:
-            pipeline = [settings.model_dump(mode="json") for settings in self.config.pipeline()]
-            stops = [batch.stop for batch in self.batches]
-            same = json.dumps([key, self.trial.seed, pipeline, _digest(self.train.index), stops])
-            if len(self.train) * self.prefix.bytes <= LOCKSTEP_BYTES:
-                self.lockstep = others.setdefault(same, feature_cache.Lockstep())
-
-    def _determining(self, digest: str, parts: Mapping[str, _Part]) -> dict[str, Any]:
-        """What features depend on besides the prefix and the machine."""
-        return {
-            "data": digest,
-            "statistics": [self.mean.flatten().tolist(), self.std.flatten().tolist()],
-            "rows": {name: _digest(part.index) for name, part in parts.items()},
-            "batches": self._sizes(),
-        }
-
-    def _sizes(self) -> list[int]:
-        """How many images are run together: in training, in evaluation, and when features are made."""
-        trained = [batch.stop - batch.start for batch in self.batches]
-        others = [
-            len(rows) for part in (self.train, self.val, self.test) for rows in torch.split(part.index, EVAL_BATCH)
-        ]
-        return sorted({count for count in (*trained, *others) if count})
-
-    def _make_features(self, parts: Mapping[str, _Part]) -> tuple[models.Prefix, dict[str, Tensor]]:
-        """Look whether the prefix gives the same features each time; if so, those of ``parts``."""
-        total = sum(map(len, parts.values()))
-        with torch.inference_mode():
-            rows = self.train.index[torch.arange(max(self._sizes())) % len(self.train)]
-            prefix = models.examine(
-                self.model, self._normalised(self.train.images[rows]), self._sizes(), self._autocast
-            )
-        why_not = feature_cache.too_large(total, prefix)
-        if why_not:
-            return models.Prefix(why_not=why_not), {}
-        if not prefix.layers:
-            return prefix, {}
-        self.model.eval()
-        return prefix, {name: self._features_of(name, part, prefix) for name, part in parts.items() if len(part)}
-
-    def _features_of(self, name: str, part: _Part, prefix: models.Prefix) -> Tensor:
-        """Of all images of a part, in its order, on the CPU."""
-        # training images become fractions in the pipeline, which rounds them otherwise than evaluation does
-        as_fed = self._without_change if name == "train" else self._normalised
-
-        def make(rows: Tensor) -> Tensor:
-            with self._autocast():  # torch keeps that for each thread
-                found = models.run_prefix(self.model, prefix.layers, as_fed(feature_cache.take(part.images, rows)))
-            self.alive()
-            return found.cpu()
-
-        mine = partial(torch.set_num_threads, self.numerics.threads)  # the same arithmetic, so the same numbers
-        with ThreadPoolExecutor(self._makers(), initializer=mine) as pool:
-            return feature_cache.join(list(pool.map(make, torch.split(part.index, EVAL_BATCH))))
-
-    def _makers(self) -> int:
-        """Threads that make features: the other workers of this node mostly wait for them, so its cores are free.
-
-        Each has the maps of its own batch, 190 MiB in ResNet-18 with the CIFAR stem at 32 pixels and 760 at 64: for
-        larger images there is one.
-        """
-        if self.device.type != "cpu" or self.train.images.shape[-1] > MAKERS_SIDE:
-            return 1
-        return max(1, min(MOST_MAKERS, environment.cores() // self.numerics.threads))
-
-    def _without_change(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, as training feeds them where nothing is augmented."""
-        return self._normalise(augment.to_float(images))
-
-    def _kept_part(self, part: _Part, kept: Tensor) -> _Part:
-        """The part with features in the place of its images."""
-        return _Part(kept.to(self.device), part.labels[part.index], torch.arange(len(part), device=self.device))
-
-    # ---- the loop --------------------------------------------------------------------------------------------------
+    @property
+    def records(self) -> list[EpochRecord]:
+        """One per completed epoch."""
+        return self.state.records
 
     @property
     def epoch(self) -> int:
         """Completed epochs."""
-        return len(self.records)
+        return self.state.epoch
+
+    @property
+    def step(self) -> int:
+        """Completed steps of the epoch in progress."""
+        return self.state.step
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        return len(self.batches)
+        return len(self.images.batches)
 
     @property
     def complete(self) -> bool:
-        """Whether all epochs are done, or ``patience`` has run out."""
-        return self.epoch >= self.config.train.epochs or self._out_of_patience()
+        """Whether all epochs are done, or ``train.patience`` has run out."""
+        config = self.config.train
+        return self.epoch >= config.epochs or is_out_of_patience(
+            config.patience, self.objective, self.records
+        )
 
-    def advance(self) -> EpochRecord | None:
+    @property
+    def dropout_seed(self) -> int:
+        """The seed of the units that the next step drops."""
+        return randomness.dropout_seed(self.trial.seed, self.epoch, self.step)
+
+    def train_epoch(self) -> EpochRecord | None:
         """Train to the end of the epoch in progress and evaluate.
 
         Returns:
-            The epoch's record, or None if ``should_stop`` ended it early; a checkpoint of the step reached is
-            then in place.
+            The epoch's record, or None if ``should_stop`` ended it early with a checkpoint.
 
         Raises:
             DivergedError: the loss or a metric became NaN or infinite.
-            OutOfMemoryError: no memory left.
+            OutOfMemoryError: out of memory.
         """
         torch.set_num_threads(self.numerics.threads)
         try:
             started = clock(self.device)
-            whole = self._train_epoch()
-            return self.close(whole, clock(self.device) - started)
+            finished = self._train_steps()
+            return self.end_epoch(clock(self.device) - started, finished=finished)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise memory.explained(error, self.config) from error
 
-    def _train_epoch(self) -> bool:
-        """Steps until the epoch ends (True) or a stop is asked for (False)."""
+    def _train_steps(self) -> bool:
+        """Train until the epoch ends (True) or a stop is requested (False)."""
         network = self.start_epoch()
         while self.step < self.steps_per_epoch:
-            if self.should_stop():
+            if self.hooks.should_stop():
                 return False
             inputs, targets = self.start_step()
-            logits = self.forward(self._compiled(network, len(inputs)), inputs)
+            runnable = self._compiler.network_for(network, len(inputs))
+            logits = precision.forward(runnable, inputs, self.numerics)
             self.loss(logits, targets).backward()  # type: ignore[no-untyped-call]
             self.end_step(logits, targets)
         return True
 
-    def _compiled(self, network: nn.Module, count: int) -> nn.Module:
-        """What runs a batch of so many images: compiled code for the most frequent size, if ``numerics`` ask for it."""
-        if not self.numerics.compiled or count != self.usual_size:
-            return network  # another size would have to be compiled, too
-        if self.compiled_network is None:
-            self.compiled_network = compiled(network, self.device)
-        if self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return self.compiled_network
-
     def start_epoch(self) -> nn.Module:
-        """Set all for the steps of the epoch in progress; what is trained of the network, in training mode."""
-        order = data.epoch_order(len(self.train), self.trial.seed, self.epoch)
-        self.order = order.to(self.device)  # now: each step would wait for its part of it
-        return self._trained_part(self.model.train())
+        """Draw the order of the epoch in progress; returns the trained layers, in training mode."""
+        order = data.epoch_order(len(self.images.train), self.trial.seed, self.epoch)
+        self.order = order.to(self.device)  # once: each step would wait for its part
+        return self.inputs.after_prefix(self.model.train())
 
     def start_step(self) -> tuple[Tensor, Tensor]:
-        """What the next step is fed, (B, C, H, W) or features, and its targets; rate and dropout are set."""
-        config, epoch, steps = self.config.train, self.epoch, self.steps_per_epoch
-        inputs, targets = self._batch(self.order[self.batches[self.step]], epoch, self.step)
-        self._seed(self.dropout_seed)
-        optim.set_rate(self.optimizer, config.lr * optim.multiplier(epoch * steps + self.step, steps, config))
-        self.optimizer.zero_grad(set_to_none=True)
+        """Set rate and dropout; returns inputs, (B, C, H, W) or features, and targets."""
+        config, steps, optimizer = self.config.train, self.steps_per_epoch, self.state.optimizer
+        positions = self.order[self.images.batches[self.step]]
+        inputs, targets = self.inputs.train_batch(positions, self.epoch, self.step)
+        randomness.seed_generator(self.dropout_seed, self.device)
+        multiplier = optim.multiplier(self.epoch * steps + self.step, steps, config)
+        optim.set_rate(optimizer, config.lr * multiplier)
+        optimizer.zero_grad(set_to_none=True)
         return inputs, targets
 
-    def _seed(self, seed: int) -> None:
-        """As ``torch.manual_seed``, which on the CPU alone takes 1 ms: it notes the stack for each device there is not.
-        That is a quarter of a trial on kept features, whose step is a linear layer.
-        """
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
-
-    @property
-    def dropout_seed(self) -> int:
-        """Of the random numbers that the next step drops units by."""
-        return stream(self.trial.seed, "dropout", self.epoch, self.step)
-
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What is minimised, of logits (B, K); a scalar."""
-        smoothing = self.config.train.label_smoothing
-        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
+        """The scalar that training minimises, of logits (B, K)."""
+        smoothing, weights = self.config.train.label_smoothing, self.images.class_weights
+        return F.cross_entropy(logits, targets, weights, label_smoothing=smoothing)
 
     def end_step(self, logits: Tensor, targets: Tensor) -> None:
-        """Change the weights by the gradients that are there, and count the step.
+        """Update the weights by their gradients, and count the step.
 
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
         if self.config.train.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.grad_clip)
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        self.partial.add(logits.detach(), targets)
-        self.step += 1
-        if self.step % LOOK_EVERY == 0:
-            self._refuse_nan(float(self.partial.loss_sum), "train/loss", self.epoch + 1)
+        state = self.state
+        state.optimizer.step()
+        if state.averaged is not None:
+            state.averaged.update_parameters(state.model)
+        state.totals.add(logits.detach(), targets)
+        state.step += 1
+        if state.step % CHECK_LOSS_EVERY == 0:
+            require_finite({records.TRAIN_LOSS: float(state.totals.loss_sum)}, self.epoch + 1)
 
-    def _batch(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """What one step is fed: images (B, C, H, W), or features where there is a prefix; and its targets."""
-        if "train" in self.fed:
-            return self.fed["train"].take(positions)
-        if self.lockstep is not None:
-            return self.lockstep.batch(epoch, step, lambda: self._augmented(positions, epoch, step))
-        return self._augmented(positions, epoch, step)
-
-    def _augmented(self, positions: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(stream(self.trial.seed, "augment", epoch, step))
-        images, targets = self.augment(*self.train.take(positions), generator)
-        images = self._normalise(images)
-        if not self.prefix.layers:
-            return images, targets
-        with self._autocast():
-            return models.run_prefix(self.model, self.prefix.layers, images), targets
-
-    def _trained_part(self, model: nn.Module) -> nn.Module:
-        """What is run of a network: all of it, or what comes after the prefix; in the mode that the network is in."""
-        return models.rest(model, self.prefix.layers).train(model.training) if self.prefix.layers else model
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.numerics.precision == "bf16")
-
-    def forward(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W), or features -> float32 logits (B, K)."""
-        with self._autocast():
-            logits: Tensor = network(inputs)
-        return logits.float()
-
-    def close(self, whole: bool, seconds: float) -> EpochRecord | None:
-        """End the epoch in progress after so many seconds of training: evaluate, or save where it was not finished."""
-        self.partial.seconds += seconds
-        if whole:
-            return self._close_epoch()
+    def end_epoch(self, seconds: float, *, finished: bool) -> EpochRecord | None:
+        """Add ``seconds`` of training; record a finished epoch, or save an unfinished one."""
+        self.state.totals.seconds += seconds
+        if finished:
+            return self._record_epoch()
         self.save()
         return None
 
-    def _close_epoch(self) -> EpochRecord:
-        """Evaluate, make the record, keep the best, and save where it is time."""
-        figures = self.partial.figures()
-        images_per_second = self.partial.count / max(self.partial.seconds, 1e-9)
-        started = time.perf_counter()
-        test_logits: Tensor | None = None
-        if len(self.fed["val"]):
-            figures |= scores("val", *self._predict("val"))
-        if len(self.fed["test"]) and self._is_test_due(figures):
-            test_logits, labels = self._predict("test")
-            figures |= scores("test", test_logits, labels)
-        figures |= {
-            records.EPOCH_SECONDS: self.partial.seconds + time.perf_counter() - started,
-            records.IMAGES_PER_SECOND: images_per_second,
-            records.LEARNING_RATE: self.optimizer.param_groups[-1]["lr"],
-            records.MEMORY_GIB: memory.in_use_gib(self.device),
-        }
-        for name, value in figures.items():
-            self._refuse_nan(value, name, self.epoch + 1)
+    def _record_epoch(self) -> EpochRecord:
+        state = self.state
+        figures, test_logits = self._evaluator.evaluate(state)
+        require_finite(figures, self.epoch + 1)
         record = EpochRecord(self.epoch + 1, figures)
-        self.records.append(record)
-        self.step, self.partial = 0, Running()
-        if self.objective.chosen(self.records) is record:
-            self.best = self._describe_best(test_logits)
-        if self.complete or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+        state.records.append(record)
+        state.step, state.totals = 0, MetricAccumulator()
+        if self.objective.chosen(state.records) is record:
+            state.best = results.best_epoch(state, self.images, test_logits)
+        if self.complete or self.store.is_due:
             self.save()
         return record
 
-    def _is_test_due(self, figures: Mapping[str, float]) -> bool:
-        """Whether the epoch with these training and validation figures evaluates the test images."""
-        if self.test_schedule != "best":
-            return self.test_schedule == "every"
-        name = self.objective.name
-        if name not in figures:  # seconds or memory, which are known only after evaluation
-            return True
-        best = replace(self.objective, strategy="best").chosen(self.records)
-        return self.objective.better(figures[name], best.metrics[name] if best else None)
-
-    def _missing_test_figures(self, chosen: EpochRecord) -> dict[str, float]:
-        """Test figures of the chosen epoch if its record has none; its logits are then in ``best``."""
-        if not len(self.fed["test"]) or records.TEST_LOSS in chosen.metrics:
-            return {}
-        logits, labels = self._predict("test", self._best_network())
-        self.best["test_logits"] = logits.cpu()
-        figures = scores("test", logits, labels)
-        for name, value in figures.items():
-            self._refuse_nan(value, name, chosen.epoch)
-        return figures
-
-    def _best_network(self) -> nn.Module:
-        """A copy of the network as it was at the best epoch."""
-        network = copy.deepcopy(self.averaged.module if self.averaged is not None else self.model)
-        network.load_state_dict(self.best["model"], strict=False)
-        return network
-
     def evaluate_test(self) -> tuple[Tensor, Tensor]:
-        """Logits, float32 (N, K), and labels, int64 (N,), of the test images as the network is now."""
-        return self._predict("test")
-
-    def _predict(self, name: str, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """Logits, float32 (N, K), and labels, int64 (N,), of a part's images, in its order.
-
-        Args:
-            model: the network to use. Default: as it is now, averaged where that is asked for.
-        """
-        if model is None:
-            model = self.averaged.module if self.averaged is not None else self.model
-        network = self._trained_part(model.eval())
-        part = self.fed[name]
-        prepared = (lambda features: features) if self.prefix.layers else self._normalised
-        with torch.inference_mode():
-            pairs = [(self.forward(network, prepared(images)), labels) for images, labels in self._batches_of(part)]
-        return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
-
-    def _refuse_nan(self, value: float, name: str, epoch: int) -> None:
-        if not math.isfinite(value):
-            raise DivergedError(f"diverged in epoch {epoch}: {name} is {value}")
-
-    def _out_of_patience(self) -> bool:
-        best = replace(self.objective, strategy="best").chosen(self.records)
-        patience = self.config.train.patience
-        return patience is not None and best is not None and self.epoch - best.epoch >= patience
-
-    # ---- what is kept ----------------------------------------------------------------------------------------------
+        """Logits, float32 (N, K), and labels, int64 (N,), of the test images now."""
+        return self._evaluator.predict(self.state.evaluated, "test")
 
     def save(self) -> None:
-        """Write a checkpoint of this moment. Where there is no room for it, say so: the one before it stays."""
-        last = {
-            "records": [{"epoch": record.epoch, "metrics": dict(record.metrics)} for record in self.records],
-            "step": self.step,
-            "partial": self.partial.state(),
-            "model": self._changed(self.model),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": self._average() if self.averaged is not None else None,
-        }
-        files: dict[str, Mapping[str, Any]] = {"last.pt": last}
-        if self.best:
-            files["best.pt"] = self.best
-        try:
-            saved = checkpoint.save(
-                self.folder / "checkpoints", files,
-                trial=self.trial.id, epoch=self.epoch, step=self.step, allowed=self.allowed,
-            )  # fmt: skip
-            if saved is not None:
-                self.kept(saved)
-        except OSError as error:
-            self.warn(f"no checkpoint of epoch {self.epoch} could be written: {disk.said(error, self.folder)}")
-        self._saved_at = time.monotonic()
+        """Write a checkpoint. If it cannot be written, warn; the one before it stays."""
+        self.store.save(self.state, self.hooks)
 
-    def _take_up(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        folder = self.folder / "checkpoints"
-        checkpoint.sweep_drafts(folder)
-        found = checkpoint.newest(folder, self.trial.id, self.warn)
-        if found is None:
-            return
-        last = found.read("last.pt")
-        self.records = [EpochRecord(record["epoch"], record["metrics"]) for record in last["records"]]
-        self.step, self.partial = last["step"], Running(**last["partial"])
-        self.model.load_state_dict(last["model"], strict=False)
-        self.optimizer.load_state_dict(last["optimizer"])
-        if self.averaged is not None and last["averaged"] is not None:
-            self.averaged.module.load_state_dict(last["averaged"]["model"], strict=False)
-            self.averaged.n_averaged.fill_(last["averaged"]["steps"])
-        if (found.folder / "best.pt").exists():
-            self.best = found.read("best.pt")
-
-    def _average(self) -> dict[str, Any]:
-        """The moving average: what changes in it, and the steps that it has seen."""
-        assert self.averaged is not None
-        return {"model": self._changed(self.averaged.module), "steps": int(self.averaged.n_averaged)}
-
-    def _changed(self, model: nn.Module) -> dict[str, Tensor]:
-        """The tensors that training changes; the rest is rebuilt from the seed and the weights."""
-        state = model.state_dict()
-        return {name: state[name].detach().to("cpu", copy=True) for name in self.changing}
-
-    def _describe_best(self, test_logits: Tensor | None) -> dict[str, Any]:
-        model = self.averaged.module if self.averaged is not None else self.model
-        return {
-            "epoch": self.epoch,
-            "model": self._changed(model),
-            "classes": list(self.classes),
-            "image_size": self.side,
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
-            "test_logits": test_logits.cpu() if test_logits is not None else None,
-        }
-
-    def _export(self) -> dict[str, Any]:
-        """The best epoch with every tensor of the network: usable without the weights that it started from."""
-        state = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        kept = {name: value for name, value in self.best.items() if name != "test_logits"}
-        return kept | {"model": state | self.best["model"]}
-
-    def finish(self) -> dict[str, Any]:
-        """Write ``best.pt`` and ``predictions.npz`` of a complete trial.
-
-        Returns:
-            Plain facts of the end: epochs, best_epoch, best_value, parameters, the files with their sha256, and
-            "test": the test figures of best_epoch, unless its record has them already.
-        """
-        chosen = self.objective.chosen(self.records)
-        trainable, total = models.count_parameters(self.model)
-        facts: dict[str, Any] = {
-            "epochs": self.epoch,
-            "best_epoch": chosen.epoch if chosen else None,
-            "best_value": chosen.metrics[self.objective.name] if chosen else None,
-            "parameters_trainable": trainable,
-            "parameters_total": total,
-            "prefix": self._say_prefix(),
-            "test": {},
-            "files": {},
-        }
-        if chosen is None or not self.best or not self.allowed():
+    def finish(self) -> results.TrialFacts:
+        """Write ``best.pt`` and ``predictions.npz`` of a complete trial."""
+        facts = results.describe(self.state, self.objective, self.inputs)
+        chosen, best = self.objective.chosen(self.records), self.state.best
+        if chosen is None or best is None or not self.hooks.owns_sweep():
             return facts
-        facts["test"] = self._missing_test_figures(chosen)
-        logits = self.best["test_logits"]
-        if logits is not None:
-            labels = self.test.labels[self.test.index]
-            _replace(
-                self.folder / "predictions.npz",
-                lambda file: np.savez_compressed(
-                    file,
-                    index=self.split.test,
-                    labels=labels.cpu().numpy(),
-                    logits=logits.numpy(),
-                ),
-            )
-        _replace(self.folder / "best.pt", lambda file: torch.save(self._export(), file))
-        disk.sync(self.folder, above=2)  # the journal is about to say that they are there
-        written = ("predictions.npz", "best.pt") if logits is not None else ("best.pt",)
-        facts["files"] = {name: checkpoint.digest(self.folder / name) for name in written}
+        logits = best["test_logits"]
+        if len(self.images.test) and records.TEST_LOSS not in chosen.metrics:
+            logits, labels = self._evaluator.predict(self.state.best_network(), "test")
+            facts["test"] = scores("test", logits, labels)
+            require_finite(facts["test"], chosen.epoch)
+        folder, test = self.store.folder, self.images.test
+        facts["files"] = results.write_results(folder, self.model, best, test, logits)
         return facts
 
-    def _say_prefix(self) -> str | None:
-        """How the frozen leading layers were run; None where there are none."""
-        if not self.prefix.layers:
-            return f"run each time: {self.prefix.why_not}" if self.prefix.why_not else None
-        kept = "all images" if "train" in self.fed else "validation and test images"
-        shared = ", augmented ones shared in the pack" if self.lockstep is not None else ""
-        return f"{len(self.prefix.layers)} layers, features kept of {kept}{shared}"
-
-    def draw(self) -> dict[str, Any]:
-        """Write the sheets of the best epoch of a complete trial to ``activations/``, for the same image in each trial.
-
-        Works on a copy of the network: the trial stays as it is, random states included.
-
-        Returns:
-            Plain facts: folder, files in forward order, step = best epoch, share of dead channels by ReLU as metrics.
+    def draw_activation_maps(self) -> results.DrawnMaps:
+        """Write the activation maps of the best epoch of a complete trial.
 
         Raises:
-            InterruptedError: a stop was asked for meanwhile.
+            InterruptedError: a stop was requested meanwhile.
         """
-        network = self._best_network()
-        image = self.test.images[self.example]
-        about = f"test image {self.example} ({self.classes[int(self.test.labels[self.example])]})"
-        dead = activation_maps.find_dead(network, self._looked_at(self.test))
-        drawn = activation_maps.sheets(
-            network,
-            self._normalised(image[None])[0],
-            dead=dead,
-            width=activation_maps.TRACKED_WIDTH,
-            greys=activation_maps.TRACKED_GREYS,
+        assert self.state.best is not None
+        network, epoch = self.state.best_network(), self.state.best["epoch"]
+        return results.draw_activation_maps(
+            self.store.folder, network, self.images, epoch, self.hooks.should_stop
         )
-        files = activation_maps.save(self.folder / activation_maps.KEY, drawn, dead, image=about)
-        return {"key": activation_maps.KEY, "files": files, "step": self.best["epoch"], "metrics": dead.shares}
-
-    def _batches_of(self, part: _Part) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in part.batches():
-            yield batch
-            self.alive()
-
-    def _looked_at(self, part: _Part) -> Iterator[Tensor]:
-        for images, _ in part.batches():
-            if self.should_stop():
-                raise InterruptedError("the sweep is being stopped")
-            yield self._normalised(images)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, as evaluation feeds them."""
-        return self._normalise(images.float() / 255)
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        """float32 (B, C, H, W) in [0, 1] -> as the network takes them."""
-        return ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
 
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given: a GPU is told of work and not waited for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def fit(training: Training) -> Iterator[EpochRecord]:
-    """Run a trial to its end, or to where it is asked to stop; yields one record per epoch."""
-    while not training.complete:
-        record = training.advance()
+def fit(trainer: Trainer) -> Iterator[EpochRecord]:
+    """Train to the end, or until a stop is requested; yields one record per epoch."""
+    while not trainer.complete:
+        record = trainer.train_epoch()
         if record is None:
             return
         yield record
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of the split: images uint8 (N, C, H, W) or features (N, ...), labels int64 (N,), the rows that count."""
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Fresh tensors: images uint8 (B, C, H, W), labels int64 (B,), at ``positions`` of the part."""
-        rows = self.index[positions.to(self.index.device)]
-        return feature_cache.take(self.images, rows), self.labels[rows]
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in order."""
-        for rows in torch.split(self.index, EVAL_BATCH):
-            yield feature_cache.take(self.images, rows), self.labels[rows]
-
-
-def _digest(rows: Tensor) -> str:
-    return hashlib.sha256(rows.cpu().numpy().tobytes()).hexdigest()
-
-
-def _most_frequent(sizes: Iterable[int]) -> int:
-    """The size that most batches have; the largest of equally frequent ones."""
-    return max(Counter(sizes).items(), key=lambda pair: (pair[1], pair[0]))[0]
-
-
-def _changing(model: nn.Module) -> list[str]:
-    """Names of the tensors that training changes: trainable weights, and statistics that still move."""
-    model.train()
-    still = {
-        f"{name}.{buffer}" if name else buffer
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training
-        for buffer, _ in module.named_buffers(recurse=False)
-    }
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return [name for name in model.state_dict() if name not in still and name not in frozen]
-
-
-def _replace(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file beside and rename it into place, so that it is never half there."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())  # the journal is about to say that it is there
-    draft.replace(path)

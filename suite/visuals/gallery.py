@@ -1,6 +1,7 @@
-"""What a report cannot make without the data: augmentations on a few images, test images that tell arms apart.
+"""Images for the report that need the dataset: augmentation samples, discriminating test images.
 
-Files for the sweep's parent run, made at the end of a launch, from the images and the trials' stored predictions.
+They become files of the sweep's parent run at the end of a launch, made from the images and the
+trials' stored predictions.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from suite.data.batches import statistics
 from suite.storage.journal import TrialHistory
 
 AUGMENTATIONS, IMAGES = "augmentations.png", "test_images.npz"
-SHOWN, TIMES = 4, 3  # images in the grid, and how often each augmentation is drawn on each
-TELLING = 24  # test images kept for each arm and each way in which it differs from a baseline
-MOST = 2_000  # test images kept in all
-THUMBNAIL = 96  # pixels of a side; larger test images are kept in this size
+SHOWN, TIMES = 4, 3  # images in the grid, and samples of each augmentation per image
+MAX_PER_PAIR = 24  # test images for each arm, baseline and direction of the difference
+MAX_IMAGES = 2_000  # test images in total
+THUMBNAIL = 96  # pixels per side; larger test images are scaled down
 
 Pixels = npt.NDArray[np.uint8]
 Steps = Sequence[Frozen]
@@ -40,88 +41,103 @@ _PAPER, _INK = "#ffffff", "#1c1e21"
 
 
 def illustrations(
-    items: Sequence[TrialHistory], images_of: Callable[[TrialHistory], Dataset], folder: Path
+    trials: Sequence[TrialHistory], images_of: Callable[[TrialHistory], Dataset], folder: Path
 ) -> dict[str, bytes]:
-    """``pictures`` of a sweep that has ended, on the images of its baseline's trials.
+    """``pictures`` of a finished sweep, on the images of its baseline's trials.
 
     Args:
-        items: the trials of its plan.
+        trials: of its plan.
         images_of: the images of a trial.
-        folder: of the sweep.
+        folder: the sweep's.
     """
-    if not items:
+    if not trials:
         return {}
-    configs = [read_stored_config(item.trial.config) for item in items]
-    based = [item for item in items if item.entry.get("baseline")]
-    dataset = images_of((based or items)[0])
+    configs = [read_stored_config(history.trial.config) for history in trials]
+    baseline = [history for history in trials if history.entry.get("baseline")]
+    dataset = images_of((baseline or trials)[0])
     files: dict[str, list[Path]] = {}
-    for item in sorted(items, key=lambda item: item.trial.seed):
-        if item.status is Status.FINISHED and images_of(item) is dataset:
-            files.setdefault(item.trial.arm, []).append(folder / "trials" / item.trial.id / "predictions.npz")
-    return pictures(dataset, configs, files, list(dict.fromkeys(item.trial.arm for item in based)))
+    for history in sorted(trials, key=lambda history: history.trial.seed):
+        if history.status is Status.FINISHED and images_of(history) is dataset:
+            path = folder / "trials" / history.trial.id / "predictions.npz"
+            files.setdefault(history.trial.arm, []).append(path)
+    return pictures(
+        dataset, configs, files, list(dict.fromkeys(history.trial.arm for history in baseline))
+    )
 
 
 def pictures(
-    dataset: Dataset, configs: Iterable[TrialConfig], files: Mapping[str, Sequence[Path]], baselines: Sequence[str]
+    dataset: Dataset,
+    configs: Iterable[TrialConfig],
+    files: Mapping[str, Sequence[Path]],
+    baselines: Sequence[str],
 ) -> dict[str, bytes]:
-    """The files that a sweep's parent run should hold; a file that there is nothing for is left out.
+    """The image files of a sweep's parent run by name; without files that would be empty.
 
     Args:
         dataset: the images of the baseline's trials.
         configs: of all trials.
-        files: arm -> ``predictions.npz`` of its finished trials on ``dataset``, in the order of their seeds.
-        baselines: arms that others are compared with; where there is none, all are compared with the first.
+        files: arm -> ``predictions.npz`` of its finished trials on ``dataset``, in order of seeds.
+        baselines: arms to compare the others with. If empty: the first arm.
     """
-    found = {}
+    content = {}
     if steps := augmentations(configs):
-        found[AUGMENTATIONS] = augmentation_grid(dataset, steps)
-    if len(index := worth_keeping(files, baselines)):
-        found[IMAGES] = kept_images(dataset, index)
-    return found
+        content[AUGMENTATIONS] = augmentation_grid(dataset, steps)
+    if len(index := discriminating_images(files, baselines)):
+        content[IMAGES] = image_file(dataset, index)
+    return content
 
 
-# ---- augmentations ---------------------------------------------------------------------------------------------------
+# ---- augmentations ----
 
 
 def augmentations(configs: Iterable[TrialConfig]) -> dict[str, Steps]:
-    """What arms do to training images: a name -> settings, each once; without ``none``.
+    """The augmentations of all arms by name, each once; without ``none``.
 
-    Where one name stands for several settings, these follow it.
+    If a name has several settings, they follow it in parentheses.
     """
-    found: dict[str, dict[str, Steps]] = {}
+    by_name: dict[str, dict[str, Steps]] = {}
     for config in configs:
         if settings := config.pipeline():
-            found.setdefault(config.augment, {}).setdefault(_settings(settings), settings)
+            by_name.setdefault(config.augment, {}).setdefault(_settings(settings), settings)
     named: dict[str, Steps] = {}
-    for name, variants in found.items():
+    for name, variants in by_name.items():
         for text, steps in variants.items():
             named[name if len(variants) == 1 else f"{name} ({text})"] = steps
     return named
 
 
 def _settings(steps: Steps) -> str:
-    each = (step.model_dump(exclude={"type"}, exclude_none=True).items() for step in steps)
-    return "; ".join(", ".join(f"{name}={value}" for name, value in items) or "defaults" for items in each)
+    all_settings = (step.model_dump(exclude={"type"}, exclude_none=True).items() for step in steps)
+    return "; ".join(
+        ", ".join(f"{name}={value}" for name, value in items) or "defaults"
+        for items in all_settings
+    )
 
 
 def augmentation_grid(
-    dataset: Dataset, steps: Mapping[str, Steps], seed: int = 0, shown: int = SHOWN, times: int = TIMES
+    dataset: Dataset,
+    steps: Mapping[str, Steps],
+    seed: int = 0,
+    shown: int = SHOWN,
+    times: int = TIMES,
 ) -> bytes:
-    """The same few training images under each augmentation, as PNG: one column of tiles for each drawing.
+    """The same few training images under each augmentation, as PNG.
 
-    The first row has the originals; each further row one augmentation, drawn ``times`` times on each image. An image
-    that is mixed is mixed with the original to the left of its own, the first with the last. Masks are painted with the
-    mean of the training images.
+    The first row shows the originals; each further row one augmentation, drawn ``times`` times on
+    each image. Mixes combine an image with the original to its left, the first with the last. Masks
+    have the mean colour of the training images.
 
     Args:
-        dataset: images are taken from different classes, drawn by ``seed``.
-        steps: name -> settings, as ``augmentations`` gives them.
+        dataset: the images come from different classes, chosen by ``seed``.
+        steps: from ``augmentations``.
     """
     images = torch.from_numpy(np.array(dataset.train_images[_examples(dataset, seed, shown)]))
     fill = statistics(dataset.train_images, np.arange(min(len(dataset.train_images), 10_000)))[0]
     rows = []
     for name, settings in steps.items():
-        pipeline = augment.build(settings, dataset.image_size, dataset.num_classes, tuple(float(v) for v in fill))
+        pipeline = augment.build(
+            settings, dataset.image_size, dataset.num_classes, tuple(float(v) for v in fill)
+        )
         generator = torch.Generator().manual_seed(stream(seed, f"gallery:{name}"))
         labels = torch.zeros(len(images), dtype=torch.int64)
         drawn = [_as_pixels(pipeline(images, labels, generator)[0]) for _ in range(times)]
@@ -130,12 +146,12 @@ def augmentation_grid(
 
 
 def _examples(dataset: Dataset, seed: int, count: int) -> npt.NDArray[np.int64]:
-    """Rows of ``count`` training images, of as many classes as there are."""
+    """Rows of ``count`` training images from as many classes as possible."""
     order = np.random.default_rng(stream(seed, "gallery")).permutation(len(dataset.train_labels))
-    repeat = np.zeros(len(order), np.int64)  # how many of its class come before it
+    repeat = np.zeros(len(order), np.int64)  # earlier images of the same class
     for label in range(dataset.num_classes):
-        own = dataset.train_labels[order] == label
-        repeat[own] = np.arange(own.sum())
+        is_label = dataset.train_labels[order] == label
+        repeat[is_label] = np.arange(is_label.sum())
     return np.sort(order[np.argsort(repeat, kind="stable")[:count]])
 
 
@@ -147,8 +163,9 @@ def _as_pixels(images: Tensor) -> Pixels:
 
 
 def _sheet(originals: Pixels, rows: Sequence[tuple[str, Pixels]], times: int) -> bytes:
-    """``originals`` (images, H, W, 3) above ``rows`` of (images, times, H, W, 3), each with its name."""
-    side = originals.shape[1] * max(1, round(_TILE / originals.shape[1])) if originals.shape[1] <= _TILE else _TILE
+    """PNG of ``originals`` (images, H, W, 3) above named ``rows`` (images, times, H, W, 3)."""
+    pixels = originals.shape[1]
+    side = pixels * max(1, round(_TILE / pixels)) if pixels <= _TILE else _TILE
     pitch = side + _GAP
     group = times * pitch + _BETWEEN
     size = _LABEL + len(originals) * group, (len(rows) + 1) * pitch + 3 * _BETWEEN
@@ -161,19 +178,21 @@ def _sheet(originals: Pixels, rows: Sequence[tuple[str, Pixels]], times: int) ->
         top = 2 * _BETWEEN + place * pitch
         _write(pen, top + side // 2, name)
         for number, repeat in np.ndindex(tiles.shape[:2]):
-            _paste(sheet, tiles[number, repeat], (_LABEL + number * group + repeat * pitch, top), side)
+            _paste(
+                sheet, tiles[number, repeat], (_LABEL + number * group + repeat * pitch, top), side
+            )
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
 def _paste(sheet: Image.Image, pixels: Pixels, at: tuple[int, int], side: int) -> None:
-    how = Image.Resampling.NEAREST if len(pixels) <= side else Image.Resampling.LANCZOS
-    sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), how), at)
+    resampling = Image.Resampling.NEAREST if len(pixels) <= side else Image.Resampling.LANCZOS
+    sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), resampling), at)
 
 
 def _write(pen: ImageDraw.ImageDraw, middle: int, text: str) -> None:
-    """A label of at most three lines, broken where names are joined."""
+    """A label of at most three lines, broken between names."""
     font = ImageFont.load_default(16)
     lines = [""]
     for part in text.replace("+", " +\0").replace(" (", "\0(").replace(", ", ",\0").split("\0"):
@@ -184,66 +203,79 @@ def _write(pen: ImageDraw.ImageDraw, middle: int, text: str) -> None:
             lines[-1] = joined
     lines = [*lines[:2], f"{lines[2]} …"] if len(lines) > 3 else lines
     for number, line in enumerate(lines):
-        pen.text((_BETWEEN, middle + (number - (len(lines) - 1) / 2) * 20), line, _INK, font, anchor="lm")
+        pen.text(
+            (_BETWEEN, middle + (number - (len(lines) - 1) / 2) * 20), line, _INK, font, anchor="lm"
+        )
 
 
-# ---- test images -----------------------------------------------------------------------------------------------------
+# ---- test images ----
 
 
-def worth_keeping(
-    files: Mapping[str, Sequence[Path]], baselines: Sequence[str], each: int = TELLING, most: int = MOST
+def discriminating_images(
+    files: Mapping[str, Sequence[Path]],
+    baselines: Sequence[str],
+    per_pair: int = MAX_PER_PAIR,
+    limit: int = MAX_IMAGES,
 ) -> npt.NDArray[np.int64]:
-    """Test images on which arms differ most from a baseline, either way: sorted rows, ``most`` at most.
+    """Sorted rows of test images on which arms differ most from a baseline, at most ``limit``.
 
-    Trials whose predictions cannot be read or be compared are passed over.
+    Trials whose predictions cannot be read or compared are skipped.
     """
     loaded = {arm: read for arm, paths in files.items() if (read := _readable(paths))}
     bases = [arm for arm in baselines if arm in loaded] or list(loaded)[:1]
-    ranked: dict[int, int] = {}  # row -> its best place in any ranking
+    ranked: dict[int, int] = {}  # row -> its best rank
     for base in bases:
         for arm in loaded:
-            for place, row in _differing(loaded[arm], loaded[base], each) if arm != base else ():
+            for place, row in (
+                _discriminating(loaded[arm], loaded[base], per_pair) if arm != base else ()
+            ):
                 ranked[row] = min(place, ranked.get(row, place))
-    chosen = sorted(ranked, key=lambda row: (ranked[row], row))[:most]
+    chosen = sorted(ranked, key=lambda row: (ranked[row], row))[:limit]
     return np.array(sorted(chosen), dtype=np.int64)
 
 
 def _readable(paths: Iterable[Path]) -> list[Predictions]:
-    found = []
+    readable = []
     for path in paths:
         try:
-            found.append(Predictions.read(path))
+            readable.append(Predictions.read(path))
         except ValueError:
             continue
-    return found
+    return readable
 
 
-def _differing(ours: list[Predictions], theirs: list[Predictions], each: int) -> Iterable[tuple[int, int]]:
-    """(place, row) of the most telling images, either way, of all pairs of networks together."""
+def _discriminating(
+    ours: list[Predictions], theirs: list[Predictions], count: int
+) -> Iterable[tuple[int, int]]:
+    """(rank, row) of the images that best tell two arms apart, over all pairs of networks."""
     pairs = min(len(ours), len(theirs))
     try:
         common = predictions.shared([*ours[:pairs], *theirs[:pairs]])
     except ValueError:
         return
     for right, wrong in ((common[:pairs], common[pairs:]), (common[pairs:], common[:pairs])):
-        for place, one in enumerate(predictions.telling(right, wrong, each)):
-            yield place, one.index
+        for rank, image in enumerate(predictions.telling(right, wrong, count)):
+            yield rank, image.index
 
 
-def kept_images(dataset: Dataset, index: npt.NDArray[np.int64], limit: int = MOST) -> bytes:
-    """Some test images as a file for reports, without pickle.
+def image_file(dataset: Dataset, index: npt.NDArray[np.int64], limit: int = MAX_IMAGES) -> bytes:
+    """The first ``limit`` of some test images as a file for reports, without pickle.
 
     Args:
-        index: rows of ``dataset.test_images``; the first ``limit`` are kept.
+        index: rows of ``dataset.test_images``.
 
     Returns:
-        ``.npz``: ``images`` uint8 (M, H, W, 3), at most 96 pixels a side; ``index`` int64 (M,), rows; ``labels`` int64
-        (M,); ``classes``, the names of all classes.
+        ``.npz``: ``images`` uint8 (M, H, W, 3), at most 96 pixels per side; ``index`` int64 (M,);
+        ``labels`` int64 (M,); ``classes``, the names of all classes.
     """
     index = index[:limit]
     images = torch.from_numpy(np.array(dataset.test_images[index]))
     if images.shape[-1] > THUMBNAIL:
-        images = F.interpolate(images.float(), (THUMBNAIL, THUMBNAIL), mode="area").round().to(torch.uint8)
+        images = (
+            F.interpolate(images.float(), (THUMBNAIL, THUMBNAIL), mode="area")
+            .round()
+            .to(torch.uint8)
+        )
     file = io.BytesIO()
     np.savez_compressed(
         file,

@@ -45,7 +45,12 @@ def why_not() -> str:
     for command in ("ip", "unshare", "ssh", "ssh-keygen"):
         if shutil.which(command) is None:
             return f"hosts in namespaces need `{command}`"
-    if subprocess.run(["unshare", "--pid", "--fork", "--mount", "--net", "true"], check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount", "--net", "true"], check=False
+        ).returncode
+        != 0
+    ):
         return "this machine allows no namespaces"
     return ""
 
@@ -60,7 +65,9 @@ def tools() -> Path:
     if not (folder / "usr/sbin/sshd").exists():
         draft = folder.with_name(f"{folder.name}-{os.getpid()}")
         draft.mkdir(parents=True)
-        fetched = subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=draft, capture_output=True, check=False)
+        fetched = subprocess.run(
+            ["apt-get", "download", "-qq", *PACKAGES], cwd=draft, capture_output=True, check=False
+        )
         if fetched.returncode != 0:
             shutil.rmtree(draft)
             pytest.skip("no sshd and rsync: apt-get cannot download them")
@@ -78,10 +85,23 @@ def packages() -> Path:
     """
     wanted = REPO / "requirements-cluster.txt"
     kind = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / f"suite-test-cluster-{kind}"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        / f"suite-test-cluster-{kind}"
+    )
     if not folder.exists():
         draft = folder.with_name(f"{folder.name}-{os.getpid()}")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(draft), "-r", str(wanted)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--target",
+            str(draft),
+            "-r",
+            str(wanted),
+        ]
         if subprocess.run(pip, capture_output=True, check=False).returncode != 0:
             shutil.rmtree(draft, ignore_errors=True)
             pytest.skip("requirements-cluster.txt cannot be installed")
@@ -93,7 +113,9 @@ def make_venv(venv: Path, *more: Path) -> None:
     """An environment with this machine's packages, those of ``packages`` and folders: what set-up would install."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
-    (site / "all.pth").write_text("\n".join(map(str, (sysconfig.get_path("purelib"), packages(), *more))) + "\n")
+    (site / "all.pth").write_text(
+        "\n".join(map(str, (sysconfig.get_path("purelib"), packages(), *more))) + "\n"
+    )
 
 
 class Host:
@@ -107,13 +129,30 @@ class Host:
         self.shared = shared
         self.process: subprocess.Popen[bytes] | None = None
         network.ip("netns", "add", self.namespace)
-        network.ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        network.ip(
+            "link",
+            "add",
+            self.link,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.namespace,
+        )
         network.ip("link", "set", self.link, "master", network.bridge, "up")
         for command in (
             ("addr", "add", f"{self.address}/24", "dev", "eth0"),
             ("link", "set", "eth0", "up"),
             ("link", "set", "lo", "up"),
-            ("route", "add", "default", "via", f"{network.subnet}.1"),  # by its way out Ray finds a host's address
+            (
+                "route",
+                "add",
+                "default",
+                "via",
+                f"{network.subnet}.1",
+            ),  # by its way out Ray finds a host's address
         ):
             network.ip("-n", self.namespace, *command)
         self._make_home()
@@ -128,7 +167,9 @@ class Host:
         network, folder = self.network, self.network.folder
         passwd = network.passwd(self.name, self.home)
         config = folder / f"sshd-{self.name}"
-        environment = " ".join(f"{name}={value}" for name, value in network.session_environment(self).items())
+        environment = " ".join(
+            f"{name}={value}" for name, value in network.session_environment(self).items()
+        )
         config.write_text(
             f"ListenAddress {self.address}\nHostKey {folder / 'host_key'}\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"PermitRootLogin yes\nAuthorizedKeysFile {folder / 'key.pub'}\nSetEnv {environment}\nUseDNS no\n"
@@ -137,7 +178,14 @@ class Host:
         shared = network.shared if self.shared else ""
         sshd = network.tools / "usr/sbin/sshd"
         boot.write_text(
-            BOOT.format(name=self.name, passwd=passwd, shared=shared, mounted=SHARED, sshd=sshd, config=config)
+            BOOT.format(
+                name=self.name,
+                passwd=passwd,
+                shared=shared,
+                mounted=SHARED,
+                sshd=sshd,
+                config=config,
+            )
         )
         with (folder / f"sshd-{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -152,7 +200,9 @@ class Host:
         """Everything that runs there ends at once; the home stays, as a disk does."""
         assert self.process is not None
         if self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)  # `ip netns exec` became unshare, whose end kills the namespace
+            os.kill(
+                self.process.pid, signal.SIGKILL
+            )  # `ip netns exec` became unshare, whose end kills the namespace
             self.process.wait()
 
     def cut(self) -> None:
@@ -170,7 +220,18 @@ class Host:
         """
         bucket = ("root", "tbf", "rate", rate, "burst", "16kb", "latency", queue)
         for command in (
-            ("ip", "netns", "exec", self.namespace, "tc", "qdisc", "replace", "dev", "eth0", *bucket),
+            (
+                "ip",
+                "netns",
+                "exec",
+                self.namespace,
+                "tc",
+                "qdisc",
+                "replace",
+                "dev",
+                "eth0",
+                *bucket,
+            ),
             ("tc", "qdisc", "replace", "dev", self.link, *bucket),
         ):
             self.network._run(*command)
@@ -197,8 +258,15 @@ class Host:
 
     def _wait_for_ssh(self) -> None:
         end = time.monotonic() + 20
-        while subprocess.run(self.network.ssh(self, "true"), capture_output=True, check=False).returncode != 0:
-            assert time.monotonic() < end, (self.network.folder / f"sshd-{self.name}.log").read_text()[-2000:]
+        while (
+            subprocess.run(
+                self.network.ssh(self, "true"), capture_output=True, check=False
+            ).returncode
+            != 0
+        ):
+            assert time.monotonic() < end, (
+                self.network.folder / f"sshd-{self.name}.log"
+            ).read_text()[-2000:]
             time.sleep(0.2)
 
     def _make_home(self) -> None:
@@ -206,13 +274,18 @@ class Host:
         self.home.mkdir()
         venv = self.home / "suite-venv"
         make_venv(venv, self.home / "suite")
-        for script, module, function in (("ray", "ray.scripts.scripts", "main"), ("mlflow", "mlflow.cli", "cli")):
+        for script, module, function in (
+            ("ray", "ray.scripts.scripts", "main"),
+            ("mlflow", "mlflow.cli", "cli"),
+        ):
             file = venv / "bin" / script
             code = f"#!{venv}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
             file.write_text(code)
             file.chmod(0o755)
         (self.home / ".bashrc").write_text(f"export PATH={self.network.tools}/usr/bin:$PATH\n")
-        wanted = (REPO / "requirements.txt").read_text() + (REPO / "requirements-cluster.txt").read_text()
+        wanted = (REPO / "requirements.txt").read_text() + (
+            REPO / "requirements-cluster.txt"
+        ).read_text()
         (venv / "installed").write_text(wanted)
 
 
@@ -227,13 +300,27 @@ class Network:
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder, self.environment = folder, dict(environment or {})
         self.tools = tools()
-        number = next(one for one in range(os.getpid(), os.getpid() + 200) if not _in_use(f"sh{one % 200}x")) % 200
+        number = (
+            next(
+                one
+                for one in range(os.getpid(), os.getpid() + 200)
+                if not _in_use(f"sh{one % 200}x")
+            )
+            % 200
+        )
         self.prefix, self.subnet = f"sh{number}x", f"10.{number + 20}.0"
         self.bridge = f"{self.prefix}b"
         self.hosts: list[Host] = []
         self.shared = folder / "shared"
         self.client = folder / "home-client"
-        for made in (self.shared, self.client / ".ssh", self.client / ".ray", folder / "ray", SHARED, Path("/tmp/ray")):
+        for made in (
+            self.shared,
+            self.client / ".ssh",
+            self.client / ".ray",
+            folder / "ray",
+            SHARED,
+            Path("/tmp/ray"),
+        ):
             made.mkdir(parents=True, exist_ok=True)
         make_venv(self.client / "venv")
         self.python = str(self.client / "venv/bin/python")  # of the one who starts clusters
@@ -262,7 +349,9 @@ class Network:
             subprocess.run(["ip", "netns", "del", host.namespace], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
 
-    def run(self, *command: str, timeout: float = 240, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, timeout: float = 240, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command of the one who starts clusters: a home, and Ray's notes about clusters, of their own."""
         process = self.start(*command, **more)
         try:
@@ -294,13 +383,27 @@ class Network:
 
     def ssh(self, host: Host, command: str) -> list[str]:
         """The command that runs ``command`` on a host."""
-        options = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5")
+        options = (
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ConnectTimeout=5",
+        )
         return ["ssh", *options, "-i", str(self.folder / "key"), f"root@{host.address}", command]
 
     def passwd(self, name: str, home: Path) -> Path:
         """A file for /etc/passwd in which root lives in ``home``."""
-        own = [f"root:x:0:0:root:{home}:/bin/bash", "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin"]
-        others = [line for line in Path("/etc/passwd").read_text().splitlines() if line[:5] not in ("root:", "sshd:")]
+        own = [
+            f"root:x:0:0:root:{home}:/bin/bash",
+            "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin",
+        ]
+        others = [
+            line
+            for line in Path("/etc/passwd").read_text().splitlines()
+            if line[:5] not in ("root:", "sshd:")
+        ]
         file = self.folder / f"passwd-{name}"
         file.write_text("\n".join([*own, *others]) + "\n")
         return file
@@ -316,7 +419,11 @@ class Network:
     @property
     def library_path(self) -> dict[str, str]:
         """Where sshd and rsync find the libraries that were fetched with them."""
-        return {"LD_LIBRARY_PATH": ":".join(str(path) for path in sorted(self.tools.glob("*/lib/*-linux-gnu")))}
+        return {
+            "LD_LIBRARY_PATH": ":".join(
+                str(path) for path in sorted(self.tools.glob("*/lib/*-linux-gnu"))
+            )
+        }
 
     def ip(self, *arguments: str) -> None:
         """Run ``ip``."""

@@ -92,12 +92,16 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             print(f"  {time.monotonic() - began:6.1f} s  {what}", flush=True)
 
     tunnels: list[Any] = []
-    network = Network(tmp_path, {"SLOW": "0.2", "COLUMNS": "200", "SUITE_CACHE": str(tmp_path / "cache")})
+    network = Network(
+        tmp_path, {"SLOW": "0.2", "COLUMNS": "200", "SUITE_CACHE": str(tmp_path / "cache")}
+    )
     try:
         head, first, second = (network.host(name) for name in ("head", "first", "second"))
         text = (REPO / "cluster-local.yaml").read_text()
         text = text.replace("head_ip: REPLACE", f"head_ip: {head.address}")
-        text = text.replace("[REPLACE]", f"[{first.address}, {second.address}]").replace("REPLACE", "root")
+        text = text.replace("[REPLACE]", f"[{first.address}, {second.address}]").replace(
+            "REPLACE", "root"
+        )
         file = tmp_path / "cluster.yaml"
         file.write_text(text)
         seen = network.run(network.python, "-m", "suite.doctor", str(file))
@@ -126,7 +130,9 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         def tunnel(remote: int) -> str:
             """An address of this machine that leads to a port of the head."""
             port = free_port()
-            process = network.start(*ray, "dashboard", str(file), "--port", f"{port}", "--remote-port", f"{remote}")
+            process = network.start(
+                *ray, "dashboard", str(file), "--port", f"{port}", "--remote-port", f"{remote}"
+            )
             tunnels.append(process)
             address, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
             while not answers(address):
@@ -136,7 +142,16 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
 
         def submit(address: str, number: int) -> Any:
             """The sweep as a job, as docs/cluster.md has it."""
-            job = ("job", "submit", "--address", address, "--submission-id", f"sweep-{number}", "--working-dir", ".")
+            job = (
+                "job",
+                "submit",
+                "--address",
+                address,
+                "--submission-id",
+                f"sweep-{number}",
+                "--working-dir",
+                ".",
+            )
             return network.start(*ray, *job, "--", *command.split(), RAY_AUTH_MODE="token")
 
         def up() -> None:
@@ -169,7 +184,9 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         process = submit(jobs, 1)
         work.wait_for(process, trained(4))
         tell(f"the same command goes on, now as a job: {counts()}")
-        stopped = network.run(*ray, "job", "stop", "--address", jobs, "sweep-1", RAY_AUTH_MODE="token")
+        stopped = network.run(
+            *ray, "job", "stop", "--address", jobs, "sweep-1", RAY_AUTH_MODE="token"
+        )
         assert stopped.returncode == 0, stopped.stdout
         said, _ = process.communicate(timeout=60)
         assert "stopped (SIGTERM); launch the same command again" in said, said
@@ -187,12 +204,23 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         assert process.returncode == 0, said
         tell(f"the sweep has ended: {counts()}")
 
-        assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+        assert (
+            set(work.runs().values()) == {"FINISHED"}
+            and len(work.runs()) == 4
+            and work.parents() == ["FINISHED"]
+        )
         assert not work.query("select 1 from runs where status = 'RUNNING'")
         work.assert_tracked()
         uri = tunnel(5000)
         report = network.run(
-            network.python, "-m", "suite.report", "tiny", "--tracking-uri", uri, "--out", f"{tmp_path}/report"
+            network.python,
+            "-m",
+            "suite.report",
+            "tiny",
+            "--tracking-uri",
+            uri,
+            "--out",
+            f"{tmp_path}/report",
         )
         assert report.returncode == 0, report.stdout
         assert "val/acc" in (tmp_path / "report" / "tiny" / "index.html").read_text()
@@ -209,7 +237,9 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         sweep["trial"]["data"]["root"] = str(tmp_path / "images")
         (work.path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
         monkeypatch.setenv("SUITE_CACHE", str(tmp_path / "cache"))
-        assert work.curves() == alone(work.path, tmp_path / "alone", monkeypatch), "figures differ from one machine's"
+        assert work.curves() == alone(work.path, tmp_path / "alone", monkeypatch), (
+            "figures differ from one machine's"
+        )
         tell("figures are those of one machine")
     finally:
         for process in tunnels:

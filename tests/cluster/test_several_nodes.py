@@ -23,7 +23,11 @@ from servers import ObjectStore
 from suite.storage import bucket_journal
 from suite.storage.bucket import Bucket
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
 
 STEP_S = "0.1"  # of the slow network: an epoch has 8 steps
 RAY = "~/suite-venv/bin/ray"
@@ -37,7 +41,9 @@ class Cluster:
             "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "SLOW": STEP_S,
             "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000",
         }  # fmt: skip
-        self.network = Network(folder, environment | {"SUITE_CACHE": "~/suite-cache"})  # a disk for each host
+        self.network = Network(
+            folder, environment | {"SUITE_CACHE": "~/suite-cache"}
+        )  # a disk for each host
         self.store = ObjectStore(folder, f"{self.network.subnet}.1")
         self.network.environment |= self.store.variables()
         self.head = self.network.host("head")
@@ -48,7 +54,9 @@ class Cluster:
         self.on(self.head, f"{RAY} start --head --port=6379 --num-cpus=0 --include-dashboard=false")
 
     def on(self, host: Host, command: str) -> str:
-        done = subprocess.run(self.network.ssh(host, command), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            self.network.ssh(host, command), capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -128,24 +136,37 @@ def test_a_node_without_the_folder_is_refused_before_training(cluster: Cluster, 
     work.write()
     before = files(work.path)
     done = work.sweep(code=6)
-    assert f"node {lonely.address} (blind" in done.stderr and f"does not see {work.there}/runs/tiny" in done.stderr
+    assert (
+        f"node {lonely.address} (blind" in done.stderr
+        and f"does not see {work.there}/runs/tiny" in done.stderr
+    )
     assert worker.address not in done.stderr and "--storage-path" in done.stderr
     assert files(work.path) == before, "something was left behind"
 
 
 def assert_a_lost_node_costs_a_line(
-    cluster: Cluster, work: Work, scratch: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Host], object]
+    cluster: Cluster,
+    work: Work,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lose: Callable[[Host], object],
 ) -> None:
     """Of two workers one goes in the middle: one line, and the figures of one machine."""
     cluster.worker("stays")
     goes = cluster.worker("goes")
     work.write()
     process = work.start()
-    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
+    work.wait_for(
+        process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2
+    )
     lose(goes)
     said = work.end(process)
     assert said.count("was lost") == 1 and goes.address in said, said
-    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    assert (
+        set(work.runs().values()) == {"FINISHED"}
+        and len(work.runs()) == 4
+        and work.parents() == ["FINISHED"]
+    )
     work.assert_tracked()
     assert work.curves() == alone(work.path, scratch, monkeypatch)
 
@@ -178,7 +199,11 @@ def test_a_slow_lossy_network_is_slower_and_nothing_else(
     work.sweep()
     lost = sum(worker.dropped() for worker in workers)
     assert lost > 0, "the network lost nothing"
-    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    assert (
+        set(work.runs().values()) == {"FINISHED"}
+        and len(work.runs()) == 4
+        and work.parents() == ["FINISHED"]
+    )
     work.assert_tracked()
     assert work.curves() == alone(work.path, tmp_path, monkeypatch)
     tally.add()
@@ -197,18 +222,28 @@ def test_nodes_that_share_no_folder_share_an_object_store(
     monkeypatch.setattr(
         Work,
         "journal",
-        property(lambda _: [json.loads(line) for line in bucket_journal.read_journal(there).splitlines()]),
+        property(
+            lambda _: [json.loads(line) for line in bucket_journal.read_journal(there).splitlines()]
+        ),
     )
     cluster.worker("stays", shared=False)
     goes = cluster.worker("goes", shared=False)
-    settings = SWEEP["trial"] | {"model": {"arch": "resnet20"}}  # built in: these nodes do not see the user's modules
+    settings = SWEEP["trial"] | {
+        "model": {"arch": "resnet20"}
+    }  # built in: these nodes do not see the user's modules
     work.write(trial=settings | {"train": settings["train"] | {"epochs": 12}})
     process = work.start("--storage-path", address)
-    work.wait_for(process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2)
+    work.wait_for(
+        process, lambda entries: sum(count >= 2 for count in epochs(entries).values()) == 2
+    )
     goes.pull_the_plug()
     said = work.end(process)
     assert said.count("was lost") == 1 and goes.address in said, said
-    assert set(work.runs().values()) == {"FINISHED"} and len(work.runs()) == 4 and work.parents() == ["FINISHED"]
+    assert (
+        set(work.runs().values()) == {"FINISHED"}
+        and len(work.runs()) == 4
+        and work.parents() == ["FINISHED"]
+    )
     work.assert_tracked()
     assert not (work.path / "runs").exists()
     local = work.path / "runs" / "tiny"
@@ -220,7 +255,9 @@ def test_nodes_that_share_no_folder_share_an_object_store(
 @pytest.mark.fault(18)
 def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, work: Work) -> None:
     cluster.worker("early")
-    long = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 50}}  # until the late node has a worker
+    long = SWEEP["trial"] | {
+        "train": SWEEP["trial"]["train"] | {"epochs": 50}
+    }  # until the late node has a worker
     work.write(trial=long, seeds=[0])
     process = work.start()
     work.wait_for(process, lambda entries: bool(epochs(entries)))
@@ -243,7 +280,12 @@ class StockWork(Work):
     def command(self, *arguments: str, module: str = "") -> list[str]:
         """``arguments``: the sweep file, which it has none of, and options."""
         script = REPO / "tests" / "faults" / "stock.py"
-        words = " ".join([f"python {script} {self.there} --values 0.1,0.2 --pause 0.3 --epochs 60", *arguments[1:]])
+        words = " ".join(
+            [
+                f"python {script} {self.there} --values 0.1,0.2 --pause 0.3 --epochs 60",
+                *arguments[1:],
+            ]
+        )
         where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
         return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
 
@@ -252,7 +294,11 @@ class StockWork(Work):
         return [status for (status,) in self.query("select status from runs")]
 
     def rows(self) -> int:
-        return len(self.query("select 1 from metrics where key = 'loss'")) if (self.path / "mlflow.db").exists() else 0
+        return (
+            len(self.query("select 1 from metrics where key = 'loss'"))
+            if (self.path / "mlflow.db").exists()
+            else 0
+        )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +309,9 @@ class StockWork(Work):
         pytest.param("told-to-go", marks=pytest.mark.fault(17, control=True)),
     ],
 )
-def test_with_tunes_default_a_lost_node_costs_a_trial(cluster: Cluster, work: Work, fault: str) -> None:
+def test_with_tunes_default_a_lost_node_costs_a_trial(
+    cluster: Cluster, work: Work, fault: str
+) -> None:
     stock = StockWork(cluster, f"{work.path.name}-stock")
     cluster.worker("stays")
     goes = cluster.worker("goes")
@@ -303,7 +351,9 @@ def test_on_the_slow_network_what_is_not_sent_again_is_lost(cluster: Cluster, wo
     worker = cluster.worker("slow")
     worker.slow_down()
     listener = subprocess.Popen(
-        cluster.network.ssh(cluster.head, f"python3 -c '{LISTEN}'"), stdout=subprocess.PIPE, text=True
+        cluster.network.ssh(cluster.head, f"python3 -c '{LISTEN}'"),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert listener.stdout is not None and listener.stdout.readline() == "ready\n"
     cluster.on(worker, f"python3 -c '{SEND.format(head=cluster.head.address)}'")
@@ -318,11 +368,15 @@ def test_a_node_without_the_folder_is_noticed_once_it_trains(cluster: Cluster, w
     cluster.worker("blind", shared=False)
     process = stock.start("--epochs", "3")
     process.communicate(timeout=150)
-    assert "FINISHED" in stock.statuses() and {"FAILED", "RUNNING"} & {*stock.statuses()}, stock.statuses()
+    assert "FINISHED" in stock.statuses() and {"FAILED", "RUNNING"} & {*stock.statuses()}, (
+        stock.statuses()
+    )
 
 
 @pytest.mark.fault(16, control=True)
-def test_without_its_head_runs_stay_running_and_others_go_on(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_without_its_head_runs_stay_running_and_others_go_on(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     cluster = Cluster(tmp_path_factory.mktemp("hosts"))
     try:
         stock = StockWork(cluster, "head-stock")
@@ -338,7 +392,9 @@ def test_without_its_head_runs_stay_running_and_others_go_on(tmp_path_factory: p
         cluster.worker("three")
         cluster.worker("four")
         stock.end(stock.start("--restore"))
-        assert "RUNNING" in stock.statuses() and len(stock.statuses()) > 2, "one run for each of two trials"
+        assert "RUNNING" in stock.statuses() and len(stock.statuses()) > 2, (
+            "one run for each of two trials"
+        )
     finally:
         cluster.network.close()
         cluster.store.close()

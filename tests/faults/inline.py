@@ -39,10 +39,14 @@ def checkpoints_in_place() -> None:
     """Checkpoints are written where they are read, and believed."""
     from suite.storage import checkpoint
 
-    def save(folder: Path, files: Any, *, trial: str, epoch: int, step: int, allowed: Any = None) -> Path:
+    def save(
+        folder: Path, files: Any, *, trial: str, epoch: int, step: int, allowed: Any = None
+    ) -> Path:
         target = folder / checkpoint._name(epoch, step)
         target.mkdir(parents=True, exist_ok=True)
-        checkpoint._write_text(target / checkpoint.MANIFEST, f'{{"epoch": {epoch}, "step": {step}}}')
+        checkpoint._write_text(
+            target / checkpoint.MANIFEST, f'{{"epoch": {epoch}, "step": {step}}}'
+        )
         for name, content in files.items():
             checkpoint._write(target / name, content)
         return target
@@ -81,7 +85,9 @@ def runs_by_memory() -> None:
 # ---- in the process --------------------------------------------------------------------------------------------------
 
 
-def launch(folder: str, at: int = 0, build: str = "", options: dict[str, Any] | None = None) -> None:
+def launch(
+    folder: str, at: int = 0, build: str = "", options: dict[str, Any] | None = None
+) -> None:
     """Launch ``sweep.yaml`` in ``folder``; ends this process with its exit code, or with SIGKILL at the point ``at``.
 
     Args:
@@ -106,7 +112,11 @@ def launch(folder: str, at: int = 0, build: str = "", options: dict[str, Any] | 
         with Path("output.txt").open("a") as file:
             console = Console(file=file, width=200)
             code = api.run(
-                "sweep.yaml", options=Options(**(options or {})), report=False, console=console, storage_path="runs"
+                "sweep.yaml",
+                options=Options(**(options or {})),
+                report=False,
+                console=console,
+                storage_path="runs",
             ).exit_code
     except SuiteError as error:
         print(f"error: {error}", flush=True)
@@ -141,7 +151,9 @@ class _Points:
     def _hooked(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             self._reach()
-            safe = self._safe(arguments[0]) if name == "fsync" else b""  # what comes while it syncs is not
+            safe = (
+                self._safe(arguments[0]) if name == "fsync" else b""
+            )  # what comes while it syncs is not
             result = real(*arguments, **options)
             os.write(self.synced, safe)
             self._reach()
@@ -189,17 +201,18 @@ def _note_epochs() -> None:
     that the journal tells others of.
     """
     from suite.storage.journal import Journal
-    from suite.training import trainer
+    from suite.training import state
+    from suite.training.trainer import Trainer
 
-    trainer.SAVE_EVERY_S = 0.0
-    kept = trainer.Training._close_epoch
+    state.SAVE_EVERY_S = 0.0
+    record_epoch = Trainer._record_epoch
 
     def close(self: Any) -> Any:
         with Path("trained").open("a") as file:
             file.write(f"{self.trial.id} {self.epoch + 1}\n")
-        return kept(self)
+        return record_epoch(self)
 
-    trainer.Training._close_epoch = close  # type: ignore[method-assign]
+    Trainer._record_epoch = close  # type: ignore[method-assign]
     opened = Journal.__init__
 
     def tell(entry: dict[str, Any]) -> None:
@@ -253,7 +266,9 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["preload", "inline"])
         kept = os.environ.get("PYTHONPATH", "")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), kept])  # it passes over sys.path
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [str(Path(__file__).parent), kept]
+        )  # it passes over sys.path
         try:
             forkserver.ensure_running()
         finally:
@@ -290,7 +305,8 @@ def cut_power(folder: Path, names: bool = False) -> int:
             sizes[inode] = safe
         else:
             listed[inode, made[inode]] = {
-                name: (child, made[child] if is_folder else None) for name, (child, is_folder) in safe.items()
+                name: (child, made[child] if is_folder else None)
+                for name, (child, is_folder) in safe.items()
             }
 
     def lay(target: Path, inode: int, birth: int) -> None:
@@ -328,7 +344,9 @@ def _all_is_safe(folder: Path) -> None:
     for path in (folder, *(folder / "runs").rglob("*"), folder / "runs"):
         if path.is_dir():
             inside = [folder / "runs"] if path == folder else path.iterdir()
-            safe: Any = {each.name: [each.stat().st_ino, each.is_dir()] for each in inside if each.exists()}
+            safe: Any = {
+                each.name: [each.stat().st_ino, each.is_dir()] for each in inside if each.exists()
+            }
         elif path.exists():
             safe = path.stat().st_size
         else:

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 MODULES = (
-    "suite.training.trainer", "suite.training.joint", "suite.planning.measure", "suite.models.trained",
+    "suite.training.setup", "suite.training.joint", "suite.planning.measure", "suite.models.trained",
     "suite.launch", "suite.execution.ray_session", "suite.execution.tuner",
     "suite.sweep.__main__",
     "suite.visuals.gallery", "suite.system.torchvision_import",

@@ -66,14 +66,18 @@ def main() -> None:
 
     folder = given.folder.absolute()
     storage = (given.storage or folder / "ray").absolute()
-    callback = MLflowLoggerCallback(given.uri or f"sqlite:///{folder}/mlflow.db", experiment_name=EXPERIMENT)
+    callback = MLflowLoggerCallback(
+        given.uri or f"sqlite:///{folder}/mlflow.db", experiment_name=EXPERIMENT
+    )
     trainable = tune.with_resources(train, {"cpu": 1, "gpu": given.gpu})
     space = {
         "lr": tune.grid_search([float(value) for value in given.values.split(",")]),
         "epochs": given.epochs, "pause": given.pause, "bytes": given.bytes,
     }  # fmt: skip
     if given.restore:
-        tuner = tune.Tuner.restore(str(storage / EXPERIMENT), trainable, param_space=space, resume_unfinished=True)
+        tuner = tune.Tuner.restore(
+            str(storage / EXPERIMENT), trainable, param_space=space, resume_unfinished=True
+        )
     else:
         tuner = tune.Tuner(
             trainable,

@@ -39,7 +39,11 @@ class Stock:
         self.folder = folder
 
     def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
-        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+        }
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), str(self.folder), *options], cwd=self.folder, env=kept | variables,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -98,8 +102,12 @@ def stock(tmp_path: Path) -> Stock:
 
 
 @pytest.mark.fault(1, 3, 4, control=True, full=True)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
-def test_a_stopped_sweep_leaves_runs_running_and_goes_on_in_others(stock: Stock, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name
+)
+def test_a_stopped_sweep_leaves_runs_running_and_goes_on_in_others(
+    stock: Stock, number: signal.Signals
+) -> None:
     process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 5)
     process.send_signal(number)
@@ -137,7 +145,11 @@ def test_with_tunes_default_a_trial_does_not_outlive_its_worker(stock: Stock) ->
     """FailureConfig(max_failures=0). With retries the stock stack survives this one too (tried with 3)."""
     process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 3)
-    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in one.name()]
+    workers = [
+        one
+        for one in psutil.Process(process.pid).children(recursive=True)
+        if "ImplicitFunc" in one.name()
+    ]
     assert workers, "no worker is named as Ray 2.60 names those of a function"
     workers[0].kill()
     process.communicate(timeout=120)
@@ -166,7 +178,9 @@ def test_a_trial_does_not_outlive_a_full_disk(stock: Stock, small: Path) -> None
     stock.wait_for_rows(process, 3)
     fill(small, 0)
     end_of_wait = time.monotonic() + 90
-    while process.poll() is None and "FAILED" not in stock.runs() and time.monotonic() < end_of_wait:
+    while (
+        process.poll() is None and "FAILED" not in stock.runs() and time.monotonic() < end_of_wait
+    ):
         time.sleep(0.2)
     ended, runs = process.poll(), stock.runs()
     if ended is None:
@@ -219,9 +233,13 @@ def test_torch_takes_weights_of_another_network_without_a_word(tmp_path: Path) -
     from suite import models
     from suite.config import ModelConfig
 
-    torch.save(models.build(ModelConfig(arch="resnet34_cifar"), 10).state_dict(), tmp_path / "other.pth")
+    torch.save(
+        models.build(ModelConfig(arch="resnet34_cifar"), 10).state_dict(), tmp_path / "other.pth"
+    )
     network = models.build(ModelConfig(arch="resnet18_cifar"), 10)
-    left = network.load_state_dict(torch.load(tmp_path / "other.pth", weights_only=True), strict=False)
+    left = network.load_state_dict(
+        torch.load(tmp_path / "other.pth", weights_only=True), strict=False
+    )
     assert left.unexpected_keys, "layers of the other network that were passed over"
 
 
@@ -239,7 +257,9 @@ def test_while_a_server_is_away_nothing_is_trained(stock: Stock) -> None:
         assert before
         time.sleep(8)
         after = len(list(stock.folder.glob("ray/stock/*/checkpoint_*")))
-        assert process.poll() is not None or after - before <= 10, "it trained on: 100 epochs of 0.15 s fit"
+        assert process.poll() is not None or after - before <= 10, (
+            "it trained on: 100 epochs of 0.15 s fit"
+        )
     finally:
         end(process)
         if server.process.poll() is None:
@@ -250,7 +270,9 @@ def test_while_a_server_is_away_nothing_is_trained(stock: Stock) -> None:
 def test_without_its_server_the_sweep_ends_before_its_trials_do(stock: Stock) -> None:
     server = Server(stock.folder)
     server.start()
-    process = stock.start("--uri", server.uri, "--epochs", "30", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    process = stock.start(
+        "--uri", server.uri, "--epochs", "30", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"
+    )
     try:
         stock.wait_for_rows(process, 5)
         server.kill()
@@ -394,7 +416,9 @@ def test_the_newest_state_is_the_one_with_the_largest_name(tmp_path: Path) -> No
     """Names carry the wall clock, so after it stepped back the older file is taken."""
     from ray.tune.execution.experiment_state import _find_newest_experiment_checkpoint
 
-    older, newer = (tmp_path / f"experiment_state-2026-11-28_{hour}-00-00.json" for hour in (12, 11))
+    older, newer = (
+        tmp_path / f"experiment_state-2026-11-28_{hour}-00-00.json" for hour in (12, 11)
+    )
     older.write_text("{}")
     newer.write_text("{}")
     os.utime(older, (1, 1))
@@ -407,7 +431,14 @@ def test_a_head_with_a_port_of_its_own_does_not_start_where_it_is_taken() -> Non
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--node-ip-address=127.0.0.1"]
+        ray = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--node-ip-address=127.0.0.1",
+        ]
         done = subprocess.run(
             [*ray, f"--port={taken.getsockname()[1]}", "--include-dashboard=false"], capture_output=True, text=True,
             timeout=120, check=False,

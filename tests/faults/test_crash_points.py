@@ -53,7 +53,13 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Folder(path)
     folder.write(
         trial={
-            "data": {"name": "digits", "image_size": 8, "train_size": 100, "val_size": 50, "test_size": 50},
+            "data": {
+                "name": "digits",
+                "image_size": 8,
+                "train_size": 100,
+                "val_size": 50,
+                "test_size": 50,
+            },
             "model": {"arch": "tiny_net:build"},
             "train": {"epochs": EPOCHS, "batch_size": 50, "lr": 0.05, "precision": "fp32"},
         },
@@ -62,7 +68,16 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         activations=False,
     )
     uri = default_uri("sqlite:///mlflow.db", path)
-    entry = {"seq": 1, "ts_ms": 1, "kind": "launch", "token": "t", "numerics": {}, "text": "", "file": "", "data": {}}
+    entry = {
+        "seq": 1,
+        "ts_ms": 1,
+        "kind": "launch",
+        "token": "t",
+        "numerics": {},
+        "text": "",
+        "file": "",
+        "data": {},
+    }
     MlflowTracker("another", uri, default_artifacts(uri), "j").apply(entry)
     return path
 
@@ -91,7 +106,11 @@ def left(folder: Path) -> Left:
     seen = Folder.__new__(Folder)
     seen.path, seen.name = folder, "tiny"
     curves = seen.curves()
-    rows = {key: values for key, values in seen.metric_rows().items() if not key[1].startswith(("time/", "memory/"))}
+    rows = {
+        key: values
+        for key, values in seen.metric_rows().items()
+        if not key[1].startswith(("time/", "memory/"))
+    }
     assert all(len(values) == 1 for values in rows.values()), "a metric row was doubled"
     names = {entry["id"]: entry["name"] for entry in seen.journal if entry["kind"] == "trial"}
     kept: dict[str, Any] = {}
@@ -111,7 +130,9 @@ def left(folder: Path) -> Left:
         "parents": seen.parents(),
         "ends": {names[trial]: status for trial, status in last.items()},
         "kept": kept,
-        "champion": [names[entry["id"]] for entry in seen.journal if entry["kind"] == "champion"][-1:],
+        "champion": [names[entry["id"]] for entry in seen.journal if entry["kind"] == "champion"][
+            -1:
+        ],
     }
 
 
@@ -160,7 +181,9 @@ def noted(folder: Path, name: str) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def survive(processes: Processes, folder: Path, unbroken: Left, at: int, cut: str, build: str = "") -> bool:
+def survive(
+    processes: Processes, folder: Path, unbroken: Left, at: int, cut: str, build: str = ""
+) -> bool:
     """Crash at a point, launch again, compare; whether there was a crash: this time it may have had fewer points."""
     code = processes.launch(folder, at, build)
     if code == 0:
@@ -171,7 +194,9 @@ def survive(processes: Processes, folder: Path, unbroken: Left, at: int, cut: st
     if cut:
         cut_power(folder, names=cut == "names")
     safe, before = durable(folder), noted(folder, "trained")
-    assert min(safe, recorded(folder)) >= told, f"point {at}: others were told of {told} epochs, and fewer are safe"
+    assert min(safe, recorded(folder)) >= told, (
+        f"point {at}: others were told of {told} epochs, and fewer are safe"
+    )
     code = processes.launch(folder, 0, "" if build.endswith("_synced") else build)
     assert code == 0, f"point {at}: exit code {code}\n{(folder / 'output.txt').read_text()}"
     assert noted(folder, "trained") - before <= EPOCHS * ARMS - safe, (
@@ -187,7 +212,9 @@ def chosen(total: int, count: int, seed: int) -> list[int]:
     """Crash points spread over a launch, one drawn from each stretch."""
     drawn = random.Random(seed)
     width = total / count
-    return sorted({1 + min(total - 1, int(width * (number + drawn.random()))) for number in range(count)})
+    return sorted(
+        {1 + min(total - 1, int(width * (number + drawn.random()))) for number in range(count)}
+    )
 
 
 @pytest.mark.slow
@@ -195,13 +222,21 @@ def chosen(total: int, count: int, seed: int) -> list[int]:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("cut", CUTS, ids=list(CUTS.values()))
 def test_a_crash_at_any_point_loses_and_doubles_nothing(
-    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, tally: Tally, cut: str, part: int
+    processes: Processes,
+    empty: Path,
+    unbroken: Left,
+    tmp_path: Path,
+    tally: Tally,
+    cut: str,
+    part: int,
 ) -> None:
     whole = fresh(empty, tmp_path / "whole")
     assert processes.launch(whole) == 0
     total = points(whole)
     every = 3 if cut == "content" else 1  # of these few find what the other two do not
-    asked = list(range(1 + part, total + 1, PARTS * every) if FULL else chosen(total, 8, seed=len(cut)))
+    asked = list(
+        range(1 + part, total + 1, PARTS * every) if FULL else chosen(total, 8, seed=len(cut))
+    )
     for at in asked:
         folder = fresh(empty, tmp_path / f"{at}")
         tally.add(int(survive(processes, folder, unbroken, at, cut)))
@@ -244,7 +279,13 @@ def test_a_crash_after_a_crash_after_a_crash(
     ],
 )  # fmt: skip
 def test_broken_builds_do_not_survive(
-    processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, build: str, cut: str, least: int
+    processes: Processes,
+    empty: Path,
+    unbroken: Left,
+    tmp_path: Path,
+    build: str,
+    cut: str,
+    least: int,
 ) -> None:
     whole = fresh(empty, tmp_path / "whole")
     assert processes.launch(whole, 0, build) == 0, "undisturbed, a broken build must do its work"
@@ -256,7 +297,9 @@ def test_broken_builds_do_not_survive(
         except (AssertionError, OSError, ValueError, RuntimeError, EOFError):
             failed += 1
         shutil.rmtree(folder)
-    assert failed >= least, f"{build} fails at {failed} of 24 crashes, not {least}: the harness sees too little"
+    assert failed >= least, (
+        f"{build} fails at {failed} of 24 crashes, not {least}: the harness sees too little"
+    )
 
 
 @pytest.mark.slow
@@ -289,7 +332,9 @@ def test_a_clock_that_stepped_back_changes_nothing(
     for entry in entries:
         del entry["crc"]
     journal.write_text(
-        "".join(json.dumps(entry | {"ts_ms": entry["ts_ms"] + 1000 * ahead}) + "\n" for entry in entries)
+        "".join(
+            json.dumps(entry | {"ts_ms": entry["ts_ms"] + 1000 * ahead}) + "\n" for entry in entries
+        )
     )
     assert processes.launch(folder) == 0, (folder / "output.txt").read_text()
     found = left(folder)

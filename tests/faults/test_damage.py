@@ -24,8 +24,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     generator = torch.Generator().manual_seed(0)
     for epoch in (3, 4):
-        model = {f"layer{number}.weight": torch.randn(64, 64, generator=generator) for number in range(4)}
-        files = {"last.pt": {"model": model, "step": 0}, "best.pt": {"model": model, "epoch": epoch}}
+        model = {
+            f"layer{number}.weight": torch.randn(64, 64, generator=generator) for number in range(4)
+        }
+        files = {
+            "last.pt": {"model": model, "step": 0},
+            "best.pt": {"model": model, "epoch": epoch},
+        }
         checkpoint.save(folder, files, trial=TRIAL, epoch=epoch, step=0)
     return folder
 
@@ -41,7 +46,11 @@ def assert_passed_over(folder: Path, warnings: list[str]) -> None:
     found = checkpoint.newest(folder, TRIAL, warnings.append)
     assert found is not None and found.epoch == 3, "damage was not noticed"
     assert found.read("last.pt")["step"] == 0
-    assert len(warnings) == 1 and "is damaged" in warnings[0] and "going on from the one before it" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "is damaged" in warnings[0]
+        and "going on from the one before it" in warnings[0]
+    )
     assert len(list(folder.glob("*.corrupt"))) == 1
 
 
@@ -88,8 +97,12 @@ def test_each_of_twenty_truncations_is_noticed(saved: Path, tmp_path: Path, tall
 
 
 @pytest.mark.fault(21)
-@pytest.mark.parametrize("how", ["no manifest", "empty folder", "no file", "another trial's", "another name"])
-def test_what_is_missing_or_strange_is_noticed(saved: Path, tmp_path: Path, tally: Tally, how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["no manifest", "empty folder", "no file", "another trial's", "another name"]
+)
+def test_what_is_missing_or_strange_is_noticed(
+    saved: Path, tmp_path: Path, tally: Tally, how: str
+) -> None:
     folder, newest = damaged(saved, tmp_path / "it")
     manifest = newest / checkpoint.MANIFEST
     if how == "no manifest":
@@ -123,7 +136,9 @@ def test_without_its_manifest_a_cut_checkpoint_is_taken(
 
 
 @pytest.mark.fault(21)
-def test_without_a_good_one_the_trial_starts_anew(saved: Path, tmp_path: Path, tally: Tally) -> None:
+def test_without_a_good_one_the_trial_starts_anew(
+    saved: Path, tmp_path: Path, tally: Tally
+) -> None:
     folder, _ = damaged(saved, tmp_path / "it")
     for file in folder.rglob("last.pt"):
         file.write_bytes(b"")
@@ -138,11 +153,18 @@ def test_a_journal_torn_anywhere_in_its_last_line_is_read(tmp_path: Path, tally:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     for number in range(5):
-        journal.append("epoch", id="t", epoch=number, metrics={"val/acc": 0.1 * number, "test/läss": float("nan")})
+        journal.append(
+            "epoch",
+            id="t",
+            epoch=number,
+            metrics={"val/acc": 0.1 * number, "test/läss": float("nan")},
+        )
     journal.close()
     whole = path.read_bytes()
     last = whole.rstrip(b"\n").rindex(b"\n") + 1
-    cuts = range(last, len(whole)) if FULL else random.Random(20).sample(range(last, len(whole)), 20)
+    cuts = (
+        range(last, len(whole)) if FULL else random.Random(20).sample(range(last, len(whole)), 20)
+    )
     for cut in cuts:
         path.write_bytes(whole[:cut])
         assert len(read(path)) == 4
@@ -150,12 +172,16 @@ def test_a_journal_torn_anywhere_in_its_last_line_is_read(tmp_path: Path, tally:
         again.append("close", status="finished")
         again.close()
         entries = read(path)
-        assert [entry["seq"] for entry in entries] == [1, 2, 3, 4, 5] and entries[-1]["kind"] == "close"
+        assert [entry["seq"] for entry in entries] == [1, 2, 3, 4, 5] and entries[-1][
+            "kind"
+        ] == "close"
         tally.add()
 
 
 @pytest.mark.fault(20)
-def test_a_journal_damaged_before_its_end_is_refused_with_its_line(tmp_path: Path, tally: Tally) -> None:
+def test_a_journal_damaged_before_its_end_is_refused_with_its_line(
+    tmp_path: Path, tally: Tally
+) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     for number in range(4):
@@ -163,8 +189,14 @@ def test_a_journal_damaged_before_its_end_is_refused_with_its_line(tmp_path: Pat
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
     for number in range(3):
-        path.write_bytes(b"".join(b"#" + line[1:] if place == number else line for place, line in enumerate(lines)))
-        with pytest.raises(EnvironmentProblem, match=rf"journal\.jsonl:{number + 1}: the journal is damaged"):
+        path.write_bytes(
+            b"".join(
+                b"#" + line[1:] if place == number else line for place, line in enumerate(lines)
+            )
+        )
+        with pytest.raises(
+            EnvironmentProblem, match=rf"journal\.jsonl:{number + 1}: the journal is damaged"
+        ):
             read(path)
         tally.add()
 
@@ -193,7 +225,9 @@ def test_a_changed_journal_is_refused(tmp_path: Path, tally: Tally) -> None:
         changed.append([first, bytes(flipped), third, *rest])
     for lines in changed:
         path.write_bytes(b"".join(lines))
-        with pytest.raises(EnvironmentProblem, match=r"journal\.jsonl:[1-4]: the journal is damaged"):
+        with pytest.raises(
+            EnvironmentProblem, match=r"journal\.jsonl:[1-4]: the journal is damaged"
+        ):
             read(path)
         tally.add()
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WIDE = (
     TINY.replace(
         "import os, time\n",
-        "import os, time\nimport suite.training.trainer\n\nsuite.training.trainer.SAVE_EVERY_S = 0.0\n",
+        "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n",
     )
     + """
 
@@ -50,7 +50,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(place)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(place)],
+            capture_output=True,
+            check=False,
         ).returncode
     ):
         pytest.skip("no small disk can be mounted here: that needs root")
@@ -61,7 +63,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
 def fill(place: Path, leave: int) -> Path:
     """A file that leaves so many bytes free."""
     ballast = place / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:  # others write there too
+    with (
+        contextlib.suppress(OSError),
+        ballast.open("wb", buffering=0) as file,
+    ):  # others write there too
         while (left := disk.free(place) - leave) > 0:
             file.write(b"\0" * min(left, 2**20))
     return ballast
@@ -70,7 +75,11 @@ def fill(place: Path, leave: int) -> Path:
 def wide_sweep(folder: Folder) -> None:
     (folder.path / "tiny_net.py").write_text(WIDE)
     trial = {**SWEEP["trial"], "model": {"arch": "tiny_net:wide"}}
-    folder.write(trial={**trial, "train": {**trial["train"], "epochs": 8, "lr": 0.001}}, parameters=None, seeds=[0])
+    folder.write(
+        trial={**trial, "train": {**trial["train"], "epochs": 8, "lr": 0.001}},
+        parameters=None,
+        seeds=[0],
+    )
 
 
 def epochs_done(count: int) -> Any:
@@ -97,7 +106,9 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     assert "No space left on device" in output and "free at" in output and "Traceback" not in output
-    assert folder.runs() == {"tiny seed=0": "FINISHED"} or set(folder.runs().values()) == {"FINISHED"}
+    assert folder.runs() == {"tiny seed=0": "FINISHED"} or set(folder.runs().values()) == {
+        "FINISHED"
+    }
     folder.assert_tracked()
     assert folder.curves() == alone(folder.path, tmp_path / "alone", monkeypatch)
     tally.add()
@@ -129,12 +140,16 @@ def test_too_little_room_at_the_start_is_refused(folder: Folder, small: Path, ta
     fill(small, 5 * 2**20)
     done = folder.sweep("--storage-path", str(small), code=6)
     assert "disk full: checkpoints need" in done.stderr and "5 MiB free" in done.stderr, done.stderr
-    assert [path.name for path in small.iterdir()] == ["ballast"] and not (folder.path / "mlflow.db").exists()
+    assert [path.name for path in small.iterdir()] == ["ballast"] and not (
+        folder.path / "mlflow.db"
+    ).exists()
     tally.add()
 
 
 @pytest.mark.fault(20, full=True)
-def test_a_full_disk_below_the_database_is_waited_for(folder: Folder, small: Path, tally: Tally) -> None:
+def test_a_full_disk_below_the_database_is_waited_for(
+    folder: Folder, small: Path, tally: Tally
+) -> None:
     folder.write(parameters=None, seeds=[0])
     uri = f"sqlite:///{small}/mlflow.db"
     process = folder.start("--tracking-uri", uri, SLOW="0.1")
@@ -191,7 +206,9 @@ def test_a_journal_is_given_up_when_it_is_closed_on_a_full_disk(small: Path, tal
 
 
 @pytest.mark.fault(24)
-def test_a_read_only_folder_is_refused_before_anything_starts(folder: Folder, small: Path, tally: Tally) -> None:
+def test_a_read_only_folder_is_refused_before_anything_starts(
+    folder: Folder, small: Path, tally: Tally
+) -> None:
     folder.write()
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     done = folder.sweep("--storage-path", str(small / "runs"), code=6)
@@ -203,5 +220,7 @@ def test_a_read_only_folder_is_refused_before_anything_starts(folder: Folder, sm
 def test_a_sentence_about_room(tmp_path: Path) -> None:
     assert disk.lacking(tmp_path, 0, "checkpoints") == ""
     text = disk.lacking(tmp_path / "not" / "there", 2**60, "checkpoints")
-    assert text.startswith("disk full: checkpoints need 1073741824 GiB, ") and text.endswith("there")
+    assert text.startswith("disk full: checkpoints need 1073741824 GiB, ") and text.endswith(
+        "there"
+    )
     assert issubclass(EnvironmentProblem, Exception)

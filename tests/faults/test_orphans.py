@@ -19,7 +19,9 @@ from suite.storage.journal import LAUNCH_FILE
 def written_after_a_takeover(folder: Path) -> set[str]:
     """Train a trial whose folder another launch takes over after the first of three epochs; the files it wrote then."""
     (folder / LAUNCH_FILE).write_text("mine")
-    shared = SimpleNamespace(storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None)
+    shared = SimpleNamespace(
+        storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None
+    )
     given = asdict(trial(epochs=3))
     member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(
@@ -36,7 +38,9 @@ def written_after_a_takeover(folder: Path) -> set[str]:
         member.advance()
     member.suspend()
     after = seen()
-    return {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    return {
+        path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+    }
 
 
 @pytest.mark.fault(5)
@@ -46,7 +50,9 @@ def test_what_an_orphan_trains_is_written_nowhere(tmp_path: Path, tally: Tally) 
 
 
 @pytest.mark.fault(5, control=True)
-def test_one_that_does_not_look_whose_folder_it_is_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_look_whose_folder_it_is_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A broken build."""
     monkeypatch.setattr(FolderTrialStorage, "owns_sweep", lambda self: True)
     assert "predictions.npz" in written_after_a_takeover(tmp_path)

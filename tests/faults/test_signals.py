@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # The worker keeps a checkpoint of every epoch, as a longer sweep does every 30 s.
 OFTEN = TINY.replace(
-    "import os, time\n", "import os, time\nimport suite.training.trainer\n\nsuite.training.trainer.SAVE_EVERY_S = 0.0\n"
+    "import os, time\n",
+    "import os, time\nimport suite.training.state\n\nsuite.training.state.SAVE_EVERY_S = 0.0\n",
 )
 SLEEPS = """
 
@@ -122,7 +123,9 @@ def test_a_sweep_stopped_and_killed_again_and_again(
     folder.assert_reported()
     assert curves == alone(folder.path, tmp_path / "alone", monkeypatch)
     assert max(ends_s) < 10, ends_s
-    tally.figures["signal to exit"] = f"{statistics.median(ends_s):.1f} s (longest {max(ends_s):.1f})"
+    tally.figures["signal to exit"] = (
+        f"{statistics.median(ends_s):.1f} s (longest {max(ends_s):.1f})"
+    )
     tally.figures["relaunch to first new epoch"] = (
         f"{statistics.median(first_epoch_s):.1f} s (longest {max(first_epoch_s):.1f})"
     )
@@ -141,7 +144,11 @@ def test_workers_killed_one_after_another(
     while process.poll() is None and len(killed) < 6 and time.monotonic() < end:
         running = {entry["id"] for entry in folder.journal if entry["kind"] == "epoch"} - killed
         running -= {entry["id"] for entry in folder.journal if entry["kind"] == "end"}
-        workers = [one for one in ours(process) if one.name().startswith("ray::") and "train" in one.name().lower()]
+        workers = [
+            one
+            for one in ours(process)
+            if one.name().startswith("ray::") and "train" in one.name().lower()
+        ]
         if running and workers:
             workers[0].kill()
             killed |= running  # whichever of them it was
@@ -149,7 +156,9 @@ def test_workers_killed_one_after_another(
         time.sleep(0.05)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
-    assert tally.kills >= 3, "two trials run at a time: so often there was one that had not lost a worker"
+    assert tally.kills >= 3, (
+        "two trials run at a time: so often there was one that had not lost a worker"
+    )
     assert output.count("the worker died") >= tally.kills and "came out differently" not in output
     curves = folder.curves()
     assert folder.runs() == dict.fromkeys(curves, "FINISHED")
@@ -237,20 +246,31 @@ def test_a_signal_to_all_is_a_signal_to_the_driver(
 
 @pytest.mark.fault(3, full=True)
 @pytest.mark.parametrize("child", ["gcs_server", "raylet", "ray::"])
-def test_a_signal_while_ray_starts_is_one_to_the_suite(folder: Folder, tally: Tally, child: str) -> None:
+def test_a_signal_while_ray_starts_is_one_to_the_suite(
+    folder: Folder, tally: Tally, child: str
+) -> None:
     """Ray has handlers of its own there, which end the process at once."""
     often(folder)
     process = folder.start(SLOW="0.1")
     end = time.monotonic() + 60
-    while not (below := [one for one in ours(process) if _line(one).startswith(child) or one.name() == child]):
+    while not (
+        below := [
+            one for one in ours(process) if _line(one).startswith(child) or one.name() == child
+        ]
+    ):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     began = time.monotonic()
     to_the_group(process, [])
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143 and "stopped (SIGTERM); launch the same command again" in output, output
+    assert (
+        process.returncode == 143 and "stopped (SIGTERM); launch the same command again" in output
+    ), output
     assert time.monotonic() - began < 20  # heard once Ray is there: it has to be ended in order
-    assert left_of(below, 15) == [] and "RUNNING" not in [*folder.runs().values(), *folder.parents()]
+    assert left_of(below, 15) == [] and "RUNNING" not in [
+        *folder.runs().values(),
+        *folder.parents(),
+    ]
     tally.add()
 
 
@@ -258,7 +278,9 @@ def test_a_signal_while_ray_starts_is_one_to_the_suite(folder: Folder, tally: Ta
 def test_without_the_mask_ray_goes_first(folder: Folder) -> None:
     """A build that starts Ray as Ray starts itself."""
     often(folder)
-    (folder.path / "sitecustomize.py").write_text("import signal\nsignal.pthread_sigmask = lambda how, mask: set()\n")
+    (folder.path / "sitecustomize.py").write_text(
+        "import signal\nsignal.pthread_sigmask = lambda how, mask: set()\n"
+    )
     process = folder.start(SLOW="0.1", PYTHONPATH=f"{folder.path}:{REPO}")
     folder.wait_for(process, epochs_done(3))
     to_the_group(process, [])
@@ -272,16 +294,28 @@ def test_a_worker_that_outlives_its_driver_writes_nothing(folder: Folder, tally:
     often(folder, parameters=None, seeds=[0])
     process = folder.start(SLOW="0.1")
     folder.wait_for(process, epochs_done(2))
-    (worker,) = [one for one in ours(process) if one.name().startswith("ray::") and "train" in one.name().lower()]
+    (worker,) = [
+        one
+        for one in ours(process)
+        if one.name().startswith("ray::") and "train" in one.name().lower()
+    ]
     worker.suspend()
     process.kill()
     process.communicate()
     folder.sweep()
-    before = {path: path.stat().st_mtime_ns for path in (folder.path / "runs").rglob("*") if path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (folder.path / "runs").rglob("*")
+        if path.is_file()
+    }
     with contextlib.suppress(psutil.NoSuchProcess):  # Ray may have ended it as it went down itself
         worker.resume()
     assert left_of([worker], 30) == [], "the orphan stays"
-    after = {path: path.stat().st_mtime_ns for path in (folder.path / "runs").rglob("*") if path.is_file()}
+    after = {
+        path: path.stat().st_mtime_ns
+        for path in (folder.path / "runs").rglob("*")
+        if path.is_file()
+    }
     assert after == before, "the orphan wrote"
     folder.assert_tracked()
     tally.add(kills=1)
@@ -310,7 +344,9 @@ def test_without_the_watchdog_it_hangs(folder: Folder) -> None:
     process = folder.start()
     folder.wait_for(process, lambda journal: any(entry["kind"] == "start" for entry in journal))
     with pytest.raises(subprocess.TimeoutExpired):
-        process.communicate(timeout=70)  # with one, the test above is told of the hang twice by then
+        process.communicate(
+            timeout=70
+        )  # with one, the test above is told of the hang twice by then
     process.kill()
     process.communicate()
 
@@ -325,7 +361,9 @@ def test_the_same_sweep_started_twice_within_a_moment(folder: Folder, tally: Tal
         codes = sorted(process.returncode for process in both)
         if number == 0:
             assert codes == [0, 5], outputs
-            refused = next(text for process, text in zip(both, outputs, strict=True) if process.returncode == 5)
+            refused = next(
+                text for process, text in zip(both, outputs, strict=True) if process.returncode == 5
+            )
             assert "already running: process" in refused and "Traceback" not in refused
         else:  # nothing is left to run, so the second may come after the first has ended
             assert codes in ([0, 0], [0, 5]), outputs

@@ -22,10 +22,21 @@ from test_tracking import Story
 
 from suite import tracking
 from suite.storage.journal import Entry
-from suite.tracking import MemoryTracker, MlflowTracker, Sender, TrackingUnavailable, default_artifacts, default_uri
+from suite.tracking import (
+    MemoryTracker,
+    MlflowTracker,
+    Sender,
+    TrackingUnavailable,
+    default_artifacts,
+    default_uri,
+)
 from suite.tracking import sender as sending
 
-VARYING = ("mlflow.parentRunId", "suite.champion_run", "suite.made")  # ids of runs, and when they were made
+VARYING = (
+    "mlflow.parentRunId",
+    "suite.champion_run",
+    "suite.made",
+)  # ids of runs, and when they were made
 SEEDS = 200 if FULL else 40
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -143,12 +154,16 @@ def run(tracker: MemoryTracker, entries: list[Entry], cursor: Path) -> None:
 
 
 @pytest.mark.fault(28, 30, control=True)
-def test_a_sender_that_passes_over_what_fails_loses_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_that_passes_over_what_fails_loses_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A broken build: one try for each entry."""
     entries = long_story(0)
     calm, flaky = MemoryTracker(folder=tmp_path), Flaky(random.Random(0), 0.2, folder=tmp_path)
     run(calm, entries, tmp_path / "calm")
-    monkeypatch.setattr(Sender, "_failed", lambda self, error: self._advance([self._entries[self._next]]))
+    monkeypatch.setattr(
+        Sender, "_failed", lambda self, error: self._advance([self._entries[self._next]])
+    )
     monkeypatch.setattr(Sender, "_sleep", lambda self, seconds: None)
     run(flaky, entries, tmp_path / "cursor")
     assert content(flaky) != content(calm)
@@ -176,7 +191,9 @@ def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tall
     """Another process holds it, longer than MLflow itself waits in the full matrix (25 s; it gives up after 20)."""
     seconds = 25 if FULL else 3
     entries = long_story(1)
-    sender = Sender(MlflowTracker("sweep", store, default_artifacts(store), "j1", tmp_path), tmp_path / "cursor")
+    sender = Sender(
+        MlflowTracker("sweep", store, default_artifacts(store), "j1", tmp_path), tmp_path / "cursor"
+    )
     for entry in entries[:12]:
         sender.put(entry)
     assert sender.drain(60)
@@ -205,7 +222,12 @@ def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tall
     assert len(found) == expected and all(count == 1 for *_, count in found)
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
-        names = [name for (name,) in connection.execute("select name from runs where lifecycle_stage = 'active'")]
+        names = [
+            name
+            for (name,) in connection.execute(
+                "select name from runs where lifecycle_stage = 'active'"
+            )
+        ]
     assert len(names) == len(set(names)), "a stray run"
     tally.add()
     tally.figures["locked for"] = f"{seconds} s"
@@ -220,7 +242,9 @@ def test_eight_writers_on_one_database(store: str, tmp_path: Path, tally: Tally)
     def project(number: int) -> None:
         folder = tmp_path / f"w{number}"
         folder.mkdir()
-        tracker = MlflowTracker(f"sweep{number}", store, default_artifacts(store), f"j{number}", folder)
+        tracker = MlflowTracker(
+            f"sweep{number}", store, default_artifacts(store), f"j{number}", folder
+        )
         sender = Sender(tracker, folder / "cursor")
         for entry in entries:
             sender.put(entry)

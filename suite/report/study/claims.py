@@ -67,7 +67,10 @@ def claims(items: Sequence[TrialHistory], roles: Roles, rules: Rules) -> list[Cl
     found += _freezing_and_head(roles, trials, rules)
     for shallow, deep in roles.depths:
         found.append(_degrades(shallow, deep, trials.get(shallow, {}), trials.get(deep, {}), rules))
-    doubtful = {*analysis.lost_seeds(judged), *(item.trial.arm for item in judged if not item.ended)}
+    doubtful = {
+        *analysis.lost_seeds(judged),
+        *(item.trial.arm for item in judged if not item.ended),
+    }
     return [_cautious(claim, doubtful) for claim in found]
 
 
@@ -113,9 +116,14 @@ def _overfits(arm: str, trials: ByPair) -> Claim:
     if not losses:
         return Claim(text, UNKNOWN, "No validation loss of a finished trial.", _OVERFITS)
     lowest = [min(known, key=lambda epoch: known[epoch]) for known in losses]
-    rose = [_rises_to_the_end(known, known[epoch]) for known, epoch in zip(losses, lowest, strict=True)]
+    rose = [
+        _rises_to_the_end(known, known[epoch]) for known, epoch in zip(losses, lowest, strict=True)
+    ]
     early = [epoch < OVERFITS_BEFORE and higher for epoch, higher in zip(lowest, rose, strict=True)]
-    short = any(max(known) < OVERFITS_BEFORE and not higher for known, higher in zip(losses, rose, strict=True))
+    short = any(
+        max(known) < OVERFITS_BEFORE and not higher
+        for known, higher in zip(losses, rose, strict=True)
+    )
     told = (
         f"Lowest validation loss at epoch {_range(lowest)}, at the last epoch at least {100 * RISE:g} % above that in "
         f"{sum(rose)} of {some(len(rose), 'seed')}{_few(len(rose))}."
@@ -124,9 +132,7 @@ def _overfits(arm: str, trials: ByPair) -> Claim:
         told += f" The trials were shorter than {OVERFITS_BEFORE} epochs."
     gaps = [gap for item in trials.values() if (gap := _gap(item)) is not None]
     if gaps:
-        told += (
-            f" Training less validation accuracy at the last epoch: {points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
-        )
+        told += f" Training less validation accuracy at the last epoch: {points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
     return Claim(text, _all_or_none(early, short), told, _OVERFITS)
 
 
@@ -143,7 +149,9 @@ def _all_or_none(early: Sequence[bool], short: bool) -> str:
 
 
 def _by_epoch(item: TrialHistory, metric: str) -> dict[int, float]:
-    return {record.epoch: record.metrics[metric] for record in item.curve if metric in record.metrics}
+    return {
+        record.epoch: record.metrics[metric] for record in item.curve if metric in record.metrics
+    }
 
 
 def _gap(item: TrialHistory) -> float | None:
@@ -227,12 +235,22 @@ def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rule
         both = set(values[0]) & set(values[1])
         means = [1 - np.mean([each[pair] for pair in sorted(both)]) for each in values]
         kind = "Training" if metric == TRAIN_ACC else "test"
-        told.append(f"{kind} error {figure(metric, float(means[1]))} against {figure(metric, float(means[0]))} %")
-    outcome = outcomes[0] if outcomes[0] == outcomes[1] else NOT_REPRODUCED if NOT_REPRODUCED in outcomes else UNKNOWN
+        told.append(
+            f"{kind} error {figure(metric, float(means[1]))} against {figure(metric, float(means[0]))} %"
+        )
+    outcome = (
+        outcomes[0]
+        if outcomes[0] == outcomes[1]
+        else NOT_REPRODUCED
+        if NOT_REPRODUCED in outcomes
+        else UNKNOWN
+    )
     return Claim(text, outcome, f"{', '.join(told)}; {_enough(len(differences))}.")
 
 
-def _same(text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool = False, note: str = "") -> Claim:
+def _same(
+    text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool = False, note: str = ""
+) -> Claim:
     """That ``ours`` ends as well as ``theirs``, or with ``no_worse`` that it ends no worse.
 
     Refuted only if the whole interval lies outside the margin.
@@ -282,7 +300,9 @@ _TWO_CAUSES = (
 # ---- over seeds ------------------------------------------------------------------------------------------------------
 
 
-def _interval(differences: Mapping[int, float], level: float, margin: float = 0.0) -> tuple[float, float] | None:
+def _interval(
+    differences: Mapping[int, float], level: float, margin: float = 0.0
+) -> tuple[float, float] | None:
     """The sign-flip interval of one difference; None if the seeds are too few for the level."""
     if len(differences) < LEAST_SEEDS:
         return None
@@ -306,7 +326,9 @@ def _few(seeds: int) -> str:
 
 
 def _enough(seeds: int) -> str:
-    return some(seeds, "seed") + ("" if seeds >= LEAST_SEEDS else f", of {LEAST_SEEDS} needed to tell")
+    return some(seeds, "seed") + (
+        "" if seeds >= LEAST_SEEDS else f", of {LEAST_SEEDS} needed to tell"
+    )
 
 
 def _range(values: Iterable[int]) -> str:
