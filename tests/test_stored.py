@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from suite.config import DataConfig, TrialConfig, read_stored_config, read_stored_params, trained_with_remainder
 from suite.config.stored import NAMED_IMAGES
 from suite.data import load
-from suite.tracking.projection import flatten
+from suite.tracking.tags import flatten
 
 NEW = {"last_batch", "evaluate_test", "nesterov", "decay"}
 

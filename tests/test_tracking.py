@@ -36,7 +36,9 @@ from suite.tracking import (
     resolve_weights,
     search_seed_of,
 )
-from suite.tracking.projection import Projection, flatten, safe_key
+from suite.tracking.projection import Projection
+from suite.tracking.tags import flatten
+from suite.tracking.text import safe_key
 
 pytestmark = [
     pytest.mark.filterwarnings(

@@ -13,7 +13,7 @@ from typing import Any
 from suite.core.errors import EnvironmentProblem, SuiteError, brief
 from suite.core.redaction import redacted
 from suite.system import signals
-from suite.tracking.projection import HOME, JOURNAL, KIND
+from suite.tracking.tags import HOME, JOURNAL, KIND
 from suite.tracking.uri import mlflow_client, sqlite_file, warm
 
 _DEADLINE_S = 6.0

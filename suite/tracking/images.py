@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 from suite.core.errors import EnvironmentProblem, brief
 from suite.core.redaction import redacted
-from suite.tracking.projection import IMAGES, images_digest, safe_key
 from suite.tracking.reading import download
+from suite.tracking.tags import IMAGES
+from suite.tracking.text import safe_key
 from suite.tracking.uri import mlflow_client
 
 
@@ -80,6 +82,18 @@ def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
                 if step not in found or found[step][0] < made:  # a store that cannot delete has earlier ones, too
                     found[step] = made, path.read_bytes()
     return {step: content for step, (_, content) in sorted(found.items())}
+
+
+def images_digest(files: Sequence[Path]) -> str:
+    """SHA-256 (64 hex digits) over pictures in their order.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def replace_images(client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int) -> None:

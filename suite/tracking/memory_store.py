@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite.core.errors import EnvironmentProblem, UsageError
-from suite.tracking.port import RunMissing, SweepRuns, TrackingUnavailable, TrialRun
-from suite.tracking.projection import JOURNAL, ORDER, PARENT, Metric, Projection, Run
+from suite.tracking.port import Metric, Run, RunMissing, SweepRuns, TrackingUnavailable, TrialRun
+from suite.tracking.projection import Projection
 from suite.tracking.reading import trial_run
+from suite.tracking.tags import JOURNAL, ORDER, PARENT
 
 
 @dataclass

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from suite.tracking import checking, images, reading, registry
 from suite.tracking.failures import translated
-from suite.tracking.port import RunMissing, SweepRuns
-from suite.tracking.projection import JOURNAL, KIND, PARENT, Metric, Projection, Run, chunks, safe_file
+from suite.tracking.port import Metric, Run, RunMissing, SweepRuns
+from suite.tracking.projection import Projection
+from suite.tracking.tags import JOURNAL, KIND, PARENT
+from suite.tracking.text import chunks, safe_file
 from suite.tracking.uri import mlflow_client, sqlite_file
 
 if TYPE_CHECKING:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from suite.storage.journal import Entry
+from suite.tracking.tags import BORN, MADE, SEQ
+
+Metric = tuple[str, float, int, int]  # name, value, milliseconds, step
 
 
 class TrackingUnavailable(Exception):  # said of the store, not of us
@@ -65,6 +68,27 @@ class SweepRuns:
     sweep: str
     parent: TrialRun
     trials: tuple[TrialRun, ...]
+
+
+@dataclass
+class Run:
+    """What is known of a run in the store without asking it again."""
+
+    id: str
+    trial: str | None
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    status: str = "RUNNING"
+
+    @property
+    def precedence(self) -> tuple[int, bool, int]:
+        """Of two runs of one trial the higher one counts: made after the last ``forget``, begun, made last."""
+        return self.mark(BORN), self.mark(SEQ) > 0, self.mark(MADE)
+
+    def mark(self, name: str) -> int:
+        """A tag that counts entries, 0 where it is not set."""
+        value = self.tags.get(name, "")
+        return int(value) if value.isdigit() else 0
 
 
 class Tracker(Protocol):

@@ -24,12 +24,8 @@ Metrics need no such mark: MLflow keeps one of equal (name, step, time, value).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import posixpath
-import re
 import socket
 import tempfile
 import threading
@@ -37,62 +33,55 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from suite.core.records import Status
 from suite.core.redaction import redacted
 from suite.storage.journal import DIED, Entry
+from suite.tracking.images import images_digest
 from suite.tracking.looks import LOOKS, SEARCH_SEED, looks_tag
-from suite.tracking.port import EntryRejected, RunMissing
+from suite.tracking.port import EntryRejected, Metric, Run, RunMissing
+from suite.tracking.tags import (
+    ARM,
+    BASELINE,
+    BEST_CHECKPOINT,
+    BEST_VALUE,
+    BORN,
+    CHAMPION,
+    HOME,
+    IMAGES,
+    IN_PLAN,
+    JOURNAL,
+    KIND,
+    MADE,
+    ORDER,
+    PARENT,
+    PLANNED,
+    REASON,
+    RUN_STATUS,
+    SEED,
+    SEQ,
+    STATUS,
+    TRIAL,
+    describe_dataset,
+    flatten,
+)  # fmt: skip
+from suite.tracking.text import (
+    LONGEST_NAME,
+    LONGEST_PARAM,
+    LONGEST_TAG,
+    as_json,
+    as_text,
+    cut,
+    safe_file,
+    safe_key,
+    storable,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-KIND, JOURNAL, HOME = "suite.kind", "suite.journal", "suite.home"
-SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
-TRIAL, ARM, SEED, STATUS, REASON = "suite.trial", "suite.arm", "suite.seed", "suite.status", "suite.reason"
-IN_PLAN, BASELINE, CHAMPION, ORDER = "suite.in_plan", "suite.baseline", "suite.champion", "suite.order"
-PLANNED = "suite.planned"
-IMAGES = "suite.images."  # and the key of the series: digest of what the run shows
-PARENT = "mlflow.parentRunId"
-BEST_VALUE = "best/value"
-BEST_CHECKPOINT = "checkpoints/best.pt"
-RUN_STATUS = {
-    Status.RUNNING: "RUNNING",
-    Status.FINISHED: "FINISHED",
-    Status.STOPPED: "FINISHED",
-    Status.FAILED: "FAILED",
-    Status.INTERRUPTED: "KILLED",
-}
-_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_KEY = 500, 5000, 250  # MLflow: 6000, 8000, 250
-_LONGEST_NAME = 250  # of a run; sqlite takes more, PostgreSQL does not
-
-Metric = tuple[str, float, int, int]  # name, value, milliseconds, step
-
-
-@dataclass
-class Run:
-    """What is known of a run in the store without asking it again."""
-
-    id: str
-    trial: str | None
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    status: str = "RUNNING"
-
-    @property
-    def precedence(self) -> tuple[int, bool, int]:
-        """Of two runs of one trial the higher one counts: made after the last ``forget``, begun, made last."""
-        return self.mark(BORN), self.mark(SEQ) > 0, self.mark(MADE)
-
-    def mark(self, name: str) -> int:
-        """A tag that counts entries, 0 where it is not set."""
-        value = self.tags.get(name, "")
-        return int(value) if value.isdigit() else 0
 
 
 class Projection(ABC):
@@ -225,12 +214,12 @@ class Projection(ABC):
         self._status(parent, "RUNNING")
         if entry.get("text"):
             self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
-        self._text(parent, _json(self._environment, indent=2), "environment.json")
-        tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": _text(entry.get("overrides") or [])}
+        self._text(parent, as_json(self._environment, indent=2), "environment.json")
+        tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": as_text(entry.get("overrides") or [])}
         if entry.get("margin") is not None:
-            tags["suite.margin"] = _text(entry["margin"])
+            tags["suite.margin"] = as_text(entry["margin"])
         tags[LOOKS] = self._looks_tag()
-        tags[SEARCH_SEED] = _text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
+        tags[SEARCH_SEED] = as_text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
         self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
@@ -243,7 +232,7 @@ class Projection(ABC):
         for run in self._children():
             self._put(run, tags=self._place(run.trial or "", run.tags.get(ARM, "")))
         plan = {name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")}
-        self._text(parent, _json(plan, indent=2), "plan.json")
+        self._text(parent, as_json(plan, indent=2), "plan.json")
         self._put(parent, tags={PLANNED: str(len(entry["ids"]))}, seq=entry["seq"])
 
     def _on_trial(self, entry: Entry) -> None:
@@ -262,7 +251,7 @@ class Projection(ABC):
             return run
         config = entry.get("config") or {}
         self._text(run, yaml.safe_dump(config, sort_keys=False), "config.yaml")
-        self._text(run, _json(self._environment, indent=2), "environment.json")
+        self._text(run, as_json(self._environment, indent=2), "environment.json")
         if dataset := describe_dataset(entry):
             self._add_input(run, dataset)
         self._put(run, params=flatten(config), tags=self._trial_tags(entry), seq=entry["seq"])
@@ -286,7 +275,7 @@ class Projection(ABC):
         tags = {REASON: str(entry.get("reason") or "")}
         for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total", "prefix"):
             if entry.get(name) is not None:
-                tags[f"suite.{name}"] = _text(entry[name])
+                tags[f"suite.{name}"] = as_text(entry[name])
         self._end(run, Status(entry["status"]), entry, tags)
 
     def _on_file(self, entry: Entry) -> None:
@@ -355,13 +344,13 @@ class Projection(ABC):
                 self._put(run, tags={CHAMPION: "true" if run is winner else "false"})
         tags = {CHAMPION: entry["id"], "suite.champion_run": winner.id if winner else ""}
         if entry.get("value") is not None:
-            tags["suite.champion_value"] = _text(entry["value"])
+            tags["suite.champion_value"] = as_text(entry["value"])
         self._put(parent, tags=tags, seq=entry["seq"])
 
     def _on_close(self, entry: Entry) -> None:
         parent = self._parent()
         if entry["seq"] > parent.mark(SEQ):
-            self._end(parent, Status(entry["status"]), entry, {"suite.counts": _text(entry.get("counts") or {})})
+            self._end(parent, Status(entry["status"]), entry, {"suite.counts": as_text(entry.get("counts") or {})})
 
     # ---- steps that several entries share --------------------------------------------------------------------------
 
@@ -393,7 +382,7 @@ class Projection(ABC):
 
     def _make(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
         try:
-            name = cut(storable(name), _LONGEST_NAME)
+            name = cut(storable(name), LONGEST_NAME)
             run = self._create(trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms)
         except Exception:
             self._known = None  # it may have been made all the same: look before trying again
@@ -413,7 +402,7 @@ class Projection(ABC):
         fresh_params = {
             name: storable(redacted(value)) for name, value in (params or {}).items() if name not in run.params
         }
-        wanted = {name: cut(storable(redacted(str(value))), _LONGEST_TAG) for name, value in (tags or {}).items()}
+        wanted = {name: cut(storable(redacted(str(value))), LONGEST_TAG) for name, value in (tags or {}).items()}
         fresh_tags = {name: value for name, value in wanted.items() if run.tags.get(name, "") != value}
         if seq is not None and seq > run.mark(SEQ):
             fresh_tags[SEQ] = str(seq)
@@ -454,7 +443,7 @@ class Projection(ABC):
         except EntryRejected as error:
             run = (self._known or {}).get(entry.get("id"))
             if run is not None:
-                note = cut(redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), _LONGEST_PARAM)
+                note = cut(redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), LONGEST_PARAM)
                 try:
                     self._put(run, tags={"suite.tracking_error": note})
                 except EntryRejected:
@@ -465,21 +454,21 @@ class Projection(ABC):
         """Where a trial stands in the current plan."""
         if not self._plan:
             return {}
-        tags = {IN_PLAN: _text(trial in self._plan["ids"])}
+        tags = {IN_PLAN: as_text(trial in self._plan["ids"])}
         baseline = self._plan.get("baseline")
         if isinstance(baseline, Mapping):
-            tags[BASELINE] = _text(bool(baseline.get(arm)))
+            tags[BASELINE] = as_text(bool(baseline.get(arm)))
         elif isinstance(baseline, (list, tuple)):
-            tags[BASELINE] = _text(arm in baseline)
+            tags[BASELINE] = as_text(arm in baseline)
         return tags
 
     def _trial_tags(self, entry: Entry) -> dict[str, str]:
         tags = {
             ARM: entry["arm"],
-            SEED: _text(entry["seed"]),
+            SEED: as_text(entry["seed"]),
             "suite.signature": entry["id"],
             ORDER: str(entry["seq"]),
-            "suite.settings": _text(entry.get("settings") or {}),
+            "suite.settings": as_text(entry.get("settings") or {}),
             IN_PLAN: "true",
             **self._stamp,
         }
@@ -489,11 +478,11 @@ class Projection(ABC):
         if digests.get("weights"):
             tags["suite.weights_digest"] = str(digests["weights"])
         if entry.get("numerics"):
-            tags["suite.numerics"] = _text(entry["numerics"])
+            tags["suite.numerics"] = as_text(entry["numerics"])
         if entry.get("objective"):
-            tags["suite.objective"] = _text(entry["objective"])
+            tags["suite.objective"] = as_text(entry["objective"])
         if entry.get("baseline") is not None:
-            tags[BASELINE] = _text(bool(entry["baseline"]))
+            tags[BASELINE] = as_text(bool(entry["baseline"]))
         return tags | self._place(entry["id"], entry["arm"])
 
     def _stamped(self, entry: Entry) -> dict[str, str]:
@@ -512,78 +501,4 @@ class Projection(ABC):
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": git.get("commit") if isinstance(git, Mapping) else git,
         }
-        return {name: redacted(_text(value)) for name, value in values.items() if value}
-
-
-def describe_dataset(entry: Entry) -> dict[str, str] | None:
-    """The data set of a ``trial`` entry in MLflow's terms, from its config and digest alone."""
-    data = (entry.get("config") or {}).get("data") or {}
-    digest = (entry.get("digests") or {}).get("data")
-    if not data or not digest:
-        return None
-    source = {"uri": str(data.get("root") or data.get("name"))}
-    source |= {name: data[name] for name in ("name", "image_size", "split_seed") if data.get(name) is not None}
-    return {
-        "name": cut(str(data.get("name", "data")), _LONGEST_PARAM),
-        "digest": str(digest)[:36],  # MLflow takes no more; the whole one is in the tag suite.data_digest
-        "source": _json(source),
-        "source_type": "local",
-    }
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested config as MLflow's params: dotted keys, short values."""
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{key}.")
-        else:
-            flat[safe_key(key)] = cut(_text(value), _LONGEST_PARAM, "... (cut; see config.yaml)")
-    return flat
-
-
-def images_digest(files: Sequence[Path]) -> str:
-    """SHA-256 (64 hex digits) over pictures in their order.
-
-    Raises:
-        FileNotFoundError: one is gone.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def safe_key(name: str) -> str:
-    """A name that MLflow takes for a metric or a param."""
-    key = re.sub(r"[^\w.\- :/]", "_", name)[:_LONGEST_KEY]
-    return key if posixpath.normpath(key) == key and key[0] not in "./" else re.sub(r"^[./]+|/", "_", key)
-
-
-def safe_file(name: str) -> str:
-    """A name that can stand for one file in any store of artifacts."""
-    return re.sub(r"[^\w.\- ]", "_", name).strip(". ") or "file"
-
-
-def storable(text: str) -> str:
-    """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def cut(text: str, length: int, mark: str = "...") -> str:
-    """``text``, with a visible mark where it had to be cut."""
-    return text if len(text) <= length else text[: length - len(mark)] + mark
-
-
-def chunks(items: Sequence[T], size: int) -> list[list[T]]:
-    """``items`` in lists of at most ``size``."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+        return {name: redacted(as_text(value)) for name, value in values.items() if value}

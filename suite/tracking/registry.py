@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.core.errors import brief
-from suite.tracking.projection import safe_file
 from suite.tracking.reading import WEIGHTS_FILE
+from suite.tracking.text import safe_file
 
 if TYPE_CHECKING:
     import numpy as np
