@@ -37,7 +37,14 @@ from suite.analysis.effects import (
     standing_out,
 )
 from suite.analysis.frames import arms_frame, figure_interval, rank_arms, trials_frame
-from suite.analysis.levels import FIRST_LOOK, level_at, look_level, look_levels, look_sequence, with_present
+from suite.analysis.levels import (
+    FIRST_LOOK,
+    level_at,
+    look_level,
+    look_levels,
+    look_sequence,
+    with_present,
+)
 from suite.analysis.lost import lost_seeds
 from suite.analysis.power import POWER, detectable
 from suite.analysis.seed_power import SEEDS, seed_power

@@ -14,7 +14,14 @@ from suite.analysis.dunnett import LEAST_BLOCKS, half_width, wins
 from suite.analysis.levels import level_at, look_level, with_present
 from suite.analysis.lost import LOST, lost_seeds
 from suite.analysis.power import detectable
-from suite.analysis.significance import ALPHA, LEAST_SEEDS, Array, Simultaneous, interval, simultaneous
+from suite.analysis.significance import (
+    ALPHA,
+    LEAST_SEEDS,
+    Array,
+    Simultaneous,
+    interval,
+    simultaneous,
+)
 from suite.analysis.verdicts import (
     BASELINE,
     BETTER,
@@ -50,7 +57,16 @@ _NUMBERS = [
     "worst low", "worst high", "wins", "wins low", "wins high", "dunnett low", "dunnett high",
     "decided at",
 ]  # fmt: skip
-_COLUMNS = ["arm", "against", "pairs", "lost", "baseline lost", *_NUMBERS, "dunnett verdict", "verdict"]
+_COLUMNS = [
+    "arm",
+    "against",
+    "pairs",
+    "lost",
+    "baseline lost",
+    *_NUMBERS,
+    "dunnett verdict",
+    "verdict",
+]
 
 Row = dict[str, Any]
 Differences = Mapping[str, Mapping[int, float]]  # arm -> seed -> arm less baseline
@@ -103,7 +119,9 @@ def compare(
     return _frame(rows)
 
 
-def present_looks(items: Iterable[TrialHistory], looks: Looks, confirmed: Collection[str] | None = None) -> Looks:
+def present_looks(
+    items: Iterable[TrialHistory], looks: Looks, confirmed: Collection[str] | None = None
+) -> Looks:
     """The looks with the present one, which may not be on record; see ``levels.with_present``.
 
     Args:
@@ -114,7 +132,11 @@ def present_looks(items: Iterable[TrialHistory], looks: Looks, confirmed: Collec
         return looks
     trials = list(items)
     baseline = {trial.trial.arm for trial in trials if trial.entry.get("baseline")}
-    counted = [trial.trial.seed for trial in trials if confirmed is None or trial.trial.arm in {*confirmed, *baseline}]
+    counted = [
+        trial.trial.seed
+        for trial in trials
+        if confirmed is None or trial.trial.arm in {*confirmed, *baseline}
+    ]
     return with_present(looks, counted)
 
 
@@ -140,10 +162,14 @@ def compare_sweeps(
     """
     metric = tested(objective)
     if tested(other) != metric:
-        raise ValueError(f"sweeps must be tested by the same figure, got {metric} and {tested(other)}")
+        raise ValueError(
+            f"sweeps must be tested by the same figure, got {metric} and {tested(other)}"
+        )
     mine, its = list(items), list(others)
     ours, theirs = values_by_pair(mine, objective, metric), values_by_pair(its, other, metric)
-    differences = {arm: paired(values, theirs[arm]) for arm, values in ours.items() if arm in theirs}
+    differences = {
+        arm: paired(values, theirs[arm]) for arm, values in ours.items() if arm in theirs
+    }
     rows = _differences(list(differences), differences, margin, rises(metric), ALPHA)
     for row in rows:
         arm = row["against"] = row["arm"]
@@ -231,11 +257,18 @@ class _Question:
 
     @cached_property
     def differences(self) -> dict[str, dict[int, float]]:
-        return {arm: paired(self.values.get(arm, {}), self.values.get(base, {})) for arm, base in self.against.items()}
+        return {
+            arm: paired(self.values.get(arm, {}), self.values.get(base, {}))
+            for arm, base in self.against.items()
+        }
 
     def at(self, seeds: Collection[int], decided: Collection[str]) -> _Question:
         """The same question with the trials of a look; decided arms have had no more seeds."""
-        chosen = [trial for trial in self.trials if trial.trial.seed in seeds or trial.trial.arm in decided]
+        chosen = [
+            trial
+            for trial in self.trials
+            if trial.trial.seed in seeds or trial.trial.arm in decided
+        ]
         return replace(self, trials=chosen)
 
     def has_ended(self, seeds: Collection[int], arms: Iterable[str]) -> bool:
@@ -254,7 +287,9 @@ class _Question:
         for row in rows:
             arm = row["arm"]
             row["against"] = self.against.get(arm, "")
-            row["verdict"] = self._fixed(arm) or _qualified(_verdict_of(row, self.margin, rising), row)
+            row["verdict"] = self._fixed(arm) or _qualified(
+                _verdict_of(row, self.margin, rising), row
+            )
         return rows
 
     def _fixed(self, arm: str) -> str:
@@ -266,7 +301,9 @@ class _Question:
         return "" if arm in self.against else NO_BASELINE
 
 
-def _differences(arms: Sequence[str], differences: Differences, margin: float, rising: bool, level: float) -> list[Row]:
+def _differences(
+    arms: Sequence[str], differences: Differences, margin: float, rising: bool, level: float
+) -> list[Row]:
     """One row per arm with its difference, interval and p, without a verdict."""
     joint = _joint(differences, margin, level)
     rows = []
@@ -287,7 +324,9 @@ def _differences(arms: Sequence[str], differences: Differences, margin: float, r
     return rows
 
 
-def _joint(differences: Differences, margin: float, level: float) -> dict[str, tuple[float, float, float]]:
+def _joint(
+    differences: Differences, margin: float, level: float
+) -> dict[str, tuple[float, float, float]]:
     """Arm -> simultaneous interval and p, of the arms with enough pairs."""
     pairs = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= LEAST_SEEDS}
     if not pairs:

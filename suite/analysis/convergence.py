@@ -65,7 +65,9 @@ def training_seconds(items: Iterable[TrialHistory]) -> pd.DataFrame:
     names = ["arm", "seconds", "seconds low", "seconds high"]
     rows = []
     for arm in dict.fromkeys(item.trial.arm for item in items):
-        spent = [sum(_seconds(item)) for item in trials.get(arm, {}).values() if any(_seconds(item))]
+        spent = [
+            sum(_seconds(item)) for item in trials.get(arm, {}).values() if any(_seconds(item))
+        ]
         rows.append((arm, *interval(spent)))
     return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[1:], float))
 

@@ -40,7 +40,9 @@ def curves(items: Iterable[TrialHistory], metric: str) -> list[Curve]:
     for item in items:
         if any(metric in record.metrics for record in item.curve):
             arms.setdefault(item.trial.arm, []).append(item)
-    return [curve for arm, trials in arms.items() if (curve := _curve(arm, trials, metric)) is not None]
+    return [
+        curve for arm, trials in arms.items() if (curve := _curve(arm, trials, metric)) is not None
+    ]
 
 
 def _curve(arm: str, trials: Sequence[TrialHistory], metric: str) -> Curve | None:
@@ -50,7 +52,9 @@ def _curve(arm: str, trials: Sequence[TrialHistory], metric: str) -> Curve | Non
         if epochs:
             table = np.array([[values[epoch] for epoch in epochs] for values in chosen])
             mean, low, high = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
-            return Curve(arm, tuple(epochs), _floats(mean), _floats(low), _floats(high), len(chosen), status)
+            return Curve(
+                arm, tuple(epochs), _floats(mean), _floats(low), _floats(high), len(chosen), status
+            )
     return None
 
 

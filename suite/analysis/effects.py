@@ -17,7 +17,10 @@ from suite.storage.journal import TrialHistory
 
 LEAST_TRIALS = 20  # below, importance says nothing
 RESAMPLES = 200
-_TOP, _LEAST_TOP = 0.1, 5  # importance is about what the best tenth, and at least so many trials, have in common
+_TOP, _LEAST_TOP = (
+    0.1,
+    5,
+)  # importance is about what the best tenth, and at least so many trials, have in common
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ def main_effects(items: Iterable[TrialHistory], objective: Objective, metric: st
     arms have with the same numerics.
     """
     items = [item for item in items if item.status is Status.FINISHED]
-    settings = {item.trial.arm: {name: show(value) for name, value in item.trial.settings.items()} for item in items}
+    settings = {
+        item.trial.arm: {name: show(value) for name, value in item.trial.settings.items()}
+        for item in items
+    }
     values = values_by_pair(items, objective, metric)
     names = dict.fromkeys(name for each in settings.values() for name in each)
     return [effect for name in names for effect in _effects(name, settings, values)]
@@ -62,7 +68,12 @@ def _effects(
     pairs = sorted(set.intersection(*(set(values[arm]) for arm in arms))) if arms else []
     if not pairs:
         return []
-    means = np.array([[np.mean([values[cell[level]][pair] for cell in cells]) for level in levels] for pair in pairs])
+    means = np.array(
+        [
+            [np.mean([values[cell[level]][pair] for cell in cells]) for level in levels]
+            for pair in pairs
+        ]
+    )
     means -= means.mean(axis=1, keepdims=True)
     spans = [interval(column.tolist()) for column in means.T]
     return [
@@ -150,16 +161,25 @@ def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
     return {name: float(share) for name, share in found.items()}
 
 
-def _frozen(points: Sequence[tuple[Mapping[str, Any], float]], bounds: Mapping[str, Bounds]) -> list[Any]:
+def _frozen(
+    points: Sequence[tuple[Mapping[str, Any], float]], bounds: Mapping[str, Bounds]
+) -> list[Any]:
     """Optuna's trials."""
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import (
+        BaseDistribution,
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
     from optuna.trial import create_trial
 
     kinds: dict[str, BaseDistribution] = {}
     for name in dict.fromkeys(name for settings, _ in points for name in settings):
         one = bounds.get(name)
         if one is None:
-            kinds[name] = CategoricalDistribution(sorted({show(each[name]) for each, _ in points if name in each}))
+            kinds[name] = CategoricalDistribution(
+                sorted({show(each[name]) for each, _ in points if name in each})
+            )
         elif one.whole:
             kinds[name] = IntDistribution(int(one.low), int(one.high))
         else:
@@ -167,7 +187,11 @@ def _frozen(points: Sequence[tuple[Mapping[str, Any], float]], bounds: Mapping[s
     trials = []
     for settings, value in points:
         params = {name: _inside(label, bounds.get(name)) for name, label in settings.items()}
-        trials.append(create_trial(params=params, distributions={name: kinds[name] for name in params}, value=value))
+        trials.append(
+            create_trial(
+                params=params, distributions={name: kinds[name] for name in params}, value=value
+            )
+        )
     return trials
 
 
@@ -184,9 +208,13 @@ def _inside(label: Any, bounds: Bounds | None) -> Any:
 
 def front(points: Sequence[tuple[float, float]], rising: bool = True) -> list[int]:
     """Which of (cost, figure) no other one beats: none is both as cheap and as good, and better in one. By cost."""
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1] if rising else points[i][1]))
+    order = sorted(
+        range(len(points)), key=lambda i: (points[i][0], -points[i][1] if rising else points[i][1])
+    )
     kept: list[int] = []
     for i in order:
-        if not kept or (points[i][1] > points[kept[-1]][1] if rising else points[i][1] < points[kept[-1]][1]):
+        if not kept or (
+            points[i][1] > points[kept[-1]][1] if rising else points[i][1] < points[kept[-1]][1]
+        ):
             kept.append(i)
     return kept

@@ -39,7 +39,9 @@ def trials_frame(
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_TRIAL_COLUMNS)
 
 
-def figure_interval(metric: str, values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+def figure_interval(
+    metric: str, values: Sequence[float]
+) -> tuple[float | None, float | None, float | None]:
     """``interval`` of a figure; that of an accuracy ends at 0 and at 1."""
     mean, low, high = interval(values)
     if low is None or high is None or not metric.endswith("acc"):
@@ -67,11 +69,16 @@ def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
             mean, low, high = figure_interval(column, done[column].dropna().tolist())
             row |= {column: mean, f"{column} low": low, f"{column} high": high}
         rows.append(row)
-    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds", "failed", "stopped"])
+    frame = (
+        pd.DataFrame(rows) if rows else pd.DataFrame(columns=["arm", "seeds", "failed", "stopped"])
+    )
     if objective.name not in frame:
         return frame
     return frame.sort_values(
-        objective.name, ascending=objective.goal == "minimize", na_position="last", ignore_index=True
+        objective.name,
+        ascending=objective.goal == "minimize",
+        na_position="last",
+        ignore_index=True,
     )
 
 

@@ -10,7 +10,9 @@ from suite.storage.journal import TrialHistory
 LOST = (Status.FAILED, Status.STOPPED)
 
 
-def lost_seeds(trials: Iterable[TrialHistory], against: Mapping[str, str] | None = None) -> dict[str, tuple[int, ...]]:
+def lost_seeds(
+    trials: Iterable[TrialHistory], against: Mapping[str, str] | None = None
+) -> dict[str, tuple[int, ...]]:
     """Arm -> the seeds that it lost although the arm it is compared with finished them.
 
     An arm without a comparison loses a seed that any other arm finished. Arms that lost none are
@@ -27,7 +29,10 @@ def lost_seeds(trials: Iterable[TrialHistory], against: Mapping[str, str] | None
         base = (against or {}).get(arm)
         rivals = [base] if base is not None else [other for other in by_arm if other != arm]
         finished = {
-            seed for rival in rivals for seed, status in by_arm.get(rival, {}).items() if status is Status.FINISHED
+            seed
+            for rival in rivals
+            for seed, status in by_arm.get(rival, {}).items()
+            if status is Status.FINISHED
         }
         gone = sorted(seed for seed, status in seeds.items() if status in LOST and seed in finished)
         if gone:

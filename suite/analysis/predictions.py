@@ -50,11 +50,22 @@ class Predictions:
         try:
             with path.open("rb") as opened, np.load(opened) as file:
                 index, labels, logits = file["index"], file["labels"], file["logits"]
-        except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            IndexError,
+            EOFError,
+            TypeError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
             raise ValueError(f"{path.name} cannot be read: {error}") from error
         shapes = index.shape, labels.shape, logits.shape
         if logits.ndim != 2 or shapes[0] != shapes[1] or shapes[0] != logits.shape[:1]:
-            raise ValueError(f"{path.name} must hold index (N,), labels (N,), logits (N, K), got {shapes}")
+            raise ValueError(
+                f"{path.name} must hold index (N,), labels (N,), logits (N, K), got {shapes}"
+            )
         return cls(index.astype(np.int64), labels.astype(np.int64), logits)
 
     @cached_property
@@ -91,7 +102,9 @@ def shared(many: Sequence[Predictions]) -> list[Predictions]:
     if not len(common):
         raise ValueError("they were tested on different images, none in common")
     common = np.sort(common)
-    found = [one.take(np.argsort(one.index)[np.searchsorted(np.sort(one.index), common)]) for one in many]
+    found = [
+        one.take(np.argsort(one.index)[np.searchsorted(np.sort(one.index), common)]) for one in many
+    ]
     if any((one.labels != found[0].labels).any() for one in found):
         raise ValueError("their test images have different labels, so they are different images")
     if len({one.logits.shape[1] for one in found}) > 1:
@@ -157,7 +170,10 @@ def calibration(many: Sequence[Predictions], bins: int = BINS) -> Calibration:
     count = np.maximum(total[0], 1)
     empty = np.where(total[0] > 0, 1.0, np.nan)
     return Calibration(
-        total[1] / count * empty, total[2] / count * empty, total[0].astype(np.int64), float(np.mean(errors))
+        total[1] / count * empty,
+        total[2] / count * empty,
+        total[0].astype(np.int64),
+        float(np.mean(errors)),
     )
 
 
@@ -182,7 +198,10 @@ def differences(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> I
     """Of each image, int64 (N,), how many more of our networks are right than of theirs; as many of each."""
     if len(ours) != len(theirs):
         raise ValueError(f"pairs of networks are needed, got {len(ours)} and {len(theirs)}")
-    return np.asarray(sum(a.correct.astype(np.int64) - b.correct for a, b in zip(ours, theirs, strict=True)), np.int64)
+    return np.asarray(
+        sum(a.correct.astype(np.int64) - b.correct for a, b in zip(ours, theirs, strict=True)),
+        np.int64,
+    )
 
 
 @dataclass(frozen=True)
@@ -248,7 +267,11 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0, draws: int = DRAWS) -> Inter
     """
     values = np.asarray(values, dtype=np.float64)
     levels, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), draws) @ levels / len(values)
+    drawn = (
+        np.random.default_rng(seed).multinomial(len(values), counts / len(values), draws)
+        @ levels
+        / len(values)
+    )
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail))
     return Interval(float(values.mean()), float(low), float(high))
@@ -265,7 +288,11 @@ def paired_interval(values: npt.ArrayLike) -> Interval:
     values = np.asarray(values, dtype=np.float64)
     count = len(values) + 2
     mean = values.sum() / count
-    half = norm.ppf((1 + CONFIDENCE) / 2) * np.sqrt(((values**2).sum() + 1) / count - mean**2) / np.sqrt(count)
+    half = (
+        norm.ppf((1 + CONFIDENCE) / 2)
+        * np.sqrt(((values**2).sum() + 1) / count - mean**2)
+        / np.sqrt(count)
+    )
     return Interval(float(values.mean()), float(max(mean - half, -1)), float(min(mean + half, 1)))
 
 
@@ -294,7 +321,11 @@ def class_changes(ours: Sequence[Predictions], theirs: Sequence[Predictions]) ->
     for label in np.unique(labels).tolist():
         own = labels == label
         change = paired_interval((after - before)[own])
-        found.append(ClassChange(label, int(own.sum()), float(before[own].mean()), float(after[own].mean()), change))
+        found.append(
+            ClassChange(
+                label, int(own.sum()), float(before[own].mean()), float(after[own].mean()), change
+            )
+        )
     return found
 
 
@@ -315,7 +346,9 @@ def swaps(ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int
     np.fill_diagonal(change, 0.0)
     order = np.argsort(-change, axis=None, kind="stable")[:limit]
     pairs = [divmod(int(place), len(change)) for place in order]
-    return [Swap(*pair, float(before[pair]), float(after[pair])) for pair in pairs if change[pair] > 0]
+    return [
+        Swap(*pair, float(before[pair]), float(after[pair])) for pair in pairs if change[pair] > 0
+    ]
 
 
 @dataclass(frozen=True)
@@ -338,7 +371,9 @@ class Telling:
     mistaken: int
 
 
-def telling(ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int) -> list[Telling]:
+def telling(
+    ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int
+) -> list[Telling]:
     """The images on which we are right more often than they are, most telling first.
 
     By the difference of the fractions of networks that are right; among equals by that of the probability of the truth.
@@ -347,9 +382,20 @@ def telling(ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: i
     mine, other = rates(ours), rates(theirs)
     gap = mine - other
     surer = _truth(ours) - _truth(theirs)
-    order = [row for row in np.lexsort((index, -surer, -np.round(gap, 9)))[:limit].tolist() if gap[row] > 0]
+    order = [
+        row
+        for row in np.lexsort((index, -surer, -np.round(gap, 9)))[:limit].tolist()
+        if gap[row] > 0
+    ]
     return [
-        Telling(row, int(index[row]), int(labels[row]), float(mine[row]), float(other[row]), _mistaken(theirs, row))
+        Telling(
+            row,
+            int(index[row]),
+            int(labels[row]),
+            float(mine[row]),
+            float(other[row]),
+            _mistaken(theirs, row),
+        )
         for row in order
     ]
 

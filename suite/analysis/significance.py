@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 ALPHA = 0.05  # family-wise: of all verdicts of a sweep together, over all looks at it
-LEAST_SEEDS = 6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
+LEAST_SEEDS = (
+    6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
+)
 EXACT_SEEDS = 12  # up to here all sign vectors are tried
 RANDOM_FLIPS = 8192  # beyond, this many of them
 # Residuals about an estimated mean are too small. This divisor makes their standard deviation
@@ -111,7 +113,9 @@ class _Family:
 
     def _rest_of_maximum(self) -> None:
         inflation = np.sqrt(self.count / (self.count - UNBIASED))
-        statistics = self._statistic(self.flipped_mean * inflation, self.squares * inflation**2, self.count)
+        statistics = self._statistic(
+            self.flipped_mean * inflation, self.squares * inflation**2, self.count
+        )
         self.leader = np.argmax(statistics, axis=1)
         self.largest = np.max(statistics, axis=1)
         np.put_along_axis(statistics, self.leader[:, None], 0.0, axis=1)

@@ -47,7 +47,11 @@ def baselines(items: Iterable[TrialHistory]) -> dict[str, str]:
     shared = _shared([arms[arm] for arm in marked])
     found: dict[str, str] = {}
     for arm, settings in arms.items():
-        fitting = [one for one in marked if arm not in marked and _pairs(arms[one]) - shared <= _pairs(settings)]
+        fitting = [
+            one
+            for one in marked
+            if arm not in marked and _pairs(arms[one]) - shared <= _pairs(settings)
+        ]
         if len(fitting) == 1:
             found[arm] = fitting[0]
     return found
@@ -82,7 +86,9 @@ def spread(
     return float(np.sqrt(squares / freedom)) if freedom >= LEAST_FREEDOM else None
 
 
-def verdict(low: float | None, high: float | None, p: float | None, margin: float, rising: bool) -> str:
+def verdict(
+    low: float | None, high: float | None, p: float | None, margin: float, rising: bool
+) -> str:
     """The word for one arm, from its interval alone.
 
     Args:
@@ -116,15 +122,25 @@ def finished_by_pair(items: Iterable[TrialHistory]) -> dict[str, dict[Pair, Tria
     return found
 
 
-def at_chosen(trials: Mapping[Pair, TrialHistory], objective: Objective, metric: str) -> dict[Pair, float]:
+def at_chosen(
+    trials: Mapping[Pair, TrialHistory], objective: Objective, metric: str
+) -> dict[Pair, float]:
     """Pair -> a figure at the epoch that speaks for the trial, where there is one."""
     chosen = {key: objective.chosen(item.curve) for key, item in trials.items()}
-    return {key: one.metrics[metric] for key, one in chosen.items() if one is not None and metric in one.metrics}
+    return {
+        key: one.metrics[metric]
+        for key, one in chosen.items()
+        if one is not None and metric in one.metrics
+    }
 
 
-def values_by_pair(items: Iterable[TrialHistory], objective: Objective, metric: str) -> dict[str, dict[Pair, float]]:
+def values_by_pair(
+    items: Iterable[TrialHistory], objective: Objective, metric: str
+) -> dict[str, dict[Pair, float]]:
     """Arm -> pair -> a figure at the epoch that speaks for the trial; finished trials only."""
-    found = {arm: at_chosen(trials, objective, metric) for arm, trials in finished_by_pair(items).items()}
+    found = {
+        arm: at_chosen(trials, objective, metric) for arm, trials in finished_by_pair(items).items()
+    }
     return {arm: values for arm, values in found.items() if values}
 
 
@@ -162,5 +178,7 @@ def without_search_seed(
     return [
         trial
         for trial in items
-        if search_seed is None or trial.trial.seed != search_seed or trial.trial.arm not in (confirmed or ())
+        if search_seed is None
+        or trial.trial.seed != search_seed
+        or trial.trial.arm not in (confirmed or ())
     ]

@@ -19,8 +19,18 @@ from suite.report import error_analysis, make, make_comparison
               help="Compare the stored predictions of two arms or two trials, here.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
               help="Folder of the reports; this one goes to OUT/SWEEP.")  # fmt: skip
-@click.option("--tracking-uri", metavar="URI", help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.")
-def main(sweep: str, other: str | None, compare: tuple[str, str] | None, out: Path, tracking_uri: str | None) -> None:
+@click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
+)
+def main(
+    sweep: str,
+    other: str | None,
+    compare: tuple[str, str] | None,
+    out: Path,
+    tracking_uri: str | None,
+) -> None:
     """Make the report of SWEEP, a sweep's name, from its runs in MLflow. With OTHER: compare the two, arm by arm.
 
     OUT/SWEEP then holds index.html (one file, opens offline), report.md, results.csv, arms.csv, table.tex and figures/;
@@ -35,13 +45,17 @@ def main(sweep: str, other: str | None, compare: tuple[str, str] | None, out: Pa
     try:
         uri = tracking.default_uri(tracking_uri, Path.cwd())
         if compare is not None and other is not None:
-            raise UsageError("--compare takes two of one sweep, got a second sweep", remedy=f"Leave {other} out.")
+            raise UsageError(
+                "--compare takes two of one sweep, got a second sweep", remedy=f"Leave {other} out."
+            )
         if compare is not None:
             click.echo("\n".join(error_analysis.compare(tracking.read(uri, sweep), uri, *compare)))
         elif other is not None:
             click.echo(make_comparison(sweep, other, uri, out))
         else:
-            click.echo(make(sweep, uri, out, tell=lambda text: click.echo(f"warning: {text}", err=True)))
+            click.echo(
+                make(sweep, uri, out, tell=lambda text: click.echo(f"warning: {text}", err=True))
+            )
     except ProblemsError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)

@@ -78,8 +78,12 @@ def activations(runs: SweepRuns, uri: str, order: Sequence[str], baseline: str) 
     ]
     deaths = _deaths(runs, uri, chosen, baseline, order)
     if not deaths and any(one.facts.get("dead") for one in found.values()):
-        sentences.append("No ReLU of these arms has a dead channel, one that is 0 for every test image.")
-    return Section("activations", "What the layers see", tuple(sentences), (), deaths, _strips(found))
+        sentences.append(
+            "No ReLU of these arms has a dead channel, one that is 0 for every test image."
+        )
+    return Section(
+        "activations", "What the layers see", tuple(sentences), (), deaths, _strips(found)
+    )
 
 
 def _image(shown: Layers) -> str:
@@ -95,7 +99,9 @@ def _strips(found: dict[str, Layers]) -> tuple[Strip, ...]:
             if sheet["step"] not in one.sheets:
                 continue
             layer = str(sheet["layer"])
-            name = f"activations-{sheet['step']:02d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', layer)}-{number}"
+            name = (
+                f"activations-{sheet['step']:02d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', layer)}-{number}"
+            )
             alt = f"Channels of {sheet.get('title') or layer} of {arm}, as grey tiles."
             photos = shown.setdefault(layer, [])
             if layer != "input" or not photos:  # the input is the same for all
@@ -118,7 +124,9 @@ def _deaths(
         kept = [[dead[layer] for _, dead in trials if layer in dead] for layer in counts]
         if not all(kept):  # the metrics are of other layers than the sheets
             continue
-        values = [[share[max(share)] for share in shares] for shares in kept]  # of each ReLU, in forward order
+        values = [
+            [share[max(share)] for share in shares] for shares in kept
+        ]  # of each ReLU, in forward order
         means = tuple(sum(some) / len(some) for some in values)
         lows, highs = tuple(map(min, values)), tuple(map(max, values))
         places = tuple(range(1, len(values) + 1))
@@ -131,19 +139,29 @@ def _deaths(
         "mean over an arm's seeds, the band from the lowest seed to the highest."
         + (f" The first {_DEPTHS} arms of the table." if len(chosen) > _DEPTHS else "")
     )
-    drawn = Curves(tuple(lines(curves, looks)), "dead", "Dead channels, %", "ReLU, from input to output", 100.0)
+    drawn = Curves(
+        tuple(lines(curves, looks)), "dead", "Dead channels, %", "ReLU, from input to output", 100.0
+    )
     alt = f"Share of dead channels by depth, one line for each of {len(curves)} arms."
     return (Picture("dead", alt, caption, drawn),)
 
 
 def _dead(run: TrialRun) -> dict[str, dict[int, float]]:
     """ReLU -> step -> the share of its channels that are dead."""
-    found = {name.removeprefix("dead/"): finite(run.metrics[name]) for name in run.metrics if name.startswith("dead/")}
+    found = {
+        name.removeprefix("dead/"): finite(run.metrics[name])
+        for name in run.metrics
+        if name.startswith("dead/")
+    }
     return {layer: history for layer, history in found.items() if history}
 
 
 def _finished(runs: SweepRuns, arm: str) -> list[TrialRun]:
-    found = [run for run in runs.trials if in_plan(run) and run.arm == arm and run.status == Status.FINISHED]
+    found = [
+        run
+        for run in runs.trials
+        if in_plan(run) and run.arm == arm and run.status == Status.FINISHED
+    ]
     return sorted(found, key=lambda run: run.seed)
 
 
@@ -170,7 +188,10 @@ def _facts(uri: str, run: TrialRun) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or not isinstance(sheets := found.get("sheets"), list):
         return None
-    known = all(isinstance(sheet, dict) and isinstance(sheet.get("step"), int) and "layer" in sheet for sheet in sheets)
+    known = all(
+        isinstance(sheet, dict) and isinstance(sheet.get("step"), int) and "layer" in sheet
+        for sheet in sheets
+    )
     return found if known else None
 
 

@@ -12,7 +12,16 @@ from suite import analysis
 from suite.config.space import short_names, show
 from suite.core.records import TRAIN_ACC, VAL_ACC, Objective
 from suite.report.elements import Table
-from suite.report.formatting import count, figure, heading, p_value, points, rounded, seconds, with_interval
+from suite.report.formatting import (
+    count,
+    figure,
+    heading,
+    p_value,
+    points,
+    rounded,
+    seconds,
+    with_interval,
+)
 from suite.report.image_error import ImageError
 from suite.report.runs import Rules
 from suite.report.verdicts import verdict_cell, worst_case
@@ -57,7 +66,11 @@ def arms_frame(
         planned_trials - (len(items) - len(judged)),
         removed,
     )
-    for more in (compared, analysis.epochs_to_baseline(items, course(items, rules)), analysis.training_seconds(items)):
+    for more in (
+        compared,
+        analysis.epochs_to_baseline(items, course(items, rules)),
+        analysis.training_seconds(items),
+    ):
         frame = frame.merge(more, on="arm", how="left", sort=False)
     for name in [str(name) for name in frame if str(name).endswith("/acc")]:
         error = name.replace("/acc", "/error")
@@ -102,7 +115,10 @@ def varying(items: Iterable[TrialHistory]) -> list[str]:
 
 def columns(settings: Iterable[str]) -> dict[str, str]:
     """Setting -> its column of the arms' table; free names of the sweep file may be words of that table."""
-    return {name: name if "." in name or name in ("augment", "head") else f"setting {name}" for name in settings}
+    return {
+        name: name if "." in name or name in ("augment", "head") else f"setting {name}"
+        for name in settings
+    }
 
 
 def course(items: Iterable[TrialHistory], rules: Rules) -> Objective:
@@ -131,8 +147,13 @@ def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
     return Table(
         "arms",
         ("Arm", *cells_of, "Verdict"),
-        tuple((str(row["arm"]), *line, verdict_cell(row)) for row, line in zip(rows, cells, strict=True)),
-        "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "." if same else "",
+        tuple(
+            (str(row["arm"]), *line, verdict_cell(row))
+            for row, line in zip(rows, cells, strict=True)
+        ),
+        "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "."
+        if same
+        else "",
         told=True,
         wraps=(WINS, DUNNETT, WORST),
     )
@@ -150,8 +171,14 @@ def cost_table(arms: pd.DataFrame) -> Table | None:
 def _costs(arms: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Costs that differ between arms, by column; and those that are the same for all."""
     rows = arms.to_dict("records")
-    known = {name: cells for name, cells in _cost(arms, rows).items() if any(cell != "–" for cell in cells)}
-    same = {name: cells[0] for name, cells in known.items() if len(rows) > 1 and len(set(cells)) == 1}
+    known = {
+        name: cells
+        for name, cells in _cost(arms, rows).items()
+        if any(cell != "–" for cell in cells)
+    }
+    same = {
+        name: cells[0] for name, cells in known.items() if len(rows) > 1 and len(set(cells)) == 1
+    }
     return {name: cells for name, cells in known.items() if name not in same}, same
 
 
@@ -162,7 +189,9 @@ def settings_table(arms: pd.DataFrame, settings: Sequence[str]) -> Table | None:
         return None
     place, short = columns(settings), short_names(settings)
     lines = tuple((str(row["arm"]), *(str(row[place[name]]) for name in settings)) for row in rows)
-    return Table("settings", ("Arm", *(short[name] for name in settings)), lines, "What the arms differ in.")
+    return Table(
+        "settings", ("Arm", *(short[name] for name in settings)), lines, "What the arms differ in."
+    )
 
 
 def _says(row: Row, settings: Sequence[str]) -> bool:
@@ -170,21 +199,37 @@ def _says(row: Row, settings: Sequence[str]) -> bool:
     name = str(row["arm"])
     place = columns(settings)
     values = {tail: str(row[place[key]]) for key, tail in short_names(settings).items()}
-    return all(f"{tail}={value}" in name or value in ("none", name) for tail, value in values.items())
+    return all(
+        f"{tail}={value}" in name or value in ("none", name) for tail, value in values.items()
+    )
 
 
 def _order(metric: str) -> tuple[int, int]:
     split, _, name = metric.partition("/")
-    return ("train", "val", "test").index(split) if split in ("train", "val", "test") else 3, int(name != "acc")
+    return ("train", "val", "test").index(split) if split in ("train", "val", "test") else 3, int(
+        name != "acc"
+    )
 
 
 def _title(metric: str) -> str:
-    return heading(metric).replace(", %", " (error), %") if metric.endswith("/acc") else heading(metric)
+    return (
+        heading(metric).replace(", %", " (error), %")
+        if metric.endswith("/acc")
+        else heading(metric)
+    )
 
 
 def _seeds(row: Row) -> str:
-    parts = [str(row["seeds"]) if row["seeds"] == row["planned"] else f"{row['seeds']} of {row['planned']}"]
-    parts += [f"{row[word]} {text}" for word, text in (("failed", "failed"), ("stopped", "stopped early")) if row[word]]
+    parts = [
+        str(row["seeds"])
+        if row["seeds"] == row["planned"]
+        else f"{row['seeds']} of {row['planned']}"
+    ]
+    parts += [
+        f"{row[word]} {text}"
+        for word, text in (("failed", "failed"), ("stopped", "stopped early"))
+        if row[word]
+    ]
     return ", ".join(parts)
 
 
@@ -212,7 +257,11 @@ def _compared(arms: pd.DataFrame, rows: Sequence[Row], rules: Rules) -> dict[str
         WORST: [worst_case(row, test) for row in rows],
     }
     first = next(iter(columns))
-    return {name: cells for name, cells in columns.items() if name == first or any(cell != "–" for cell in cells)}
+    return {
+        name: cells
+        for name, cells in columns.items()
+        if name == first or any(cell != "–" for cell in cells)
+    }
 
 
 def difference(row: Row, test: str) -> str:
@@ -265,7 +314,9 @@ def _cost(arms: pd.DataFrame, rows: Sequence[Row]) -> dict[str, list[str]]:
     if PARAMETERS[0] in arms:
         found |= {
             "Trainable parameters": [
-                "–" if pd.isna(row["trainable"]) else f"{count(row['trainable'])} of {count(row['parameters'])}"
+                "–"
+                if pd.isna(row["trainable"])
+                else f"{count(row['trainable'])} of {count(row['parameters'])}"
                 for row in rows
             ],
         }

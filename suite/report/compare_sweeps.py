@@ -43,10 +43,23 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
     others = [item for item in others if item.trial.arm in shared]
     arms = _arms(ours.sweep, theirs.sweep, items, others, rules, other)
     sections = [
-        Section("arms", "Arms that both have", (), (_table(arms, ours.sweep, theirs.sweep, rules, other),)),
-        Section("curves", "Curves", (), (), _curves(ours.sweep, theirs.sweep, items, others, shared, rules)),
+        Section(
+            "arms",
+            "Arms that both have",
+            (),
+            (_table(arms, ours.sweep, theirs.sweep, rules, other),),
+        ),
+        Section(
+            "curves",
+            "Curves",
+            (),
+            (),
+            _curves(ours.sweep, theirs.sweep, items, others, shared, rules),
+        ),
     ]
-    both = pd.concat([_trials(ours, items, rules), _trials(theirs, others, other)], ignore_index=True)
+    both = pd.concat(
+        [_trials(ours, items, rules), _trials(theirs, others, other)], ignore_index=True
+    )
     return Content(
         sweep=ours.sweep,
         title=f"{ours.sweep} and {theirs.sweep}",
@@ -62,7 +75,10 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
         facts=tuple(
             (f"{run.sweep}: {name}", text)
             for run in (ours, theirs)
-            for name, text in (("command", run.parent.tags.get("suite.command", "")), ("MLflow run", run.parent.run_id))
+            for name, text in (
+                ("command", run.parent.tags.get("suite.command", "")),
+                ("MLflow run", run.parent.run_id),
+            )
             if text
         ),
         method=(_method(ours.sweep, theirs.sweep, rules, other),),
@@ -71,7 +87,10 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
 
 
 def _shared(
-    ours: SweepRuns, theirs: SweepRuns, items: Iterable[TrialHistory], others: Iterable[TrialHistory]
+    ours: SweepRuns,
+    theirs: SweepRuns,
+    items: Iterable[TrialHistory],
+    others: Iterable[TrialHistory],
 ) -> list[str]:
     mine = list(dict.fromkeys(item.trial.arm for item in items))
     its = list(dict.fromkeys(item.trial.arm for item in others))
@@ -117,13 +136,19 @@ def _arms(
     """The comparison with each sweep's own figures: of its own tested metric, at epochs that its own metric chose."""
     known = pd.DataFrame({"arm": list(dict.fromkeys(item.trial.arm for item in items))})
     for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
-        frame = analysis.arms_frame(analysis.trials_frame(trials, judged.objective), judged.objective)
+        frame = analysis.arms_frame(
+            analysis.trials_frame(trials, judged.objective), judged.objective
+        )
         wanted = ["seeds", *[f"{judged.tested}{end}" for end in ("", " low", " high")]]
         frame = frame.reindex(columns=["arm", *wanted])
-        known = known.merge(frame.rename(columns={each: f"{name}: {each}" for each in wanted}), on="arm", how="left")
+        known = known.merge(
+            frame.rename(columns={each: f"{name}: {each}" for each in wanted}), on="arm", how="left"
+        )
     if rules.tested != other.tested:
         return known.assign(verdict=NOT_TESTED)
-    compared = analysis.compare_sweeps(items, others, rules.objective, other.objective, rules.margin)
+    compared = analysis.compare_sweeps(
+        items, others, rules.objective, other.objective, rules.margin
+    )
     return known.merge(compared.drop(columns="against"), on="arm", how="left").assign(
         verdict=lambda frame: frame["verdict"].fillna(analysis.TOO_FEW)
     )
@@ -132,7 +157,11 @@ def _arms(
 def _table(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rules) -> Table:
     """Each sweep's own figures, and their difference where both are of one metric."""
     sides = ((ours, rules.tested), (theirs, other.tested))
-    headings = [text for name, test in sides for text in (f"{name}: seeds", f"{name}: {heading(test).lower()}")]
+    headings = [
+        text
+        for name, test in sides
+        for text in (f"{name}: seeds", f"{name}: {heading(test).lower()}")
+    ]
     if rules.tested == other.tested:
         unit = "percentage points" if scale(rules.tested) > 1 else rules.tested
         headings += ["Seeds of both", f"Difference, {unit}", "Adjusted p"]
@@ -147,7 +176,9 @@ def _table(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rule
 def _own(row: Mapping[Any, Any], name: str, test: str) -> tuple[str, str]:
     """An arm's seeds and figure in one of the sweeps."""
     mean, low, high = (row[f"{name}: {test}{end}"] for end in ("", " low", " high"))
-    return str(row[f"{name}: seeds"]), "–" if pd.isna(mean) else with_interval(test, mean, low, high)
+    return str(row[f"{name}: seeds"]), "–" if pd.isna(mean) else with_interval(
+        test, mean, low, high
+    )
 
 
 def _compared(row: Mapping[Any, Any], test: str) -> list[str]:
@@ -168,7 +199,9 @@ def _curves(
 
     some = set(shared[:4])
     renamed = [
-        replace(item, trial=replace(item.trial, arm=f"{item.trial.arm} ({sweep})"), entry={**item.entry})
+        replace(
+            item, trial=replace(item.trial, arm=f"{item.trial.arm} ({sweep})"), entry={**item.entry}
+        )
         for sweep, trials in ((ours, items), (theirs, others))
         for item in trials
         if item.trial.arm in some
@@ -179,7 +212,9 @@ def _curves(
                  for one in pictures)  # fmt: skip
 
 
-def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rules) -> Iterable[str]:
+def _conclusions(
+    arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rules
+) -> Iterable[str]:
     if rules.tested != other.tested:
         yield (
             f"No difference is tested: {ours} is judged by {rules.objective.name}, whose test figure is "
@@ -203,19 +238,29 @@ def _conclusions(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other
         )
 
 
-def _notices(ours: SweepRuns, theirs: SweepRuns, shared: Sequence[str], rules: Rules, other: Rules) -> Iterable[str]:
+def _notices(
+    ours: SweepRuns, theirs: SweepRuns, shared: Sequence[str], rules: Rules, other: Rules
+) -> Iterable[str]:
     """In what, besides the arms' names, the sweeps are not the same."""
     if rules.objective != other.objective:
         yield "The sweeps were judged by different metrics: each trial's epoch was chosen by its own sweep's."
-    tags = {"suite.data_digest": "data", "suite.numerics": "numerics", "suite.version": "versions of the suite"}
+    tags = {
+        "suite.data_digest": "data",
+        "suite.numerics": "numerics",
+        "suite.version": "versions of the suite",
+    }
     for tag, what in tags.items():
         if _tagged(ours, tag, shared) != _tagged(theirs, tag, shared):
             more = ": trials of different numerics make no pair" if what == "numerics" else ""
             yield f"The sweeps ran these arms with different {what}{more}."
     mine, its = configs(ours), configs(theirs)
-    found = sorted({name for arm in shared for name in _differing(mine.get(arm, {}), its.get(arm, {}))})
+    found = sorted(
+        {name for arm in shared for name in _differing(mine.get(arm, {}), its.get(arm, {}))}
+    )
     if found:
-        listed = ", ".join(found[:_LISTED]) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
+        listed = ", ".join(found[:_LISTED]) + (
+            f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        )
         yield f"Arms of one name differ between the sweeps in: {listed}."
     else:
         yield "Arms of one name have the same settings in both sweeps."

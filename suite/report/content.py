@@ -84,12 +84,16 @@ class Content:
     @property
     def pictures(self) -> tuple[Picture, ...]:
         """All figures."""
-        return tuple(picture for section in (*self.sections, *self.pictured) for picture in section.pictures)
+        return tuple(
+            picture for section in (*self.sections, *self.pictured) for picture in section.pictures
+        )
 
     @property
     def photos(self) -> tuple[Photo, ...]:
         """All pictures made of pixels."""
-        return tuple(photo for section in self.pictured for strip in section.strips for photo in strip.photos)
+        return tuple(
+            photo for section in self.pictured for strip in section.strips for photo in strip.photos
+        )
 
 
 def content(
@@ -160,4 +164,6 @@ def _sections(
 
 
 def _failure(item: TrialHistory, run_ids: Mapping[str, str]) -> Failure:
-    return Failure(item.trial.name, item.reason or "no reason was recorded", run_ids.get(item.trial.id, ""))
+    return Failure(
+        item.trial.name, item.reason or "no reason was recorded", run_ids.get(item.trial.id, "")
+    )

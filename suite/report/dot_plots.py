@@ -35,7 +35,9 @@ class Dots:
         width, left = (3.9, 1.5) if narrow else (8.0, 2.9)
         height = len(rows) * _ROW + 0.65
         with canvas((width, height)) as picture:
-            axes = picture.add_axes((left / width, 0.5 / height, 1 - (left + 0.15) / width, 1 - 0.65 / height))
+            axes = picture.add_axes(
+                (left / width, 0.5 / height, 1 - (left + 0.15) / width, 1 - 0.65 / height)
+            )
             style(axes, LIGHT, "", self.below, whole=False)
             axes.grid(axis="y", visible=False)
             axes.grid(axis="x", color=LIGHT.faint, linewidth=0.7)
@@ -70,7 +72,9 @@ def _draw_row(axes: Any, y: float, row: Dot | str, length: int) -> None:
     if isinstance(row, str):
         return
     if row.low is not None and row.high is not None:
-        axes.plot((row.low, row.high), (y, y), color=LIGHT.arms[0], linewidth=1.6, solid_capstyle="butt")
+        axes.plot(
+            (row.low, row.high), (y, y), color=LIGHT.arms[0], linewidth=1.6, solid_capstyle="butt"
+        )
     axes.plot((row.mean,), (y,), marker="o", ms=5, color=LIGHT.arms[0])
 
 
@@ -108,7 +112,9 @@ class Scatter:
             if min(xs) > 0 and max(xs) > 8 * min(xs):
                 logarithmic(axes, xs)
             for mark in self.marks:
-                axes.plot((mark.x,), (mark.y,), marker="o", ms=6, color=mark.look.colour, linestyle="none")
+                axes.plot(
+                    (mark.x,), (mark.y,), marker="o", ms=6, color=mark.look.colour, linestyle="none"
+                )
             axes.plot([mark.x for mark in best], [mark.y for mark in best], color=LIGHT.grey, drawstyle="steps-post",
                       linewidth=1, zorder=0)  # fmt: skip
             for row, mark in enumerate(told):
@@ -126,7 +132,9 @@ def logarithmic(axes: Any, values: Sequence[float]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 30 * min(values) else (1,)))
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if max(values) < 30 * min(values) else (1,))
+    )
     axes.tick_params(which="minor", length=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

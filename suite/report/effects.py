@@ -23,11 +23,15 @@ _NAMED = 12  # arms up to which all are named, not only the best
 Looks = dict[str, Style]
 
 
-def section(items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules, looks: Looks, search: bool) -> Section:
+def section(
+    items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules, looks: Looks, search: bool
+) -> Section:
     """The part of the report on what mattered; empty where the sweep has nothing to say on it."""
     found = [] if search else _effects(items, rules)
     said, important = _searched(items, rules) if search else ((), [])
-    return Section("matters", "What mattered", said, (), (*found, *important, *_costs(arms, rules, looks)))
+    return Section(
+        "matters", "What mattered", said, (), (*found, *important, *_costs(arms, rules, looks))
+    )
 
 
 def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
@@ -38,7 +42,13 @@ def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
         return []  # one setting varies: the main table says it all
     factor = scale(metric)
     dots = tuple(
-        Dot(effect.setting, effect.level, effect.mean * factor, _by(effect.low, factor), _by(effect.high, factor))
+        Dot(
+            effect.setting,
+            effect.level,
+            effect.mean * factor,
+            _by(effect.low, factor),
+            _by(effect.high, factor),
+        )
         for effect in effects
     )
     caption = (
@@ -50,7 +60,14 @@ def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
         caption += f" The first {_MOST} of {len(dots)} are drawn."
     alt = f"Main effects of {', '.join(settings)} on {label(metric).lower()}, with intervals."
     unit = "points" if factor > 1 else metric
-    return [Picture("effects", alt, caption, Dots(dots[:_MOST], f"Difference of {label(metric).lower()}, {unit}"))]
+    return [
+        Picture(
+            "effects",
+            alt,
+            caption,
+            Dots(dots[:_MOST], f"Difference of {label(metric).lower()}, {unit}"),
+        )
+    ]
 
 
 def _by(value: float | None, factor: float) -> float | None:
@@ -71,8 +88,12 @@ def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, .
     sliced = _slices(known, rules, [one.name for one in found])
     if not found:
         least = analysis.LEAST_TRIALS
-        return (f"Importance of the parameters: too few trials ({len(points)} of at least {least} needed).",), sliced
-    dots = tuple(Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high) for one in found[:_MOST])
+        return (
+            f"Importance of the parameters: too few trials ({len(points)} of at least {least} needed).",
+        ), sliced
+    dots = tuple(
+        Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high) for one in found[:_MOST]
+    )
     caption = (
         "Importance (PED-ANOVA, arXiv 2304.10255): how much of what sets the best tenth of "
         f"{some(len(points), 'trial')} apart in {label(rules.objective.name).lower()} lies in each parameter; "
@@ -80,7 +101,10 @@ def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, .
         "Trials that were stopped early count with the figure they had."
     )
     alt = f"Importance of {', '.join(one.name for one in found)}, in percent, with intervals."
-    return _importance(found), [Picture("importance", alt, caption, Dots(dots, "Importance, %")), *sliced]
+    return _importance(found), [
+        Picture("importance", alt, caption, Dots(dots, "Importance, %")),
+        *sliced,
+    ]
 
 
 def _importance(shares: Sequence[analysis.Importance]) -> tuple[str, ...]:
@@ -94,7 +118,9 @@ def _importance(shares: Sequence[analysis.Importance]) -> tuple[str, ...]:
     return (f"Above {equal} with its whole interval: {names(chosen)}.",)
 
 
-def _slices(known: Sequence[tuple[TrialHistory, float]], rules: Rules, ranked: Sequence[str]) -> list[Picture]:
+def _slices(
+    known: Sequence[tuple[TrialHistory, float]], rules: Rules, ranked: Sequence[str]
+) -> list[Picture]:
     """Each trial's figure against each parameter that varies, the most important first."""
     varied: dict[str, set[str]] = {}
     for item, _ in known:
@@ -116,7 +142,9 @@ def _slices(known: Sequence[tuple[TrialHistory, float]], rules: Rules, ranked: S
     return [Picture("slices", alt, caption, Slices(shown, heading(metric)))]
 
 
-def _slice(name: str, known: Sequence[tuple[TrialHistory, float]], rules: Rules, best: float) -> Slice:
+def _slice(
+    name: str, known: Sequence[tuple[TrialHistory, float]], rules: Rules, best: float
+) -> Slice:
     metric, bounds = rules.objective.name, rules.bounds.get(name)
     having = [(item, value) for item, value in known if name in item.trial.settings]
     values = [item.trial.settings[name] for item, _ in having]
@@ -132,7 +160,10 @@ def _slice(name: str, known: Sequence[tuple[TrialHistory, float]], rules: Rules,
 def _costs(arms: pd.DataFrame, rules: Rules, looks: Looks) -> list[Picture]:
     """The tested figure against time and against trainable weights."""
     metric = rules.tested if rules.tested in arms else rules.objective.name
-    axes = {"time": ("seconds", "Time to train, s", 1.0), "size": ("trainable", "Trainable parameters, millions", 1e-6)}
+    axes = {
+        "time": ("seconds", "Time to train, s", 1.0),
+        "size": ("trainable", "Trainable parameters, millions", 1e-6),
+    }
     found = []
     for name, (column, below, unit) in axes.items():
         if metric not in arms or column not in arms:

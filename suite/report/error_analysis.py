@@ -107,7 +107,11 @@ def section(runs: SweepRuns, uri: str, baseline: str, winner: str) -> Errors | N
     shown = Errors(
         baseline,
         winner,
-        tuple(_sentences(found, baseline, winner, names) if baseline != winner else _alone(found, runs, winner)),
+        tuple(
+            _sentences(found, baseline, winner, names)
+            if baseline != winner
+            else _alone(found, runs, winner)
+        ),
         found.left_out,
         tuple(_drawings(found, baseline, winner, names)),
     )
@@ -149,7 +153,11 @@ def _two(ours: TrialRun, theirs: TrialRun, uri: str) -> Duel | str:
     """Two trials as a pair, whatever their seeds."""
     if _of_other_data(ours, theirs):
         return "they were tested on different data"
-    told = [] if _pair(ours)[1] == _pair(theirs)[1] else ["The two trials ran with different numerics."]
+    told = (
+        []
+        if _pair(ours)[1] == _pair(theirs)[1]
+        else ["The two trials ran with different numerics."]
+    )
     try:
         return _align([(ours.seed, _load(uri, ours), _load(uri, theirs))], told, 0)
     except (SuiteError, ValueError, OSError) as error:
@@ -161,7 +169,9 @@ def _two(ours: TrialRun, theirs: TrialRun, uri: str) -> Duel | str:
 
 def duel(runs: SweepRuns, uri: str, ours: str, theirs: str) -> Duel | str:
     """The predictions of two arms in pairs of one seed and the same numerics, or why there are none."""
-    a, b = ({_pair(run): run for run in _finished(runs) if run.arm == arm} for arm in (ours, theirs))
+    a, b = (
+        {_pair(run): run for run in _finished(runs) if run.arm == arm} for arm in (ours, theirs)
+    )
     for arm, has in ((ours, a), (theirs, b)):
         if not has:
             return f"no trial of {arm} has finished"
@@ -194,7 +204,9 @@ def count_test_images(runs: SweepRuns, uri: str, arms: Iterable[str]) -> int | N
     return None
 
 
-def _align(loaded: Sequence[tuple[int, Predictions, Predictions]], told: list[str], alone: int) -> Duel | str:
+def _align(
+    loaded: Sequence[tuple[int, Predictions, Predictions]], told: list[str], alone: int
+) -> Duel | str:
     """The pairs on the images that all of their networks were tested on."""
     many = [one for _, *pair in loaded for one in pair]
     try:
@@ -208,8 +220,12 @@ def _align(loaded: Sequence[tuple[int, Predictions, Predictions]], told: list[st
             f"{most:,} that all of them share."
         )
     if alone:
-        told.append(f"{some(alone, 'trial')} without a partner of the same seed and numerics: left out here.")
-    return Duel(tuple(seed for seed, *_ in loaded), tuple(common[::2]), tuple(common[1::2]), tuple(told))
+        told.append(
+            f"{some(alone, 'trial')} without a partner of the same seed and numerics: left out here."
+        )
+    return Duel(
+        tuple(seed for seed, *_ in loaded), tuple(common[::2]), tuple(common[1::2]), tuple(told)
+    )
 
 
 def _finished(runs: SweepRuns) -> list[TrialRun]:
@@ -252,7 +268,9 @@ def _names(runs: SweepRuns, uri: str, classes: int) -> tuple[list[str], Images |
         with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
             path = tracking.download(uri, runs.parent.run_id, IMAGES, Path(folder))
             with path.open("rb") as opened, np.load(opened) as file:
-                images = Images(file["images"], {int(index): row for row, index in enumerate(file["index"])})
+                images = Images(
+                    file["images"], {int(index): row for row, index in enumerate(file["index"])}
+                )
                 names = names or [str(name) for name in file["classes"]]
     except (SuiteError, OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error):
         pass
@@ -342,7 +360,11 @@ def _mcnemar(found: Duel, by_image: npt.NDArray[np.int64], ours: str, theirs: st
 
 
 def _chance(p: float) -> str:
-    return "more than chance between images" if p < analysis.ALPHA else "no more than chance between images would do"
+    return (
+        "more than chance between images"
+        if p < analysis.ALPHA
+        else "no more than chance between images would do"
+    )
 
 
 def _seeds(found: Duel, value: float) -> str:
@@ -358,16 +380,22 @@ def _seeds(found: Duel, value: float) -> str:
     _, low, high = analysis.interval(values)
     if low is None or high is None:
         return "One seed cannot say what another would do."
-    few = f"; {some(len(values), 'seed')} are too few for a verdict" if len(values) < analysis.LEAST_SEEDS else ""
+    few = (
+        f"; {some(len(values), 'seed')} are too few for a verdict"
+        if len(values) < analysis.LEAST_SEEDS
+        else ""
+    )
     if len(values) > 1 and min(values) < 0 < max(values):
         few = f"; the pairs disagree about the better arm{few}"
-    return (
-        f"Over seeds the difference is {_interval(Interval(value, low, high))} points (paired Student interval{few})."
-    )
+    return f"Over seeds the difference is {_interval(Interval(value, low, high))} points (paired Student interval{few})."
 
 
 def _over(found: Duel) -> str:
-    return f", mean over {some(len(found.seeds), 'seed')}" if len(found.seeds) > 1 else f", seed {found.seeds[0]}"
+    return (
+        f", mean over {some(len(found.seeds), 'seed')}"
+        if len(found.seeds) > 1
+        else f", seed {found.seeds[0]}"
+    )
 
 
 def _count(number: int, noun: str) -> str:
@@ -446,9 +474,13 @@ def _tiles(
         kept = [one for one in best if one.index in images.row][:TILES]
         if kept:
             heading = f"Right with {arm}, wrong with {other}"
-            groups.append((heading, tuple(_tile(one, names, images, len(found.seeds)) for one in kept)))
+            groups.append(
+                (heading, tuple(_tile(one, names, images, len(found.seeds)) for one in kept))
+            )
     if not groups:
-        return (), ("None of the images on which they differ most is among those that the sweep kept.",)
+        return (), (
+            "None of the images on which they differ most is among those that the sweep kept.",
+        )
     return tuple(groups), ()
 
 
@@ -458,5 +490,9 @@ def _tile(one: Telling, names: Sequence[str], images: Images, seeds: int) -> Til
     file = io.BytesIO()
     Image.fromarray(images.pixels[images.row[one.index]]).save(file, "PNG")
     address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    score = f"{round(one.ours * seeds)} of {seeds} against {round(one.theirs * seeds)}" if seeds > 1 else ""
+    score = (
+        f"{round(one.ours * seeds)} of {seeds} against {round(one.theirs * seeds)}"
+        if seeds > 1
+        else ""
+    )
     return Tile(address, names[one.label], names[one.mistaken], score)

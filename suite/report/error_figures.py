@@ -13,11 +13,16 @@ from suite.analysis.predictions import Calibration, ClassChange, Floats
 from suite.report.figures import DARK, LIGHT, Scheme, address, canvas, printable, saved
 
 WIDE, NARROW = 8.0, 3.9  # inches; the narrow one keeps its letters readable on a phone
-NUMBERED, NAMED = 12, 30  # classes up to which cells of a confusion matrix have numbers, and rows have names
+NUMBERED, NAMED = (
+    12,
+    30,
+)  # classes up to which cells of a confusion matrix have numbers, and rows have names
 _LISTED = 20  # classes that the figure of changes shows: those that changed most
 _LEAST = 10  # answers in a bin, below which its accuracy is noise
 
-Paint = Callable[[Any, Scheme, bool], None]  # an empty matplotlib Figure, colours, whether it is the narrow shape
+Paint = Callable[
+    [Any, Scheme, bool], None
+]  # an empty matplotlib Figure, colours, whether it is the narrow shape
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def confusion(matrices: Sequence[tuple[str, Floats]], names: Sequence[str]) -> P
     def paint(picture: Any, scheme: Scheme, narrow: bool) -> None:
         count = len(matrices)
         side = 3.1 if narrow else 3.3  # inches
-        picture.set_size_inches(NARROW if narrow else WIDE, (side + 1.25) * count if narrow else side + 1.2)
+        picture.set_size_inches(
+            NARROW if narrow else WIDE, (side + 1.25) * count if narrow else side + 1.2
+        )
         grid = {"hspace": 0.42} if narrow else {"wspace": 0.45}
         axes = picture.subplots(
             *((count, 1) if narrow else (1, max(count, 2))), squeeze=False, gridspec_kw=grid
@@ -88,8 +95,12 @@ def _matrix(axes: Any, arm: str, matrix: Floats, names: Sequence[str], scheme: S
 
     classes = len(matrix)
     shades = LinearSegmentedColormap.from_list("shares", _ramp(scheme), bad=scheme.faint)
-    axes.imshow(matrix, cmap=shades, norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect="equal")
-    axes.set_title(printable(arm, 30), color=scheme.ink, fontsize=10.5, loc="left", parse_math=False)
+    axes.imshow(
+        matrix, cmap=shades, norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest", aspect="equal"
+    )
+    axes.set_title(
+        printable(arm, 30), color=scheme.ink, fontsize=10.5, loc="left", parse_math=False
+    )
     axes.set_xlabel("called", color=scheme.ink)
     axes.set_ylabel("is", color=scheme.ink)
     axes.tick_params(colors=scheme.ink, length=0, labelsize=5 if NUMBERED < classes <= NAMED else 8)
@@ -114,7 +125,16 @@ def _number(axes: Any, row: int, column: int, share: float, shades: Any, scheme:
     light = luminance(shades(share**0.5)) > _MIDDLE
     colour = scheme.ink if light == (scheme is LIGHT) else scheme.paper
     weight = "bold" if row == column else "normal"
-    axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=7.5, weight=weight)
+    axes.text(
+        column,
+        row,
+        f"{100 * share:.0f}",
+        ha="center",
+        va="center",
+        color=colour,
+        fontsize=7.5,
+        weight=weight,
+    )
 
 
 _MIDDLE = 0.18  # the luminance on which black and white have the same contrast
@@ -122,7 +142,9 @@ _MIDDLE = 0.18  # the luminance on which black and white have the same contrast
 
 def luminance(colour: Sequence[float]) -> float:
     """Relative luminance of an sRGB colour in [0, 1] (WCAG 2)."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -153,12 +175,22 @@ def classes(changes: Sequence[ClassChange], names: Sequence[str]) -> Paint:
 
 def _change(axes: Any, height: int, one: ClassChange, scheme: Scheme) -> None:
     change = one.change
-    colour = (scheme.arms[0] if change.value > 0 else scheme.arms[1]) if change.tells else scheme.ink
+    colour = (
+        (scheme.arms[0] if change.value > 0 else scheme.arms[1]) if change.tells else scheme.ink
+    )
     axes.plot((100 * change.low, 100 * change.high), (height, height), color=colour, linewidth=1.6)
     face = colour if change.tells else scheme.paper
     axes.plot(100 * change.value, height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
     text = f"{100 * one.before:.1f} → {100 * one.after:.1f} %"
-    axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), va="center", color=scheme.ink, fontsize=8.5)
+    axes.text(
+        1.02,
+        height,
+        text,
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        color=scheme.ink,
+        fontsize=8.5,
+    )
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
@@ -169,7 +201,9 @@ def calibration(curves: Sequence[tuple[str, Calibration]], baseline: str) -> Pai
 
     def paint(picture: Any, scheme: Scheme, narrow: bool) -> None:
         picture.set_size_inches(NARROW if narrow else 5.2, 5.0 if narrow else 5.2)
-        upper, lower = picture.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3.2, 1), "hspace": 0.12})
+        upper, lower = picture.subplots(
+            2, 1, sharex=True, gridspec_kw={"height_ratios": (3.2, 1), "hspace": 0.12}
+        )
         for axes in (upper, lower):
             plain(axes, scheme, "both")
         upper.plot((0, 100), (0, 100), color=scheme.ink, linestyle=":", linewidth=1.2)
@@ -187,12 +221,16 @@ def calibration(curves: Sequence[tuple[str, Calibration]], baseline: str) -> Pai
     return paint
 
 
-def _reliability(upper: Any, lower: Any, curve: Calibration, colour: str, dash: Any, marker: str) -> None:
+def _reliability(
+    upper: Any, lower: Any, curve: Calibration, colour: str, dash: Any, marker: str
+) -> None:
     seen = curve.count >= _LEAST
     upper.plot(100 * curve.confidence[seen], 100 * curve.accuracy[seen], color=colour, linestyle=dash, linewidth=2,
                marker=marker, ms=4.5)  # fmt: skip
     edges = np.linspace(0, 100, len(curve.count) + 1)
-    lower.stairs(100 * curve.count / curve.count.sum(), edges, color=colour, linestyle=dash, linewidth=1.6)
+    lower.stairs(
+        100 * curve.count / curve.count.sum(), edges, color=colour, linestyle=dash, linewidth=1.6
+    )
 
 
 def _key(axes: Any, arms: Sequence[tuple[str, Calibration, bool]], scheme: Scheme) -> None:

@@ -43,8 +43,15 @@ DARK = Scheme(
     ("#5aa9e6", "#ff8a4c", "#3cc79a", "#e79ccb", "#f2c14e", "#9ad8f7", "#d0749b", "#c5c56a", "#9a90e8"),
     ("#8a6a1c", "#b36a30", "#d4626f", "#dd7fc0", "#bb9cf0", "#b9d2ff"),
 )  # fmt: skip
-WIDE, NARROW = (8.0, 4.6), (3.9, 4.4)  # inches; the narrow one keeps its letters readable on a phone
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # so that lines differ in grey print, too
+WIDE, NARROW = (
+    (8.0, 4.6),
+    (3.9, 4.4),
+)  # inches; the narrow one keeps its letters readable on a phone
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.5, 1.2)),
+)  # so that lines differ in grey print, too
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ class Line:
     text: str  # "" = not labelled
 
 
-def styles(arms: Sequence[str], baselines: Sequence[str], scheme: Scheme = LIGHT) -> dict[str, Style]:
+def styles(
+    arms: Sequence[str], baselines: Sequence[str], scheme: Scheme = LIGHT
+) -> dict[str, Style]:
     """Arm -> its look: the baselines in ink, the first arms in colours in their order, all others grey."""
     found: dict[str, Style] = {}
     place = 0
@@ -75,7 +84,9 @@ def styles(arms: Sequence[str], baselines: Sequence[str], scheme: Scheme = LIGHT
         if arm in baselines and len(baselines) <= IN_COLOUR:
             found[arm] = Style(scheme.ink, (0, (3, 1.2)), baseline=True)
         elif place < IN_COLOUR:
-            found[arm] = Style(scheme.arms[place % len(scheme.arms)], _DASHES[place // 3 % len(_DASHES)])
+            found[arm] = Style(
+                scheme.arms[place % len(scheme.arms)], _DASHES[place // 3 % len(_DASHES)]
+            )
             place += 1
         else:
             found[arm] = Style(scheme.grey, "-", named=False)
@@ -86,7 +97,10 @@ def among(arms: Sequence[str], looks: dict[str, Style], scheme: Scheme = LIGHT) 
     """The looks of a few arms; those that are grey elsewhere get colours that are free here."""
     used = {looks[arm].colour for arm in arms if arm in looks and looks[arm].named}
     free = iter([colour for colour in scheme.arms if colour not in used])
-    return {arm: looks[arm] if arm in looks and looks[arm].named else Style(next(free, scheme.grey)) for arm in arms}
+    return {
+        arm: looks[arm] if arm in looks and looks[arm].named else Style(next(free, scheme.grey))
+        for arm in arms
+    }
 
 
 def lines(curves: Sequence[Curve], looks: dict[str, Style]) -> list[Line]:
@@ -100,7 +114,9 @@ def lines(curves: Sequence[Curve], looks: dict[str, Style]) -> list[Line]:
 
 
 def _text(curve: Curve) -> str:
-    word = {Status.FINISHED: "", Status.STOPPED: ", stopped early"}.get(curve.status, ", unfinished")
+    word = {Status.FINISHED: "", Status.STOPPED: ", stopped early"}.get(
+        curve.status, ", unfinished"
+    )
     return curve.arm + word
 
 
@@ -140,7 +156,9 @@ def canvas(size: tuple[float, float], paper: str = LIGHT.paper) -> Iterator[Any]
     import matplotlib  # half a second to import
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "suite", "font.family": "DejaVu Sans", "font.size": 9.5}
+    ):
         yield Figure(figsize=size, facecolor=paper)
 
 
@@ -185,7 +203,8 @@ def _frame(size: tuple[float, float]) -> tuple[float, float, float, float]:
 def draw_line(axes: Any, line: Line, factor: float, width: float = 2.0) -> None:
     """A curve with its band; a cross where it was cut."""
     mean, low, high = (
-        [value * factor for value in values] for values in (line.curve.mean, line.curve.low, line.curve.high)
+        [value * factor for value in values]
+        for values in (line.curve.mean, line.curve.low, line.curve.high)
     )
     epochs, named = line.curve.epochs, bool(line.text)
     marker = "o" if len(epochs) <= 12 and named else None
@@ -222,7 +241,9 @@ def style(axes: Any, scheme: Scheme, title: str, below: str, whole: bool = True)
             axes.set_xlim(first - (last - first or 1) * 0.03, last + (last - first or 1) * 0.02)
 
 
-def _label(axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]) -> None:
+def _label(
+    axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]
+) -> None:
     """A name for each coloured line: to the right of its end, or below the axes where that is too narrow."""
     named = [line for line in found if line.text]
     if size[0] < 5:
@@ -266,7 +287,10 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     groups: list[list[int]] = []
     for index in sorted(range(len(heights)), key=lambda index: heights[index]):
         groups.append([index])
-        while len(groups) > 1 and _bottom(groups[-1], heights, gap) < _top(groups[-2], heights, gap) + gap:
+        while (
+            len(groups) > 1
+            and _bottom(groups[-1], heights, gap) < _top(groups[-2], heights, gap) + gap
+        ):
             groups[-2:] = [groups[-2] + groups[-1]]
     placed = list(heights)
     for group in groups:

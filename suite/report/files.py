@@ -64,7 +64,10 @@ def _illustrated(found: Content, runs: SweepRuns, uri: str) -> Content:
     """With what artifacts of the runs show: errors, augmentations, activations."""
     order = [str(arm) for arm in found.arms["arm"]] if len(found.arms) else []
     pictures = kept(
-        [activation_section.augmentations(runs, uri), activation_section.activations(runs, uri, order, found.baseline)]
+        [
+            activation_section.augmentations(runs, uri),
+            activation_section.activations(runs, uri, order, found.baseline),
+        ]
     )
     both = [arm for arm in (found.baseline, found.winner) if arm]
     shown = error_analysis.section(runs, uri, both[0], _best(found, both[-1])) if both else None
@@ -105,7 +108,8 @@ def publish(found: Content, out: Path) -> Path:
         _swap(draft, target)
     except OSError as error:
         raise EnvironmentProblem(
-            f"the report cannot be written to {target}: {error.strerror or error}", remedy="Name another folder: --out."
+            f"the report cannot be written to {target}: {error.strerror or error}",
+            remedy="Name another folder: --out.",
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -114,7 +118,12 @@ def publish(found: Content, out: Path) -> Path:
 
 def folder_name(sweep: str) -> str:
     """A sweep's folder: its name, less what would lead elsewhere (only sweeps that are not ours have such names)."""
-    return "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in sweep).lstrip(".") or "sweep"
+    return (
+        "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in sweep).lstrip(
+            "."
+        )
+        or "sweep"
+    )
 
 
 def write(found: Content, folder: Path) -> None:
@@ -182,7 +191,11 @@ def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
 def _environment(runs: SweepRuns, uri: str) -> Mapping[str, Any]:
     """What the sweep's machine was, as the launch put it on record; empty where that is missing."""
     try:
-        found = json.loads(tracking.download(uri, runs.parent.run_id, "environment.json").read_text(encoding="utf-8"))
+        found = json.loads(
+            tracking.download(uri, runs.parent.run_id, "environment.json").read_text(
+                encoding="utf-8"
+            )
+        )
     except (SuiteError, OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -193,7 +206,9 @@ def _check(target: Path) -> None:
     if not target.exists():
         return
     others = (
-        sorted(path.name for path in target.iterdir() if path.name not in OURS) if target.is_dir() else [target.name]
+        sorted(path.name for path in target.iterdir() if path.name not in OURS)
+        if target.is_dir()
+        else [target.name]
     )
     if others:
         raise UsageError(

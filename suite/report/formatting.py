@@ -88,14 +88,24 @@ def some(count: int, noun: str) -> str:
 def names(items: Sequence[str]) -> str:
     """A list in a sentence; a long one is cut and counted."""
     listed = ", ".join(items[:_NAMED])
-    return listed if len(items) <= _NAMED else f"{listed} and {len(items) - _NAMED} more (see the table)"
+    return (
+        listed
+        if len(items) <= _NAMED
+        else f"{listed} and {len(items) - _NAMED} more (see the table)"
+    )
 
 
 def seconds(value: float) -> str:
     """A duration as people say it."""
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
 
 
 def count(value: object) -> str:

@@ -86,7 +86,9 @@ def _time(values: Sequence[float], row: Row) -> tuple[str, str, str, str, str]:
     return "Time to train", seconds(published), seconds(row["seconds"]), ratio, ""
 
 
-def _figure(name: str, published: Sequence[float], measured: Sequence[float]) -> tuple[str, str, str, str, str]:
+def _figure(
+    name: str, published: Sequence[float], measured: Sequence[float]
+) -> tuple[str, str, str, str, str]:
     theirs, low, high = analysis.figure_interval(name, published)
     assert theirs is not None
     shown = with_interval(name, theirs, low, high)

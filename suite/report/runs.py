@@ -20,7 +20,10 @@ from suite.tracking import SweepRuns, TrialRun
 if TYPE_CHECKING:
     from suite.config import SweepSpec
 
-_FOREIGN = {"killed": Status.INTERRUPTED, "scheduled": Status.PENDING}  # MLflow's words for a run without our tags
+_FOREIGN = {
+    "killed": Status.INTERRUPTED,
+    "scheduled": Status.PENDING,
+}  # MLflow's words for a run without our tags
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ def in_plan(run: TrialRun) -> bool:
 
 def _history(run: TrialRun) -> TrialHistory:
     trial = Trial(run.trial or run.run_id, run.arm or run.name, run.seed, run.name, _settings(run))
-    entry = {"baseline": run.tags.get("suite.baseline") == "true", "numerics": parsed(run.tags.get("suite.numerics"))}
+    entry = {
+        "baseline": run.tags.get("suite.baseline") == "true",
+        "numerics": parsed(run.tags.get("suite.numerics")),
+    }
     status = _FOREIGN.get(run.status) or Status(run.status)
     return TrialHistory(trial, entry, _records(run), status, run.tags.get("suite.reason", ""))
 
@@ -94,7 +100,9 @@ def finite(history: Mapping[int, float]) -> dict[int, float]:
 def not_numbers(run: TrialRun) -> bool:
     """Whether the run had figures that were NaN or infinite: in the store, or kept out of it by the suite."""
     known = (history for name, history in run.metrics.items() if name in METRICS)
-    return bool(run.tags.get("suite.nan")) or any(len(finite(history)) < len(history) for history in known)
+    return bool(run.tags.get("suite.nan")) or any(
+        len(finite(history)) < len(history) for history in known
+    )
 
 
 def _records(run: TrialRun) -> dict[int, EpochRecord]:
@@ -158,14 +166,19 @@ def is_search(runs: SweepRuns) -> bool:
 def _confirmed(runs: SweepRuns, uri: str) -> tuple[str, ...] | None:
     """The confirmed arms of ``plan.json``; None where that is missing."""
     try:
-        plan = json.loads(tracking.download(uri, runs.parent.run_id, "plan.json").read_text(encoding="utf-8"))
+        plan = json.loads(
+            tracking.download(uri, runs.parent.run_id, "plan.json").read_text(encoding="utf-8")
+        )
         return tuple(str(arm) for arm in plan["confirmed"])
     except (SuiteError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _reference(spec: SweepSpec) -> dict[str, Mapping[str, Any]]:
-    return {arm: {str(name): value for name, value in found.items()} for arm, found in spec.reference.items()}
+    return {
+        arm: {str(name): value for name, value in found.items()}
+        for arm, found in spec.reference.items()
+    }
 
 
 def _bounds(spec: SweepSpec) -> dict[str, Bounds]:
@@ -204,4 +217,6 @@ def _sweep_file(runs: SweepRuns, uri: str) -> Path | None:
         except SuiteError:
             pass
     folder = tracking.download(uri, runs.parent.run_id, "")
-    return next((path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")), None)
+    return next(
+        (path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")), None
+    )

@@ -18,13 +18,17 @@ from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
 
 
-def notices(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules) -> list[str]:
+def notices(
+    runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules
+) -> list[str]:
     """What is missing, and what else limits the conclusions."""
     counts = Counter(item.status for item in items)
     found = [_progress(runs, counts), *_missing(runs, items, arms, rules), *_unequal(items, arms)]
     gone = sum(not in_plan(run) for run in runs.trials)
     if gone:
-        found.append(f"{some(gone, 'run')} of arms or seeds that the sweep file no longer has: left out.")
+        found.append(
+            f"{some(gone, 'run')} of arms or seeds that the sweep file no longer has: left out."
+        )
     if not rules.margin_known:
         default = with_unit(rules.tested, rules.margin)
         found.append(f"The sweep's margin is not in the store; the default of {default} stands in.")
@@ -54,18 +58,26 @@ def _progress(runs: SweepRuns, counts: Counter[Status]) -> str:
     planned = max(counts.total(), int(runs.parent.tags.get("suite.planned", 0)))
     counts[Status.PENDING] += planned - counts.total()  # a trial has no run before it begins
     ended = counts[Status.FINISHED] + counts[Status.STOPPED] + counts[Status.FAILED]
-    left = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status] and status not in _ENDED)
+    left = ", ".join(
+        f"{counts[status]} {status}" for status in Status if counts[status] and status not in _ENDED
+    )
     if not planned:
         return "The sweep has no trials yet."
     if runs.parent.status == Status.RUNNING:
         return f"The sweep is still running: {ended} of {planned} trials have ended{f' ({left})' if left else ''}."
-    return f"The sweep is not complete: {ended} of {planned} trials have ended ({left})." if left else ""
+    return (
+        f"The sweep is not complete: {ended} of {planned} trials have ended ({left})."
+        if left
+        else ""
+    )
 
 
 _ENDED = (Status.FINISHED, Status.STOPPED, Status.FAILED)
 
 
-def _missing(runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
+def _missing(
+    runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules
+) -> Iterable[str]:
     counts = Counter(item.status for item in items)
     if items and not counts[Status.FINISHED]:
         yield "No trial has finished, so there are no figures to compare."
@@ -120,24 +132,36 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
 # ---- where it comes from ---------------------------------------------------------------------------------------------
 
 
-def facts(runs: SweepRuns, items: Sequence[TrialHistory], environment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def facts(
+    runs: SweepRuns, items: Sequence[TrialHistory], environment: Mapping[str, Any]
+) -> Iterable[tuple[str, str]]:
     """Name and text of what made these figures; only of what is known."""
     tags = runs.parent.tags
     packages = environment.get("packages") or {}
     spent = sum(record.metrics.get("time/epoch_s", 0.0) for item in items for record in item.curve)
-    trials = [run for run in runs.trials if in_plan(run)]  # the sweep's own run ends anew with each launch
+    trials = [
+        run for run in runs.trials if in_plan(run)
+    ]  # the sweep's own run ends anew with each launch
     known = {
         "Command": tags.get("suite.command"),
         "Commit": tags.get("mlflow.source.git.commit"),
         "Uncommitted changes": _changes(environment),
         "Suite": tags.get("suite.version"),
         "Python": environment.get("python"),
-        "Versions": ", ".join(f"{name} {packages[name]}" for name in ("torch", "ray", "mlflow") if name in packages),
-        "Machine": ", ".join(str(environment[name]) for name in ("platform", "cpu", "gpu") if environment.get(name)),
+        "Versions": ", ".join(
+            f"{name} {packages[name]}" for name in ("torch", "ray", "mlflow") if name in packages
+        ),
+        "Machine": ", ".join(
+            str(environment[name]) for name in ("platform", "cpu", "gpu") if environment.get(name)
+        ),
         "Numerics": _numerics(items),
         "Data": (tags.get("suite.data_digest") or "")[:16],
-        "First trial begun": _moment(min((run.start_ms for run in trials if run.start_ms), default=None)),
-        "Last trial ended": _moment(max((run.end_ms for run in trials if run.end_ms), default=None)),
+        "First trial begun": _moment(
+            min((run.start_ms for run in trials if run.start_ms), default=None)
+        ),
+        "Last trial ended": _moment(
+            max((run.end_ms for run in trials if run.end_ms), default=None)
+        ),
         "Training time": seconds(spent) if spent else "",
         "Cost": _cost(items),
         "MLflow run": runs.parent.run_id,
@@ -151,7 +175,9 @@ def _changes(environment: Mapping[str, Any]) -> str:
     if not isinstance(git, dict) or not git.get("commit"):
         return ""
     diff = str(git.get("diff") or "")
-    return f"{some(len(diff.splitlines()), 'line')} of diff, in environment.json" if diff else "none"
+    return (
+        f"{some(len(diff.splitlines()), 'line')} of diff, in environment.json" if diff else "none"
+    )
 
 
 def _cost(items: Iterable[TrialHistory]) -> str:
@@ -165,14 +191,21 @@ def _cost(items: Iterable[TrialHistory]) -> str:
             cores += spent * int(known.get("threads") or 1)
         else:
             gpus += spent
-    texts = [f"{cores:.2f} core-hours" if cores else "", f"{gpus:.2f} hours on shared or whole GPUs" if gpus else ""]
+    texts = [
+        f"{cores:.2f} core-hours" if cores else "",
+        f"{gpus:.2f} hours on shared or whole GPUs" if gpus else "",
+    ]
     return ", ".join(text for text in texts if text)
 
 
 def _numerics(items: Iterable[TrialHistory]) -> str:
     """Of the trials themselves: the last launch may have asked for others and found nothing to run."""
     found = [item.entry.get("numerics") for item in items]
-    texts = (", ".join(f"{name} {value}" for name, value in one.items()) for one in found if isinstance(one, dict))
+    texts = (
+        ", ".join(f"{name} {value}" for name, value in one.items())
+        for one in found
+        if isinstance(one, dict)
+    )
     return "; or ".join(dict.fromkeys(texts))
 
 

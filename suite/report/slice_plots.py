@@ -10,7 +10,10 @@ from typing import Any
 from suite.report.dot_plots import logarithmic
 from suite.report.figures import LIGHT, canvas, printable, saved, style
 
-_CELL, _SLANTED = 2.0, 0.55  # inches: the height of a panel, and what slanted names below it take besides
+_CELL, _SLANTED = (
+    2.0,
+    0.55,
+)  # inches: the height of a panel, and what slanted names below it take besides
 _LETTERS = 12  # of a title, in an inch
 
 
@@ -65,9 +68,14 @@ class Slices:
             drawn = []
             for number, one in enumerate(self.slices):
                 row, column = divmod(number, columns)
-                left, bottom = column * width / columns + 0.45, (rows - 1 - row) * cell + 0.35 + cell - _CELL
+                left, bottom = (
+                    column * width / columns + 0.45,
+                    (rows - 1 - row) * cell + 0.35 + cell - _CELL,
+                )
                 size = width / columns - 0.6, _CELL - 0.35 - 0.4
-                axes = picture.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+                axes = picture.add_axes(
+                    (left / width, bottom / height, size[0] / width, size[1] / height)
+                )
                 _draw(axes, one, int(size[0] * _LETTERS))
                 drawn.append(axes)
             lows, highs = zip(*(axes.get_ylim() for axes in drawn), strict=True)

@@ -53,7 +53,11 @@ class Panels:
 
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
-        columns = min(self.columns, (1 if self.columns < 3 else 2) if narrow else self.columns, len(self.panels))
+        columns = min(
+            self.columns,
+            (1 if self.columns < 3 else 2) if narrow else self.columns,
+            len(self.panels),
+        )
         rows = math.ceil(len(self.panels) / columns)
         per_row = 1 if narrow else 2
         width = _NARROW_WIDTH if narrow else min(_WIDTH, 4.0 * columns)
@@ -67,9 +71,17 @@ class Panels:
                 row, column = divmod(number, columns)
                 left, bottom = column * cell[0] + 0.42, height - (row + 1) * cell[1] + _BOTTOM
                 size = cell[0] - 0.52, cell[1] - _BOTTOM - _TOP
-                axes = picture.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+                axes = picture.add_axes(
+                    (left / width, bottom / height, size[0] / width, size[1] / height)
+                )
                 last = number + columns >= len(self.panels)
-                _draw(axes, panel, "Epoch" if last else "", narrow or columns > 3, int(cell[0] * _LETTERS))
+                _draw(
+                    axes,
+                    panel,
+                    "Epoch" if last else "",
+                    narrow or columns > 3,
+                    int(cell[0] * _LETTERS),
+                )
                 drawn.append((panel, axes))
             if self.shared:
                 _level(drawn)
@@ -92,7 +104,14 @@ def _draw(axes: Any, panel: Panel, below: str, small: bool, letters: int) -> Non
     if not panel.lines:
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "not measured by epoch", transform=axes.transAxes, ha="center", color=LIGHT.ink)
+        axes.text(
+            0.5,
+            0.5,
+            "not measured by epoch",
+            transform=axes.transAxes,
+            ha="center",
+            color=LIGHT.ink,
+        )
 
 
 def _cut(panel: Panel) -> float | None:
@@ -106,7 +125,9 @@ def _cut(panel: Panel) -> float | None:
 def _inverted(line: Line) -> Line:
     """The line of the error instead of the accuracy."""
     curve = line.curve
-    mean, low, high = (tuple(1 - value for value in values) for values in (curve.mean, curve.high, curve.low))
+    mean, low, high = (
+        tuple(1 - value for value in values) for values in (curve.mean, curve.high, curve.low)
+    )
     return replace(line, curve=replace(curve, mean=mean, low=low, high=high))
 
 
@@ -119,14 +140,19 @@ def _level(drawn: Sequence[tuple[Panel, Any]]) -> None:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _key(picture: Any, key: Sequence[Line], width: float, height: float, per_row: int, grey: bool) -> None:
+def _key(
+    picture: Any, key: Sequence[Line], width: float, height: float, per_row: int, grey: bool
+) -> None:
     """Names of the lines, below the panels."""
     from matplotlib.lines import Line2D
 
     rows = math.ceil(len(key) / per_row)
     for number, line in enumerate(key):
         column, row = divmod(number, rows)
-        x, y = (0.42 + column * (width - 0.5) / per_row) / width, ((rows - row - 0.5 + grey) * _LINE) / height
+        x, y = (
+            (0.42 + column * (width - 0.5) / per_row) / width,
+            ((rows - row - 0.5 + grey) * _LINE) / height,
+        )
         sample = ((x, x + 0.32 / width), (y, y))
         picture.add_artist(Line2D(*sample, color=line.colour, linestyle=line.dash, linewidth=2))
         picture.text(x + 0.4 / width, y, printable(line.text, 48 if per_row == 1 else 60), va="center",

@@ -27,18 +27,32 @@ def markdown(content: Content) -> str:
     for section in content.sections:
         parts += _section(section)
     if errors := content.errors:
-        about = errors.winner if errors.baseline == errors.winner else f"{errors.winner} against {errors.baseline}"
+        about = (
+            errors.winner
+            if errors.baseline == errors.winner
+            else f"{errors.winner} against {errors.baseline}"
+        )
         parts += [f"## Errors of {plain(about)}", _bullets((*errors.said, *errors.missing))]
         for drawing in errors.drawings:
-            parts += [f"![{plain(drawing.alt)}](figures/{drawing.name}.png)", plain(drawing.caption)]
+            parts += [
+                f"![{plain(drawing.alt)}](figures/{drawing.name}.png)",
+                plain(drawing.caption),
+            ]
     for section in content.pictured:
         parts += _section(section)
     if content.failures:
-        parts += ["## Failed trials", _bullets(f"{failure.name}: {failure.reason}" for failure in content.failures)]
+        parts += [
+            "## Failed trials",
+            _bullets(f"{failure.name}: {failure.reason}" for failure in content.failures),
+        ]
     if content.more_failures:
         parts += [f"and {content.more_failures} more, see results.csv."]
     parts += ["## How to read it", _bullets(content.method)] if content.method else []
-    parts += ["## Where it comes from", _table(("What", "Value"), content.facts)] if content.facts else []
+    parts += (
+        ["## Where it comes from", _table(("What", "Value"), content.facts)]
+        if content.facts
+        else []
+    )
     parts += [
         f"Made by {code(f'python -m suite.report {content.arguments}')}; all figures: results.csv, arms.csv; LaTeX: "
         "table.tex."
@@ -104,12 +118,16 @@ def _bullets(lines: Iterable[str]) -> str:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return _marked([plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows])
+    return _marked(
+        [plain(heading) for heading in headings], [[plain(cell) for cell in row] for row in rows]
+    )
 
 
 def _marked(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)
+    )
 
 
 def code(text: str) -> str:

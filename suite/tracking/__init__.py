@@ -14,7 +14,14 @@ from suite.tracking.images import log_images, read_images
 from suite.tracking.looks import looks_of, search_seed_of
 from suite.tracking.memory_store import MemoryTracker
 from suite.tracking.mlflow_store import MlflowTracker
-from suite.tracking.port import EntryRejected, RunMissing, SweepRuns, Tracker, TrackingUnavailable, TrialRun
+from suite.tracking.port import (
+    EntryRejected,
+    RunMissing,
+    SweepRuns,
+    Tracker,
+    TrackingUnavailable,
+    TrialRun,
+)
 from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.registry import warm_export

@@ -17,9 +17,7 @@ from suite.tracking.tags import HOME, JOURNAL, KIND
 from suite.tracking.uri import mlflow_client, sqlite_file, warm
 
 _DEADLINE_S = 6.0
-_SERVER_REMEDY = (
-    "Start it, correct the address (--tracking-uri or MLFLOW_TRACKING_URI), or leave both out to track in ./mlflow.db."
-)
+_SERVER_REMEDY = "Start it, correct the address (--tracking-uri or MLFLOW_TRACKING_URI), or leave both out to track in ./mlflow.db."
 _PARENT_SQL = f"""
 SELECT journal.value, home.value FROM runs
 JOIN experiments ON experiments.experiment_id = runs.experiment_id
@@ -56,7 +54,9 @@ def _check_writable(place: Path, what: str) -> None:
     """Whether ``place`` can be written to, or created."""
     existing = next((folder for folder in (place, *place.parents) if folder.exists()), Path("/"))
     if not existing.is_dir():
-        raise EnvironmentProblem(f"{what} cannot be made: {existing} is a file", remedy="Move it out of the way.")
+        raise EnvironmentProblem(
+            f"{what} cannot be made: {existing} is a file", remedy="Move it out of the way."
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise EnvironmentProblem(
             f"{what} cannot be written: no permission for {existing}",
@@ -71,18 +71,26 @@ def _check_sqlite(uri: str, file: Path, sweep: str) -> list[tuple[str, str]]:
         return []
     if not os.access(file, os.R_OK | os.W_OK):
         raise EnvironmentProblem(
-            f"the tracking database {file} cannot be written: no permission", remedy="Change its owner or its mode."
+            f"the tracking database {file} cannot be written: no permission",
+            remedy="Change its owner or its mode.",
         )
     # Immutable: a plain read-only look at a database in WAL mode would put files beside it.
     mode = "mode=ro" if Path(f"{file}-wal").exists() else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True, timeout=5.0)
         try:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                )
+            }
             if "alembic_version" not in tables:
                 _refuse_strange(file, tables)
                 return []
-            _check_revision(uri, connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+            _check_revision(
+                uri, connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+            )
             return list(connection.execute(_PARENT_SQL, (sweep,)))
         finally:
             connection.close()
@@ -96,7 +104,8 @@ def _check_sqlite(uri: str, file: Path, sweep: str) -> list[tuple[str, str]]:
 def _refuse_strange(file: Path, tables: set[str]) -> None:
     if tables:
         raise EnvironmentProblem(
-            f"{file} is a database, but not one of MLflow", remedy="Give another one with --tracking-uri."
+            f"{file} is a database, but not one of MLflow",
+            remedy="Give another one with --tracking-uri.",
         )
 
 
@@ -144,7 +153,9 @@ def _check_database(uri: str) -> None:
         engine.dispose()
 
 
-def _within(seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+def _within(
+    seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]]
+) -> list[tuple[str, str]]:
     """Look on a thread: names that do not resolve and servers that do not answer keep a call for minutes."""
     result: list[Any] = []
 
@@ -159,7 +170,8 @@ def _within(seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]])
     thread.join(seconds)
     if not result:
         raise EnvironmentProblem(
-            f"the tracking server {redacted(uri)} did not answer within {seconds:g} s", remedy=_SERVER_REMEDY
+            f"the tracking server {redacted(uri)} did not answer within {seconds:g} s",
+            remedy=_SERVER_REMEDY,
         )
     if isinstance(result[0], Exception):
         raise _explained(uri, result[0]) from result[0]
@@ -180,4 +192,6 @@ def _explained(uri: str, error: Exception) -> Exception:
             remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN); a server that answers "
             "403 to its own name needs --allowed-hosts NAME,NAME:PORT.",
         )
-    return EnvironmentProblem(f"the tracking server {redacted(uri)} cannot be reached: {text}", remedy=_SERVER_REMEDY)
+    return EnvironmentProblem(
+        f"the tracking server {redacted(uri)} cannot be reached: {text}", remedy=_SERVER_REMEDY
+    )

@@ -57,7 +57,11 @@ def log_images(
         for path in beside:
             client.log_artifact(run_id, str(path))
         named = {safe_key(name): value for name, value in (metrics or {}).items()}
-        fresh = [Metric(name, value, now, step) for name, value in named.items() if data.metrics.get(name) != value]
+        fresh = [
+            Metric(name, value, now, step)
+            for name, value in named.items()
+            if data.metrics.get(name) != value
+        ]
         client.log_batch(run_id, metrics=fresh, tags=[RunTag(IMAGES + key, digest)])
     except Exception as error:
         raise EnvironmentProblem(
@@ -74,12 +78,16 @@ def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
         EnvironmentProblem: if the store cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
-        name = re.compile(re.escape(key.replace("/", "~")) + r"\+step\+(\d+)\+timestamp\+(\d+)\+[^+]*\.png")
+        name = re.compile(
+            re.escape(key.replace("/", "~")) + r"\+step\+(\d+)\+timestamp\+(\d+)\+[^+]*\.png"
+        )
         found: dict[int, tuple[int, bytes]] = {}
         for path in download(uri, run_id, "images", Path(folder)).iterdir():
             if matched := name.fullmatch(path.name):
                 step, made = int(matched[1]), int(matched[2])
-                if step not in found or found[step][0] < made:  # a store that cannot delete has earlier ones, too
+                if (
+                    step not in found or found[step][0] < made
+                ):  # a store that cannot delete has earlier ones, too
                     found[step] = made, path.read_bytes()
     return {step: content for step, (_, content) in sorted(found.items())}
 
@@ -96,7 +104,9 @@ def images_digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def replace_images(client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int) -> None:
+def replace_images(
+    client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int
+) -> None:
     """Put pictures in place of those under ``key``, as ``mlflow.log_image`` does: two files each, below ``images/``."""
     from PIL import Image
 
@@ -105,7 +115,9 @@ def replace_images(client: Any, run_id: str, key: str, files: Sequence[Path], ti
             remove(client, run_id, old.path)
     for step, path in enumerate(files):
         with Image.open(path) as image:
-            client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
+            client.log_image(
+                run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True
+            )
 
 
 def remove(client: Any, run_id: str, artifact: str) -> bool:
@@ -115,7 +127,9 @@ def remove(client: Any, run_id: str, artifact: str) -> bool:
     except (AttributeError, NotImplementedError, FileNotFoundError):
         return False
     except Exception as error:
-        if "404" in str(error) or "403" in str(error):  # already gone, or not allowed: the tag still tells
+        if "404" in str(error) or "403" in str(
+            error
+        ):  # already gone, or not allowed: the tag still tells
             return False
         raise
     return True

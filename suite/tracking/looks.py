@@ -13,7 +13,9 @@ MAX_LENGTH = 5000  # of the tag; MLflow takes 8000
 MAX_SEEDS = 100_000  # of a look, in a tag that somebody else may have written
 
 
-def looks_tag(planned: Iterable[Sequence[int]], made: Iterable[Sequence[int]], other_plan: bool = False) -> str:
+def looks_tag(
+    planned: Iterable[Sequence[int]], made: Iterable[Sequence[int]], other_plan: bool = False
+) -> str:
     """JSON: ``{"planned": ["0-7", "0-11"], "made": ["0-7"]}``, or "" without looks.
 
     If it is too long for a tag, the oldest looks of the longer list are left out.
@@ -21,7 +23,10 @@ def looks_tag(planned: Iterable[Sequence[int]], made: Iterable[Sequence[int]], o
     Args:
         other_plan: whether a look was made without this plan; then ``"open": true`` is added.
     """
-    named = {"planned": [_ranges(seeds) for seeds in planned], "made": [_ranges(seeds) for seeds in made]}
+    named = {
+        "planned": [_ranges(seeds) for seeds in planned],
+        "made": [_ranges(seeds) for seeds in made],
+    }
     if not any(named.values()):
         return ""
     while len(text := json.dumps(named)) > MAX_LENGTH:

@@ -52,24 +52,40 @@ class MemoryTracker(Projection):
     def check(self) -> None:
         """See ``Tracker.check``."""
         if self.down:
-            raise EnvironmentProblem("the tracking server memory: cannot be reached", remedy="Start it.")
+            raise EnvironmentProblem(
+                "the tracking server memory: cannot be reached", remedy="Start it."
+            )
 
     def read(self, sweep: str) -> SweepRuns:
         """See ``Tracker.read``."""
         alive = [item for item in self.stored.values() if item.sweep == sweep and not item.deleted]
         parents = [item for item in alive if item.run.trial is None]
         if not parents:
-            known = ", ".join(sorted({item.sweep for item in self.stored.values() if not item.deleted})) or "none"
+            known = (
+                ", ".join(sorted({item.sweep for item in self.stored.values() if not item.deleted}))
+                or "none"
+            )
             raise UsageError(f"there is no sweep {sweep} in memory:; known: {known}")
-        children = sorted((item for item in alive if item.run.trial), key=lambda item: int(item.run.tags[ORDER]))
-        return SweepRuns(sweep, self._read(parents[-1]), tuple(self._read(item) for item in children))
+        children = sorted(
+            (item for item in alive if item.run.trial), key=lambda item: int(item.run.tags[ORDER])
+        )
+        return SweepRuns(
+            sweep, self._read(parents[-1]), tuple(self._read(item) for item in children)
+        )
 
     def _read(self, item: Stored) -> TrialRun:
         metrics: dict[str, dict[int, float]] = {}
         for name, value, _, step in sorted(item.metrics, key=lambda metric: (metric[0], metric[2])):
             metrics.setdefault(name, {})[step] = value
         return trial_run(
-            item.run.id, item.name, item.run.status, item.run.tags, item.run.params, metrics, item.start_ms, item.end_ms
+            item.run.id,
+            item.name,
+            item.run.status,
+            item.run.tags,
+            item.run.params,
+            metrics,
+            item.start_ms,
+            item.end_ms,
         )
 
     def _alive(self, run: Run | None = None) -> Stored | None:
@@ -88,7 +104,9 @@ class MemoryTracker(Projection):
         return {item.run.trial: _copy(item.run) for item in self._mine(True)}
 
     def _mine(self, mine: bool) -> list[Stored]:
-        alive = [item for item in self.stored.values() if item.sweep == self.sweep and not item.deleted]
+        alive = [
+            item for item in self.stored.values() if item.sweep == self.sweep and not item.deleted
+        ]
         return [item for item in alive if (item.run.tags.get(JOURNAL) == self.journal_id) == mine]
 
     def _replace_foreign(self) -> None:
@@ -103,7 +121,9 @@ class MemoryTracker(Projection):
         self.stored[run.id] = Stored(run, self.sweep, name, start_ms)
         return _copy(run)
 
-    def _write(self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
+    def _write(
+        self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
+    ) -> None:
         item = self._alive(run)
         assert item is not None
         item.metrics.update(metrics)
@@ -129,7 +149,11 @@ class MemoryTracker(Projection):
     def _upload(self, run: Run, path: Path, folder: str) -> None:
         item = self._alive(run)
         assert item is not None
-        files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+        files = (
+            [path]
+            if path.is_file()
+            else [file for file in sorted(path.rglob("*")) if file.is_file()]
+        )
         if not path.exists():
             raise FileNotFoundError(path)
         for file in files:

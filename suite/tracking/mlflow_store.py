@@ -30,7 +30,12 @@ class MlflowTracker(Projection):
     """Runs in an MLflow store: a sqlite file, another database, or a server."""
 
     def __init__(
-        self, sweep: str, uri: str, artifacts: Path | None, journal_id: str, folder: Path | None = None
+        self,
+        sweep: str,
+        uri: str,
+        artifacts: Path | None,
+        journal_id: str,
+        folder: Path | None = None,
     ) -> None:
         """
         Args:
@@ -138,16 +143,24 @@ class MlflowTracker(Projection):
             client = self._client()
             if self._experiment is None:
                 self._experiment = client.create_experiment(
-                    self.sweep, artifact_location=self._location(), tags={KIND: "sweep", EXPERIMENT_KIND: TRAINING}
+                    self.sweep,
+                    artifact_location=self._location(),
+                    tags={KIND: "sweep", EXPERIMENT_KIND: TRAINING},
                 )
-            made = client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
+            made = client.create_run(
+                self._experiment, start_time=start_ms, tags=tags, run_name=name
+            )
             return Run(made.info.run_id, trial, dict(tags))
 
-    def _write(self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
+    def _write(
+        self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
+    ) -> None:
         from mlflow.entities import Metric as MlflowMetric
         from mlflow.entities import Param, RunTag
 
-        calls = list(zip_longest(chunks(list(params.items()), _PARAMS), chunks(metrics, _METRICS))) or [(None, None)]
+        calls = list(
+            zip_longest(chunks(list(params.items()), _PARAMS), chunks(metrics, _METRICS))
+        ) or [(None, None)]
         with self._about(run) as client:
             for number, (some_params, some_metrics) in enumerate(calls, start=1):
                 # The tags (a few dozen) go with the last call: a mark of progress must never be too early.
@@ -210,7 +223,9 @@ class MlflowTracker(Projection):
         return self._mlflow
 
     def _location(self) -> str | None:
-        return (self.artifacts / safe_file(self.sweep)).absolute().as_uri() if self.artifacts else None
+        return (
+            (self.artifacts / safe_file(self.sweep)).absolute().as_uri() if self.artifacts else None
+        )
 
 
 def _use_wal(uri: str) -> None:
@@ -234,4 +249,6 @@ def _is_local(file: Path) -> bool:
         return True
     inside = [(len(place), kind) for place, kind in mounts if file.is_relative_to(place)]
     kind = max(inside, default=(0, ""))[1]
-    return not kind.startswith(("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "glusterfs", "fuse", "9p", "beegfs"))
+    return not kind.startswith(
+        ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "glusterfs", "fuse", "9p", "beegfs")
+    )

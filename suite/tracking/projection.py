@@ -124,7 +124,9 @@ class Projection(ABC):
         """A new run, RUNNING."""
 
     @abstractmethod
-    def _write(self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]) -> None:
+    def _write(
+        self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
+    ) -> None:
         """Add to a run. Any number of each; params are new ones."""
 
     @abstractmethod
@@ -202,27 +204,49 @@ class Projection(ABC):
         parent = self._runs().get(None)
         self._replace_foreign()
         if parent is None:
-            tags = {KIND: "sweep", "suite.sweep": self.sweep, JOURNAL: self.journal_id, HOME: self.home}
+            tags = {
+                KIND: "sweep",
+                "suite.sweep": self.sweep,
+                JOURNAL: self.journal_id,
+                HOME: self.home,
+            }
             parent = self._make(None, self.sweep, tags, entry["ts_ms"])
         if entry["seq"] <= parent.mark(SEQ):
             return
         for run in self._children():
-            self._put(run, tags={PARENT: parent.id})  # if somebody deleted their parent, this is a new one
-        for run in self._children():  # whoever ran them is gone: this process holds the sweep's lock now
+            self._put(
+                run, tags={PARENT: parent.id}
+            )  # if somebody deleted their parent, this is a new one
+        for (
+            run
+        ) in self._children():  # whoever ran them is gone: this process holds the sweep's lock now
             if run.status == "RUNNING" and self._is_new(run, entry):
                 self._end(run, Status.INTERRUPTED, entry, {REASON: DIED})
         self._status(parent, "RUNNING")
         if entry.get("text"):
-            self._text(parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name)
+            self._text(
+                parent, str(entry["text"]), Path(str(entry.get("file") or "sweep.yaml")).name
+            )
         self._text(parent, as_json(self._environment, indent=2), "environment.json")
-        tags = {STATUS: Status.RUNNING, HOME: self.home, "suite.overrides": as_text(entry.get("overrides") or [])}
+        tags = {
+            STATUS: Status.RUNNING,
+            HOME: self.home,
+            "suite.overrides": as_text(entry.get("overrides") or []),
+        }
         if entry.get("margin") is not None:
             tags["suite.margin"] = as_text(entry["margin"])
         tags[LOOKS] = self._looks_tag()
-        tags[SEARCH_SEED] = as_text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
+        tags[SEARCH_SEED] = (
+            as_text(entry["search_seed"]) if entry.get("search_seed") is not None else ""
+        )
         if entry.get("description"):
             tags["mlflow.note.content"] = str(entry["description"])
-        self._put(parent, params=flatten(entry.get("params") or {}), tags={**self._stamp, **tags}, seq=entry["seq"])
+        self._put(
+            parent,
+            params=flatten(entry.get("params") or {}),
+            tags={**self._stamp, **tags},
+            seq=entry["seq"],
+        )
 
     def _on_plan(self, entry: Entry) -> None:
         self.learn(entry)
@@ -231,7 +255,9 @@ class Projection(ABC):
             return
         for run in self._children():
             self._put(run, tags=self._place(run.trial or "", run.tags.get(ARM, "")))
-        plan = {name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")}
+        plan = {
+            name: value for name, value in entry.items() if name not in ("seq", "ts_ms", "kind")
+        }
         self._text(parent, as_json(plan, indent=2), "plan.json")
         self._put(parent, tags={PLANNED: str(len(entry["ids"]))}, seq=entry["seq"])
 
@@ -243,7 +269,12 @@ class Projection(ABC):
         """The run of a ``trial`` entry."""
         run = self._runs().get(entry["id"])
         if run is None:
-            tags = {KIND: "trial", "suite.sweep": self.sweep, TRIAL: entry["id"], JOURNAL: self.journal_id}
+            tags = {
+                KIND: "trial",
+                "suite.sweep": self.sweep,
+                TRIAL: entry["id"],
+                JOURNAL: self.journal_id,
+            }
             born = self._born.get(entry["id"])
             tags |= {BORN: str(born)} if born else {}
             run = self._make(entry["id"], entry["name"], tags, start_ms)
@@ -273,7 +304,14 @@ class Projection(ABC):
         if not self._is_new(run, entry):
             return
         tags = {REASON: str(entry.get("reason") or "")}
-        for name in ("epochs", "best_epoch", "best_value", "parameters_trainable", "parameters_total", "prefix"):
+        for name in (
+            "epochs",
+            "best_epoch",
+            "best_value",
+            "parameters_trainable",
+            "parameters_total",
+            "prefix",
+        ):
             if entry.get(name) is not None:
                 tags[f"suite.{name}"] = as_text(entry[name])
         self._end(run, Status(entry["status"]), entry, tags)
@@ -305,7 +343,10 @@ class Projection(ABC):
         except FileNotFoundError:
             log.info("the pictures in %s are gone and were not uploaded", folder)
             return
-        metrics = [(safe_key(name), value, entry["ts_ms"], entry["step"]) for name, value in entry["metrics"].items()]
+        metrics = [
+            (safe_key(name), value, entry["ts_ms"], entry["step"])
+            for name, value in entry["metrics"].items()
+        ]
         self._put(run, metrics=metrics, tags={tag: digest}, seq=entry["seq"])
 
     def _on_drop(self, entry: Entry) -> None:
@@ -350,7 +391,12 @@ class Projection(ABC):
     def _on_close(self, entry: Entry) -> None:
         parent = self._parent()
         if entry["seq"] > parent.mark(SEQ):
-            self._end(parent, Status(entry["status"]), entry, {"suite.counts": as_text(entry.get("counts") or {})})
+            self._end(
+                parent,
+                Status(entry["status"]),
+                entry,
+                {"suite.counts": as_text(entry.get("counts") or {})},
+            )
 
     # ---- steps that several entries share --------------------------------------------------------------------------
 
@@ -383,7 +429,9 @@ class Projection(ABC):
     def _make(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
         try:
             name = cut(storable(name), LONGEST_NAME)
-            run = self._create(trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms)
+            run = self._create(
+                trial, name, {**tags, MADE: str(time.time_ns() // 1_000_000)}, start_ms
+            )
         except Exception:
             self._known = None  # it may have been made all the same: look before trying again
             raise
@@ -400,10 +448,17 @@ class Projection(ABC):
     ) -> None:
         """Write what is new. The mark of progress goes last, so that an interrupted entry is done again."""
         fresh_params = {
-            name: storable(redacted(value)) for name, value in (params or {}).items() if name not in run.params
+            name: storable(redacted(value))
+            for name, value in (params or {}).items()
+            if name not in run.params
         }
-        wanted = {name: cut(storable(redacted(str(value))), LONGEST_TAG) for name, value in (tags or {}).items()}
-        fresh_tags = {name: value for name, value in wanted.items() if run.tags.get(name, "") != value}
+        wanted = {
+            name: cut(storable(redacted(str(value))), LONGEST_TAG)
+            for name, value in (tags or {}).items()
+        }
+        fresh_tags = {
+            name: value for name, value in wanted.items() if run.tags.get(name, "") != value
+        }
         if seq is not None and seq > run.mark(SEQ):
             fresh_tags[SEQ] = str(seq)
         metrics = list(metrics)
@@ -443,7 +498,9 @@ class Projection(ABC):
         except EntryRejected as error:
             run = (self._known or {}).get(entry.get("id"))
             if run is not None:
-                note = cut(redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), LONGEST_PARAM)
+                note = cut(
+                    redacted(f"entry {entry['seq']} ({entry['kind']}): {error}"), LONGEST_PARAM
+                )
                 try:
                     self._put(run, tags={"suite.tracking_error": note})
                 except EntryRejected:

@@ -24,8 +24,14 @@ def publish_report(uri: str, run_id: str, folder: Path) -> None:
     try:
         client = mlflow_client(uri)
         client.log_artifacts(run_id, str(folder), REPORT)
-        ours = {f"{REPORT}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*") if path.is_file()}
-        _remove(client, run_id, [path for path in _files(client, run_id, REPORT) if path not in ours])
+        ours = {
+            f"{REPORT}/{path.relative_to(folder).as_posix()}"
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        _remove(
+            client, run_id, [path for path in _files(client, run_id, REPORT) if path not in ours]
+        )
     except Exception as error:
         raise EnvironmentProblem(
             f"the report was made, but could not be put into {redacted(uri)}: {brief(error)}",

@@ -32,16 +32,24 @@ def read(uri: str, sweep: str) -> SweepRuns:
     with _reading(uri) as client:
         experiment = client.get_experiment_by_name(sweep)
         found = (
-            search(client, experiment.experiment_id) if experiment and experiment.lifecycle_stage == "active" else ()
+            search(client, experiment.experiment_id)
+            if experiment and experiment.lifecycle_stage == "active"
+            else ()
         )
         runs = list(found)
         parents = [run for run in runs if run.data.tags.get(KIND) == "sweep"]
         if not parents:
-            raise UsageError(f"there is no sweep {sweep} in {redacted(uri)}; known: {_known(client)}")
+            raise UsageError(
+                f"there is no sweep {sweep} in {redacted(uri)}; known: {_known(client)}"
+            )
         parent = max(parents, key=lambda run: (run.info.start_time, as_run(run).precedence))
         children = _latest(run for run in runs if run.data.tags.get(PARENT) == parent.info.run_id)
         histories = _histories(client, [parent, *children])
-        return SweepRuns(sweep, _as_trial(parent, histories), tuple(_as_trial(run, histories) for run in children))
+        return SweepRuns(
+            sweep,
+            _as_trial(parent, histories),
+            tuple(_as_trial(run, histories) for run in children),
+        )
 
 
 def find_run(uri: str, reference: str) -> TrialRun:
@@ -119,9 +127,13 @@ def resolve_weights(uri: str, reference: str) -> Path:
     elif kind == "models" and rest.strip("/"):
         file = _model_weights(uri, reference, rest.strip("/"))
     else:
-        raise UsageError(f"model.weights must be runs:/ID/PATH or models:/NAME@ALIAS here, got {reference}")
+        raise UsageError(
+            f"model.weights must be runs:/ID/PATH or models:/NAME@ALIAS here, got {reference}"
+        )
     if not file.is_file():
-        raise EnvironmentProblem(f"model.weights {reference} is a folder", remedy="Name a file in it.")
+        raise EnvironmentProblem(
+            f"model.weights {reference} is a folder", remedy="Name a file in it."
+        )
     return file
 
 
@@ -131,7 +143,9 @@ def _model_weights(uri: str, reference: str, name: str) -> Path:
 
         try:
             source = _version(client, name).source
-            return Path(download_artifacts(artifact_uri=f"{source}/{WEIGHTS_FILE}", tracking_uri=uri))
+            return Path(
+                download_artifacts(artifact_uri=f"{source}/{WEIGHTS_FILE}", tracking_uri=uri)
+            )
         except Exception as error:
             raise EnvironmentProblem(
                 f"model.weights {reference} cannot be had from {redacted(uri)}: {brief(error)}",
@@ -179,7 +193,10 @@ def _reading(uri: str) -> Iterator[Any]:
 
 
 def _is_missing(error: Exception) -> bool:
-    return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    return getattr(error, "error_code", None) in (
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_PARAMETER_VALUE",
+    )
 
 
 def _known(client: Any) -> str:
@@ -289,7 +306,9 @@ def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str,
             .filter(Metric.key == name, Metric.run_uuid.in_(run_ids))
             .order_by(Metric.timestamp, Metric.step, Metric.value)
         )
-        return [(run_id, step, math.nan if is_nan else value) for run_id, step, value, is_nan in rows]
+        return [
+            (run_id, step, math.nan if is_nan else value) for run_id, step, value, is_nan in rows
+        ]
 
 
 def _rest_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]] | None:

@@ -34,16 +34,24 @@ def warm_export() -> threading.Thread:
     def load() -> None:
         with contextlib.suppress(ImportError):  # then the registration says so
             importlib.import_module("mlflow.pytorch")
-            importlib.import_module("torch.export._trace")  # torch.export.export imports it, and torch's compiler
+            importlib.import_module(
+                "torch.export._trace"
+            )  # torch.export.export imports it, and torch's compiler
             requirements = importlib.import_module("mlflow.utils.requirements_utils")
-            requirements.warn_dependency_requirement_mismatches(["mlflow"])  # reads what is installed, once a process
+            requirements.warn_dependency_requirement_mismatches(
+                ["mlflow"]
+            )  # reads what is installed, once a process
 
-    thread = threading.Thread(target=load, name="warm-export")  # no daemon: no process should end in mid-import
+    thread = threading.Thread(
+        target=load, name="warm-export"
+    )  # no daemon: no process should end in mid-import
     thread.start()
     return thread
 
 
-def register(client: Any, name: str, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
+def register(
+    client: Any, name: str, run_id: str, model: nn.Module, example: np.ndarray
+) -> int | None:
     """See ``MlflowTracker.register_champion``; raises whatever MLflow raises."""
     name = model_name(name)
     version = _version_of(client, name, run_id)
@@ -53,13 +61,21 @@ def register(client: Any, name: str, run_id: str, model: nn.Module, example: np.
             try:
                 save(model, example, Path(folder) / FOLDER)
             except Exception as error:  # torch.export cannot follow every network of a user's own
-                log.warning("the champion was not registered: torch.export failed: %s", brief(error))
+                log.warning(
+                    "the champion was not registered: torch.export failed: %s", brief(error)
+                )
                 client.set_tag(run_id, "suite.champion_export", f"failed: {brief(error)}")
                 return None
             client.log_artifacts(run_id, str(Path(folder) / FOLDER), FOLDER)
         _ensure_model(client, name)
-        tags = {key: run.data.tags[key] for key in ("suite.trial", "suite.arm", "suite.seed") if key in run.data.tags}
-        made = client.create_model_version(name, f"{run.info.artifact_uri}/{FOLDER}", run_id, tags=tags)
+        tags = {
+            key: run.data.tags[key]
+            for key in ("suite.trial", "suite.arm", "suite.seed")
+            if key in run.data.tags
+        }
+        made = client.create_model_version(
+            name, f"{run.info.artifact_uri}/{FOLDER}", run_id, tags=tags
+        )
         version = int(made.version)
     client.set_registered_model_alias(name, ALIAS, str(version))
     return version

@@ -62,7 +62,9 @@ class Sender:
         self._tell = on_state_change or (lambda _: None)
         self._entries: list[Entry] = []
         self._next = 0  # index of the first entry that has not been dealt with
-        self._sent: int | None = None  # seq that is in the store already; None = the cursor has not been checked yet
+        self._sent: int | None = (
+            None  # seq that is in the store already; None = the cursor has not been checked yet
+        )
         self._forgotten: dict[str, int] = {}
         self._closing = False
         self._draining = 0
@@ -106,7 +108,9 @@ class Sender:
     def behind(self) -> int:
         """How many entries are not in the store yet."""
         with self._changed:
-            first = bisect.bisect_right(self._entries, self._sent or 0, key=lambda entry: entry["seq"])
+            first = bisect.bisect_right(
+                self._entries, self._sent or 0, key=lambda entry: entry["seq"]
+            )
             return len(self._entries) - max(self._next, first)
 
     # ---- the thread ------------------------------------------------------------------------------------------------
@@ -128,7 +132,9 @@ class Sender:
                 self._start_again()
             except _Closing:
                 return
-            except Exception as error:  # TrackingUnavailable; anything else is a bug, but training must not notice
+            except (
+                Exception
+            ) as error:  # TrackingUnavailable; anything else is a bug, but training must not notice
                 self._failed(error)
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_S)
@@ -150,7 +156,9 @@ class Sender:
             if entry["seq"] <= self._sent:
                 self._tracker.learn(entry)
         wanted = [entry for entry in batch if entry["seq"] > self._sent and self._counts(entry)]
-        by_trial = groupby(sorted(wanted, key=lambda entry: entry.get("id") or ""), lambda entry: entry.get("id"))
+        by_trial = groupby(
+            sorted(wanted, key=lambda entry: entry.get("id") or ""), lambda entry: entry.get("id")
+        )
         for _, entries in by_trial:  # sorted() is stable: the order within a trial stays
             if self._closing:
                 raise _Closing
@@ -158,7 +166,9 @@ class Sender:
 
     def _counts(self, entry: Entry) -> bool:
         """False for what happened to a trial before it was forgotten."""
-        return entry["kind"] in ("trial", "forget") or entry["seq"] > self._forgotten.get(entry.get("id") or "", 0)
+        return entry["kind"] in ("trial", "forget") or entry["seq"] > self._forgotten.get(
+            entry.get("id") or "", 0
+        )
 
     def _try(self, entries: list[Entry]) -> None:
         """Entries of one trial, one kind; makes their run again if it is gone. Refused ones are passed over."""
@@ -172,11 +182,19 @@ class Sender:
                 self._apply(entries)
         except (TrackingUnavailable, _StartAgain):
             raise
-        except Exception as error:  # EntryRejected; RunMissing, if nothing is known of the trial; or a bug of ours
+        except (
+            Exception
+        ) as error:  # EntryRejected; RunMissing, if nothing is known of the trial; or a bug of ours
             if not isinstance(error, (EntryRejected, RunMissing)):
-                log.error(redacted(f"tracking failed in a way that nobody foresaw: {traceback.format_exc()}"))
+                log.error(
+                    redacted(
+                        f"tracking failed in a way that nobody foresaw: {traceback.format_exc()}"
+                    )
+                )
             text = f"tracking passed over {entries[0]['kind']} entry {entries[0]['seq']}: {redacted(str(error))}"
-            if text not in self._told:  # entries are tried again after a rebuild; saying it once is enough
+            if (
+                text not in self._told
+            ):  # entries are tried again after a rebuild; saying it once is enough
                 self._told.add(text)
                 log.warning(text)
             self._tell(text)
@@ -192,9 +210,15 @@ class Sender:
     def _rebuild(self, trial: str, before: int) -> None:
         """Make a trial's run again from the entries up to ``before``."""
         with self._changed:
-            mine = [entry for entry in self._entries if entry["seq"] < before and entry.get("id") == trial]
+            mine = [
+                entry
+                for entry in self._entries
+                if entry["seq"] < before and entry.get("id") == trial
+            ]
         mine = [entry for entry in mine if self._counts(entry)]
-        for _, group in groupby(mine, lambda entry: "epoch" if entry["kind"] == "epoch" else entry["seq"]):
+        for _, group in groupby(
+            mine, lambda entry: "epoch" if entry["kind"] == "epoch" else entry["seq"]
+        ):
             try:
                 self._apply(list(group))
             except EntryRejected as error:
@@ -231,7 +255,11 @@ class Sender:
         began = time.monotonic()
         with self._changed:
             while not self._closing:
-                left = began + (min(seconds, _FIRST_WAIT_S) if self._draining else seconds) - time.monotonic()
+                left = (
+                    began
+                    + (min(seconds, _FIRST_WAIT_S) if self._draining else seconds)
+                    - time.monotonic()
+                )
                 if left <= 0:
                     return
                 self._changed.wait(left)

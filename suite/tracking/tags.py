@@ -11,8 +11,19 @@ from suite.tracking.text import LONGEST_PARAM, as_json, as_text, cut, safe_key
 
 KIND, JOURNAL, HOME = "suite.kind", "suite.journal", "suite.home"
 SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
-TRIAL, ARM, SEED, STATUS, REASON = "suite.trial", "suite.arm", "suite.seed", "suite.status", "suite.reason"
-IN_PLAN, BASELINE, CHAMPION, ORDER = "suite.in_plan", "suite.baseline", "suite.champion", "suite.order"
+TRIAL, ARM, SEED, STATUS, REASON = (
+    "suite.trial",
+    "suite.arm",
+    "suite.seed",
+    "suite.status",
+    "suite.reason",
+)
+IN_PLAN, BASELINE, CHAMPION, ORDER = (
+    "suite.in_plan",
+    "suite.baseline",
+    "suite.champion",
+    "suite.order",
+)
 PLANNED = "suite.planned"
 IMAGES = "suite.images."  # and the key of the series: digest of what the run shows
 PARENT = "mlflow.parentRunId"
@@ -34,10 +45,16 @@ def describe_dataset(entry: Entry) -> dict[str, str] | None:
     if not data or not digest:
         return None
     source = {"uri": str(data.get("root") or data.get("name"))}
-    source |= {name: data[name] for name in ("name", "image_size", "split_seed") if data.get(name) is not None}
+    source |= {
+        name: data[name]
+        for name in ("name", "image_size", "split_seed")
+        if data.get(name) is not None
+    }
     return {
         "name": cut(str(data.get("name", "data")), LONGEST_PARAM),
-        "digest": str(digest)[:36],  # MLflow takes no more; the whole one is in the tag suite.data_digest
+        "digest": str(digest)[
+            :36
+        ],  # MLflow takes no more; the whole one is in the tag suite.data_digest
         "source": as_json(source),
         "source_type": "local",
     }

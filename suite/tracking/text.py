@@ -17,7 +17,11 @@ LONGEST_NAME = 250  # of a run; sqlite takes more, PostgreSQL does not
 def safe_key(name: str) -> str:
     """A name that MLflow takes for a metric or a param."""
     key = re.sub(r"[^\w.\- :/]", "_", name)[:LONGEST_KEY]
-    return key if posixpath.normpath(key) == key and key[0] not in "./" else re.sub(r"^[./]+|/", "_", key)
+    return (
+        key
+        if posixpath.normpath(key) == key and key[0] not in "./"
+        else re.sub(r"^[./]+|/", "_", key)
+    )
 
 
 def safe_file(name: str) -> str:
@@ -27,7 +31,11 @@ def safe_file(name: str) -> str:
 
 def storable(text: str) -> str:
     """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode("utf-8")
+    return (
+        text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        .encode("utf-8", "backslashreplace")
+        .decode("utf-8")
+    )
 
 
 def cut(text: str, length: int, mark: str = "...") -> str:

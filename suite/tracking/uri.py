@@ -28,7 +28,10 @@ def default_uri(tracking_uri: str | None, folder: Path) -> str:
             raise UsageError(f"the tracking address {uri} names no file", remedy=_REMEDY)
         return SQLITE + str(Path(os.path.normpath(folder.absolute() / place)))
     if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
-        raise UsageError(f"MLflow no longer stores runs in folders, got the tracking address {uri}", remedy=_REMEDY)
+        raise UsageError(
+            f"MLflow no longer stores runs in folders, got the tracking address {uri}",
+            remedy=_REMEDY,
+        )
     return uri
 
 

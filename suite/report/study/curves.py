@@ -34,7 +34,10 @@ class Courses:
         place = {arm: number for number, arm in enumerate(order)}
         self._curves = {
             metric: sorted(_drawable(items, metric), key=lambda curve: place[curve.arm])
-            for metric in (*_GRID, *{record for item in items for one in item.curve for record in one.metrics})
+            for metric in (
+                *_GRID,
+                *{record for item in items for one in item.curve for record in one.metrics},
+            )
         }
 
     def of(self, metric: str, arms: Sequence[str] | None = None) -> list[Curve]:
@@ -67,11 +70,15 @@ class Courses:
         if sum(bool(panel.lines) for panel in panels) < 2:
             return None
         alt = "Loss and accuracy by epoch on training, validation and test images, one line for each arm."
-        return Picture("splits", alt, f"Loss and accuracy on each split. {_SAME}", Panels(tuple(panels), 3))
+        return Picture(
+            "splits", alt, f"Loss and accuracy on each split. {_SAME}", Panels(tuple(panels), 3)
+        )
 
     # ---- what the study compares -----------------------------------------------------------------------------------
 
-    def _few(self, name: str, arms: Sequence[str], caption: str, metrics: Sequence[str]) -> Picture | None:
+    def _few(
+        self, name: str, arms: Sequence[str], caption: str, metrics: Sequence[str]
+    ) -> Picture | None:
         looks = among(arms, self.looks)
         panels = [Panel(metric, tuple(lines(self.of(metric, arms), looks))) for metric in metrics]
         panels = [panel for panel in panels if panel.lines]
@@ -83,7 +90,9 @@ class Courses:
     def _weights(self, roles: Roles) -> Iterable[Picture | None]:
         for number, (random, pretrained) in enumerate(roles.weights, start=1):
             caption = f"Pretrained ({pretrained}) against a random start ({random})."
-            yield self._few(_numbered("pretrained", number), (pretrained, random), caption, _TRAINING)
+            yield self._few(
+                _numbered("pretrained", number), (pretrained, random), caption, _TRAINING
+            )
 
     def _heads(self, roles: Roles) -> Iterable[Picture | None]:
         for number, (deep, short) in enumerate(roles.heads, start=1):
@@ -93,11 +102,20 @@ class Courses:
     def _final(self, roles: Roles) -> Iterable[Picture | None]:
         """The random start, the pretrained net with all weights learnable, and the one with some frozen."""
         for number, (random, pretrained) in enumerate(roles.weights, start=1):
-            frozen = [arm for free, arm in (*roles.freezing, *roles.freezing_and_head) if free == pretrained]
+            frozen = [
+                arm
+                for free, arm in (*roles.freezing, *roles.freezing_and_head)
+                if free == pretrained
+            ]
             if frozen:
                 caption = "The final comparison: random start, all weights learnable, some frozen."
                 arms = (random, pretrained, *frozen[:3])
-                yield self._few(_numbered("final", number), arms, caption, (VAL_LOSS, VAL_ACC, TEST_LOSS, TEST_ACC))
+                yield self._few(
+                    _numbered("final", number),
+                    arms,
+                    caption,
+                    (VAL_LOSS, VAL_ACC, TEST_LOSS, TEST_ACC),
+                )
 
     def _dropout(self, roles: Roles) -> Iterable[Picture | None]:
         """A column for each place, a line for each rate."""
@@ -120,9 +138,16 @@ class Courses:
             "the others test loss. Colours are those of the rates, from none to most, not of the arms."
         )
         alt = f"Test accuracy and loss by epoch for dropout rates {', '.join(f'{rate:g}' for rate in steps)}."
-        yield Picture("dropout", alt, f"{caption} {_SAME}", Panels(tuple(panels), len(roles.dropout), shared=True))
+        yield Picture(
+            "dropout",
+            alt,
+            f"{caption} {_SAME}",
+            Panels(tuple(panels), len(roles.dropout), shared=True),
+        )
 
-    def _rates(self, metric: str, rates: Mapping[float, str], colours: Mapping[float, str]) -> tuple[Line, ...]:
+    def _rates(
+        self, metric: str, rates: Mapping[float, str], colours: Mapping[float, str]
+    ) -> tuple[Line, ...]:
         return tuple(
             replace(line, text=f"rate {rate:g}")
             for rate, arm in rates.items()
@@ -139,7 +164,12 @@ class Courses:
         arms = [arm for _, group in groups for arm in group]
         looks = among(arms, self.looks)
         panels = [
-            Panel(metric, tuple(lines(self.of(metric, group), looks)), f"{split} error, %: {kind}", error=True)
+            Panel(
+                metric,
+                tuple(lines(self.of(metric, group), looks)),
+                f"{split} error, %: {kind}",
+                error=True,
+            )
             for metric, split in ((TRAIN_ACC, "Training"), (TEST_ACC, "Test"))
             for kind, group in groups
         ]
@@ -154,7 +184,9 @@ def _drawable(items: Sequence[TrialHistory], metric: str) -> list[Curve]:
     """The curves of a metric; of test figures that longer trials have at a single epoch, none."""
     longest = max((len(item.records) for item in items), default=0)
     single = metric.startswith("test/") and longest > 1
-    return [curve for curve in analysis.curves(items, metric) if not single or len(curve.epochs) > 1]
+    return [
+        curve for curve in analysis.curves(items, metric) if not single or len(curve.epochs) > 1
+    ]
 
 
 def _measured(panels: Sequence[Panel]) -> list[Panel]:

@@ -47,7 +47,11 @@ class Roles:
 
 def roles(configs: Configs) -> Roles:
     """What the arms' settings make of them."""
-    plain = {arm: match for arm in configs if (match := _PLAIN.fullmatch(_of(configs, arm, "model.arch")))}
+    plain = {
+        arm: match
+        for arm in configs
+        if (match := _PLAIN.fullmatch(_of(configs, arm, "model.arch")))
+    }
     alike = list(_pairs(configs, _learnable, _frozen, _FREEZING))
     frozen = list(_pairs(configs, _learnable, _frozen, (*_FREEZING, *_HEAD)))
     return Roles(
@@ -69,20 +73,31 @@ def roles(configs: Configs) -> Roles:
     )
 
 
-def _pairs(configs: Configs, first: Any, second: Any, about: Sequence[str]) -> Iterable[tuple[str, str]]:
+def _pairs(
+    configs: Configs, first: Any, second: Any, about: Sequence[str]
+) -> Iterable[tuple[str, str]]:
     one = [arm for arm, config in configs.items() if first(config)]
     other = [arm for arm, config in configs.items() if second(config)]
     return _twins(configs, one, other, about)
 
 
-def _twins(configs: Configs, ones: Sequence[str], others: Sequence[str], about: Sequence[str]) -> list[tuple[str, str]]:
+def _twins(
+    configs: Configs, ones: Sequence[str], others: Sequence[str], about: Sequence[str]
+) -> list[tuple[str, str]]:
     """Pairs that differ in nothing but the settings that begin with one of ``about``."""
     rest = {arm: _without(configs[arm], about) for arm in {*ones, *others}}
-    return [(one, other) for one in ones for other in others if one != other and rest[one] == rest[other]]
+    return [
+        (one, other)
+        for one in ones
+        for other in others
+        if one != other and rest[one] == rest[other]
+    ]
 
 
 def _without(config: Mapping[str, str], about: Sequence[str]) -> frozenset[tuple[str, str]]:
-    return frozenset((name, value) for name, value in config.items() if not name.startswith(tuple(about)))
+    return frozenset(
+        (name, value) for name, value in config.items() if not name.startswith(tuple(about))
+    )
 
 
 def _of(configs: Configs, arm: str, name: str) -> str:
@@ -104,7 +119,11 @@ def _learnable(config: Mapping[str, str]) -> bool:
 def _frozen(config: Mapping[str, str]) -> bool:
     """Some layers frozen, with the head that the study compares: a plain one, or Config1's."""
     hidden = parsed(config.get("model.head.hidden", "[]"))
-    return _pretrained(config) and config.get("model.freeze_depth", "0") != "0" and hidden in ([], CONFIG1[0])
+    return (
+        _pretrained(config)
+        and config.get("model.freeze_depth", "0") != "0"
+        and hidden in ([], CONFIG1[0])
+    )
 
 
 def _is_config1(config: Mapping[str, str]) -> bool:
@@ -116,7 +135,9 @@ def _is_config2(config: Mapping[str, str]) -> bool:
 
 
 def _head(config: Mapping[str, str]) -> tuple[Any, Any]:
-    return parsed(config.get("model.head.hidden", "null")), parsed(config.get("model.head.dropout", "null"))
+    return parsed(config.get("model.head.hidden", "null")), parsed(
+        config.get("model.head.dropout", "null")
+    )
 
 
 def _rates(configs: Configs) -> dict[str, dict[float, str]]:
@@ -133,7 +154,9 @@ def _rates(configs: Configs) -> dict[str, dict[float, str]]:
     if len(only) != 1:  # dropout is not what the sweep is about
         return {}
     return {
-        _places(after): dict(sorted({**({0.0: bases[rest]} if rest in bases else {}), **rates}.items()))
+        _places(after): dict(
+            sorted({**({0.0: bases[rest]} if rest in bases else {}), **rates}.items())
+        )
         for (rest, after), rates in found.items()
         if len(rates) + (rest in bases) > 1
     }
