@@ -46,7 +46,7 @@ from suite.report.files import folder_name, publish, write
 from suite.report.formatting import with_interval
 from suite.report.runs import Rules, histories, rules
 from suite.report.tables import csv, latex, markdown, plain
-from suite.tracking import MlflowTracker, SweepRuns, TrialRun, default_artifacts
+from suite.tracking import MlflowStore, Projection, SweepRuns, TrialRun, default_artifacts
 
 # ---- two sweeps ------------------------------------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ def test_a_name_leads_nowhere_else() -> None:
 def store(tmp_path: Path) -> str:
     """A sqlite store with a small finished sweep in it, projected as a sweep does it."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = MlflowTracker("tiny", uri, default_artifacts(uri), "j1", tmp_path)
+    tracker = Projection(MlflowStore("tiny", uri, default_artifacts(uri), "j1"), tmp_path)
     entries: list[dict[str, Any]] = []
 
     def add(kind: str, **fields: Any) -> None:

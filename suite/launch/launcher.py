@@ -44,7 +44,7 @@ from suite.storage.journal import (
     close_stale,
 )
 from suite.system import disk, environment, signals
-from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
+from suite.tracking import Sender, Tracker, TrackingUnavailable, warm_export
 
 if TYPE_CHECKING:
     from suite.execution.tuner import Stop
@@ -193,7 +193,7 @@ class Launch:
         ended = Ended(self.history, code, time.monotonic() - started, self.ran, confirmed, self._champion)
         ended.registered = self.registered
         ended.parent_run = self.tracker.run_id(None)
-        ended.page = getattr(self.tracker, "page", "")
+        ended.page = self.tracker.page_url()
         ended.run_ids = {
             item.trial.id: run for item in self.history.in_plan() if (run := self.tracker.run_id(item.trial.id))
         }
@@ -538,7 +538,7 @@ class Launch:
         )
         if not self._warmed and not any(waiting):
             self._warmed = True
-            if isinstance(self.tracker, MlflowTracker) and not self.spec.pareto and self.spec.checkpoints.keep:
+            if self.tracker.has_model_registry and not self.spec.pareto and self.spec.checkpoints.keep:
                 warm_export()
         if item.status is Status.FINISHED:
             self._remove(trial_id, "checkpoints")
@@ -670,7 +670,7 @@ class Launch:
         """Register the champion as a model that loads and predicts without this package."""
         champion = self.history.champion
         run = self.tracker.run_id(champion) if champion else None
-        if not isinstance(self.tracker, MlflowTracker) or champion is None or run is None:
+        if not self.tracker.has_model_registry or champion is None or run is None:
             return
         item, best = self.history.trials[champion], self.folder / "trials" / champion / "best.pt"
         try:

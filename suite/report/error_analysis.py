@@ -387,7 +387,8 @@ def _seeds(found: Duel, value: float) -> str:
     )
     if len(values) > 1 and min(values) < 0 < max(values):
         few = f"; the pairs disagree about the better arm{few}"
-    return f"Over seeds the difference is {_interval(Interval(value, low, high))} points (paired Student interval{few})."
+    interval = _interval(Interval(value, low, high))
+    return f"Over seeds the difference is {interval} points (paired Student interval{few})."
 
 
 def _over(found: Duel) -> str:

@@ -120,10 +120,11 @@ def _run(
 
     folder, bucket = _place(storage, spec.name)
 
-    def make_tracker(journal: str) -> Any:
+    def make_tracker(journal: str) -> tracking.Tracker:
         if uri is None:
-            return tracking.MemoryTracker(spec.name, journal, folder)
-        return tracking.MlflowTracker(spec.name, uri, tracking.default_artifacts(uri), journal, folder)
+            return tracking.Projection(tracking.MemoryStore(spec.name, journal), folder)
+        store = tracking.MlflowStore(spec.name, uri, tracking.default_artifacts(uri), journal)
+        return tracking.Projection(store, folder)
 
     environment.check_floors()
     if uri is not None:

@@ -112,7 +112,7 @@ def replace_images(
 
     for old in client.list_artifacts(run_id, "images"):
         if Path(old.path).name.startswith(f"{key.replace('/', '~')}+step+"):
-            remove(client, run_id, old.path)
+            delete_artifact(client, run_id, old.path)
     for step, path in enumerate(files):
         with Image.open(path) as image:
             client.log_image(
@@ -120,7 +120,7 @@ def replace_images(
             )
 
 
-def remove(client: Any, run_id: str, artifact: str) -> bool:
+def delete_artifact(client: Any, run_id: str, artifact: str) -> bool:
     """Delete an artifact; False if the store cannot or there is none."""
     try:  # no public call for this; a store of artifacts that cannot delete is no reason to stop
         client._tracking_client._get_artifact_repo(run_id).delete_artifacts(artifact)

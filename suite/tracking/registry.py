@@ -52,7 +52,7 @@ def warm_export() -> threading.Thread:
 def register(
     client: Any, name: str, run_id: str, model: nn.Module, example: np.ndarray
 ) -> int | None:
-    """See ``MlflowTracker.register_champion``; raises whatever MLflow raises."""
+    """See ``Tracker.register_champion``; raises whatever MLflow raises."""
     name = model_name(name)
     version = _version_of(client, name, run_id)
     if version is None:
@@ -82,7 +82,7 @@ def register(
 
 
 def restore(client: Any, name: str, run_id: str) -> int | None:
-    """See ``MlflowTracker.restore_champion``; raises whatever MLflow raises."""
+    """See ``Tracker.restore_champion``; raises whatever MLflow raises."""
     name = model_name(name)
     version = _version_of(client, name, run_id)
     if version is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from suite.core.records import Status
+from suite.core.redaction import redacted
 from suite.storage.journal import Entry
 from suite.tracking.text import LONGEST_PARAM, as_json, as_text, cut, safe_key
 
@@ -36,6 +37,50 @@ RUN_STATUS = {
     Status.FAILED: "FAILED",
     Status.INTERRUPTED: "KILLED",
 }
+
+
+def launch_tags(entry: Entry) -> dict[str, str]:
+    """The tags of a ``launch`` entry that the parent and each trial carry."""
+    environment = entry.get("environment") or {}
+    git = environment.get("git") or {}
+    data = entry.get("data") or {}
+    values = {
+        "suite.version": environment.get("suite"),
+        "suite.numerics": entry.get("numerics"),
+        "suite.data_digest": data.get("digest") if isinstance(data, Mapping) else None,
+        "suite.classes": data.get("classes") if isinstance(data, Mapping) else None,
+        "mlflow.user": environment.get("user"),
+        "mlflow.source.name": entry.get("file"),
+        "suite.command": entry.get("command"),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git.get("commit") if isinstance(git, Mapping) else git,
+    }
+    return {name: redacted(as_text(value)) for name, value in values.items() if value}
+
+
+def trial_tags(entry: Entry, launch: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a ``trial`` entry's run; ``launch``: those of its launch, which its own override."""
+    tags = {
+        ARM: entry["arm"],
+        SEED: as_text(entry["seed"]),
+        "suite.signature": entry["id"],
+        ORDER: str(entry["seq"]),
+        "suite.settings": as_text(entry.get("settings") or {}),
+        IN_PLAN: "true",
+        **launch,
+    }
+    digests = entry.get("digests") or {}
+    if digests.get("data"):
+        tags["suite.data_digest"] = str(digests["data"])
+    if digests.get("weights"):
+        tags["suite.weights_digest"] = str(digests["weights"])
+    if entry.get("numerics"):
+        tags["suite.numerics"] = as_text(entry["numerics"])
+    if entry.get("objective"):
+        tags["suite.objective"] = as_text(entry["objective"])
+    if entry.get("baseline") is not None:
+        tags[BASELINE] = as_text(bool(entry["baseline"]))
+    return tags
 
 
 def describe_dataset(entry: Entry) -> dict[str, str] | None:
