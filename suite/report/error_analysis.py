@@ -5,50 +5,25 @@ The networks of the seeds that both arms finished are paired; figures are means 
 
 from __future__ import annotations
 
-import base64
-import io
-import tempfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from suite import analysis, tracking
+from suite import analysis
 from suite.analysis import predictions
-from suite.analysis.predictions import Interval, Predictions, Telling
-from suite.core.errors import SuiteError, UsageError
-from suite.core.records import Numerics, Status
+from suite.analysis.predictions import Interval
+from suite.core.errors import UsageError
 from suite.report import error_figures
 from suite.report.error_figures import Drawing
+from suite.report.error_images import Tile, choose_tiles, class_names_and_images
 from suite.report.formatting import figure, p_value, points, some
-from suite.report.runs import in_plan, parsed
-from suite.tracking import SweepRuns, TrialRun
+from suite.report.paired_predictions import Duel, duel, finished_runs, pair_trials
+from suite.report.runs import in_plan
+from suite.tracking import SweepRuns
 
-PREDICTIONS, IMAGES = "predictions.npz", "test_images.npz"
-TILES = 16  # images of each kind that are shown
 _SWAPS = 3  # changed confusions that are named
-
-Pair = tuple[int, str]  # seed, numerics
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A test image in the page.
-
-    Attributes:
-        address: the picture itself, as an address.
-        truth: the name of its class; mistaken: what the arm that is wrong takes it for.
-        score: how many networks of either arm are right, "" where each arm has one.
-    """
-
-    address: str
-    truth: str
-    mistaken: str
-    score: str
 
 
 @dataclass(frozen=True)
@@ -71,39 +46,18 @@ class Errors:
     tiles: tuple[tuple[str, tuple[Tile, ...]], ...] = ()
 
 
-@dataclass(frozen=True)
-class Duel:
-    """Two arms' networks on the images that all of them were tested on, pair by pair.
-
-    Attributes:
-        seeds: of each pair.
-        ours, theirs: one for each seed.
-        left_out: what could not be compared; sentences.
-    """
-
-    seeds: tuple[int, ...]
-    ours: tuple[Predictions, ...]
-    theirs: tuple[Predictions, ...]
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """N."""
-        return len(self.ours[0].labels)
-
-
 def section(runs: SweepRuns, uri: str, baseline: str, winner: str) -> Errors | None:
     """What the report says of the errors of two arms; None where neither has a finished trial.
 
     Args:
         baseline, winner: names of arms; equal = only one is looked at.
     """
-    if not any(run.arm in (baseline, winner) for run in _finished(runs)):
+    if not any(run.arm in (baseline, winner) for run in finished_runs(runs)):
         return None
     found = duel(runs, uri, winner, baseline)
     if isinstance(found, str):
         return Errors(baseline, winner, missing=(f"Errors cannot be shown: {found}.",))
-    names, images = _names(runs, uri, found.ours[0].logits.shape[1])
+    names, images = class_names_and_images(runs, uri, found.ours[0].logits.shape[1])
     shown = Errors(
         baseline,
         winner,
@@ -117,7 +71,7 @@ def section(runs: SweepRuns, uri: str, baseline: str, winner: str) -> Errors | N
     )
     if baseline == winner:
         return shown
-    tiles, missing = _tiles(found, baseline, winner, names, images)
+    tiles, missing = choose_tiles(found, baseline, winner, names, images)
     return replace(shown, tiles=tiles, missing=(*shown.missing, *missing))
 
 
@@ -140,7 +94,7 @@ def compare(runs: SweepRuns, uri: str, a: str, b: str) -> list[str]:
             f"--compare must name two arms or two trials of the sweep, got {', '.join(map(repr, unknown or (a, b)))}",
             remedy=f"Its arms: {', '.join(arms) or 'none'}; its trials are called 'ARM seed=N'.",
         )
-    found = duel(runs, uri, a, b) if a in arms else _two(trials[a], trials[b], uri)
+    found = duel(runs, uri, a, b) if a in arms else pair_trials(trials[a], trials[b], uri)
     if isinstance(found, str):
         return [f"{a} and {b} cannot be compared: {found}."]
     lines = [f"{a} less {b}, on {_count(found.images, 'test image')}"]
@@ -149,142 +103,12 @@ def compare(runs: SweepRuns, uri: str, a: str, b: str) -> list[str]:
     return [*lines, *found.left_out]
 
 
-def _two(ours: TrialRun, theirs: TrialRun, uri: str) -> Duel | str:
-    """Two trials as a pair, whatever their seeds."""
-    if _of_other_data(ours, theirs):
-        return "they were tested on different data"
-    told = (
-        []
-        if _pair(ours)[1] == _pair(theirs)[1]
-        else ["The two trials ran with different numerics."]
-    )
-    try:
-        return _align([(ours.seed, _load(uri, ours), _load(uri, theirs))], told, 0)
-    except (SuiteError, ValueError, OSError) as error:
-        return _brief(error)
-
-
-# ---- what is read ----------------------------------------------------------------------------------------------------
-
-
-def duel(runs: SweepRuns, uri: str, ours: str, theirs: str) -> Duel | str:
-    """The predictions of two arms in pairs of one seed and the same numerics, or why there are none."""
-    a, b = (
-        {_pair(run): run for run in _finished(runs) if run.arm == arm} for arm in (ours, theirs)
-    )
-    for arm, has in ((ours, a), (theirs, b)):
-        if not has:
-            return f"no trial of {arm} has finished"
-    pairs = sorted(set(a) & set(b))
-    if not pairs:
-        return f"{ours} and {theirs} have no finished seed of the same numerics in common"
-    told: list[str] = []
-    loaded: list[tuple[int, Predictions, Predictions]] = []
-    for pair in pairs:
-        try:
-            loaded.append((pair[0], _load(uri, a[pair]), _load(uri, b[pair])))
-        except (SuiteError, ValueError, OSError) as error:
-            told.append(f"Seed {pair[0]} is left out: {_brief(error)}.")
-    if not loaded:
-        return f"there are no predictions of a seed that both have ({_brief(told[0])})"
-    if _of_other_data(a[pairs[0]], b[pairs[0]]):
-        return f"{ours} and {theirs} were tested on different data"
-    return _align(loaded, told, len(a) + len(b) - 2 * len(pairs))
-
-
-def count_test_images(runs: SweepRuns, uri: str, arms: Iterable[str]) -> int | None:
-    """How many test images the networks of these arms were tested on, by the first file that can be read."""
-    wanted = set(arms)
-    for run in _finished(runs):
-        if run.arm in wanted:
-            try:
-                return len(_load(uri, run).labels)
-            except (SuiteError, ValueError, OSError):
-                continue
-    return None
-
-
-def _align(
-    loaded: Sequence[tuple[int, Predictions, Predictions]], told: list[str], alone: int
-) -> Duel | str:
-    """The pairs on the images that all of their networks were tested on."""
-    many = [one for _, *pair in loaded for one in pair]
-    try:
-        common = predictions.shared(many)
-    except ValueError as error:
-        return str(error)
-    most = max(len(one.index) for one in many)
-    if len(common[0].index) < most:
-        told.append(
-            f"The trials were tested on different images; what follows is about the {len(common[0].index):,} of up to "
-            f"{most:,} that all of them share."
-        )
-    if alone:
-        told.append(
-            f"{some(alone, 'trial')} without a partner of the same seed and numerics: left out here."
-        )
-    return Duel(
-        tuple(seed for seed, *_ in loaded), tuple(common[::2]), tuple(common[1::2]), tuple(told)
-    )
-
-
-def _finished(runs: SweepRuns) -> list[TrialRun]:
-    return [run for run in runs.trials if in_plan(run) and run.status == Status.FINISHED]
-
-
-def _pair(run: TrialRun) -> Pair:
-    return run.seed, Numerics.key(parsed(run.tags.get("suite.numerics")))
-
-
-def _of_other_data(a: TrialRun, b: TrialRun) -> bool:
-    """Whether two trials' test images are of two data sets; the same images in another size are the same images."""
-    if a.tags.get("suite.data_digest") == b.tags.get("suite.data_digest"):
-        return False
-    return any(a.params.get(name) != b.params.get(name) for name in ("data.name", "data.root"))
-
-
-def _load(uri: str, run: TrialRun) -> Predictions:
-    with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
-        return Predictions.read(tracking.download(uri, run.run_id, PREDICTIONS, Path(folder)))
-
-
-def _brief(error: object) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Test images that the sweep kept: uint8 (M, H, W, 3), and their rows in the data set's test images."""
-
-    pixels: npt.NDArray[np.uint8]
-    row: dict[int, int]
-
-
-def _names(runs: SweepRuns, uri: str, classes: int) -> tuple[list[str], Images | None]:
-    """The names of the classes, and the kept images; numbers and None where the store has none."""
-    names = parsed(runs.parent.tags.get("suite.classes"))
-    images = None
-    try:
-        with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
-            path = tracking.download(uri, runs.parent.run_id, IMAGES, Path(folder))
-            with path.open("rb") as opened, np.load(opened) as file:
-                images = Images(
-                    file["images"], {int(index): row for row, index in enumerate(file["index"])}
-                )
-                names = names or [str(name) for name in file["classes"]]
-    except (SuiteError, OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error):
-        pass
-    if not isinstance(names, list) or len(names) != classes:
-        names = [f"class {number}" for number in range(classes)]
-    return [str(name) for name in names], images
-
-
 # ---- what is said ----------------------------------------------------------------------------------------------------
 
 
 def _alone(found: Duel, runs: SweepRuns, arm: str) -> Iterable[str]:
     """Of one arm, and why it stands alone: there is no other, or none that the sweep would compare it with."""
-    others = any(run.arm != arm for run in _finished(runs))
+    others = any(run.arm != arm for run in finished_runs(runs))
     why = "No other arm stands beside it."
     if others:
         why = (
@@ -456,44 +280,3 @@ def _drawings(found: Duel, baseline: str, winner: str, names: Sequence[str]) -> 
         error_figures.calibration(curves, baseline),
         most=40,
     )
-
-
-def _tiles(
-    found: Duel, baseline: str, winner: str, names: Sequence[str], images: Images | None
-) -> tuple[tuple[tuple[str, tuple[Tile, ...]], ...], tuple[str, ...]]:
-    """The images on which the two arms differ most, either way; and what is missing."""
-    if images is None:
-        return (), (
-            "The test images on which they differ most cannot be shown: the sweep kept none (no test_images.npz).",
-        )
-    groups = []
-    for right, wrong, arm, other in (
-        (found.ours, found.theirs, winner, baseline),
-        (found.theirs, found.ours, baseline, winner),
-    ):
-        best = predictions.telling(right, wrong, found.images)
-        kept = [one for one in best if one.index in images.row][:TILES]
-        if kept:
-            heading = f"Right with {arm}, wrong with {other}"
-            groups.append(
-                (heading, tuple(_tile(one, names, images, len(found.seeds)) for one in kept))
-            )
-    if not groups:
-        return (), (
-            "None of the images on which they differ most is among those that the sweep kept.",
-        )
-    return tuple(groups), ()
-
-
-def _tile(one: Telling, names: Sequence[str], images: Images, seeds: int) -> Tile:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(images.pixels[images.row[one.index]]).save(file, "PNG")
-    address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    score = (
-        f"{round(one.ours * seeds)} of {seeds} against {round(one.theirs * seeds)}"
-        if seeds > 1
-        else ""
-    )
-    return Tile(address, names[one.label], names[one.mistaken], score)

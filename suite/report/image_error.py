@@ -10,7 +10,7 @@ import numpy as np
 from suite import analysis
 from suite.analysis import predictions
 from suite.core.records import TEST_ACC
-from suite.report.error_analysis import Duel, count_test_images, duel
+from suite.report.paired_predictions import Duel, count_test_images, duel
 from suite.report.runs import Rules, histories
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
