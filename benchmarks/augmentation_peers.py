@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from suite.config import trial
-from suite.system.torchvision_import import torchvision  # noqa: F401  (makes torchvision's transforms importable)
+from suite.system.torchvision_import import (
+    torchvision,  # noqa: F401  (makes torchvision's transforms importable)
+)
 
 v2 = importlib.import_module("torchvision.transforms.v2")
 

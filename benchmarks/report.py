@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.record import keep, spread
 from suite.core.records import METRICS
-from suite.tracking import MlflowTracker, default_artifacts
+from suite.tracking import MlflowStore, Projection, default_artifacts
 
 SEEDS, IMAGES, CLASSES, SHEETS = 8, 10_000, 10, 11
 
@@ -69,7 +69,7 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
     """A store in ``folder`` with a finished sweep, projected entry by entry as a launch does it."""
     random = np.random.default_rng(0)
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracker = MlflowTracker("bench", uri, default_artifacts(uri), "journal", folder)
+    tracker = Projection(MlflowStore("bench", uri, default_artifacts(uri), "journal"), folder)
     number = 0
 
     def add(kind: str, **fields: object) -> dict[str, object]:

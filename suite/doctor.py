@@ -145,7 +145,8 @@ def _store(uri: str) -> Finding:
     """The tracking store: there, and of the schema that the installed MLflow has."""
     about = f"tracking in {redacted(uri)}"
     try:
-        tracking.MlflowTracker("doctor", uri, tracking.default_artifacts(uri), "").check()
+        store = tracking.MlflowStore("doctor", uri, tracking.default_artifacts(uri), "")
+        tracking.Projection(store).check()
     except EnvironmentProblem as error:
         problem = error.problems[0]
         return Finding(about, problem.rule, problem.remedy)
@@ -260,9 +261,10 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     """How far the store has the journal; with ``fix`` the rest is sent."""
     entries = read(folder / FILE_NAME)
     sent, run = _cursor(folder)
-    tracker = tracking.MlflowTracker(
-        folder.name, uri, tracking.default_artifacts(uri), str(entries[0].get("id", "")), folder
+    store = tracking.MlflowStore(
+        folder.name, uri, tracking.default_artifacts(uri), str(entries[0].get("id", ""))
     )
+    tracker = tracking.Projection(store, folder)
     about, behind = f"{folder.name} in MLflow", sum(entry["seq"] > sent for entry in entries)
     try:
         tracker.check()

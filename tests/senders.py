@@ -15,7 +15,7 @@ from suite.storage import journal
 
 def send(entries: list[journal.Entry], folder: Path, uri: str, name: str) -> int:
     """Returns an exit code."""
-    tracker = tracking.MlflowTracker(name, uri, None, f"journal-{name}", folder)
+    tracker = tracking.Projection(tracking.MlflowStore(name, uri, None, f"journal-{name}"), folder)
     told: list[str] = []
     sender = tracking.Sender(tracker, folder / f"{name}.cursor", told.append)
     for entry in entries:

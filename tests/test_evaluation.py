@@ -26,7 +26,7 @@ from suite import replay
 from suite.config.evaluation import EpochImages, evaluation_share, test_schedule
 from suite.core.records import TEST_ACC, TEST_BALANCED, TEST_LOSS, Objective, Trial
 from suite.storage.journal import History
-from suite.tracking import MemoryTracker
+from suite.tracking import MemoryStore, Projection
 from suite.training.trainer import Trainer
 
 TEST = (TEST_LOSS, TEST_ACC, TEST_BALANCED)
@@ -194,7 +194,7 @@ def test_the_figures_of_the_end_are_in_the_history_and_in_tracking(tmp_path: Pat
     assert [record.epoch for record in item.curve if TEST_ACC in record.metrics] == [epoch]
     chosen = ACC.chosen(item.curve)
     assert chosen is not None and {name: chosen.metrics[name] for name in TEST} == facts["test"]
-    tracker = MemoryTracker("s", "j", tmp_path)
+    tracker = Projection(MemoryStore("s", "j"), tmp_path)
     for entry in [*journal, *journal[-1:]]:  # the last one twice, as after a lost answer
         tracker.apply(entry)
     run_id = tracker.run_id(made.trial.id)

@@ -23,7 +23,7 @@ from suite.planning.plan import Plan
 from suite.planning.rounds import looks_at, rounds
 from suite.storage.folder_storage import FolderStorage
 from suite.storage.journal import History
-from suite.tracking import MemoryTracker, looks_of, search_seed_of
+from suite.tracking import MemoryStore, Projection, looks_of, search_seed_of
 from suite.tracking.looks import MAX_LENGTH, looks_tag
 
 PLANNED: dict[str, Any] = {
@@ -143,8 +143,8 @@ class MadeUpLaunch:
         board = Board("looks", History(), plan.spec.objectives, console)
         board.warn = self.lines.append  # type: ignore[method-assign]
 
-        def make_tracker(journal: str) -> MemoryTracker:
-            return MemoryTracker("looks", journal, folder)
+        def make_tracker(journal: str) -> Projection:
+            return Projection(MemoryStore("looks", journal), folder)
 
         self.launch = Launch(plan, FolderStorage(folder / "runs"), make_tracker, Options(), board)
         self.plan = plan

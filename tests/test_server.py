@@ -24,7 +24,7 @@ from test_tracking import Story, assert_takes_odd_texts, free_port
 
 from suite.core.errors import EnvironmentProblem
 from suite.storage.journal import Entry
-from suite.tracking import MlflowTracker, Sender
+from suite.tracking import MlflowStore, Projection, Sender
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -148,12 +148,14 @@ class TestAccess:
     def test_one_does_not_see_anothers(
         self, server: TeamServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        MlflowTracker("private", server.uri, None, "j1").apply(Story().launch().entries[0])
+        Projection(MlflowStore("private", server.uri, None, "j1")).apply(
+            Story().launch().entries[0]
+        )
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ben")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS["ben"])
         assert b"private" not in server.call(SEARCH, {"max_results": 100}, "ben")[1]
         with pytest.raises(EnvironmentProblem, match="refuses us"):
-            MlflowTracker("private", server.uri, None, "j2").check()
+            Projection(MlflowStore("private", server.uri, None, "j2")).check()
 
     def test_without_an_account_the_sweep_says_which_variables_to_set(
         self, server: TeamServer, monkeypatch: pytest.MonkeyPatch
@@ -162,7 +164,7 @@ class TestAccess:
         with pytest.raises(
             EnvironmentProblem, match=r"refuses us.*401(.|\n)*MLFLOW_TRACKING_USERNAME"
         ):
-            MlflowTracker("x", server.uri, None, "j1").check()
+            Projection(MlflowStore("x", server.uri, None, "j1")).check()
 
     def test_it_listens_to_this_machine_only(self, server: TeamServer, postgres: Postgres) -> None:
         ours = [psutil.Process(server.process.pid), psutil.Process(postgres.process.pid)]
@@ -216,7 +218,8 @@ class TestSending:
     ) -> None:
         entries = story(epochs=20)
         sender = Sender(
-            MlflowTracker("restarted", server.uri, None, "j1", tmp_path), tmp_path / "cursor"
+            Projection(MlflowStore("restarted", server.uri, None, "j1"), tmp_path),
+            tmp_path / "cursor",
         )
         put(sender, entries[:20])
         while sender.behind > 5:
@@ -254,7 +257,7 @@ class TestSending:
         entries[-1] = entries[-1] | {"seq": entries[-1]["seq"] + 1}
         told: list[str] = []
         sender = Sender(
-            MlflowTracker("lossy", proxy.uri, None, "j1", tmp_path),
+            Projection(MlflowStore("lossy", proxy.uri, None, "j1"), tmp_path),
             tmp_path / "cursor",
             told.append,
         )
@@ -290,7 +293,9 @@ class TestSending:
 
     @pytest.mark.fault(34, 35)
     def test_large_many_and_odd_texts(self, server: TeamServer, tmp_path: Path) -> None:
-        assert_takes_odd_texts(MlflowTracker("odd", server.uri, None, "j1", tmp_path), tmp_path)
+        assert_takes_odd_texts(
+            Projection(MlflowStore("odd", server.uri, None, "j1"), tmp_path), tmp_path
+        )
 
     @pytest.mark.fault(33)
     def test_a_database_of_another_mlflow_is_left_alone(
@@ -304,7 +309,7 @@ class TestSending:
         with pytest.raises(
             EnvironmentProblem, match=r"schema(.|\n)*Back it up(.|\n)*mlflow db upgrade"
         ) as told:
-            MlflowTracker("x", uri, None, "j1").check()
+            Projection(MlflowStore("x", uri, None, "j1")).check()
         assert postgres.password not in str(told.value) and told.value.exit_code == 6
         assert postgres.query("select version_num from alembic_version", database="old") == [
             ("451aebb31d03",)

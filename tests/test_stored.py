@@ -17,7 +17,7 @@ from suite.config import (
 )
 from suite.config.stored import NAMED_IMAGES
 from suite.data import load
-from suite.tracking.projection import flatten
+from suite.tracking.tags import flatten
 
 NEW = {"last_batch", "evaluate_test", "nesterov", "decay"}
 

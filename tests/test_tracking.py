@@ -22,8 +22,9 @@ from suite.core.errors import EnvironmentProblem, UsageError
 from suite.core.records import Looks
 from suite.storage.journal import Entry
 from suite.tracking import (
-    MemoryTracker,
-    MlflowTracker,
+    MemoryStore,
+    MlflowStore,
+    Projection,
     Sender,
     SweepRuns,
     TrialRun,
@@ -36,7 +37,8 @@ from suite.tracking import (
     resolve_weights,
     search_seed_of,
 )
-from suite.tracking.projection import Projection, flatten, safe_key
+from suite.tracking.tags import flatten
+from suite.tracking.text import safe_key
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -139,7 +141,7 @@ ODD = [
 ]
 
 
-def assert_takes_odd_texts(tracker: MlflowTracker, folder: Path) -> None:
+def assert_takes_odd_texts(tracker: Projection, folder: Path) -> None:
     """Rows 34 and 35 of the faults: large and many settings, names of all kinds, and what no database takes."""
     story = Story().launch(*[f"t{number}" for number in range(len(ODD))])
     many = {f"k{number}": number for number in range(500)}
@@ -166,7 +168,7 @@ def assert_takes_odd_texts(tracker: MlflowTracker, folder: Path) -> None:
         overrides=[],
     )
     project(tracker, story.close().entries, folder / "cursor")
-    runs = tracker.read(tracker.sweep)
+    runs = tracker.read(tracker.store.sweep)
     assert [run.arm for run in runs.trials] == ODD
     assert [run.name for run in runs.trials] == [
         *(f"{text} seed=0" for text in ODD[:-1]),
@@ -185,7 +187,9 @@ def assert_takes_odd_texts(tracker: MlflowTracker, folder: Path) -> None:
         assert run.metrics["val/acc"] == {1: 0.1}
     assert (
         "x" * 20_000
-        in download(tracker.uri, runs.trials[0].run_id, "config.yaml", folder / "to").read_text()
+        in download(
+            tracker.store.uri, runs.trials[0].run_id, "config.yaml", folder / "to"
+        ).read_text()
     )
 
 
@@ -444,16 +448,21 @@ class TestMemory(Contract):
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:
         stored: dict[str, Any] = {}
-        return lambda sweep, journal_id="j1": MemoryTracker(sweep, journal_id, tmp_path, stored)
+        return lambda sweep, journal_id="j1": Projection(
+            MemoryStore(sweep, journal_id, stored), tmp_path
+        )
 
     def files(self, tracker: Projection, run: TrialRun) -> list[str]:
-        assert isinstance(tracker, MemoryTracker)
-        return [name for name in tracker.stored[run.run_id].artifacts if name.startswith("images/")]
+        return [
+            name
+            for name in tracker.store.stored[run.run_id].artifacts
+            if name.startswith("images/")
+        ]
 
     def test_check_says_when_it_is_down(self) -> None:
-        tracker = MemoryTracker()
+        tracker = Projection(MemoryStore())
         tracker.check()
-        tracker.down = True
+        tracker.store.down = True
         with pytest.raises(EnvironmentProblem):
             tracker.check()
 
@@ -463,7 +472,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store in it, made once: that takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = default_uri("sqlite:///mlflow.db", folder)
-    MlflowTracker("first", uri, default_artifacts(uri), "j1").apply(Story().launch().entries[0])
+    Projection(MlflowStore("first", uri, default_artifacts(uri), "j1")).apply(
+        Story().launch().entries[0]
+    )
     return folder
 
 
@@ -472,8 +483,8 @@ def uri(place: Path) -> str:
     return default_uri("sqlite:///mlflow.db", place)
 
 
-def mlflow_tracker(uri: str, sweep: str, folder: Path, journal_id: str = "j1") -> MlflowTracker:
-    return MlflowTracker(sweep, uri, default_artifacts(uri), journal_id, folder)
+def mlflow_tracker(uri: str, sweep: str, folder: Path, journal_id: str = "j1") -> Projection:
+    return Projection(MlflowStore(sweep, uri, default_artifacts(uri), journal_id), folder)
 
 
 class TestMlflow(Contract):
@@ -482,8 +493,7 @@ class TestMlflow(Contract):
         return lambda sweep, journal_id="j1": mlflow_tracker(uri, sweep, tmp_path, journal_id)
 
     def files(self, tracker: Projection, run: TrialRun) -> list[str]:
-        assert isinstance(tracker, MlflowTracker)
-        return [item.path for item in tracker._client().list_artifacts(run.run_id, "images")]
+        return [item.path for item in tracker.store._client().list_artifacts(run.run_id, "images")]
 
     def test_mlflow_has_what_the_conventions_say(
         self, uri: str, place: Path, tmp_path: Path
@@ -631,8 +641,9 @@ class TestMlflow(Contract):
         story = whole()
         tracker = mlflow_tracker(uri, "twins", tmp_path)
         project(tracker, story.entries, tmp_path / "cursor")
-        tags = {"suite.kind": "trial", "suite.trial": "t1", "suite.journal": "j1"}
-        tracker._create("t1", "twin", tags, T0)
+        parent = {"mlflow.parentRunId": tracker.run_id(None)}
+        tags = {"suite.kind": "trial", "suite.trial": "t1", "suite.journal": "j1", **parent}
+        tracker.store.create("t1", "twin", tags, T0)
         story.launch("t1", "t2")
         project(mlflow_tracker(uri, "twins", tmp_path), story.entries, tmp_path / "cursor")
         runs = tracker.read("twins")
@@ -792,7 +803,7 @@ class TestCheck:
             EnvironmentProblem,
             match=r"http://REDACTED@127\.0\.0\.1.*cannot be reached(.|\n)*Start it",
         ):
-            MlflowTracker("x", uri, None, "j1").check()
+            Projection(MlflowStore("x", uri, None, "j1")).check()
         assert time.monotonic() - began < 10
 
     def test_a_server_that_does_not_answer(
@@ -801,15 +812,15 @@ class TestCheck:
         monkeypatch.setattr("suite.tracking.checking._DEADLINE_S", 1.0)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             with pytest.raises(EnvironmentProblem, match="did not answer within 1 s"):
-                MlflowTracker(
-                    "x", f"http://127.0.0.1:{silent.getsockname()[1]}", None, "j1"
+                Projection(
+                    MlflowStore("x", f"http://127.0.0.1:{silent.getsockname()[1]}", None, "j1")
                 ).check()
 
 
 class TestSender:
     def test_an_outage_loses_nothing_and_keeps_the_order(self, tmp_path: Path) -> None:
-        tracker = MemoryTracker(folder=tmp_path)
-        tracker.down = True
+        tracker = Projection(MemoryStore(), tmp_path)
+        tracker.store.down = True
         told: list[str] = []
         sender = Sender(tracker, tmp_path / "cursor", told.append)
         story = whole()
@@ -817,7 +828,7 @@ class TestSender:
             sender.put(entry)
         assert not sender.drain(0.3)
         assert sender.behind == len(story.entries) and sender.lost is not None
-        tracker.down = False
+        tracker.store.down = False
         assert sender.drain(10)
         assert sender.behind == 0 and sender.lost is None
         sender.close()
@@ -829,12 +840,12 @@ class TestSender:
 
     def test_a_relaunch_sends_only_what_is_missing(self, tmp_path: Path) -> None:
         story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
-        first = MemoryTracker(folder=tmp_path)
+        first = Projection(MemoryStore(), tmp_path)
         project(first, story.entries, tmp_path / "cursor")
         story.epochs("t1", 2)
         seen: list[int] = []
 
-        class Counting(MemoryTracker):
+        class Counting(Projection):
             def apply(self, entry: Entry) -> None:
                 seen.append(entry["seq"])
                 super().apply(entry)
@@ -843,22 +854,21 @@ class TestSender:
                 seen.extend(entry["seq"] for entry in entries)
                 super().epochs(entries)
 
-        second = Counting(folder=tmp_path, stored=first.stored)
+        second = Counting(first.store, tmp_path)
         project(second, story.entries, tmp_path / "cursor")
         assert seen == [story.entries[-1]["seq"]]
         seen.clear()
-        project(
-            Counting(folder=tmp_path), story.entries, tmp_path / "cursor"
-        )  # the store was deleted meanwhile
+        deleted = MemoryStore()  # meanwhile
+        project(Counting(deleted, tmp_path), story.entries, tmp_path / "cursor")
         assert seen == [entry["seq"] for entry in story.entries]
 
     def test_what_was_forgotten_is_not_sent_to_a_new_store(self, tmp_path: Path) -> None:
         story = whole()
         story.add("forget", id="t1")
         story.start("t1").epochs("t1", 1)
-        tracker = MemoryTracker(folder=tmp_path)
+        tracker = Projection(MemoryStore(), tmp_path)
         project(tracker, story.entries, tmp_path / "cursor")
-        assert len(tracker.stored) == 3  # the parent and two trials, none deleted
+        assert len(tracker.store.stored) == 3  # the parent and two trials, none deleted
         assert tracker.read("sweep").trials[0].metrics == {
             name: {1: value} for name, value in METRICS.items()
         } | {"val/acc": {1: 0.1}}
@@ -867,7 +877,7 @@ class TestSender:
         story = Story().launch("t1").trial("t1")
         story.add("start", nonsense=True)
         story.start("t1")
-        tracker = MemoryTracker(folder=tmp_path)
+        tracker = Projection(MemoryStore(), tmp_path)
         told: list[str] = []
         sender = Sender(tracker, tmp_path / "cursor", told.append)
         for entry in story.entries:
@@ -882,7 +892,7 @@ class TestSender:
     def test_entries_of_an_unknown_trial_are_passed_over(self, tmp_path: Path) -> None:
         story = Story().launch("t1")
         story.epochs("nobody", 1).trial("t1").start("t1")
-        tracker = MemoryTracker(folder=tmp_path)
+        tracker = Projection(MemoryStore(), tmp_path)
         sender = Sender(tracker, tmp_path / "cursor")
         for entry in story.entries:
             sender.put(entry)
@@ -891,8 +901,8 @@ class TestSender:
         assert [run.trial for run in tracker.read("sweep").trials] == ["t1"]
 
     def test_close_does_not_wait_for_a_store_that_is_away(self, tmp_path: Path) -> None:
-        tracker = MemoryTracker(folder=tmp_path)
-        tracker.down = True
+        tracker = Projection(MemoryStore(), tmp_path)
+        tracker.store.down = True
         sender = Sender(tracker, tmp_path / "cursor")
         sender.put(Story().launch().entries[0])
         time.sleep(0.05)
@@ -1029,7 +1039,7 @@ def test_a_server_that_is_killed_in_the_middle_has_everything_once(
     story.end("t1").end("t2").close()
     story.add("file", id=None, path="notes.txt", folder="")
     (tmp_path / "notes.txt").write_text("hello")
-    tracker = MlflowTracker("served", server.uri, None, "j1", tmp_path)
+    tracker = Projection(MlflowStore("served", server.uri, None, "j1"), tmp_path)
     tracker.check()
     told: list[str] = []
     sender = Sender(tracker, tmp_path / "cursor", told.append)
@@ -1064,7 +1074,7 @@ def test_a_server_that_is_killed_in_the_middle_has_everything_once(
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     assert tracker.register_champion(winner, model, np.zeros((2, 3, 2, 2), dtype=np.float32)) == 1
     assert resolve_weights(server.uri, "models:/served@champion").is_file()
-    assert tracker._remove(tracker._runs()["t1"], "model/weights.pt")
+    assert tracker.store.delete_artifact(tracker.store.load()["t1"], "model/weights.pt")
     with pytest.raises(EnvironmentProblem, match=r"models:/served@champion"):
         resolve_weights(server.uri, "models:/served@champion")
     assert [text.split(":")[0].split(";")[0] for text in told] == [

@@ -7,7 +7,7 @@ import shlex
 from suite.core.records import Status
 from suite.launch.ledger import Ledger
 from suite.launch.ranking import arms_with_lost_seeds, best_trial, rank
-from suite.tracking import MlflowTracker, Tracker
+from suite.tracking import Tracker
 
 
 def select_champion(ledger: Ledger, ran: int) -> bool:
@@ -39,7 +39,7 @@ def register_champion(ledger: Ledger, tracker: Tracker) -> bool:
     """Register the champion as a model that loads and predicts without this package; whether it is registered."""
     champion = ledger.history.champion
     run = tracker.run_id(champion) if champion else None
-    if not isinstance(tracker, MlflowTracker) or champion is None or run is None:
+    if not tracker.has_model_registry or champion is None or run is None:
         return False
     item, best = ledger.history.trials[champion], ledger.folder / "trials" / champion / "best.pt"
     try:

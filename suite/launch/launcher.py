@@ -31,7 +31,7 @@ from suite.planning.rounds import Round, rounds
 from suite.storage.base import AnotherOwner, StorageUnavailable, SweepStorage
 from suite.storage.journal import FILE_NAME, Entry
 from suite.system import signals
-from suite.tracking import MlflowTracker, Sender, Tracker, TrackingUnavailable, warm_export
+from suite.tracking import Sender, Tracker, TrackingUnavailable, warm_export
 
 if TYPE_CHECKING:  # imports ray
     from suite.execution.stop import Stop
@@ -102,7 +102,7 @@ class Launch:
                 if (run := self.tracker.run_id(item.trial.id))
             },
             parent_run=self.tracker.run_id(None),
-            page=getattr(self.tracker, "page", ""),
+            page=self.tracker.page_url(),
             message=_message(stop),
         )
 
@@ -246,11 +246,7 @@ class Launch:
         if self._export_is_warm or any(waiting):
             return
         self._export_is_warm = True
-        if (
-            isinstance(self.tracker, MlflowTracker)
-            and not self.spec.pareto
-            and self.spec.checkpoints.keep
-        ):
+        if self.tracker.has_model_registry and not self.spec.pareto and self.spec.checkpoints.keep:
             warm_export()
 
     def _select_champion(self) -> None:

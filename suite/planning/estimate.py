@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from suite import analysis, data, models
 from suite.config import Arm, SweepSpec, TrialConfig
 from suite.config.evaluation import evaluation_share, test_schedule
+from suite.config.space import Parameter
 from suite.console.output import duration
 from suite.core.errors import UsageError, brief
 from suite.core.records import Numerics, Status
@@ -60,8 +63,8 @@ def estimate(
     """
     spec = plan.spec
     arms = list(spec.arms_list) or [
-        spec.ask(lambda parameter, u=u: parameter.at(u)) for u in (0.0, 0.5, 1.0)
-    ]  # type: ignore[misc]
+        spec.ask(partial(_point_at, share)) for share in (0.0, 0.5, 1.0)
+    ]
     if only and not spec.search:
         arms = [arm for arm in arms if arm.name in only]
     history = History(read(folder / FILE_NAME))
@@ -123,6 +126,11 @@ def estimate(
             else []
         )
     return Estimate(rows[:SHOWN], lines)
+
+
+def _point_at(share: float, parameter: Parameter) -> Any:
+    """The value at a share of the way through a parameter's range, for an arm that stands for a search."""
+    return parameter.at(share)
 
 
 def _left_of_rounds(plan: Plan, history: History, arm: Arm, present: Round) -> tuple[int, int]:

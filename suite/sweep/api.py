@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -132,12 +132,11 @@ def _run(
     place = locate_sweep(storage, spec.name)
     folder = place.folder
 
-    def make_tracker(journal: str) -> Any:
+    def make_tracker(journal: str) -> tracking.Tracker:
         if uri is None:
-            return tracking.MemoryTracker(spec.name, journal, folder)
-        return tracking.MlflowTracker(
-            spec.name, uri, tracking.default_artifacts(uri), journal, folder
-        )
+            return tracking.Projection(tracking.MemoryStore(spec.name, journal), folder)
+        store = tracking.MlflowStore(spec.name, uri, tracking.default_artifacts(uri), journal)
+        return tracking.Projection(store, folder)
 
     environment.check_floors()
     if uri is not None:

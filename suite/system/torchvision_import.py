@@ -44,10 +44,10 @@ def _compiler_left_out() -> Iterator[None]:
     if "torch._dynamo" in sys.modules:
         yield
         return
-    stand_in = ModuleType(name)
+    stand_in: Any = ModuleType(name)
     stand_in.is_compile_supported = lambda kind: importlib.import_module(name).is_compile_supported(
         kind
-    )  # type: ignore[attr-defined]
+    )
     sys.modules[name] = stand_in
     try:
         yield

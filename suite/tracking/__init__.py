@@ -2,7 +2,7 @@
 
 ::
 
-    journal entry -> Sender (a thread: order, retries, cursor) -> Tracker.apply -> MlflowTracker | MemoryTracker
+    journal entry -> Sender (a thread: order, retries, cursor) -> Projection.apply -> MlflowStore | MemoryStore
     reports, replay, weights <- read, find_run, download, resolve_weights
 
 Everything in the store can be made again from the journal, so a server that is away costs nothing: the sender goes
@@ -12,8 +12,8 @@ mlflow takes seconds to import; nothing here imports it before it is needed (``w
 
 from suite.tracking.images import log_images, read_images
 from suite.tracking.looks import looks_of, search_seed_of
-from suite.tracking.memory_store import MemoryTracker
-from suite.tracking.mlflow_store import MlflowTracker
+from suite.tracking.memory_store import MemoryStore
+from suite.tracking.mlflow_store import MlflowStore
 from suite.tracking.port import (
     EntryRejected,
     RunMissing,
@@ -22,6 +22,7 @@ from suite.tracking.port import (
     TrackingUnavailable,
     TrialRun,
 )
+from suite.tracking.projection import Projection
 from suite.tracking.publishing import publish_report
 from suite.tracking.reading import download, find_run, read, resolve_weights
 from suite.tracking.registry import warm_export
@@ -30,8 +31,9 @@ from suite.tracking.uri import default_artifacts, default_uri, exists, warm
 
 __all__ = [
     "EntryRejected",
-    "MemoryTracker",
-    "MlflowTracker",
+    "MemoryStore",
+    "MlflowStore",
+    "Projection",
     "RunMissing",
     "Sender",
     "SweepRuns",

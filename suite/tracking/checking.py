@@ -13,11 +13,14 @@ from typing import Any
 from suite.core.errors import EnvironmentProblem, SuiteError, brief
 from suite.core.redaction import redacted
 from suite.system import signals
-from suite.tracking.projection import HOME, JOURNAL, KIND
+from suite.tracking.tags import HOME, JOURNAL, KIND
 from suite.tracking.uri import mlflow_client, sqlite_file, warm
 
 _DEADLINE_S = 6.0
-_SERVER_REMEDY = "Start it, correct the address (--tracking-uri or MLFLOW_TRACKING_URI), or leave both out to track in ./mlflow.db."
+_SERVER_REMEDY = (
+    "Start it, correct the address (--tracking-uri or MLFLOW_TRACKING_URI), "
+    "or leave both out to track in ./mlflow.db."
+)
 _PARENT_SQL = f"""
 SELECT journal.value, home.value FROM runs
 JOIN experiments ON experiments.experiment_id = runs.experiment_id

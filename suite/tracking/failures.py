@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from suite.core.errors import brief
-from suite.tracking.port import EntryRejected, RunMissing, TrackingUnavailable
-from suite.tracking.projection import Run
+from suite.tracking.port import EntryRejected, Run, RunMissing, TrackingUnavailable
 
 _NEVER = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST")
 _NEVER_ERRNO = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)

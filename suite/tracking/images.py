@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 from suite.core.errors import EnvironmentProblem, brief
 from suite.core.redaction import redacted
-from suite.tracking.projection import IMAGES, images_digest, safe_key
 from suite.tracking.reading import download
+from suite.tracking.tags import IMAGES
+from suite.tracking.text import safe_key
 from suite.tracking.uri import mlflow_client
 
 
@@ -90,6 +92,18 @@ def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
     return {step: content for step, (_, content) in sorted(found.items())}
 
 
+def images_digest(files: Sequence[Path]) -> str:
+    """SHA-256 (64 hex digits) over pictures in their order.
+
+    Raises:
+        FileNotFoundError: one is gone.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def replace_images(
     client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int
 ) -> None:
@@ -98,7 +112,7 @@ def replace_images(
 
     for old in client.list_artifacts(run_id, "images"):
         if Path(old.path).name.startswith(f"{key.replace('/', '~')}+step+"):
-            remove(client, run_id, old.path)
+            delete_artifact(client, run_id, old.path)
     for step, path in enumerate(files):
         with Image.open(path) as image:
             client.log_image(
@@ -106,7 +120,7 @@ def replace_images(
             )
 
 
-def remove(client: Any, run_id: str, artifact: str) -> bool:
+def delete_artifact(client: Any, run_id: str, artifact: str) -> bool:
     """Delete an artifact; False if the store cannot or there is none."""
     try:  # no public call for this; a store of artifacts that cannot delete is no reason to stop
         client._tracking_client._get_artifact_repo(run_id).delete_artifacts(artifact)

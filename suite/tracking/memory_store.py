@@ -1,4 +1,4 @@
-"""A store of runs in memory, with the rules of the real one; for tests of whatever drives a tracker."""
+"""A store of runs in memory that keeps the rules of MLflow's; for sweeps without tracking, and tests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from suite.core.errors import EnvironmentProblem, UsageError
-from suite.tracking.port import RunMissing, SweepRuns, TrackingUnavailable, TrialRun
-from suite.tracking.projection import JOURNAL, ORDER, PARENT, Metric, Projection, Run
+from suite.tracking.port import (
+    Metric,
+    Run,
+    RunMissing,
+    SweepRuns,
+    TrackingUnavailable,
+    TrialRun,
+)
 from suite.tracking.reading import trial_run
+from suite.tracking.tags import JOURNAL, ORDER
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 
 @dataclass
-class Stored:
+class StoredRun:
     """A run as the store holds it."""
 
     run: Run
@@ -28,148 +40,161 @@ class Stored:
     deleted: bool = False
 
 
-class MemoryTracker(Projection):
-    """A tracker without MLflow.
+class MemoryStore:
+    """See ``RunStore``.
 
     Attributes:
-        stored: run id -> run; hand it to a second tracker to play a relaunch.
-        down: True plays a server that is away.
+        stored: run id -> run; pass it to a second store to simulate a relaunch.
+        down: True simulates a server that cannot be reached.
     """
+
+    has_model_registry = False
 
     def __init__(
         self,
         sweep: str = "sweep",
         journal_id: str = "journal",
-        folder: Path | None = None,
-        stored: dict[str, Stored] | None = None,
+        stored: dict[str, StoredRun] | None = None,
     ) -> None:
-        super().__init__(sweep, journal_id, folder)
-        self.stored: dict[str, Stored] = {} if stored is None else stored
+        self.sweep, self.journal_id = sweep, journal_id
+        self.stored: dict[str, StoredRun] = {} if stored is None else stored
         self.down = False
         self._numbers = itertools.count(len(self.stored))
 
-    def check(self) -> None:
-        """See ``Tracker.check``."""
+    def check(self, home: str) -> None:
+        """See ``RunStore``."""
         if self.down:
             raise EnvironmentProblem(
                 "the tracking server memory: cannot be reached", remedy="Start it."
             )
 
     def read(self, sweep: str) -> SweepRuns:
-        """See ``Tracker.read``."""
-        alive = [item for item in self.stored.values() if item.sweep == sweep and not item.deleted]
-        parents = [item for item in alive if item.run.trial is None]
+        """See ``RunStore``."""
+        runs = [run for run in self.stored.values() if run.sweep == sweep and not run.deleted]
+        parents = [run for run in runs if run.run.trial is None]
         if not parents:
-            known = (
-                ", ".join(sorted({item.sweep for item in self.stored.values() if not item.deleted}))
-                or "none"
+            sweeps = sorted({run.sweep for run in self.stored.values() if not run.deleted})
+            raise UsageError(
+                f"there is no sweep {sweep} in memory:; known: {', '.join(sweeps) or 'none'}"
             )
-            raise UsageError(f"there is no sweep {sweep} in memory:; known: {known}")
         children = sorted(
-            (item for item in alive if item.run.trial), key=lambda item: int(item.run.tags[ORDER])
+            (run for run in runs if run.run.trial), key=lambda run: int(run.run.tags[ORDER])
         )
-        return SweepRuns(
-            sweep, self._read(parents[-1]), tuple(self._read(item) for item in children)
-        )
+        return SweepRuns(sweep, _as_trial(parents[-1]), tuple(map(_as_trial, children)))
 
-    def _read(self, item: Stored) -> TrialRun:
-        metrics: dict[str, dict[int, float]] = {}
-        for name, value, _, step in sorted(item.metrics, key=lambda metric: (metric[0], metric[2])):
-            metrics.setdefault(name, {})[step] = value
-        return trial_run(
-            item.run.id,
-            item.name,
-            item.run.status,
-            item.run.tags,
-            item.run.params,
-            metrics,
-            item.start_ms,
-            item.end_ms,
-        )
+    def load(self) -> dict[str | None, Run]:
+        """See ``RunStore``."""
+        self._refuse_if_down()
+        return {run.run.trial: _copy(run.run) for run in self._active() if self._is_own(run)}
 
-    def _alive(self, run: Run | None = None) -> Stored | None:
-        if self.down:
-            raise TrackingUnavailable("down")
-        if run is None:
-            return None
-        item = self.stored.get(run.id)
-        if item is None or item.deleted:
-            self._known = None
-            raise RunMissing(run.trial)
-        return item
+    def delete_foreign(self) -> None:
+        """See ``RunStore``."""
+        for run in self._active():
+            if not self._is_own(run):
+                run.deleted = True
 
-    def _load(self) -> dict[str | None, Run]:
-        self._alive()
-        return {item.run.trial: _copy(item.run) for item in self._mine(True)}
-
-    def _mine(self, mine: bool) -> list[Stored]:
-        alive = [
-            item for item in self.stored.values() if item.sweep == self.sweep and not item.deleted
-        ]
-        return [item for item in alive if (item.run.tags.get(JOURNAL) == self.journal_id) == mine]
-
-    def _replace_foreign(self) -> None:
-        for item in self._mine(False):
-            item.deleted = True
-
-    def _create(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
-        self._alive()
-        if trial is not None:
-            tags = {**tags, PARENT: self._parent().id}
+    def create(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
+        """See ``RunStore``."""
+        self._refuse_if_down()
         run = Run(f"run{next(self._numbers)}", trial, dict(tags))
-        self.stored[run.id] = Stored(run, self.sweep, name, start_ms)
+        self.stored[run.id] = StoredRun(run, self.sweep, name, start_ms)
         return _copy(run)
 
-    def _write(
+    def write(
         self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
     ) -> None:
-        item = self._alive(run)
-        assert item is not None
-        item.metrics.update(metrics)
-        item.run.params.update(params)
-        item.run.tags.update(tags)
+        """See ``RunStore``."""
+        stored = self._find(run)
+        stored.metrics.update(metrics)
+        stored.run.params.update(params)
+        stored.run.tags.update(tags)
 
-    def _set_status(self, run: Run, status: str, end_ms: int | None) -> None:
-        item = self._alive(run)
-        assert item is not None
-        item.run.status, item.end_ms = status, item.end_ms if end_ms is None else end_ms
+    def set_status(self, run: Run, status: str, end_ms: int | None) -> None:
+        """See ``RunStore``."""
+        stored = self._find(run)
+        stored.run.status = status
+        if end_ms is not None:
+            stored.end_ms = end_ms
 
-    def _delete(self, run: Run) -> None:
-        item = self._alive(run)
-        assert item is not None
-        item.deleted = True
+    def delete(self, run: Run) -> None:
+        """See ``RunStore``."""
+        self._find(run).deleted = True
 
-    def _add_input(self, run: Run, dataset: Mapping[str, str]) -> None:
-        item = self._alive(run)
-        assert item is not None
-        if dataset not in item.inputs:
-            item.inputs.append(dict(dataset))
+    def add_input(self, run: Run, dataset: Mapping[str, str]) -> None:
+        """See ``RunStore``."""
+        stored = self._find(run)
+        if dataset not in stored.inputs:
+            stored.inputs.append(dict(dataset))
 
-    def _upload(self, run: Run, path: Path, folder: str) -> None:
-        item = self._alive(run)
-        assert item is not None
-        files = (
-            [path]
-            if path.is_file()
-            else [file for file in sorted(path.rglob("*")) if file.is_file()]
-        )
+    def upload(self, run: Run, path: Path, folder: str) -> None:
+        """See ``RunStore``."""
+        stored = self._find(run)
         if not path.exists():
             raise FileNotFoundError(path)
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
-            item.artifacts[str(Path(folder) / file.relative_to(path.parent))] = file.read_bytes()
+            if file.is_file():
+                name = str(Path(folder) / file.relative_to(path.parent))
+                stored.artifacts[name] = file.read_bytes()
 
-    def _replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
-        item = self._alive(run)
-        assert item is not None
-        for name in [name for name in item.artifacts if name.startswith(f"images/{key}+step+")]:
-            del item.artifacts[name]
+    def replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
+        """See ``RunStore``."""
+        stored = self._find(run)
+        prefix = f"images/{key}+step+"
+        for name in [name for name in stored.artifacts if name.startswith(prefix)]:
+            del stored.artifacts[name]
         for step, file in enumerate(files):
-            item.artifacts[f"images/{key}+step+{step}+timestamp+{ts_ms}.png"] = file.read_bytes()
+            stored.artifacts[f"{prefix}{step}+timestamp+{ts_ms}.png"] = file.read_bytes()
 
-    def _remove(self, run: Run, artifact: str) -> bool:
-        item = self._alive(run)
-        assert item is not None
-        return item.artifacts.pop(artifact, None) is not None
+    def delete_artifact(self, run: Run, artifact: str) -> bool:
+        """See ``RunStore``."""
+        return self._find(run).artifacts.pop(artifact, None) is not None
+
+    def page_url(self) -> str:
+        """See ``RunStore``: there is no page."""
+        return ""
+
+    def register_champion(self, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
+        """See ``RunStore``: there is no registry."""
+        return None
+
+    def restore_champion(self, run_id: str) -> int | None:
+        """See ``RunStore``: there is no registry."""
+        return None
+
+    def _refuse_if_down(self) -> None:
+        if self.down:
+            raise TrackingUnavailable("down")
+
+    def _find(self, run: Run) -> StoredRun:
+        self._refuse_if_down()
+        stored = self.stored.get(run.id)
+        if stored is None or stored.deleted:
+            raise RunMissing(run.trial)
+        return stored
+
+    def _active(self) -> list[StoredRun]:
+        return [run for run in self.stored.values() if run.sweep == self.sweep and not run.deleted]
+
+    def _is_own(self, stored: StoredRun) -> bool:
+        return stored.run.tags.get(JOURNAL) == self.journal_id
+
+
+def _as_trial(stored: StoredRun) -> TrialRun:
+    metrics: dict[str, dict[int, float]] = {}
+    for name, value, _, step in sorted(stored.metrics, key=lambda metric: (metric[0], metric[2])):
+        metrics.setdefault(name, {})[step] = value
+    run = stored.run
+    return trial_run(
+        run.id,
+        stored.name,
+        run.status,
+        run.tags,
+        run.params,
+        metrics,
+        stored.start_ms,
+        stored.end_ms,
+    )
 
 
 def _copy(run: Run) -> Run:

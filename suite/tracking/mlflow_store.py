@@ -1,4 +1,4 @@
-"""The real store: MLflow, through ``MlflowClient`` with explicit run ids and never the fluent API."""
+"""Runs in MLflow, through ``MlflowClient`` with explicit run ids, never the fluent API."""
 
 from __future__ import annotations
 
@@ -11,101 +11,50 @@ from typing import TYPE_CHECKING, Any
 
 from suite.tracking import checking, images, reading, registry
 from suite.tracking.failures import translated
-from suite.tracking.port import RunMissing, SweepRuns
-from suite.tracking.projection import (
-    JOURNAL,
-    KIND,
-    PARENT,
-    Metric,
-    Projection,
-    Run,
-    chunks,
-    safe_file,
-)
+from suite.tracking.port import Metric, Run, RunMissing, SweepRuns
+from suite.tracking.tags import JOURNAL, KIND
+from suite.tracking.text import chunks, safe_file
 from suite.tracking.uri import mlflow_client, sqlite_file
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-_METRICS, _PARAMS = 1000, 100  # of one call
-# With this tag the UI knows an experiment that trains models from one that traces language models.
+MAX_METRICS, MAX_PARAMS = 1000, 100  # of one call
+# By this tag MLflow's UI shows the experiment as one that trains models, not one of LLM traces.
 EXPERIMENT_KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
 
 
-class MlflowTracker(Projection):
-    """Runs in an MLflow store: a sqlite file, another database, or a server."""
+class MlflowStore:
+    """See ``RunStore``: runs in a sqlite file, another database, or an MLflow server."""
 
-    def __init__(
-        self,
-        sweep: str,
-        uri: str,
-        artifacts: Path | None,
-        journal_id: str,
-        folder: Path | None = None,
-    ) -> None:
+    has_model_registry = True
+
+    def __init__(self, sweep: str, uri: str, artifacts: Path | None, journal_id: str) -> None:
         """
         Args:
-            sweep: the sweep's name, which is the experiment's too.
+            sweep: the sweep's name, which is also the experiment's.
             uri: an absolute address (see ``default_uri``).
-            artifacts: the folder for files (see ``default_artifacts``); None = the store decides.
-            journal_id: tells this sweep's journal from another one under the same name.
-            folder: the journal's folder, against which paths of ``file`` entries resolve.
+            artifacts: the folder for artifacts (see ``default_artifacts``); None = MLflow decides.
+            journal_id: the id of the sweep's journal; runs of another journal are foreign.
         """
-        super().__init__(sweep, journal_id, folder)
+        self.sweep, self.journal_id = sweep, journal_id
         self.uri = uri
         self.artifacts = artifacts
         self._mlflow: Any = None
         self._experiment: str | None = None
         self._foreign: list[Run] = []
 
-    def check(self) -> None:
-        """See ``Tracker.check``. Refuses too where another folder's journal tracks a sweep of this name."""
-        checking.check(self.uri, self.artifacts, self.sweep, self.journal_id, self.home)
+    def check(self, home: str) -> None:
+        """See ``RunStore``."""
+        checking.check(self.uri, self.artifacts, self.sweep, self.journal_id, home)
 
     def read(self, sweep: str) -> SweepRuns:
-        """See ``Tracker.read``."""
+        """See ``RunStore``."""
         return reading.read(self.uri, sweep)
 
-    def register_champion(self, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
-        """Log the winner's network to its run and register it under the sweep's name, alias ``champion``.
-
-        Doing it again for the same run makes no new version.
-
-        Args:
-            run_id: the winner's run.
-            model: the network with the weights of its best epoch.
-            example: normalised images as it takes them, float32 (N, 3, H, W); at least 2, so that N stays free.
-
-        Returns:
-            The version; None if the network cannot be exported (the run's tag ``suite.champion_export`` says why).
-
-        Raises:
-            TrackingUnavailable, EntryRejected: as ``apply``.
-        """
-        with translated():
-            return registry.register(self._client(), self.sweep, run_id, model, example)
-
-    def restore_champion(self, run_id: str) -> int | None:
-        """Point the alias ``champion`` at the version that a run was registered as before.
-
-        Returns:
-            The version; None if it never was, and then the alias is gone: better no champion than another one.
-
-        Raises:
-            TrackingUnavailable, EntryRejected: as ``apply``.
-        """
-        with translated():
-            return registry.restore(self._client(), self.sweep, run_id)
-
-    @property
-    def page(self) -> str:
-        """Where the sweep's runs are in MLflow's UI, below its address; its start page shows traces instead."""
-        return f"/#/experiments/{self._experiment}/runs?workflowType=machine_learning"
-
-    # ---- what Projection asks for ----------------------------------------------------------------------------------
-
-    def _load(self) -> dict[str | None, Run]:
+    def load(self) -> dict[str | None, Run]:
+        """See ``RunStore``. A deleted experiment of the sweep's name is restored."""
         with translated():
             client = self._client()
             experiment = client.get_experiment_by_name(self.sweep)
@@ -117,12 +66,12 @@ class MlflowTracker(Projection):
             self._experiment = experiment.experiment_id
             runs: dict[str | None, Run] = {}
             self._foreign = []
-            for found in reading.search(client, self._experiment):
-                self._sort_in(reading.as_run(found), runs)
+            for run in reading.search(client, self._experiment):
+                self._add(reading.as_run(run), runs)
             return runs
 
-    def _sort_in(self, run: Run, runs: dict[str | None, Run]) -> None:
-        """Ours, another journal's, or not of the suite; of two of one trial one stays."""
+    def _add(self, run: Run, runs: dict[str | None, Run]) -> None:
+        """Sort a run in: this journal's, foreign, or not of the suite; a trial keeps one run."""
         if run.tags.get(KIND) not in ("sweep", "trial"):
             return
         twin = runs.get(run.trial)
@@ -130,22 +79,22 @@ class MlflowTracker(Projection):
             self._foreign.append(run)
         elif twin is None:
             runs[run.trial] = run
-        else:  # a request whose answer got lost, or a deleted experiment that was restored with all it had
-            first, second = sorted((twin, run), key=lambda one: one.precedence)
+        else:  # the answer to ``create`` got lost, or a deleted experiment was restored with its runs
+            first, second = sorted((twin, run), key=lambda twin: twin.precedence)
             self._foreign.append(first)
             runs[run.trial] = second
 
-    def _replace_foreign(self) -> None:
+    def delete_foreign(self) -> None:
+        """See ``RunStore``."""
         while self._foreign:
             try:
-                self._delete(self._foreign[-1])
+                self.delete(self._foreign[-1])
             except RunMissing:
                 pass
             self._foreign.pop()
 
-    def _create(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
-        if trial is not None:
-            tags = {**tags, PARENT: self._parent().id}
+    def create(self, trial: str | None, name: str, tags: dict[str, str], start_ms: int) -> Run:
+        """See ``RunStore``."""
         with translated():
             client = self._client()
             if self._experiment is None:
@@ -154,74 +103,87 @@ class MlflowTracker(Projection):
                     artifact_location=self._location(),
                     tags={KIND: "sweep", EXPERIMENT_KIND: TRAINING},
                 )
-            made = client.create_run(
-                self._experiment, start_time=start_ms, tags=tags, run_name=name
-            )
-            return Run(made.info.run_id, trial, dict(tags))
+            run = client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
+            return Run(run.info.run_id, trial, dict(tags))
 
-    def _write(
+    def write(
         self, run: Run, metrics: list[Metric], params: dict[str, str], tags: dict[str, str]
     ) -> None:
+        """See ``RunStore``."""
         from mlflow.entities import Metric as MlflowMetric
         from mlflow.entities import Param, RunTag
 
-        calls = list(
-            zip_longest(chunks(list(params.items()), _PARAMS), chunks(metrics, _METRICS))
-        ) or [(None, None)]
-        with self._about(run) as client:
+        param_chunks = chunks(list(params.items()), MAX_PARAMS)
+        calls = list(zip_longest(param_chunks, chunks(metrics, MAX_METRICS))) or [(None, None)]
+        with self._client_for(run) as client:
             for number, (some_params, some_metrics) in enumerate(calls, start=1):
-                # The tags (a few dozen) go with the last call: a mark of progress must never be too early.
+                # The tags (a few dozen) go with the last call: they hold the mark of progress,
+                # which must not be there before the rest.
                 client.log_batch(
                     run.id,
-                    metrics=[MlflowMetric(*item) for item in some_metrics or ()],
-                    params=[Param(*item) for item in some_params or ()],
-                    tags=[RunTag(*item) for item in tags.items()] if number == len(calls) else (),
+                    metrics=[MlflowMetric(*metric) for metric in some_metrics or ()],
+                    params=[Param(*param) for param in some_params or ()],
+                    tags=[RunTag(*tag) for tag in tags.items()] if number == len(calls) else (),
                     synchronous=True,
                 )
 
-    def _set_status(self, run: Run, status: str, end_ms: int | None) -> None:
-        with self._about(run) as client:
+    def set_status(self, run: Run, status: str, end_ms: int | None) -> None:
+        """See ``RunStore``."""
+        with self._client_for(run) as client:
             if end_ms is None:
                 client.update_run(run.id, status=status)
             else:
                 client.set_terminated(run.id, status, end_ms)
 
-    def _delete(self, run: Run) -> None:
-        with self._about(run) as client:
+    def delete(self, run: Run) -> None:
+        """See ``RunStore``."""
+        with self._client_for(run) as client:
             client.delete_run(run.id)
 
-    def _add_input(self, run: Run, dataset: Mapping[str, str]) -> None:
+    def add_input(self, run: Run, dataset: Mapping[str, str]) -> None:
+        """See ``RunStore``."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         tags = [InputTag("mlflow.data.context", "training")]
-        with self._about(run) as client:
+        with self._client_for(run) as client:
             client.log_inputs(run.id, datasets=[DatasetInput(Dataset(**dataset), tags)])
 
-    def _upload(self, run: Run, path: Path, folder: str) -> None:
+    def upload(self, run: Run, path: Path, folder: str) -> None:
+        """See ``RunStore``."""
         if not path.exists():
             raise FileNotFoundError(path)
-        with self._about(run) as client:
+        with self._client_for(run) as client:
             client.log_artifact(run.id, str(path), folder or None)
 
-    def _replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
-        with self._about(run) as client:
+    def replace_images(self, run: Run, key: str, files: Sequence[Path], ts_ms: int) -> None:
+        """See ``RunStore``."""
+        with self._client_for(run) as client:
             images.replace_images(client, run.id, key, files, ts_ms)
 
-    def _remove(self, run: Run, artifact: str) -> bool:
-        with self._about(run) as client:
-            return images.remove(client, run.id, artifact)
+    def delete_artifact(self, run: Run, artifact: str) -> bool:
+        """See ``RunStore``."""
+        with self._client_for(run) as client:
+            return images.delete_artifact(client, run.id, artifact)
 
-    # ----------------------------------------------------------------------------------------------------------------
+    def page_url(self) -> str:
+        """See ``RunStore``. The experiment's start page would show traces, not runs."""
+        return f"/#/experiments/{self._experiment}/runs?workflowType=machine_learning"
+
+    def register_champion(self, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
+        """See ``RunStore``."""
+        with translated():
+            return registry.register(self._client(), self.sweep, run_id, model, example)
+
+    def restore_champion(self, run_id: str) -> int | None:
+        """See ``RunStore``."""
+        with translated():
+            return registry.restore(self._client(), self.sweep, run_id)
 
     @contextmanager
-    def _about(self, run: Run) -> Iterator[Any]:
+    def _client_for(self, run: Run) -> Iterator[Any]:
         """The client, for a call about ``run``."""
-        try:
-            with translated(run):
-                yield self._client()
-        except RunMissing:
-            self._known = None
-            raise
+        with translated(run):
+            yield self._client()
 
     def _client(self) -> Any:
         if self._mlflow is None:
@@ -230,9 +192,9 @@ class MlflowTracker(Projection):
         return self._mlflow
 
     def _location(self) -> str | None:
-        return (
-            (self.artifacts / safe_file(self.sweep)).absolute().as_uri() if self.artifacts else None
-        )
+        if self.artifacts is None:
+            return None
+        return (self.artifacts / safe_file(self.sweep)).absolute().as_uri()
 
 
 def _use_wal(uri: str) -> None:

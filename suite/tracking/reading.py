@@ -11,8 +11,9 @@ from typing import Any
 
 from suite.core.errors import EnvironmentProblem, SuiteError, UsageError, brief
 from suite.core.redaction import redacted
-from suite.tracking.port import SweepRuns, TrialRun
-from suite.tracking.projection import ARM, KIND, ORDER, PARENT, SEED, STATUS, TRIAL, Run, chunks
+from suite.tracking.port import Run, SweepRuns, TrialRun
+from suite.tracking.tags import ARM, KIND, ORDER, PARENT, SEED, STATUS, TRIAL
+from suite.tracking.text import chunks
 from suite.tracking.uri import mlflow_client, sqlite_file
 
 WEIGHTS_FILE = "weights.pt"  # beside the exported network in a registered model: its state dict

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.core.errors import brief
-from suite.tracking.projection import safe_file
 from suite.tracking.reading import WEIGHTS_FILE
+from suite.tracking.text import safe_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def warm_export() -> threading.Thread:
 def register(
     client: Any, name: str, run_id: str, model: nn.Module, example: np.ndarray
 ) -> int | None:
-    """See ``MlflowTracker.register_champion``; raises whatever MLflow raises."""
+    """See ``Tracker.register_champion``; raises whatever MLflow raises."""
     name = model_name(name)
     version = _version_of(client, name, run_id)
     if version is None:
@@ -82,7 +82,7 @@ def register(
 
 
 def restore(client: Any, name: str, run_id: str) -> int | None:
-    """See ``MlflowTracker.restore_champion``; raises whatever MLflow raises."""
+    """See ``Tracker.restore_champion``; raises whatever MLflow raises."""
     name = model_name(name)
     version = _version_of(client, name, run_id)
     if version is not None:

@@ -254,7 +254,7 @@ def _discriminating(
     except ValueError:
         return
     for right, wrong in ((common[:pairs], common[pairs:]), (common[pairs:], common[:pairs])):
-        for rank, image in enumerate(predictions.telling(right, wrong, count)):
+        for rank, image in enumerate(predictions.discriminating_images(right, wrong, count)):
             yield rank, image.index
 
 

@@ -71,15 +71,15 @@ def folders_not_synced() -> None:
 @broken
 def runs_by_memory() -> None:
     """Each launch makes its runs anew, as Ray's own callback does."""
-    from suite.tracking import MlflowTracker
+    from suite.tracking import MlflowStore
 
-    MlflowTracker._load = lambda self: setattr(self, "_experiment", self._experiment_of()) or {}  # type: ignore[attr-defined]
+    MlflowStore.load = lambda self: setattr(self, "_experiment", self._experiment_of()) or {}  # type: ignore[attr-defined]
 
     def experiment_of(self: Any) -> str:
         found = self._client().get_experiment_by_name(self.sweep)
         return str(found.experiment_id) if found else None  # type: ignore[return-value]
 
-    MlflowTracker._experiment_of = experiment_of  # type: ignore[attr-defined]
+    MlflowStore._experiment_of = experiment_of  # type: ignore[attr-defined]
 
 
 # ---- in the process --------------------------------------------------------------------------------------------------

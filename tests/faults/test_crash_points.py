@@ -47,7 +47,7 @@ def processes() -> Processes:
 @pytest.fixture(scope="session")  # in `make faults` these tests are spread among others
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with an MLflow store in it that has seen another sweep: making one takes seconds."""
-    from suite.tracking import MlflowTracker, default_artifacts, default_uri
+    from suite.tracking import MlflowStore, Projection, default_artifacts, default_uri
 
     path = tmp_path_factory.mktemp("empty")
     folder = Folder(path)
@@ -78,7 +78,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "file": "",
         "data": {},
     }
-    MlflowTracker("another", uri, default_artifacts(uri), "j").apply(entry)
+    Projection(MlflowStore("another", uri, default_artifacts(uri), "j")).apply(entry)
     return path
 
 

@@ -23,8 +23,9 @@ from test_tracking import Story
 from suite import tracking
 from suite.storage.journal import Entry
 from suite.tracking import (
-    MemoryTracker,
-    MlflowTracker,
+    MemoryStore,
+    MlflowStore,
+    Projection,
     Sender,
     TrackingUnavailable,
     default_artifacts,
@@ -68,7 +69,7 @@ def long_story(seed: int) -> list[Entry]:
     return story.close().entries
 
 
-class Flaky(MemoryTracker):
+class Flaky(MemoryStore):
     """Fails before or after it has done what it was asked for, as a server does whose answer gets lost."""
 
     def __init__(self, drawn: random.Random, rate: float, *arguments: Any, **options: Any) -> None:
@@ -82,32 +83,31 @@ class Flaky(MemoryTracker):
         result = work()
         if self.drawn.random() < self.rate:
             self.failures += 1
-            self._known = None
             raise TrackingUnavailable("the connection was closed before an answer")
         return result
 
-    def _load(self) -> Any:
-        return self._perhaps(super()._load)
+    def load(self) -> Any:
+        return self._perhaps(super().load)
 
-    def _create(self, *arguments: Any) -> Any:
-        return self._perhaps(lambda: MemoryTracker._create(self, *arguments))
+    def create(self, *arguments: Any) -> Any:
+        return self._perhaps(lambda: MemoryStore.create(self, *arguments))
 
-    def _write(self, *arguments: Any) -> None:
-        self._perhaps(lambda: MemoryTracker._write(self, *arguments))
+    def write(self, *arguments: Any) -> None:
+        self._perhaps(lambda: MemoryStore.write(self, *arguments))
 
-    def _set_status(self, *arguments: Any) -> None:
-        self._perhaps(lambda: MemoryTracker._set_status(self, *arguments))
+    def set_status(self, *arguments: Any) -> None:
+        self._perhaps(lambda: MemoryStore.set_status(self, *arguments))
 
-    def _delete(self, *arguments: Any) -> None:
-        self._perhaps(lambda: MemoryTracker._delete(self, *arguments))
+    def delete(self, *arguments: Any) -> None:
+        self._perhaps(lambda: MemoryStore.delete(self, *arguments))
 
 
-def content(tracker: MemoryTracker) -> Any:
+def content(store: MemoryStore) -> Any:
     """All that counts of a store: living runs with their metric rows, params, tags and status."""
     return sorted(
         (item.name, sorted(item.metrics), sorted(item.run.params.items()), item.run.status, item.end_ms,
          sorted((key, value) for key, value in item.run.tags.items() if key not in VARYING))
-        for item in tracker.stored.values() if not item.deleted
+        for item in store.stored.values() if not item.deleted
     )  # fmt: skip
 
 
@@ -123,13 +123,13 @@ def test_outages_lost_answers_and_dying_senders_change_nothing(
         drawn = random.Random(seed)
         entries, folder = long_story(seed), tmp_path / f"{seed}"
         folder.mkdir()
-        calm = MemoryTracker(folder=folder)
+        calm = Projection(MemoryStore(), folder)
         run(calm, entries, folder / "calm")
         stored: dict[str, Any] = {}
         cursor = folder / "cursor"
         for _ in range(drawn.randrange(4)):  # processes that die on the way
-            flaky = Flaky(drawn, 0.2, folder=folder, stored=stored)
-            sender = Sender(flaky, cursor)
+            flaky = Flaky(drawn, 0.2, stored=stored)
+            sender = Sender(Projection(flaky, folder), cursor)
             for entry in entries[: drawn.randrange(len(entries))]:
                 sender.put(entry)
             time.sleep(drawn.random() * 0.01)
@@ -137,15 +137,15 @@ def test_outages_lost_answers_and_dying_senders_change_nothing(
             failures += flaky.failures
             if cursor.exists() and drawn.random() < 0.5:
                 cursor.write_bytes(cursor.read_bytes()[: drawn.randrange(20)])
-        flaky = Flaky(drawn, 0.2, folder=folder, stored=stored)
-        run(flaky, entries, cursor)
+        flaky = Flaky(drawn, 0.2, stored=stored)
+        run(Projection(flaky, folder), entries, cursor)
         failures += flaky.failures
-        assert content(flaky) == content(calm), f"seed {seed}"
+        assert content(flaky) == content(calm.store), f"seed {seed}"
         tally.add()
     tally.figures["failures of the store"] = f"{failures:,}"
 
 
-def run(tracker: MemoryTracker, entries: list[Entry], cursor: Path) -> None:
+def run(tracker: Projection, entries: list[Entry], cursor: Path) -> None:
     sender = Sender(tracker, cursor)
     for entry in entries:
         sender.put(entry)
@@ -159,21 +159,23 @@ def test_a_sender_that_passes_over_what_fails_loses_rows(
 ) -> None:
     """A broken build: one try for each entry."""
     entries = long_story(0)
-    calm, flaky = MemoryTracker(folder=tmp_path), Flaky(random.Random(0), 0.2, folder=tmp_path)
+    calm, flaky = Projection(MemoryStore(), tmp_path), Flaky(random.Random(0), 0.2)
     run(calm, entries, tmp_path / "calm")
     monkeypatch.setattr(
         Sender, "_failed", lambda self, error: self._advance([self._entries[self._next]])
     )
     monkeypatch.setattr(Sender, "_sleep", lambda self, seconds: None)
-    run(flaky, entries, tmp_path / "cursor")
-    assert content(flaky) != content(calm)
+    run(Projection(flaky, tmp_path), entries, tmp_path / "cursor")
+    assert content(flaky) != content(calm.store)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     """A real sqlite store."""
     uri = default_uri("sqlite:///mlflow.db", tmp_path)
-    MlflowTracker("first", uri, default_artifacts(uri), "j1").apply(Story().launch().entries[0])
+    Projection(MlflowStore("first", uri, default_artifacts(uri), "j1")).apply(
+        Story().launch().entries[0]
+    )
     return uri
 
 
@@ -192,7 +194,8 @@ def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tall
     seconds = 25 if FULL else 3
     entries = long_story(1)
     sender = Sender(
-        MlflowTracker("sweep", store, default_artifacts(store), "j1", tmp_path), tmp_path / "cursor"
+        Projection(MlflowStore("sweep", store, default_artifacts(store), "j1"), tmp_path),
+        tmp_path / "cursor",
     )
     for entry in entries[:12]:
         sender.put(entry)
@@ -215,9 +218,9 @@ def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tall
     sender.close()
     holder.communicate()
     assert put_s < 0.5, "whoever trains must not wait for the database"
-    calm = MemoryTracker(folder=tmp_path)
+    calm = Projection(MemoryStore(), tmp_path)
     run(calm, entries, tmp_path / "calm")
-    expected = sum(len(item.metrics) for item in calm.stored.values() if not item.deleted)
+    expected = sum(len(item.metrics) for item in calm.store.stored.values() if not item.deleted)
     found = rows(tmp_path)
     assert len(found) == expected and all(count == 1 for *_, count in found)
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
@@ -242,8 +245,8 @@ def test_eight_writers_on_one_database(store: str, tmp_path: Path, tally: Tally)
     def project(number: int) -> None:
         folder = tmp_path / f"w{number}"
         folder.mkdir()
-        tracker = MlflowTracker(
-            f"sweep{number}", store, default_artifacts(store), f"j{number}", folder
+        tracker = Projection(
+            MlflowStore(f"sweep{number}", store, default_artifacts(store), f"j{number}"), folder
         )
         sender = Sender(tracker, folder / "cursor")
         for entry in entries:
@@ -259,9 +262,9 @@ def test_eight_writers_on_one_database(store: str, tmp_path: Path, tally: Tally)
     for thread in threads:
         thread.join()
     assert not errors
-    calm = MemoryTracker(folder=tmp_path)
+    calm = Projection(MemoryStore(), tmp_path)
     run(calm, entries, tmp_path / "calm")
-    expected = sum(len(item.metrics) for item in calm.stored.values() if not item.deleted)
+    expected = sum(len(item.metrics) for item in calm.store.stored.values() if not item.deleted)
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         found = connection.execute(
             "select e.name, count(*), count(distinct m.run_uuid || m.key || m.step) from metrics m "
