@@ -38,7 +38,7 @@ COLUMNS, ROWS = 100, 34
 SWEEP = "search_spaces/quickstart.yaml"
 COMMANDS = (f"python -m suite.sweep {SWEEP} --dry-run", f"python -m suite.sweep {SWEEP}")
 SECONDS_BETWEEN_FRAMES = 3.0  # of the real run
-SECONDS_SHOWN, SECONDS_SHOWN_LAST = 0.35, 6.0  # of the animation
+SECONDS_SHOWN, SECONDS_SHOWN_LAST = 0.35, 6.0  # of the animation; last: of each command
 CHAR_WIDTH, LINE_HEIGHT, MARGIN = 8.4, 18, 14  # pixels, at a font size of 14
 COLOURS = {
     "green": "#7ec699", "brown": "#e5c07b", "yellow": "#e5c07b", "red": "#e06c75",
@@ -74,19 +74,19 @@ def recording_of_terminal() -> None:
 
     screen = pyte.Screen(COLUMNS, ROWS)
     stream = pyte.ByteStream(screen)
-    frames: list[Frame] = []
+    frames: list[tuple[Frame, float]] = []  # what was seen, and for how many seconds it is shown
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "search_spaces").symlink_to(REPO / "search_spaces")
         for command in COMMANDS:
             screen.reset()
             stream.feed(f"$ {command}\r\n".encode())
-            frames.append(_frame(screen))
+            frames.append((_frame(screen), SECONDS_SHOWN))
             for output in _run(command, folder):
                 stream.feed(output)
-                frames.append(_frame(screen))
+                frames.append((_frame(screen), SECONDS_SHOWN))
             stream.feed(b"$ ")
-            frames.append(_frame(screen))
-    distinct = [frame for frame, _ in groupby(frames)]
+            frames.append((_frame(screen), SECONDS_SHOWN_LAST))
+    distinct = [next(run) for _, run in groupby(frames)]
     (ASSETS / "terminal.svg").write_text(_svg(distinct))
 
 
@@ -144,28 +144,21 @@ def _fill(character) -> str:  # type: ignore[no-untyped-def]
     return COLOURS.get(character.fg.removeprefix("bright"), "#d5d8df")
 
 
-def _svg(frames: list[Frame]) -> str:
+def _svg(frames: list[tuple[Frame, float]]) -> str:
     """Frames one after the other; without animation, the last one."""
-    height = MARGIN * 2 + LINE_HEIGHT * max(map(len, frames))
+    height = MARGIN * 2 + LINE_HEIGHT * max(len(frame) for frame, _ in frames)
     width = MARGIN * 2 + round(CHAR_WIDTH * COLUMNS)
-    total = SECONDS_SHOWN * (len(frames) - 1) + SECONDS_SHOWN_LAST
+    total = sum(seconds for _, seconds in frames)
     style = [
         "text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre}",
         ".f{visibility:hidden}.l{visibility:visible}",
     ]
-    groups = []
-    for index, frame in enumerate(frames):
+    groups, start = [], 0.0
+    for index, (frame, seconds) in enumerate(frames):
         last = index == len(frames) - 1
-        start = 100 * SECONDS_SHOWN * index / total
-        end = 100.0 if last else 100 * SECONDS_SHOWN * (index + 1) / total
-        style.append(
-            f"@keyframes k{index}{{0%{{visibility:{'visible' if index == 0 else 'hidden'}}}"
-            f"{start:.2f}%{{visibility:visible}}"
-            + (f"{end:.2f}%{{visibility:hidden}}" if not last else "")
-            + f"100%{{visibility:{'visible' if last else 'hidden'}}}}}"
-            f"#f{index}{{animation:k{index} {total:.2f}s step-end infinite}}"
-        )
-        texts = "".join(_text(row, at) for at, row in enumerate(frame))
+        style.append(_keyframes(index, start / total, 1.0 if last else (start + seconds) / total, total))
+        start += seconds
+        texts = "".join(_text(row, line) for line, row in enumerate(frame))
         groups.append(f'<g id="f{index}" class="f{" l" if last else ""}">{texts}</g>')
     style.append("@media (prefers-reduced-motion:reduce){.f{animation:none!important}}")
     return (
@@ -174,6 +167,13 @@ def _svg(frames: list[Frame]) -> str:
         f"<style>{''.join(style)}</style>\n"
         f'<rect width="100%" height="100%" rx="8" fill="#1e2127"/>\n' + "\n".join(groups) + "\n</svg>\n"
     )
+
+
+def _keyframes(index: int, start: float, end: float, total: float) -> str:
+    """CSS that shows frame ``index`` between two fractions of ``total`` seconds, and hides it otherwise."""
+    stops = {0.0: "hidden", start: "visible", end: "visible" if end == 1 else "hidden"}
+    steps = "".join(f"{100 * at:.2f}%{{visibility:{value}}}" for at, value in stops.items())
+    return f"@keyframes k{index}{{{steps}}}#f{index}{{animation:k{index} {total:.2f}s step-end infinite}}"
 
 
 def _text(row: Row, line: int) -> str:
