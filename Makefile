@@ -58,4 +58,4 @@ bench: $(READY)  ## measure all briefly; in full each script alone: .venv/bin/py
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
-	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
