@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full cluster faults check format docs bench clean
+.PHONY: help demo test test-full cluster faults check format settings requirements docs bench clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,17 +37,25 @@ check: $(READY)  ## lint, format, types, import directions, generated documents
 	$(BIN)/mypy suite
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m suite.config.schema --check
+	$(BIN)/python scripts/requirements.py --check
 
 format: $(READY)  ## put the code in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
+settings: $(READY)  ## write docs/settings.md and search_spaces/schema.json from the models
 	$(BIN)/python -m suite.config.schema
+
+requirements:  ## write requirements*.txt from pyproject.toml
+	$(PYTHON) scripts/requirements.py
+
+docs: $(READY)  ## build the documentation as a site, strictly: site/index.html
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## measure all briefly; in full each script alone: .venv/bin/python -m benchmarks.NAME
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what sweeps and tools left in this folder, tracked runs included
-	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf runs mlflow.db mlflow.db-* mlartifacts mlruns replays reports/quickstart site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""The tracking server of ``docs/server.md``: a real PostgreSQL, a real MLflow with accounts; and a bad network."""
+"""The tracking server of ``docs/how-to/server.md``: PostgreSQL, MLflow with accounts, and a bad network, all real."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Postgres:
 
 
 class TeamServer(Server):
-    """``mlflow server`` as ``docs/server.md`` starts it."""
+    """``mlflow server`` as ``docs/how-to/server.md`` starts it."""
 
     def __init__(self, folder: Path, postgres: Any) -> None:
         super().__init__(folder)

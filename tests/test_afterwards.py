@@ -1,4 +1,4 @@
-"""What comes after a sweep: replay, predict, the champion, a notebook; and whether the README's own text works."""
+"""What comes after a sweep: replay, predict, the champion, a notebook; and whether the documented examples work."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 README = (REPO / "README.md").read_text()
+HOW_TO = REPO / "docs" / "how-to"
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +253,10 @@ def test_a_smoke_run_is_tracked_nowhere(folder: Folder) -> None:
 
 
 def test_a_sweep_in_a_notebook_gives_frames_run_ids_and_a_report(folder: Folder) -> None:
-    """The README's own lines, on a small file."""
+    """The lines of docs/how-to/notebook.md, on a small file."""
     folder.write(parameters={"train.lr": {"values": [0.05, 0.2]}}, seeds=[0, 1])
-    lines = re.search(r"```python\n(from suite import sweep.*?)```", README, re.DOTALL)
+    text = (HOW_TO / "notebook.md").read_text()
+    lines = re.search(r"```python\n(from suite import sweep.*?)```", text, re.DOTALL)
     assert lines
     code = lines[1].replace("search_spaces/quickstart.yaml", "sweep.yaml")
     code += """
@@ -283,10 +285,11 @@ print(json.dumps([
     assert last == 4
 
 
-def test_the_readmes_own_network_and_images_run(tmp_path: Path) -> None:
+def test_the_documented_network_and_images_run(tmp_path: Path) -> None:
+    page = (HOW_TO / "own-images-and-network.md").read_text()
     folder = Folder(tmp_path)
     for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
-        block = re.search(rf"```{language}\n(# {re.escape(name)}\n.*?)```", README, re.DOTALL)
+        block = re.search(rf"```{language}\n(# {re.escape(name)}\n.*?)```", page, re.DOTALL)
         assert block, name
         (tmp_path / name).write_text(block[1])
     done = folder.run("mine.yaml")

@@ -1,7 +1,8 @@
 """Sweeps through a team's tracking server that is killed, loses its database, or stands behind a bad network.
 
-Everything is real: PostgreSQL, ``mlflow server`` with accounts as ``docs/server.md`` starts it, sweeps in processes of
-their own. What the server has is read from the database, not through the suite. SUITE_FAULTS=full adds the long ones.
+Everything is real: PostgreSQL, ``mlflow server`` with accounts as ``docs/how-to/server.md`` starts it, sweeps in
+processes of their own. What the server has is read from the database, not through the suite. SUITE_FAULTS=full adds
+the long ones.
 """
 
 from __future__ import annotations

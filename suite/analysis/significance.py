@@ -1,6 +1,6 @@
 """Intervals over seeds: Student's of one mean, and simultaneous ones by flipping signs.
 
-The method, its sources and its limits are in ``docs/statistics.md``.
+The method, its sources and its limits are in ``docs/explanation/statistics.md``.
 
 Legend: N seeds, K arms, S sign vectors.
 """

@@ -258,7 +258,7 @@ def _instance_profile(source: Source) -> Findings:
     if source.has(*path) and (not profile or "ray-autoscaler-v1" in str(profile)):
         rule = "the head's IamInstanceProfile must be one of your own: Ray's may do anything in EC2 and S3"
         yield source.finding(
-            "instance-profile", path, rule, "docs/cluster.md has one that is enough."
+            "instance-profile", path, rule, "docs/how-to/cluster.md has one that is enough."
         )
 
 

@@ -141,7 +141,7 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
             return address
 
         def submit(address: str, number: int) -> Any:
-            """The sweep as a job, as docs/cluster.md has it."""
+            """The sweep as a job, as docs/how-to/cluster.md has it."""
             job = (
                 "job",
                 "submit",
