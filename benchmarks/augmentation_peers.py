@@ -52,7 +52,7 @@ def three_quarters() -> int:
     return SIDE * 3 // 4
 
 
-# ---- torchvision, one image at a time ------------------------------------------------------------------------------
+# ---- torchvision, one image at a time ------------------------------------------------------------
 
 
 def torchvision_tensors(names: Names) -> Transform:
@@ -137,7 +137,7 @@ def _sprinkle(image: Tensor) -> Tensor:
     return image.masked_fill(noise < half, 0).masked_fill(noise > 1 - half, 255)
 
 
-# ---- Albumentations, one image at a time ---------------------------------------------------------------------------
+# ---- Albumentations, one image at a time ---------------------------------------------------------
 
 
 def albumentations(names: Names) -> Transform | None:
@@ -189,7 +189,7 @@ def _albumentations(a: Any, cv2: Any, name: str) -> list[Any]:
     raise KeyError(name)
 
 
-# ---- Kornia, a batch at a time -------------------------------------------------------------------------------------
+# ---- Kornia, a batch at a time -------------------------------------------------------------------
 
 
 def kornia(names: Names) -> Transform | None:

@@ -148,7 +148,7 @@ def gate(turns: dict[str, list[Turn]], arms: int, short: bool) -> str:
     return f"Gate {fine}: trials {'all there' if whole else 'missing'}; accuracies {said} ({100 * BAND:.0f} allowed)."
 
 
-# ---- images ----------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def write_images(folder: Path, train: int, source: str | None) -> None:
@@ -186,7 +186,7 @@ def make_images(folder: Path, shares: Sequence[int], test: bool) -> None:
             )
 
 
-# ---- the two ---------------------------------------------------------------------------------------------------------
+# ---- the two -------------------------------------------------------------------------------------
 
 
 def choose_workers(folder: Path, size: int) -> tuple[int, str]:

@@ -150,7 +150,7 @@ def complete(turns: Sequence[Turn]) -> str:
     return f"{worst.present:,} of {worst.expected:,}"
 
 
-# ---- the peer --------------------------------------------------------------------------------------------------------
+# ---- the peer ------------------------------------------------------------------------------------
 
 
 def peer(folder: Path, trials: int, epochs: int, *options: str) -> Turn:
@@ -194,7 +194,7 @@ def peer_reusing(folder: Path, trials: int, epochs: int) -> Turn:
     return peer(folder, trials, epochs, "--reuse")
 
 
-# ---- the suite -------------------------------------------------------------------------------------------------------
+# ---- the suite -----------------------------------------------------------------------------------
 
 
 def suite(folder: Path, trials: int, epochs: int) -> Turn:
@@ -251,7 +251,7 @@ def matching(client: Any, entries: list[journal.Entry]) -> int:
     return sum(count == 1 and stored[key] == 1 for key, count in recorded.items())
 
 
-# ---- what MLflow has -------------------------------------------------------------------------------------------------
+# ---- what MLflow has -----------------------------------------------------------------------------
 
 
 def mlflow_client(folder: Path) -> Any:

@@ -148,7 +148,7 @@ def extract(folder: Path, file: Path) -> None:
     print(f"{file}: {len(trials)} trials")
 
 
-# ---- searchers -------------------------------------------------------------------------------------------------------
+# ---- searchers -----------------------------------------------------------------------------------
 
 
 class Searcher(Protocol):
@@ -222,7 +222,7 @@ class Suggested:
         self.search.tell(self._numbers[trial], None if value is None else [value])
 
 
-# ---- the simulation --------------------------------------------------------------------------------------------------
+# ---- the simulation ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -315,7 +315,7 @@ def shuffled(table: Table, turn: int) -> Listed:
     return Listed(order)
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 Runs = Sequence[tuple[int, Trail]]  # place of the table (a seed), and what a search on it knew
@@ -476,7 +476,7 @@ def settings(tables: Sequence[Table], orders: int, studies: int) -> dict[str, Ru
     return found
 
 
-# ---- why -------------------------------------------------------------------------------------------------------------
+# ---- why -----------------------------------------------------------------------------------------
 
 
 def so_far(table: Table, epoch: int) -> np.ndarray:

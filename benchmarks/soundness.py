@@ -108,7 +108,7 @@ class Counts:
     seeds: float = 0.0  # trials run, as a share of the most
 
 
-# ---- how a sweep is judged -------------------------------------------------------------------------
+# ---- how a sweep is judged -----------------------------------------------------------------------
 
 
 def judge(differences: Array, level: float) -> tuple[list[str], Array, Array]:
@@ -184,7 +184,7 @@ def counted(judged: tuple[list[str], Array, Array], true: Array, seeds: float = 
     )
 
 
-# ---- kinds of sweeps -------------------------------------------------------------------------------
+# ---- kinds of sweeps -----------------------------------------------------------------------------
 
 
 def fixed(setting: Setting, random: np.random.Generator) -> Counts:
@@ -334,7 +334,7 @@ def settings() -> list[Setting]:
     return rows
 
 
-# ---- the table -------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def simulate(job: tuple[Setting, int]) -> list[Counts]:

@@ -33,7 +33,8 @@ FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontcon
 <include>/etc/fonts/fonts.conf</include>
 <match target="pattern">
 <edit name="family" mode="prepend" binding="strong"><string>Inter</string>
-<string>Liberation Sans</string><string>DejaVu Sans Condensed</string></edit></match></fontconfig>"""
+<string>Liberation Sans</string><string>DejaVu Sans Condensed</string></edit>
+</match></fontconfig>"""
 COLUMNS, ROWS = 100, 34
 SWEEP = "search_spaces/quickstart.yaml"
 COMMANDS = (f"python -m suite.sweep {SWEEP} --dry-run", f"python -m suite.sweep {SWEEP}")
@@ -174,10 +175,15 @@ def _svg(frames: list[tuple[Frame, float]]) -> str:
 
 
 def _keyframes(index: int, start: float, end: float, total: float) -> str:
-    """CSS that shows frame ``index`` between two fractions of ``total`` seconds, and hides it otherwise."""
+    """CSS that shows frame ``index`` between two fractions of ``total`` seconds, and hides it
+    otherwise.
+    """
     stops = {0.0: "hidden", start: "visible", end: "visible" if end == 1 else "hidden"}
     steps = "".join(f"{100 * at:.2f}%{{visibility:{value}}}" for at, value in stops.items())
-    return f"@keyframes k{index}{{{steps}}}#f{index}{{animation:k{index} {total:.2f}s step-end infinite}}"
+    return (
+        f"@keyframes k{index}{{{steps}}}#f{index}{{animation:k{index} {total:.2f}s step-end "
+        f"infinite}}"
+    )
 
 
 def _text(row: Row, line: int) -> str:

@@ -89,7 +89,7 @@ def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
         yield from _sweep(journal.parent, uri, fix, store.well)
 
 
-# ---- the machine -----------------------------------------------------------------------------------------------------
+# ---- the machine ---------------------------------------------------------------------------------
 
 
 def _versions() -> Finding:
@@ -153,7 +153,7 @@ def _store(uri: str) -> Finding:
     return Finding(about, "can be used")
 
 
-# ---- a sweep ---------------------------------------------------------------------------------------------------------
+# ---- a sweep -------------------------------------------------------------------------------------
 
 
 def _sweep(folder: Path, uri: str, fix: bool, reachable: bool) -> Iterator[Finding]:
@@ -306,7 +306,7 @@ def _cursor(folder: Path) -> tuple[int, str]:
         return 0, ""
 
 
-# ---- the command line ------------------------------------------------------------------------------------------------
+# ---- the command line ----------------------------------------------------------------------------
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

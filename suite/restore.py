@@ -122,7 +122,7 @@ def restore(uri: str, reference: str) -> RestoredTrial:
     return RestoredTrial(uri, run, trial, config, numerics, objective)
 
 
-# ---- what another version of the suite wrote -------------------------------------------------------------------------
+# ---- what another version of the suite wrote -----------------------------------------------------
 
 Tagged = TypeVar("Tagged", Objective, Numerics)
 

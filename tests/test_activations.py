@@ -54,7 +54,7 @@ def outputs(net: nn.Module, image: Tensor) -> dict[str, Tensor]:
     return {name: stages[index].output[0] for name, index in names.items()}
 
 
-# ---- values --------------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def test_a_convolution_is_the_sum_written_out() -> None:
@@ -151,7 +151,7 @@ def test_the_network_and_the_random_states_are_left_as_they_were() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-# ---- which layers, in which order ----------------------------------------------------------------------------------
+# ---- which layers, in which order ----------------------------------------------------------------
 
 STUDY = [
     "input", "conv1.padding", "conv1", "bn1", "relu", "layer1.0.conv1", "layer1.0.relu", "layer1.0.conv2", "layer1.1",
@@ -241,7 +241,7 @@ def test_an_unknown_layer_names_the_known_ones() -> None:
         activation_maps.draw(Tiny(4), noise(8), ["fc"])
 
 
-# ---- dead channels -------------------------------------------------------------------------------------------------
+# ---- dead channels -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -412,7 +412,7 @@ def test_files_sort_in_forward_order_and_only_earlier_sheets_are_replaced(tmp_pa
     ]
 
 
-# ---- in a trial ----------------------------------------------------------------------------------------------------
+# ---- in a trial ----------------------------------------------------------------------------------
 
 
 def test_drawing_changes_nothing_of_a_trial(tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ def test_a_stop_ends_the_drawing(tmp_path: Path) -> None:
         running.draw_activation_maps()
 
 
-# ---- the command, and a sweep --------------------------------------------------------------------------------------
+# ---- the command, and a sweep --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

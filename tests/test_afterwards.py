@@ -57,7 +57,7 @@ def photos(done: Folder) -> Path:
     return folder.parent
 
 
-# ---- replay --------------------------------------------------------------------------------------------------------
+# ---- replay --------------------------------------------------------------------------------------
 
 
 def test_a_replayed_trial_has_the_recorded_figures_and_gives_the_checkpoint_back(
@@ -120,7 +120,7 @@ def test_a_run_that_is_not_there_or_no_trial_is_refused(
         assert "Traceback" not in refused.stderr
 
 
-# ---- predict -------------------------------------------------------------------------------------------------------
+# ---- predict -------------------------------------------------------------------------------------
 
 
 def test_the_champions_probabilities_of_a_folder_of_images(done: Folder, photos: Path) -> None:
@@ -189,7 +189,7 @@ print(json.dumps([version.run_id, str(signature.inputs), labels.tolist()]))
     assert np.array(labels)[stored["index"]].tolist() == stored["logits"].argmax(1).tolist()
 
 
-# ---- before a run, and in a notebook -------------------------------------------------------------------------------
+# ---- before a run, and in a notebook -------------------------------------------------------------
 
 
 def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:

@@ -62,7 +62,7 @@ def boxes_of(parameters):
     return [parameters[name].tolist() for name in ("top", "left", "box_height", "box_width")]
 
 
-# ---- geometry ------------------------------------------------------------------------------------------------------
+# ---- geometry ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -152,7 +152,7 @@ def test_center_crop_is_torchvisions_and_enlarged(size):
     assert (result - floats(on_bytes)).abs().max() <= LEVEL + 1e-5
 
 
-# ---- colour --------------------------------------------------------------------------------------------------------
+# ---- colour --------------------------------------------------------------------------------------
 
 CHANGES = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 
@@ -224,7 +224,7 @@ def test_gaussian_blur_is_torchvisions(kernel_size):
     assert (result - floats(one_by_one(images, reference, sigma.tolist()))).abs().max() <= LEVEL
 
 
-# ---- masks ---------------------------------------------------------------------------------------------------------
+# ---- masks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_inside_is_top_left_inclusive_bottom_right_exclusive():
     assert torch.equal(inside(4, 6, *box), expected[None, None])
 
 
-# ---- mixes ---------------------------------------------------------------------------------------------------------
+# ---- mixes ---------------------------------------------------------------------------------------
 
 
 def test_mixup_blends_pixels_and_targets_alike():
@@ -308,7 +308,7 @@ def test_cutmix_targets_are_shares_of_pixels():
     assert (drawn["share"] < 1).any()
 
 
-# ---- the pipeline --------------------------------------------------------------------------------------------------
+# ---- the pipeline --------------------------------------------------------------------------------
 
 
 def run(settings, images, seed=0, **options):

@@ -54,7 +54,7 @@ def there(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return Bucket(f"s3://{store.bucket}/{tmp_path.name}")
 
 
-# ---- addresses -------------------------------------------------------------------------------------------------------
+# ---- addresses -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_doctor_says_what_to_do_instead(folder: Folder) -> None:
     )
 
 
-# ---- objects ---------------------------------------------------------------------------------------------------------
+# ---- objects -------------------------------------------------------------------------------------
 
 
 def test_what_is_put_is_there(there: Bucket, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_store_that_stays_away_says_so(there: Bucket, monkeypatch: pytest.Monk
         Bucket(there.address).put("a", b"")
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------
 
 
 def member(
@@ -296,7 +296,7 @@ def test_a_worker_of_a_launch_that_is_over_puts_nothing(there: Bucket, tmp_path:
     assert there.names("trials/") == [] and not list((mine.folder / "checkpoints").glob("e*"))
 
 
-# ---- the journal and its owner ---------------------------------------------------------------------------------------
+# ---- the journal and its owner -------------------------------------------------------------------
 
 
 def test_the_journal_is_what_the_store_has(there: Bucket, tmp_path: Path) -> None:
@@ -466,7 +466,7 @@ def test_an_owner_renews_its_word(there: Bucket, monkeypatch: pytest.MonkeyPatch
             time.sleep(0.05)
 
 
-# ---- whole sweeps ----------------------------------------------------------------------------------------------------
+# ---- whole sweeps --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

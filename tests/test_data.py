@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-# ---- what is read ----------------------------------------------------------------------------------------------------
+# ---- what is read --------------------------------------------------------------------------------
 
 
 def test_labels_follow_the_sorted_class_names_and_pixels_are_those_of_the_files(
@@ -192,7 +192,7 @@ def test_progress_counts_up_to_all_images(folder: Path, cache: Path) -> None:
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
-# ---- what is wrong with a folder -------------------------------------------------------------------------------------
+# ---- what is wrong with a folder -----------------------------------------------------------------
 
 
 def test_a_folder_needs_a_root(cache: Path) -> None:
@@ -278,7 +278,7 @@ def test_ten_damaged_images_are_listed_and_the_others_counted(folder: Path, cach
     assert "bad09.png" in problems[9] and problems[10].startswith("and 3 more")
 
 
-# ---- the cache -------------------------------------------------------------------------------------------------------
+# ---- the cache -----------------------------------------------------------------------------------
 
 
 def refuse(done: int, total: int) -> None:
@@ -454,7 +454,7 @@ def test_where_the_cache_is(
     assert data.cache_folder() == Path(expected)
 
 
-# ---- the digest ------------------------------------------------------------------------------------------------------
+# ---- the digest ----------------------------------------------------------------------------------
 
 
 def small(**changes: Any) -> data.Dataset:
@@ -518,7 +518,7 @@ def test_a_data_set_is_pickled_without_copying_its_arrays(folder: Path, cache: P
     assert np.shares_memory(copy.train_images, dataset.train_images)
 
 
-# ---- digits ----------------------------------------------------------------------------------------------------------
+# ---- digits --------------------------------------------------------------------------------------
 
 
 def test_digits_need_no_download_and_have_a_fixed_test_part(cache: Path) -> None:
@@ -567,7 +567,7 @@ print({"torchvision", "ray", "mlflow"} & set(sys.modules))
         assert started.communicate(timeout=60) == ("set()\n", "")
 
 
-# ---- the real images -------------------------------------------------------------------------------------------------
+# ---- the real images -----------------------------------------------------------------------------
 
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -36,7 +36,7 @@ def of(correct: Any) -> Predictions:
     return told([0] * len(correct), (~correct).astype(int).tolist(), 2)
 
 
-# ---- one arm ---------------------------------------------------------------------------------------------------------
+# ---- one arm -------------------------------------------------------------------------------------
 
 
 def test_softmax_is_in_float64_and_bears_large_logits() -> None:
@@ -92,7 +92,7 @@ def test_calibration_is_that_of_a_slow_loop() -> None:
     assert both.count.sum() == 800
 
 
-# ---- two arms --------------------------------------------------------------------------------------------------------
+# ---- two arms ------------------------------------------------------------------------------------
 
 
 def test_mcnemar_of_written_out_values() -> None:
@@ -232,7 +232,7 @@ def test_networks_meet_on_the_images_that_they_share() -> None:
         predictions.shared([one, told([0, 1, 2, 1], [0] * 4, classes=4)])
 
 
-# ---- a section of the report -----------------------------------------------------------------------------------------
+# ---- a section of the report ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_two_trials_are_compared_whatever_their_seeds(store: Store) -> None:
     assert "cannot be compared: run r0 has no artifact" in compare(store.runs, "x", "r1", "r0")[0]
 
 
-# ---- drawings --------------------------------------------------------------------------------------------------------
+# ---- drawings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes", [2, 10, 25, 100])
@@ -461,7 +461,7 @@ def test_the_same_figure_is_the_same_file() -> None:
     )
 
 
-# ---- files that a launch leaves --------------------------------------------------------------------------------------
+# ---- files that a launch leaves ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -555,7 +555,7 @@ def test_predictions_need_neither_torch_nor_mlflow() -> None:
     )
 
 
-# ---- what earlier tests did not notice -------------------------------------------------------------------------------
+# ---- what earlier tests did not notice -----------------------------------------------------------
 
 
 def test_figures_and_text_name_each_arm_with_its_own_errors(store: Store) -> None:

@@ -265,7 +265,7 @@ def test_spread_batches_run_compiled_though_none_has_batch_size(
     assert compiled == [15, 15, 15]
 
 
-# ---- stored configs --------------------------------------------------------------------------------------------------
+# ---- stored configs ------------------------------------------------------------------------------
 
 
 def old_config() -> dict[str, Any]:
@@ -307,7 +307,7 @@ def test_the_images_of_named_data_sets_are_those_that_they_have() -> None:
     assert len(data.load(DataConfig(name="digits")).train_labels) == NAMED_IMAGES["digits"]
 
 
-# ---- the plan --------------------------------------------------------------------------------------------------------
+# ---- the plan ------------------------------------------------------------------------------------
 
 
 def lines_of(tmp_path: Path, parameters: str) -> list[str]:

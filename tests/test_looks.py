@@ -101,7 +101,7 @@ def test_decided_arms_get_no_more_seeds_and_a_killed_sweep_goes_on_as_the_unbrok
     assert "0 trials to run" in shown and "look 2 of 2: 10 seeds, on record" in shown
 
 
-# ---- rounds, from a journal that is made up --------------------------------------------------------
+# ---- rounds, from a journal that is made up ------------------------------------------------------
 
 GRID = """\
 name: looks
@@ -313,7 +313,7 @@ def test_an_arm_with_too_few_pairs_gets_more_seeds_and_is_undecided_at_the_last_
     assert last.ended and last.number == 3 and last.undecided == ("lr=0.2",)
 
 
-# ---- looks on record -------------------------------------------------------------------------------
+# ---- looks on record -----------------------------------------------------------------------------
 
 LISTED = GRID.replace("{at_least: 8, at_most: 12, until: decided, step: 2}", "[0, 1]")
 
@@ -398,7 +398,7 @@ def test_the_seed_of_a_search_is_read_from_its_tag(tags: dict[str, str], seed: i
     assert search_seed_of(tags) == seed
 
 
-# ---- the champion and lost seeds -------------------------------------------------------------------
+# ---- the champion and lost seeds -----------------------------------------------------------------
 
 
 def test_an_arm_that_lost_seeds_is_no_champion_however_lucky_the_others_were(made: Make) -> None:
@@ -470,7 +470,7 @@ def test_a_search_is_won_on_unseen_seeds_and_its_early_stops_are_no_losses(made:
     assert launch.launch.ledger.history.champion == "lr=0.3 1"
 
 
-# ---- the plan, before anything runs ----------------------------------------------------------------
+# ---- the plan, before anything runs --------------------------------------------------------------
 
 
 def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(

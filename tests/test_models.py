@@ -157,7 +157,7 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, cod
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-# ---- scratch nets --------------------------------------------------------------------------------------------------
+# ---- scratch nets --------------------------------------------------------------------------------
 
 
 def test_resnet18_cifar_prints_as_in_the_study():
@@ -288,7 +288,7 @@ def test_networks_take_images_of_any_size(arch, size):
         assert net(arch, classes=7).eval()(images(2, size)).shape == (2, 7)
 
 
-# ---- torchvision and the user's own --------------------------------------------------------------------------------
+# ---- torchvision and the user's own --------------------------------------------------------------
 
 
 def test_torchvisions_resnet18_computes_what_torchvisions_own_does():
@@ -477,7 +477,7 @@ def test_your_own_network_without_a_linear_layer_takes_no_head(tmp_path, monkeyp
         net("bare_net:make", head=HeadConfig())
 
 
-# ---- initial weights -----------------------------------------------------------------------------------------------
+# ---- initial weights -----------------------------------------------------------------------------
 
 
 def generator(name: str, seed: int = 0) -> torch.Generator:
@@ -604,7 +604,7 @@ def make(classes):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-# ---- copies and checks ---------------------------------------------------------------------------------------------
+# ---- copies and checks ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", ["resnet18_cifar", "plain20", "resnet18", "squeezenet1_1"])

@@ -30,7 +30,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-# ---- torchvision's data sets -----------------------------------------------------------------------------------------
+# ---- torchvision's data sets ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest(cache: Path) -> No
         data.load(DataConfig(name="cifra10"), cache)
 
 
-# ---- the user's own function -----------------------------------------------------------------------------------------
+# ---- the user's own function ---------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -326,7 +326,7 @@ def test_longest_unused_entries_go_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert [entry.name for entry in entries(tmp_path)] == ["last", "used"]
 
 
-# ---- where features may not be used ----------------------------------------------------------------------------------
+# ---- where features may not be used --------------------------------------------------------------
 
 
 class Odd(nn.Module):

@@ -35,7 +35,7 @@ from suite.report.tables import markdown
 from suite.storage.journal import TrialHistory
 from suite.tracking import TrialRun
 
-# ---- how fast, and what mattered -------------------------------------------------------------------------------------
+# ---- how fast, and what mattered -----------------------------------------------------------------
 
 
 def course(
@@ -156,7 +156,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert {points[i] for i in analysis.front(points, rising=False)} == {(0.5, 0.1)}
 
 
-# ---- curves ----------------------------------------------------------------------------------------------------------
+# ---- curves --------------------------------------------------------------------------------------
 
 
 def test_a_curve_is_the_mean_of_the_seeds_as_far_as_all_have_it() -> None:
@@ -195,7 +195,7 @@ def test_the_best_arms_have_colours_and_the_rest_are_grey() -> None:
     assert {line.colour for line in found if not line.text} == {figures.LIGHT.grey}
 
 
-# ---- what is read back -----------------------------------------------------------------------------------------------
+# ---- what is read back ---------------------------------------------------------------------------
 
 
 def test_runs_read_back_are_the_trials_that_the_journal_has() -> None:
@@ -246,7 +246,7 @@ def test_a_margin_that_is_no_number_is_the_default() -> None:
     assert (judged.margin, judged.margin_known) == (analysis.MARGIN, False)
 
 
-# ---- what it says ----------------------------------------------------------------------------------------------------
+# ---- what it says --------------------------------------------------------------------------------
 
 
 def test_the_verdicts_come_first() -> None:
@@ -358,7 +358,7 @@ def test_of_a_search_only_confirmed_arms_get_verdicts() -> None:
     assert "too few trials (3 of at least 20" in markdown(found)
 
 
-# ---- what the study claims -------------------------------------------------------------------------------------------
+# ---- what the study claims -----------------------------------------------------------------------
 
 
 def outcomes(found: Content) -> list[str]:

@@ -48,7 +48,7 @@ from suite.report.runs import Rules, histories, rules
 from suite.report.tables import csv, latex, markdown, plain
 from suite.tracking import MlflowStore, Projection, SweepRuns, TrialRun, default_artifacts
 
-# ---- two sweeps ------------------------------------------------------------------------------------------------------
+# ---- two sweeps ----------------------------------------------------------------------------------
 
 
 def other_sweep(*trials: TrialRun, **more: Any) -> SweepRuns:
@@ -152,7 +152,7 @@ def test_failed_trials_give_their_reasons() -> None:
     assert "the loss became NaN at epoch 3" in markdown(found)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
@@ -370,7 +370,7 @@ def test_a_name_leads_nowhere_else() -> None:
     assert folder_name("..") == "sweep"
 
 
-# ---- a real store ----------------------------------------------------------------------------------------------------
+# ---- a real store --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def test_changes_and_cost_are_said() -> None:
     assert "hours on shared or whole GPUs" in dict(content(shared, Rules(VAL)).facts)["Cost"]
 
 
-# ---- what earlier tests did not notice -------------------------------------------------------------------------------
+# ---- what earlier tests did not notice -----------------------------------------------------------
 
 
 def test_behind_plus_minus_stands_half_the_interval() -> None:

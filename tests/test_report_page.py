@@ -26,7 +26,7 @@ from suite.report.slice_plots import levels
 from suite.report.tables import markdown
 from suite.tracking import SweepRuns
 
-# ---- what the layers see ---------------------------------------------------------------------------------------------
+# ---- what the layers see -------------------------------------------------------------------------
 
 
 def png(grey: int, width: int = 40) -> bytes:
@@ -132,7 +132,7 @@ def test_trials_without_sheets_or_outside_the_plan_show_nothing(store: Store) ->
     assert not activation_section.augmentations(store.runs, "x")
 
 
-# ---- slices of a search ----------------------------------------------------------------------------------------------
+# ---- slices of a search --------------------------------------------------------------------------
 
 
 RANGES = Rules(VAL, bounds={"train.lr": Bounds(1e-3, 1e-1, log=True)})
@@ -180,7 +180,7 @@ def test_levels_are_in_the_order_of_their_size() -> None:
     assert levels(["none", "10", "9", "0.5", "all", "9"]) == ("0.5", "9", "10", "none", "all")
 
 
-# ---- in a browser ----------------------------------------------------------------------------------------------------
+# ---- in a browser --------------------------------------------------------------------------------
 
 
 def pictured(store: Store) -> Content:
@@ -343,7 +343,7 @@ def test_the_verdict_is_in_sight_where_the_table_is_wider_than_the_screen(tmp_pa
         )
 
 
-# ---- the whole way ---------------------------------------------------------------------------------------------------
+# ---- the whole way -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

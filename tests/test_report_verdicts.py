@@ -60,7 +60,7 @@ def row_of(found: Content, arm: str, name: str = "arms") -> dict[str, str]:
     return dict(zip(table.headings, cells, strict=True))
 
 
-# ---- numbers ---------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [66.125, 0.125, 1.005, 12.345, -0.675, 99.995])
@@ -90,7 +90,7 @@ def test_intervals_of_accuracies_stay_within_0_and_100_percent() -> None:
     assert analysis.figure_interval("test/loss", [0.01, 0.5])[1] < 0, "a loss is not cut off"
 
 
-# ---- lost seeds ------------------------------------------------------------------------------------
+# ---- lost seeds ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])
@@ -151,7 +151,7 @@ def test_unconfirmed_arms_of_a_search_lose_nothing() -> None:
     assert list(found.arms["lost"]) == [0, 0, 0] and found.winner == "good"
 
 
-# ---- looks -----------------------------------------------------------------------------------------
+# ---- looks ---------------------------------------------------------------------------------------
 
 
 def test_the_first_look_keeps_some_of_the_error_for_later_ones() -> None:
@@ -281,7 +281,7 @@ def test_the_seed_that_a_search_chose_by_counts_in_no_figure() -> None:
     assert "Seed 0, by which they were chosen, counts in none of their figures." in said(found)
 
 
-# ---- what stands beside the verdict ----------------------------------------------------------------
+# ---- what stands beside the verdict --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("seeds", "p"), [(6, "0.031"), (8, "0.008")])
@@ -374,7 +374,7 @@ def test_the_table_of_power_is_right_between_its_columns() -> None:
     assert sizes == sorted(sizes), "more arms need more"
 
 
-# ---- test images -----------------------------------------------------------------------------------
+# ---- test images ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -453,7 +453,7 @@ def test_a_verdict_that_other_test_images_may_undo_says_so() -> None:
     )
 
 
-# ---- claims ----------------------------------------------------------------------------------------
+# ---- claims --------------------------------------------------------------------------------------
 
 
 def learned(
@@ -603,7 +603,7 @@ def test_the_table_of_claims_names_the_level_of_the_look() -> None:
         )
 
 
-# ---- published seeds -------------------------------------------------------------------------------
+# ---- published seeds -----------------------------------------------------------------------------
 
 
 def published(reference: Mapping[str, Any]) -> dict[str, str]:
@@ -636,7 +636,7 @@ def test_equal_constant_sides_differ_by_nothing() -> None:
     assert analysis.welch([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25, 0.0)
 
 
-# ---- importance ------------------------------------------------------------------------------------
+# ---- importance ----------------------------------------------------------------------------------
 
 
 def test_nothing_stands_out_where_figures_are_noise() -> None:
@@ -656,7 +656,7 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
     assert "with its whole interval: a." in effects._importance(shares)[0]
 
 
-# ---- collapsed seeds -------------------------------------------------------------------------------
+# ---- collapsed seeds -----------------------------------------------------------------------------
 
 
 def collapse_note(found: Content) -> str:
@@ -711,7 +711,7 @@ def test_the_baseline_is_named_too_and_nothing_is_if_nothing_is_compared() -> No
     assert collapse_note(content(sweep(alone), Rules(VAL))) == ""
 
 
-# ---- what lost seeds do to the rest of the page ----------------------------------------------------
+# ---- what lost seeds do to the rest of the page --------------------------------------------------
 
 
 def test_dunnetts_verdict_of_an_arm_that_lost_seeds_is_qualified_too() -> None:

@@ -116,7 +116,7 @@ def test_a_pareto_search_has_no_champion(folder: Folder) -> None:
     assert not any(entry["kind"] == "champion" for entry in folder.journal)
 
 
-# ---- Optuna behind ask and tell ------------------------------------------------------------------------------------
+# ---- Optuna behind ask and tell ------------------------------------------------------------------
 
 SPACE = Space(
     (
@@ -164,7 +164,7 @@ def test_a_known_trial_that_the_space_no_longer_holds_is_left_out() -> None:
     assert len(OptunaSearch(SPACE, GOAL, "s", known).study.trials) == 1
 
 
-# ---- early stopping, keyed by our ids --------------------------------------------------------------------------------
+# ---- early stopping, keyed by our ids ------------------------------------------------------------
 
 
 def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:

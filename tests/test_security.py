@@ -56,7 +56,7 @@ pytestmark = [
 ]
 
 
-# ---- code in files ---------------------------------------------------------------------------------------------------
+# ---- code in files -------------------------------------------------------------------------------
 
 
 class Malice:
@@ -196,7 +196,7 @@ def test_a_cache_that_would_run_code_is_made_again(mark: Path, tmp_path: Path) -
     )
 
 
-# ---- versions --------------------------------------------------------------------------------------------------------
+# ---- versions ------------------------------------------------------------------------------------
 
 
 def test_what_is_pinned_and_installed_is_new_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_a_sweep_and_a_recall_with_old_packages_do_not_begin(
             begin()
 
 
-# ---- names that become paths -----------------------------------------------------------------------------------------
+# ---- names that become paths ---------------------------------------------------------------------
 
 WAYS_OUT = [
     "..",
@@ -367,7 +367,7 @@ def test_a_bomb_in_a_runs_config_is_refused(kept: tuple[str, str, Path]) -> None
         (place / "config.yaml").write_bytes(good)
 
 
-# ---- texts that want to be something else ----------------------------------------------------------------------------
+# ---- texts that want to be something else --------------------------------------------------------
 
 HIT = "window.hit=1"
 PAYLOADS = [
@@ -542,7 +542,7 @@ def test_file_names_are_no_formulas_in_predictions(
     assert rows[1][1] in ("'=cmd()", "dog")
 
 
-# ---- secrets ---------------------------------------------------------------------------------------------------------
+# ---- secrets -------------------------------------------------------------------------------------
 
 SECRETS = [
     ("https://ann:pw@host/x", f"https://{WORD}@host/x"),

@@ -109,7 +109,7 @@ def assert_holds(postgres: Postgres, sweep: str, entries: list[Entry]) -> None:
     assert sum(row[1] == "best/value" for row in kept) == len(trials)
 
 
-# ---- who may do what -------------------------------------------------------------------------------------------------
+# ---- who may do what -----------------------------------------------------------------------------
 
 
 CREATE = "/api/2.0/mlflow/experiments/create"
@@ -185,7 +185,7 @@ class TestAccess:
             assert not any(secret in shown for secret in (*PASSWORDS.values(), postgres.password))
 
 
-# ---- many at once, and faults, without a sweep -----------------------------------------------------------------------
+# ---- many at once, and faults, without a sweep ---------------------------------------------------
 
 
 @pytest.mark.slow
@@ -319,7 +319,7 @@ class TestSending:
         assert postgres.query(tables, database="old") == [(2,)]
 
 
-# ---- sweeps ----------------------------------------------------------------------------------------------------------
+# ---- sweeps --------------------------------------------------------------------------------------
 
 
 def trials_of(folder: Folder) -> set[str]:
@@ -487,7 +487,7 @@ def test_sweeps_at_once_while_the_database_restarts(
         assert_whole(folder)
 
 
-# ---- the compose file ------------------------------------------------------------------------------------------------
+# ---- the compose file ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-# ---- the split -------------------------------------------------------------------------------------------------------
+# ---- the split -----------------------------------------------------------------------------------
 
 EVEN = np.repeat(np.arange(10), 5000)
 EVEN_TEST = np.repeat(np.arange(10), 1000)
@@ -255,7 +255,7 @@ def test_the_description_counts_images_per_part_and_class(cache: Path) -> None:
     assert text["digest"] == dataset.digest and text["image_size"] == 32
 
 
-# ---- tensors ---------------------------------------------------------------------------------------------------------
+# ---- tensors -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from suite.analysis import (
 from suite.core.records import EpochRecord, Looks, Objective, Status
 from suite.storage.journal import TrialHistory
 
-# ---- intervals against a slow loop -----------------------------------------------------------------
+# ---- intervals against a slow loop ---------------------------------------------------------------
 
 
 def slow_p(table: np.ndarray, arm: int, value: float, margin: float) -> float:
@@ -149,7 +149,7 @@ def test_an_arm_that_lacks_seeds_is_tested_on_those_it_has() -> None:
     assert ends[0].low == pytest.approx(ends[1].low)
 
 
-# ---- sweeps whose truth is known -------------------------------------------------------------------
+# ---- sweeps whose truth is known -----------------------------------------------------------------
 
 
 def drawn(
@@ -226,7 +226,7 @@ def test_verdicts_are_those_of_the_interval_alone() -> None:
     assert verdict(0.0, 0.0, 1.0, 0.0, True) == "equivalent"
 
 
-# ---- looks -----------------------------------------------------------------------------------------
+# ---- looks ---------------------------------------------------------------------------------------
 
 
 def first(*counts: int) -> tuple[tuple[int, ...], ...]:
@@ -316,7 +316,7 @@ def test_a_sweep_that_has_not_ended_gets_no_verdict() -> None:
     ]
 
 
-# ---- lost seeds ------------------------------------------------------------------------------------
+# ---- lost seeds ----------------------------------------------------------------------------------
 
 
 def failed(
@@ -372,7 +372,7 @@ def test_failures_of_the_worst_seeds_make_no_plain_better() -> None:
     assert plain == 0 and survivors > 3
 
 
-# ---- pairs -----------------------------------------------------------------------------------------
+# ---- pairs ---------------------------------------------------------------------------------------
 
 
 def test_differences_are_paired_by_seed_at_the_epoch_that_validation_chose() -> None:
@@ -449,7 +449,7 @@ def test_pairing_gains_what_seeds_share() -> None:
     assert analysis.pairing_gain(sweep_of({"base": [0.5], "a": [0.6]}), VAL) is None
 
 
-# ---- power -----------------------------------------------------------------------------------------
+# ---- power ---------------------------------------------------------------------------------------
 
 
 def test_the_smallest_visible_difference_is_seen_as_often_as_it_says() -> None:
@@ -491,7 +491,7 @@ def test_the_spread_of_differences_is_pooled_over_arms() -> None:
     )
 
 
-# ---- under normality -------------------------------------------------------------------------------
+# ---- under normality -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("arms", "freedom"), [(1, 10), (3, 8), (8, 40)])
@@ -532,7 +532,7 @@ def test_the_probability_of_a_win_counts_ties_as_half() -> None:
     assert analysis.wins([0.1, 0.2], rising=False)[0] == 0.0
 
 
-# ---- looks and losses that are easy to lose --------------------------------------------------------
+# ---- looks and losses that are easy to lose ------------------------------------------------------
 
 
 def test_a_plan_that_was_not_there_at_an_earlier_look_spends_as_a_list() -> None:

@@ -951,7 +951,7 @@ class TestWords:
         assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-# ---- a real server -------------------------------------------------------------------------------------------------
+# ---- a real server -------------------------------------------------------------------------------
 
 
 def free_port() -> int:

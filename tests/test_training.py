@@ -50,7 +50,7 @@ FULL = {
 }
 
 
-# ---- schedules -------------------------------------------------------------------------------------------------------
+# ---- schedules -----------------------------------------------------------------------------------
 
 
 def rates(epochs: int = 8, per_epoch: int = 1, **settings: Any) -> list[float]:
@@ -131,7 +131,7 @@ def test_the_rate_on_record_is_the_one_of_the_last_step(tmp_path: Path) -> None:
     )
 
 
-# ---- one step, written out -------------------------------------------------------------------------------------------
+# ---- one step, written out -----------------------------------------------------------------------
 
 
 def steps_of(build: Any, count: int, **settings: Any) -> tuple[list[list[torch.Tensor]], Any]:
@@ -346,7 +346,7 @@ def test_the_moving_average_is_the_written_out_one_and_is_what_is_evaluated(tmp_
     )
 
 
-# ---- what an epoch says ----------------------------------------------------------------------------------------------
+# ---- what an epoch says --------------------------------------------------------------------------
 
 
 def test_balanced_accuracy_is_scikit_learns() -> None:
@@ -621,7 +621,7 @@ def test_what_ran_before_in_the_process_changes_nothing(tmp_path: Path) -> None:
     assert not differing(everything(first), everything(second))
 
 
-# ---- what must not leak into what is measured ------------------------------------------------------------------------
+# ---- what must not leak into what is measured ----------------------------------------------------
 
 
 def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
@@ -668,7 +668,7 @@ def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
     assert len(states) == len(set(states)) >= 4
 
 
-# ---- torch's compiler stays out --------------------------------------------------------------------------------
+# ---- torch's compiler stays out ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from suite.models import weights as weights_module
 from suite.models.assemble import sketch
 from suite.system.torchvision_import import torchvision
 
-# ---- weights -------------------------------------------------------------------------------------------------------
+# ---- weights -------------------------------------------------------------------------------------
 
 
 def saved(tmp_path: Path, content: object, name: str = "weights.pth", **options) -> str:
@@ -250,7 +250,7 @@ def test_the_tiny_imagenet_weights_fit():
     assert problem.remedy.startswith("They look like those of resnet18. ")
 
 
-# ---- freezing ------------------------------------------------------------------------------------------------------
+# ---- freezing ------------------------------------------------------------------------------------
 
 RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"]
 
@@ -339,7 +339,7 @@ def test_training_steps_change_exactly_what_is_not_frozen():
     assert changed == {"layer4", "fc"}
 
 
-# ---- dropout between layers ----------------------------------------------------------------------------------------
+# ---- dropout between layers ----------------------------------------------------------------------
 
 
 def test_dropout_drops_the_rate_of_units_after_the_layers_named_and_only_while_training():

@@ -342,7 +342,7 @@ def _verdict_of(row: Row, margin: float, rising: bool) -> str:
     return verdict(row["difference low"], row["difference high"], row["p"], margin, rising)
 
 
-# ---- lost seeds ------------------------------------------------------------------------------------
+# ---- lost seeds ----------------------------------------------------------------------------------
 
 
 def _bound_lost_seeds(rows: Sequence[Row], question: _Question, level: float) -> None:
@@ -391,7 +391,7 @@ def _qualified(word: str, row: Row) -> str:
     return word
 
 
-# ---- under normality -------------------------------------------------------------------------------
+# ---- under normality -----------------------------------------------------------------------------
 
 
 def _compare_in_blocks(rows: Sequence[Row], question: _Question, level: float) -> None:

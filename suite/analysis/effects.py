@@ -93,7 +93,7 @@ def _cells(name: str, settings: Mapping[str, Mapping[str, str]]) -> list[dict[st
     return [group for group in groups.values() if len(group) > 1]
 
 
-# ---- searches --------------------------------------------------------------------------------------------------------
+# ---- searches ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _inside(label: Any, bounds: Bounds | None) -> Any:
     return int(inside) if bounds.whole else inside
 
 
-# ---- cost ------------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------
 
 
 def front(points: Sequence[tuple[float, float]], rising: bool = True) -> list[int]:

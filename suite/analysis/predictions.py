@@ -112,7 +112,7 @@ def shared(many: Sequence[Predictions]) -> list[Predictions]:
     return found
 
 
-# ---- one arm ---------------------------------------------------------------------------------------------------------
+# ---- one arm -------------------------------------------------------------------------------------
 
 
 def confusion(many: Sequence[Predictions]) -> Integers:
@@ -177,7 +177,7 @@ def calibration(many: Sequence[Predictions], bins: int = BINS) -> Calibration:
     )
 
 
-# ---- two arms --------------------------------------------------------------------------------------------------------
+# ---- two arms ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Cluster files examined on this machine alone: nothing is started and no cloud is asked.
 
-``examine`` takes the files that ``ray up`` reads (``provider`` aws, gcp or local) and KubeRay's ``RayJob``. Ray's own
-validation comes first; then what it lets through and a sweep, a bill or a stranger on the network would find out.
+``examine`` takes the files that ``ray up`` reads (``provider`` aws, gcp or local) and KubeRay's
+``RayJob``. Ray's own validation comes first; then what it lets through and a sweep, a bill or a
+stranger on the network would find out.
 
 ::
 
@@ -34,12 +35,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 def examine(path: Path, in_a_bucket: bool = False) -> list[Problem]:
-    """All that is wrong with a cluster file, in the order of its lines; none = it is fit to be used.
+    """All that is wrong with a cluster file, in the order of its lines; none = it is fit to be
+    used.
 
     Args:
-        in_a_bucket: whether sweeps keep what they keep in an object store, so that nodes need no folder in common.
+        in_a_bucket: whether sweeps keep what they keep in an object store, so that nodes need no
+            folder in common.
 
-    The rule of each problem ends with its name in brackets, e.g. ``[image-version]``; its place is ``file:line: key``.
+    The rule of each problem ends with its name in brackets, e.g. ``[image-version]``; its place is
+    ``file:line: key``.
     """
     try:
         source = read(path)
@@ -74,7 +78,9 @@ def _found(rule: Rule, source: Source) -> Findings:
 
 
 def _left_to_fill_in(source: Source) -> Findings:
-    """Each REPLACE where it is written: an alias repeats a value, or a whole part with the lines of its anchor."""
+    """Each REPLACE where it is written: an alias repeats a value, or a whole part with the lines
+    of its anchor.
+    """
     written: set[tuple[int, str]] = set()
     lines = source.text.splitlines()
     for path, text in source.texts():

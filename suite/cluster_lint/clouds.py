@@ -1,4 +1,6 @@
-"""What ``ray up`` reads for AWS and Google Cloud: rules about money, and about what a cloud would open to everybody."""
+"""What ``ray up`` reads for AWS and Google Cloud: rules about money, and about what a cloud
+would open to everybody.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,13 @@ _GPU_TYPES = re.compile(
 )  # EC2's P and G families; Compute Engine's A and G
 _WHERE = "(central|north|south|(north|south)?(east|west))"
 _REGIONS = {  # by their parts, so that a region which opens tomorrow is one
-    "aws": rf"(af|ap|ca|cn|eu|eu-isoe|eusc-de|il|me|mx|sa|us|us-gov|us-iso[a-z]?)-{_WHERE}-\d{{1,2}}",
+    "aws": "(af|ap|ca|cn|eu|eu-isoe|eusc-de|il|me|mx|sa|us|us-gov|us-iso[a-z]?)"
+    rf"-{_WHERE}-\d{{1,2}}",
     "gcp": rf"(africa|asia|australia|europe|me|northamerica|southamerica|us)-{_WHERE}\d{{1,2}}",
 }
 _SPOT_HEAD = "the head must not be a spot instance: with it, the whole cluster goes"
 
-# ---- clouds ----------------------------------------------------------------------------------------------------------
+# ---- clouds --------------------------------------------------------------------------------------
 
 
 def _images(source: Source) -> Findings:
@@ -67,7 +70,10 @@ def _commands_of_images(source: Source) -> Findings:
 def _idle_timeout(source: Source) -> Findings:
     minutes = source.get("idle_timeout_minutes")
     if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
-        rule = f"idle_timeout_minutes must be above 0 and at most 60: idle workers cost money, got {minutes}"
+        rule = (
+            "idle_timeout_minutes must be above 0 and at most 60: idle workers cost money, "
+            f"got {minutes}"
+        )
         yield source.finding(
             "idle-timeout", ("idle_timeout_minutes",), rule, "10 is enough between trials."
         )
@@ -99,13 +105,18 @@ def too_many(source: Source, path: Path_) -> Findings:
 def _autoscaling(source: Source) -> Findings:
     for path, text in shell.starts(source):
         if path[0] == "head_start_ray_commands" and "--autoscaling-config" not in text:
-            rule = "the head's `ray start` must have --autoscaling-config: without it, no worker ever starts"
+            rule = (
+                "the head's `ray start` must have --autoscaling-config: without it, no worker "
+                "ever starts"
+            )
             remedy = "Write --autoscaling-config=~/ray_bootstrap_config.yaml."
             yield source.finding("autoscaling", path, rule, remedy)
 
 
 def _region(source: Source) -> Findings:
-    """One region throughout: elsewhere the zone is not found, and the file system is not reached."""
+    """One region throughout: elsewhere the zone is not found, and the file system is not
+    reached.
+    """
     region, zones = (
         str(source.get("provider", "region")),
         source.get("provider", "availability_zone", default=""),
@@ -148,14 +159,20 @@ def _stopped_nodes(source: Source) -> Findings:
 def _head_runs_no_trial(source: Source) -> Findings:
     path = ("available_node_types", _head(source), "resources")
     if source.has(*path) and source.get(*path, "CPU") != 0:
-        rule = "the head must have CPU: 0: a trial that takes its memory would take the whole cluster down"
+        rule = (
+            "the head must have CPU: 0: a trial that takes its memory would take the whole "
+            "cluster down"
+        )
         yield source.finding("head-cpu", path, rule, "Write resources: {CPU: 0}.")
 
 
 def _workers_come_when_asked(source: Source) -> Findings:
     for name, node in _workers(source):
         if node.get("min_workers", 0) != 0:
-            rule = f"min_workers must be 0: others are paid for while nothing runs, got {node['min_workers']}"
+            rule = (
+                "min_workers must be 0: others are paid for while nothing runs, got "
+                f"{node['min_workers']}"
+            )
             yield source.finding("min-workers", ("available_node_types", name, "min_workers"), rule)
 
 
@@ -165,7 +182,10 @@ def _resources(source: Source) -> Findings:
         resources = mapping(node, "resources")
         for key in resources:
             if key not in ("CPU", "GPU") and key.upper() in ("CPU", "GPU"):
-                rule = f"Ray knows {key.upper()} in capitals only, got {key}: no trial would ever wait for such a node"
+                rule = (
+                    f"Ray knows {key.upper()} in capitals only, got {key}: no trial would ever "
+                    "wait for such a node"
+                )
                 yield source.finding("resource-name", (*path, key), rule)
         kind = _machine(node)
         if name == _head(source) or any(key.upper() == "GPU" and key != "GPU" for key in resources):
@@ -205,7 +225,7 @@ def _spot_workers_only(source: Source) -> Findings:
         )
 
 
-# ---- AWS -------------------------------------------------------------------------------------------------------------
+# ---- AWS -----------------------------------------------------------------------------------------
 
 
 def _security_group(source: Source) -> Findings:
@@ -219,11 +239,17 @@ def _security_group(source: Source) -> Findings:
         for index, card in enumerate(cards):
             here = (*path, "NetworkInterfaces", index)
             if not card.get("Groups") and not card.get("NetworkInterfaceId"):
-                rule = "a network interface must name a group of your own under Groups: the network's own may be open"
+                rule = (
+                    "a network interface must name a group of your own under Groups: the "
+                    "network's own may be open"
+                )
                 yield source.finding("security-group", here, rule)
             yield from _group_ids(source, (*here, "Groups"))
     if source.has("provider", "security_group"):
-        rule = "provider.security_group only adds rules to Ray's own group, which opens ssh to everybody"
+        rule = (
+            "provider.security_group only adds rules to Ray's own group, which opens ssh to "
+            "everybody"
+        )
         remedy = "Name a group of your own under SecurityGroupIds."
         yield source.finding("security-group", ("provider", "security_group"), rule, remedy)
 
@@ -248,7 +274,10 @@ def _market(source: Source) -> Findings:
                 "Leave InstanceMarketOptions out for on demand.",
             )
         if mapping(market, "SpotOptions").get("SpotInstanceType") == "persistent":
-            rule = "a spot request must be one-time, got persistent: AWS starts such machines again after `ray down`"
+            rule = (
+                "a spot request must be one-time, got persistent: AWS starts such machines "
+                "again after `ray down`"
+            )
             yield source.finding("market", (*path, "SpotOptions", "SpotInstanceType"), rule)
 
 
@@ -256,7 +285,10 @@ def _instance_profile(source: Source) -> Findings:
     path = ("available_node_types", _head(source), "node_config")
     profile = source.mapping(*path, "IamInstanceProfile")
     if source.has(*path) and (not profile or "ray-autoscaler-v1" in str(profile)):
-        rule = "the head's IamInstanceProfile must be one of your own: Ray's may do anything in EC2 and S3"
+        rule = (
+            "the head's IamInstanceProfile must be one of your own: Ray's may do anything in "
+            "EC2 and S3"
+        )
         yield source.finding(
             "instance-profile", path, rule, "docs/how-to/cluster.md has one that is enough."
         )
@@ -282,7 +314,7 @@ def _aws_disk(source: Source) -> Findings:
         yield from _disk(source, name, "BlockDeviceMappings", sizes, "Ebs: {VolumeSize: 150}")
 
 
-# ---- Google Cloud ----------------------------------------------------------------------------------------------------
+# ---- Google Cloud --------------------------------------------------------------------------------
 
 
 def _service_account(source: Source) -> Findings:
@@ -293,10 +325,16 @@ def _service_account(source: Source) -> Findings:
         email == "default" or email.endswith("compute@developer.gserviceaccount.com")
         for email in emails
     ):
-        rule = "the head's serviceAccounts must name one of your own: the default one may change almost anything"
+        rule = (
+            "the head's serviceAccounts must name one of your own: the default one may change "
+            "almost anything"
+        )
         yield source.finding("service-account", (*path, "serviceAccounts"), rule)
     elif source.has(*path) and not accounts:
-        rule = "the head's serviceAccounts must name one of your own: Ray makes one that may do almost anything"
+        rule = (
+            "the head's serviceAccounts must name one of your own: Ray makes one that may do "
+            "almost anything"
+        )
         yield source.finding("service-account", path, rule)
 
 
@@ -309,7 +347,10 @@ def _network(source: Source) -> Findings:
         ]
         if not networks or any(each.endswith("/default") for each in networks):
             path = ("available_node_types", name, "node_config", "networkInterfaces")
-            rule = "networkInterfaces must name a subnetwork of your own: the default network opens ssh to everybody"
+            rule = (
+                "networkInterfaces must name a subnetwork of your own: the default network "
+                "opens ssh to everybody"
+            )
             yield source.finding("network", path, rule)
 
 
@@ -323,14 +364,26 @@ def _gcp_disk(source: Source) -> Findings:
 
 
 CLOUD: tuple[Rule, ...] = (
-    _images, _commands_of_images, _idle_timeout, _limit, _absurd_limit, _autoscaling, _region, _spelling_of_region,
-    _stopped_nodes, _head_runs_no_trial, _workers_come_when_asked, _resources, _node_config_keys, _spot_workers_only,
-)  # fmt: skip
+    _images,
+    _commands_of_images,
+    _idle_timeout,
+    _limit,
+    _absurd_limit,
+    _autoscaling,
+    _region,
+    _spelling_of_region,
+    _stopped_nodes,
+    _head_runs_no_trial,
+    _workers_come_when_asked,
+    _resources,
+    _node_config_keys,
+    _spot_workers_only,
+)
 AWS: tuple[Rule, ...] = (_security_group, _market, _instance_profile, _metadata_service, _aws_disk)
 GCP: tuple[Rule, ...] = (_service_account, _network, _gcp_disk)
 
 
-# ---- what the rules ask of a file ------------------------------------------------------------------------------------
+# ---- what the rules ask of a file ----------------------------------------------------------------
 
 
 def _types(source: Source) -> list[tuple[str, dict[str, Any]]]:
@@ -365,7 +418,9 @@ def _has_gpu(node: Mapping[str, Any]) -> bool:
 
 
 def _gpu_image(source: Source, node: Mapping[str, Any]) -> bool:
-    """Whether a worker's image has CUDA, as far as its name tells: images of one's own may have it under any name."""
+    """Whether a worker's image has CUDA, as far as its name tells: images of one's own may have
+    it under any name.
+    """
     docker = source.mapping("docker")
     image = str(
         mapping(node, "docker").get("worker_image")
@@ -384,5 +439,8 @@ def _disk(source: Source, name: str, key: str, sizes: list[Any], example: str) -
     ):
         return
     if (size := max(known_sizes, default=0)) < LEAST_DISK_GB:
-        rule = f"a node's disk must have {LEAST_DISK_GB} GB for its images and kept features, got {size or 'no size'}"
+        rule = (
+            f"a node's disk must have {LEAST_DISK_GB} GB for its images and kept features, got "
+            f"{size or 'no size'}"
+        )
         yield source.finding("disk-size", path, rule, f"Write e.g. {example}.")

@@ -1,4 +1,6 @@
-"""Image names: every node must have the Ray and the Python of the machine that starts the cluster and of the driver."""
+"""Image names: every node must have the Ray and the Python of the machine that starts the
+cluster and of the driver.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ def check(source: Source, path: Path_, image: str) -> Iterator[Finding]:
         return
     version = re.search(r"\d+\.\d+\.\d+", tag)
     if version is None or version[0] != ray:
-        rule = f"the image must have the Ray that is installed here, {ray}, and say so in its tag, got {image}"
+        rule = (
+            f"the image must have the Ray that is installed here, {ray}, and say so in its "
+            f"tag, got {image}"
+        )
         yield source.finding("image-ray", path, rule, wanted)
         return
     named = re.search(r"py3\d+", tag)
     if named is None or named[0] != python:
-        rule = f"the image must have the Python that runs here, {python}, and say so in its tag, got {image}"
+        rule = (
+            f"the image must have the Python that runs here, {python}, and say so in its tag, "
+            f"got {image}"
+        )
         yield source.finding("image-python", path, rule, wanted)

@@ -77,7 +77,10 @@ def _images(source: Source) -> Findings:
 def _token(source: Source) -> Findings:
     mode = source.get(*CLUSTER, "authOptions", "mode")
     if mode != "token":
-        rule = f"authOptions.mode must be token: without it, every pod of the network runs code there, got {mode}"
+        rule = (
+            "authOptions.mode must be token: without it, every pod of the network runs code "
+            f"there, got {mode}"
+        )
         yield source.finding(
             "auth-mode", (*CLUSTER, "authOptions"), rule, "Write authOptions: {mode: token}."
         )
@@ -87,7 +90,10 @@ def _service(source: Source) -> Findings:
     for path in ((*HEAD, "serviceType"), (*HEAD, "headService", "spec", "type")):
         kind = source.get(*path, default="ClusterIP")
         if kind != "ClusterIP":
-            rule = f"the head's service must be of type ClusterIP, which the cluster alone can reach, got {kind}"
+            rule = (
+                "the head's service must be of type ClusterIP, which the cluster alone can "
+                f"reach, got {kind}"
+            )
             yield source.finding("service-type", path, rule, "Use `kubectl port-forward`.")
     if source.get(*HEAD, "enableIngress"):
         yield source.finding(
@@ -116,7 +122,10 @@ def _confined(source: Source) -> Findings:
                         "privileged", (*path, "securityContext", "privileged"), rule
                     )
                 for port in source.places(*path, "ports", "*", "hostPort"):
-                    rule = f"no port of Ray's may be open on the node, got hostPort: {source.get(*port)}"
+                    rule = (
+                        "no port of Ray's may be open on the node, got hostPort: "
+                        f"{source.get(*port)}"
+                    )
                     yield source.finding("host-network", port, rule, "Use `kubectl port-forward`.")
 
 
@@ -126,7 +135,10 @@ def _store(source: Source) -> Findings:
 
 def _head_runs_no_trial(source: Source) -> Findings:
     if str(source.get(*HEAD, "rayStartParams", "num-cpus")) != "0":
-        rule = 'the head must have num-cpus: "0": a trial that takes its memory would take the whole cluster down'
+        rule = (
+            'the head must have num-cpus: "0": a trial that takes its memory would take the '
+            "whole cluster down"
+        )
         yield source.finding("head-cpu", (*HEAD, "rayStartParams"), rule)
     for path, container in _containers(source, HEAD):
         if GPU in _limits(container):
@@ -136,7 +148,10 @@ def _head_runs_no_trial(source: Source) -> Findings:
 
 def _workers_come_when_asked(source: Source) -> Findings:
     if source.get(*CLUSTER, "enableInTreeAutoscaling") is not True:
-        rule = "enableInTreeAutoscaling must be true: workers come when the sweep asks, and go when idle"
+        rule = (
+            "enableInTreeAutoscaling must be true: workers come when the sweep asks, and go "
+            "when idle"
+        )
         yield source.finding("autoscaling", CLUSTER, rule)
     for group in _groups(source)[1:]:
         if source.get(*group, "minReplicas", default=0) != 0:
@@ -150,7 +165,9 @@ def _workers_come_when_asked(source: Source) -> Findings:
 
 
 def _resources(source: Source) -> Findings:
-    """Limits for every container; GPUs, where there are any, under the name that Kubernetes gives them."""
+    """Limits for every container; GPUs, where there are any, under the name that Kubernetes
+    gives them.
+    """
     for group in _groups(source):
         for path, container in _containers(source, group):
             limits = _limits(container)
@@ -165,32 +182,57 @@ def _resources(source: Source) -> Findings:
                     yield source.finding("resource-name", where, rule, f"GPUs are {GPU}.")
             wants = mapping(container, "resources", "requests")
             if GPU in wants and wants[GPU] != limits.get(GPU):
-                rule = f"GPUs are given by limits, got {wants[GPU]} requested and {limits.get(GPU, 'no')} limit"
+                rule = (
+                    f"GPUs are given by limits, got {wants[GPU]} requested and "
+                    f"{limits.get(GPU, 'no')} limit"
+                )
                 yield source.finding("gpu-count", (*path, "resources"), rule)
 
 
 def _shared_volume(source: Source) -> Findings:
-    """One volume that all groups mount at one path, backed by something that many nodes may write."""
+    """One volume that all groups mount at one path, backed by something that many nodes may
+    write.
+    """
     if _stores_in_a_bucket(source):
         return
     mounted = {group: _mounts(source, group) for group in _groups(source)}
     shared = set.intersection(*(set(mounts) for mounts in mounted.values()))
     for group, mounts in mounted.items():
         if not shared:
-            rule = f"all groups must mount one volume at one path, this one mounts {', '.join(sorted(mounts)) or 'none'}"
+            rule = (
+                "all groups must mount one volume at one path, this one mounts "
+                f"{', '.join(sorted(mounts)) or 'none'}"
+            )
             yield source.finding("shared-storage", (*group, "template", "spec", "volumes"), rule)
     for path in sorted(shared):
         sources = {str(sorted(mounts[path].items())) for mounts in mounted.values()}
         kinds = {kind for mounts in mounted.values() for kind in mounts[path]}
         if len(sources) > 1 or kinds & {"emptyDir", "hostPath", "configMap", "ephemeral"}:
-            rule = f"{path} must be the same shared volume in all groups, got {', '.join(sorted(sources))}"
+            rule = (
+                f"{path} must be the same shared volume in all groups, got "
+                f"{', '.join(sorted(sources))}"
+            )
             yield source.finding("shared-storage", (*HEAD, "template", "spec", "volumes"), rule)
 
 
 RULES: tuple[Rule, ...] = (
-    shapes.of_kubernetes, _kind, _keys, _entrypoint, _ends, _ray_version, _images, _token, _service, _confined, _store,
-    _head_runs_no_trial, _workers_come_when_asked, _resources, _shared_volume, secrets,
-)  # fmt: skip
+    shapes.of_kubernetes,
+    _kind,
+    _keys,
+    _entrypoint,
+    _ends,
+    _ray_version,
+    _images,
+    _token,
+    _service,
+    _confined,
+    _store,
+    _head_runs_no_trial,
+    _workers_come_when_asked,
+    _resources,
+    _shared_volume,
+    secrets,
+)
 
 
 def _groups(source: Source) -> list[Path_]:

@@ -1,4 +1,6 @@
-"""What ``ray up`` reads: Ray's own validation, then what every provider's file needs for safety and for a sweep."""
+"""What ``ray up`` reads: Ray's own validation, then what every provider's file needs for safety
+and for a sweep.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,13 @@ def unknown_provider(source: Source) -> Findings:
     yield source.finding("provider", ("provider", "type"), rule, remedy)
 
 
-# ---- what Ray itself says --------------------------------------------------------------------------------------------
+# ---- what Ray itself says ------------------------------------------------------------------------
 
 
 def _ray_validation(source: Source) -> Findings:
-    """Ray's schema and what it checks beyond; its own reader takes some words for other things than ours does."""
+    """Ray's schema and what it checks beyond; its own reader takes some words for other things
+    than ours does.
+    """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     if any(shapes.of_ray(source)):
@@ -77,7 +81,7 @@ def _ray_validation(source: Source) -> Findings:
         logging.getLogger("ray.autoscaler").setLevel(level)
 
 
-# ---- every provider --------------------------------------------------------------------------------------------------
+# ---- every provider ------------------------------------------------------------------------------
 
 
 def _provider_keys(source: Source) -> Findings:
@@ -97,7 +101,10 @@ def _open_network(source: Source) -> Findings:
 def _token_file(source: Source) -> Findings:
     mounted = source.mapping("file_mounts")
     if TOKEN not in mounted:
-        rule = f"file_mounts must bring {TOKEN} to every node: whoever has no token may not run code there"
+        rule = (
+            f"file_mounts must bring {TOKEN} to every node: whoever has no token may not run "
+            "code there"
+        )
         remedy = f"Make one with `ray get-auth-token --generate`, and add `{TOKEN}: {TOKEN}`."
         yield source.finding("token-file", ("file_mounts",), rule, remedy)
     elif not any(
@@ -114,7 +121,10 @@ def _token_needed(source: Source) -> Findings:
         for mode in shell.in_force("RAY_AUTH_MODE", text, "ray start"):
             if mode != "token":
                 got = f"RAY_AUTH_MODE={mode}" if mode else "no RAY_AUTH_MODE that is in force there"
-                rule = f"Ray must ask for the token: without it, who reaches a port runs code, got {got}"
+                rule = (
+                    "Ray must ask for the token: without it, who reaches a port runs code, "
+                    f"got {got}"
+                )
                 yield source.finding(
                     "auth-mode", path, rule, "Write RAY_AUTH_MODE=token right before `ray start`."
                 )
@@ -199,7 +209,9 @@ def _is_here(host: str) -> bool:
 
 
 def _excludes(source: Source) -> Findings:
-    """What rsync leaves out: enough, and none of our own folders, which a pattern without a leading / would meet."""
+    """What rsync leaves out: enough, and none of our own folders, which a pattern without a
+    leading / would meet.
+    """
     patterns = [str(each).rstrip("/") for each in source.items("rsync_exclude")]
     names = {pattern.removeprefix("**/").removeprefix("/") for pattern in patterns}
     if missing := [name for name in EXCLUDED if name not in names]:
@@ -216,12 +228,18 @@ def _excludes(source: Source) -> Findings:
 
 
 def shared_storage(source: Source) -> Findings:
-    """Whether each node makes sure of the shared folder, and containers see it where the machine does."""
+    """Whether each node makes sure of the shared folder, and containers see it where the machine
+    does.
+    """
     checked = _shared_folders(source)
     if not checked:
-        rule = "every node must mount the same folder for checkpoints and the journal, and make sure of it"
+        rule = (
+            "every node must mount the same folder for checkpoints and the journal, and make "
+            "sure of it"
+        )
         remedy = (
-            "See initialization_commands in cluster.yaml: `mountpoint -q /mnt/suite || sudo mount ...`. With an object "
+            "See initialization_commands in cluster.yaml: `mountpoint -q /mnt/suite || sudo mount "
+            "...`. With an object "
             "store instead: suite.doctor --storage-path s3://bucket/prefix FILE."
         )
         yield source.finding("shared-storage", ("initialization_commands",), rule, remedy)
@@ -249,7 +267,10 @@ def store(source: Source, folders: Iterable[str]) -> Findings:
     for path, text in source.texts():
         for file in re.findall(r"\bsqlite:///(/[^\s'\"]+)", text):
             if any(f"{file}/".startswith(f"{folder}/") for folder in folders):
-                rule = f"MLflow's SQLite file must not lie on shared storage, where its locks do not hold, got {file}"
+                rule = (
+                    "MLflow's SQLite file must not lie on shared storage, where its locks do "
+                    f"not hold, got {file}"
+                )
                 yield source.finding(
                     "store",
                     path,
@@ -263,13 +284,19 @@ def _pinned_packages(source: Source) -> Findings:
         for words in re.findall(r"pip3? install ([^|&;)]*)", text):
             loose = [word for word in words.split() if _is_loose(word, words)]
             if loose:
-                rule = f"nodes that come later must get the same packages, got {', '.join(loose)} without a version"
+                rule = (
+                    f"nodes that come later must get the same packages, got {', '.join(loose)} "
+                    "without a version"
+                )
                 yield source.finding(
                     "pinned-packages", path, rule, "Write name==version, or -r requirements.txt."
                 )
             other = re.search(r"(?<![\w-])ray(?:\[[\w,-]*\])?==(?P<version>[^\s'\"]+)", words)
             if other and other["version"] != metadata.version("ray"):
-                rule = f"nodes must have the Ray that is installed here, {metadata.version('ray')}, got {other[0]}"
+                rule = (
+                    "nodes must have the Ray that is installed here, "
+                    f"{metadata.version('ray')}, got {other[0]}"
+                )
                 yield source.finding("ray-version", path, rule, "Leave it out: the image has Ray.")
 
 
@@ -287,7 +314,7 @@ def _is_loose(word: str, words: str) -> bool:
     )
 
 
-# ---- own machines ----------------------------------------------------------------------------------------------------
+# ---- own machines --------------------------------------------------------------------------------
 
 
 def _addresses(source: Source) -> Findings:
@@ -306,7 +333,10 @@ def _addresses(source: Source) -> Findings:
                 "Ports and users have no place here; ssh_user names the user.",
             )
         elif workers and re.fullmatch(r"127\..*|localhost|::1", str(machine)):
-            rule = f"every machine must reach the others by its address, got {machine}, which is each one itself"
+            rule = (
+                f"every machine must reach the others by its address, got {machine}, which is "
+                "each one itself"
+            )
             yield source.finding("address", path, rule)
     for index, worker in enumerate(workers):
         if worker != "REPLACE" and (worker == head or worker in workers[:index]):
@@ -345,14 +375,26 @@ def _own_head_runs_no_trial(source: Source) -> Findings:
 
 
 COMMON: tuple[Rule, ...] = (
-    shapes.of_ray, _ray_validation, _provider_keys, secrets, _open_network, _token_file, _token_needed,
-    _start_commands, _dashboard, _mlflow, _every_address, _excludes, shared_storage, _store_on_shared_storage,
+    shapes.of_ray,
+    _ray_validation,
+    _provider_keys,
+    secrets,
+    _open_network,
+    _token_file,
+    _token_needed,
+    _start_commands,
+    _dashboard,
+    _mlflow,
+    _every_address,
+    _excludes,
+    shared_storage,
+    _store_on_shared_storage,
     _pinned_packages,
-)  # fmt: skip
+)
 LOCAL: tuple[Rule, ...] = (_addresses, _ssh, _own_head_runs_no_trial)
 
 
-# ---- what the rules ask of a file ------------------------------------------------------------------------------------
+# ---- what the rules ask of a file ----------------------------------------------------------------
 
 
 def _shared_folders(source: Source) -> set[str]:

@@ -9,20 +9,28 @@ from suite.cluster_lint.source import Finding, Source
 from suite.config.yaml_lines import Path_
 from suite.core.redaction import redacted
 
-_REMEDY = "Leave it to an instance profile, a Secret of Kubernetes, or a file that is mounted; $NAME is fine."
+_REMEDY = (
+    "Leave it to an instance profile, a Secret of Kubernetes, or a file that is mounted; "
+    "$NAME is fine."
+)
 _CREDENTIALS = ("aws_credentials", "gcp_credentials")  # of the provider
 _PATH = re.compile(r"(~|\.{0,2})/[\w./~-]*")
 
-# What is filled in where the command runs is no secret: $NAME, ${NAME}, $(command). A default in it is one.
+# What is filled in where the command runs is no secret: $NAME, ${NAME}, $(command). A default in it
+# is one.
 _DEFAULT = re.compile(r"\$\{\w+:?[-=+]([^}]*)\}")
 _REFERENCE = re.compile(r"\$\{\w+[^}]*\}|\$\([^)]*\)|\$\w+|`[^`]*`|<[^<>\s]+>")
 _FILLED_ADDRESS = re.compile(r"://[^\s/@]*(?:§|REPLACE)[^\s/@]*@")
 
 _VALUE = r"""(?P<quote>["']?)(?P<value>[^\s"'`;,|&)}§]+)"""
-_NAME = r"""[A-Z0-9_]*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_KEY|PRIVATE_KEY|SECRET_KEY)(?:_ID)?"""
+_NAME = (
+    "[A-Z0-9_]*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_KEY|PRIVATE_KEY|SECRET_KEY)"
+    "(?:_ID)?"
+)
 _VARIABLE = re.compile(rf"""(?<![\w$])(?P<name>{_NAME})["']?(?:=|:\s+){_VALUE}""")
 _OPTION = re.compile(
-    rf"(?<!\S)(?P<name>--(?:password|passwd|token|secret|api-key)|set aws_\w*(?:key|token))(?:=|\s+){_VALUE}"
+    r"(?<!\S)(?P<name>--(?:password|passwd|token|secret|api-key)|set aws_\w*(?:key|token))"
+    rf"(?:=|\s+){_VALUE}"
 )
 _LOGIN = re.compile(rf"\b(?P<name>\w+ login)\b[^;|&\n]*?\s-p[ =]?{_VALUE}")
 _USER = re.compile(
@@ -55,9 +63,12 @@ def _in_text(text: str) -> str:
     """What kind of secret is in a text; "" = none."""
     text = _FILLED_ADDRESS.sub("://", _REFERENCE.sub("§", _DEFAULT.sub(r"\1", text)))
     for pattern, kind in (
-        (_VARIABLE, "a value for {}"), (_OPTION, "a value for {}"), (_LOGIN, "the password of `{}`"),
-        (_USER, "a password for {}"), (_SSHPASS, "a password for {}"),
-    ):  # fmt: skip
+        (_VARIABLE, "a value for {}"),
+        (_OPTION, "a value for {}"),
+        (_LOGIN, "the password of `{}`"),
+        (_USER, "a password for {}"),
+        (_SSHPASS, "a password for {}"),
+    ):
         for found in pattern.finditer(text):
             if not _HARMLESS.fullmatch(found["value"]):
                 return kind.format(found["name"])
@@ -66,7 +77,10 @@ def _in_text(text: str) -> str:
 
 
 def _by_name(name: str, text: str) -> str:
-    """The same of a text under a name, as ``password: ...`` has one. A path says where a secret is, and is none."""
+    """The same of a text under a name, as ``password: ...`` has one.
+
+    A path says where a secret is, and is none.
+    """
     bare = _REFERENCE.sub("", text)
     if not name or not bare or _HARMLESS.fullmatch(bare) or "REPLACE" in text:
         return ""

@@ -1,4 +1,7 @@
-"""What kind of value belongs where: mappings, lists, texts, numbers. Other rules pass over what is of another kind."""
+"""What kind of value belongs where: mappings, lists, texts, numbers.
+
+Other rules pass over what is of another kind.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +128,10 @@ def of_kubernetes(source: Source) -> Iterator[Finding]:
 
 
 def _wrong(source: Source, shapes: dict[Path_, str]) -> Iterator[Finding]:
-    """Null counts as left out. A text is said in place of a number only: elsewhere it may be a secret."""
+    """Null counts as left out.
+
+    A text is said in place of a number only: elsewhere it may be a secret.
+    """
     wrong: set[Path_] = set()
     for pattern, kind in sorted(shapes.items(), key=lambda each: len(each[0])):
         for path in source.places(*pattern):

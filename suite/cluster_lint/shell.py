@@ -1,4 +1,6 @@
-"""The shell commands of a file for ``ray up``, taken apart as far as its rules ask: no more than a reader would see."""
+"""The shell commands of a file for ``ray up``, taken apart as far as its rules ask: no more than
+a reader would see.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ OF_TYPES = (
 )  # what a node type may have of its own
 _ENDS = re.compile(r"\n|;|&&|\|\|?|(?<![<>])&(?![>&])|[()]|\b(?:do|then|else)\s")
 _BEFORE_A_COMMAND = re.compile(
-    r"(?:(?:env|exec|nohup|setsid|time|sudo(?: -[A-Za-z]+)*|(?:ba)?sh -l?c ['\"]?|[A-Za-z_]\w*=\S*)\s+)*"
+    r"(?:(?:env|exec|nohup|setsid|time|sudo(?: -[A-Za-z]+)*|(?:ba)?sh -l?c ['\"]?"
+    r"|[A-Za-z_]\w*=\S*)\s+)*"
 )
 
 
@@ -47,7 +50,9 @@ def starts(source: Source) -> list[tuple[Path_, str]]:
 
 
 def in_force(name: str, text: str, command: str) -> list[str | None]:
-    """What a variable is at each ``command`` of a text: exported before it, or written in front of it."""
+    """What a variable is at each ``command`` of a text: exported before it, or written in front
+    of it.
+    """
     exported, found = None, []
     for part in parts(text):
         if set_here := re.fullmatch(rf"(?:\w+=\S*\s+)*export\s+(?:.*\s)?{name}=(\S*)(\s.*)?", part):

@@ -101,7 +101,9 @@ def read(path: Path) -> Source:
 
 
 def mapping(value: Any, *keys: str) -> dict[str, Any]:
-    """The mapping below ``keys`` in a plain value; an empty one where there is none, whatever else there is."""
+    """The mapping below ``keys`` in a plain value; an empty one where there is none, whatever
+    else there is.
+    """
     for key in keys:
         value = mapping(value).get(key)
     return value if isinstance(value, dict) else {}
@@ -140,7 +142,10 @@ def _places(node: Node, pattern: Path_, path: Path_) -> Iterator[Path_]:
 
 
 def _step(node: Node | None, part: str | int) -> Node | None:
-    """The value under one key or index. Keys may have dots here, so ``Node.find``, which splits at them, is no use."""
+    """The value under one key or index.
+
+    Keys may have dots here, so ``Node.find``, which splits at them, is no use.
+    """
     value = node.value if node is not None else None
     if isinstance(value, dict):
         return value.get(part) if isinstance(part, str) else None

@@ -22,7 +22,8 @@ class EpochImages:
     """Images that one epoch passes over.
 
     Attributes:
-        train: training images that an epoch uses, without those that ``train.last_batch`` leaves out.
+        train: training images that an epoch uses, without those that ``train.last_batch`` leaves
+            out.
         val, test: images of one evaluation of each split.
     """
 

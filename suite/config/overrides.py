@@ -1,4 +1,6 @@
-"""The command line's ``key=value``: each changes the file's mapping, or fixes a setting or a label for every trial."""
+"""The command line's ``key=value``: each changes the file's mapping, or fixes a setting or a
+label for every trial.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from suite.core.errors import UsageError
 
 
 def apply_overrides(draft: Draft) -> None:
-    """Do what the overrides say, whatever their order: what they change in the file first, then settings, then labels.
+    """Do what the overrides say, whatever their order: what they change in the file first, then
+    settings, then labels.
 
     A setting given by itself goes before what a label given beside it stands for.
     """
@@ -153,7 +156,9 @@ def _set(draft: Draft, top: str, rest: str, value: Any, key: str) -> None:
 
 
 def _in_recipe(path: Sequence[str]) -> bool:
-    """Whether a path leads to a setting of an arm or of a label, which may stand there nested or dotted."""
+    """Whether a path leads to a setting of an arm or of a label, which may stand there nested or
+    dotted.
+    """
     return (path[0] == "arms" and len(path) == 3) or (path[0] == "parameters" and len(path) == 5)
 
 

@@ -1,4 +1,6 @@
-"""The settings of every trial, and what varies: ``trial``, ``parameters`` and ``arms`` as a ``Space``."""
+"""The settings of every trial, and what varies: ``trial``, ``parameters`` and ``arms`` as a
+``Space``.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ _MOST_PARAMETERS = 100  # there are fewer settings than that
 _MOST_CONDITIONS = 100
 _LARGEST = 1e15  # of a bound; whole numbers up to it are exact
 
-# ---- the settings of every trial -------------------------------------------------------------------------------------
+# ---- the settings of every trial -----------------------------------------------------------------
 
 
 def base_settings(draft: Draft) -> dict[str, Any]:
-    """The settings of every trial: defaults, the file's ``trial``, ``value`` parameters, the command line."""
+    """The settings of every trial: defaults, the file's ``trial``, ``value`` parameters, the
+    command line.
+    """
     settings, wrong = setting_fields.flatten(
         draft.mapping(("trial",), draft.raw.get("trial")), ("trial",)
     )
@@ -55,7 +59,7 @@ def _is_constant(name: str, raw: Any) -> bool:
     return isinstance(raw, dict) and set(raw) == {"value"} and name in setting_fields.LEAVES
 
 
-# ---- what varies -----------------------------------------------------------------------------------------------------
+# ---- what varies ---------------------------------------------------------------------------------
 
 
 def varied(draft: Draft) -> list[Parameter]:
@@ -78,7 +82,10 @@ def varied(draft: Draft) -> list[Parameter]:
 
 
 def _is_replaced(draft: Draft, name: str, raw: Any) -> bool:
-    """Whether the command line fixed this parameter. Labels and zips lose only the settings that it fixed."""
+    """Whether the command line fixed this parameter.
+
+    Labels and zips lose only the settings that it fixed.
+    """
     several = isinstance(raw, dict) and ("zip" in raw or isinstance(raw.get("values"), dict))
     return name in setting_fields.LEAVES and not several and draft.is_fixed(name)
 
@@ -140,7 +147,7 @@ def _distinct(draft: Draft, choices: Sequence[Choice]) -> tuple[Choice, ...]:
     return tuple(seen.values())
 
 
-# ---- one parameter ---------------------------------------------------------------------------------------------------
+# ---- one parameter -------------------------------------------------------------------------------
 
 
 def _parameter(draft: Draft, name: str, raw: Any, path: Path_) -> Parameter | None:
@@ -313,7 +320,10 @@ def _range(
     bounds = [_bound(draft, raw, side, path) for side in ("min", "max")]
     distribution = raw.get("distribution")
     if distribution is not None and distribution not in DISTRIBUTIONS:
-        rule = f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got {setting_fields.quoted(distribution)}"
+        rule = (
+            f"distribution must be one of {', '.join(DISTRIBUTIONS)}, got "
+            f"{setting_fields.quoted(distribution)}"
+        )
         draft.complain(
             (*path, "distribution"),
             rule,
@@ -342,7 +352,10 @@ def _bound(draft: Draft, raw: Mapping[str, Any], side: str, path: Path_) -> Any:
             (*path, side), f"{side} must be a finite number, got {setting_fields.quoted(value)}"
         )
     elif abs(value) > _LARGEST:
-        rule = f"{side} must lie between {show(-_LARGEST)} and {show(_LARGEST)}, got {setting_fields.quoted(value)}"
+        rule = (
+            f"{side} must lie between {show(-_LARGEST)} and {show(_LARGEST)}, got "
+            f"{setting_fields.quoted(value)}"
+        )
         draft.complain((*path, side), rule)
     return value
 
@@ -383,11 +396,13 @@ def _distributed(
     return Range(name, low, high, distribution, when) if len(draft.found) == before else None
 
 
-# ---- the space -------------------------------------------------------------------------------------------------------
+# ---- the space -----------------------------------------------------------------------------------
 
 
 def space_of(draft: Draft, parameters: Sequence[Parameter], base: Mapping[str, Any]) -> Space:
-    """The space of what varies, over the settings of every trial; complaints about conditions that cannot be."""
+    """The space of what varies, over the settings of every trial; complaints about conditions
+    that cannot be.
+    """
     space = Space(tuple(parameters), {**base, **draft.labels})
     for parameter in parameters:
         for condition in parameter.when:

@@ -1,7 +1,7 @@
 """What has been read of a sweep file so far, and what was wrong with it.
 
-The modules that read a file share one ``Draft``: they check values through it, and complain to it. What pydantic finds
-wrong is said here in the file's own words.
+The modules that read a file share one ``Draft``: they check values through it, and complain to it.
+What pydantic finds wrong is said here in the file's own words.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Draft:
 def _explained(
     value: Any, path: Path_, error: ValidationError, annotation: Any
 ) -> Iterator[tuple[Path_, str, str]]:
-    """What pydantic found wrong with a value below ``path``: once per key, in the file's own words."""
+    """What pydantic found wrong with a value below ``path``: once per key, in the file's own
+    words.
+    """
     groups: dict[Path_, list[Any]] = {}
     for each in error.errors(include_url=False):
         groups.setdefault(_inside(value, each), []).append(each)
@@ -163,7 +165,8 @@ def _rule(key: str, errors: Sequence[Any]) -> tuple[str, str]:
 
 
 _REMEDIES = {
-    "seeds": "Write a list such as [0, 1, 2], or a plan: {at_least: 8, at_most: 16, until: decided}.",
+    "seeds": "Write a list such as [0, 1, 2], or a plan: {at_least: 8, at_most: 16, until: "
+    "decided}.",
     "seeds.until": "Write `until: decided`.",
 }
 

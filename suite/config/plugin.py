@@ -1,7 +1,7 @@
 """The user's own code: ``module:name`` strings, resolved here and nowhere else.
 
-Modules are looked up beside the sweep file first, then as usual (``search_path`` is put on ``sys.path`` once, also in
-the Ray workers).
+Modules are looked up beside the sweep file first, then as usual (``search_path`` is put on
+``sys.path`` once, also in the Ray workers).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_reference(text: str) -> bool:
-    """Whether ``text`` has the form ``module:name`` (and is not ``runs:/...`` or a Windows path)."""
+    """Whether ``text`` has the form ``module:name`` (and is not ``runs:/...`` or a Windows
+    path).
+    """
     return _REFERENCE.fullmatch(text) is not None
 
 
@@ -72,7 +74,8 @@ def _broken(reference: str, what: str, error: Exception) -> UsageError:
 
 
 def digest(reference: str) -> str:
-    """SHA-256 of the source of the module that ``module:name`` names: part of the identity of trials that use it.
+    """SHA-256 of the source of the module that ``module:name`` names: part of the identity of
+    trials that use it.
 
     Covers that one file, not what it imports in turn.
     """

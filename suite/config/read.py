@@ -1,6 +1,7 @@
 """``load``: a sweep file and overrides -> a ``SweepSpec``, or all that is wrong with them at once.
 
-Stage 1 of validation: the text only. Whether data, weights, layers and folders exist is stage 2, elsewhere.
+Stage 1 of validation: the text only. Whether data, weights, layers and folders exist is stage 2,
+elsewhere.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
     Args:
         path: the YAML file.
-        overrides: ``key=value`` with a dotted key of a setting (``train.epochs=3``), of a parameter, or of the file
-            (``seeds=[0,1]``, ``resources.gpu=0.5``). Relative paths in them are seen from the working folder. Their
-            order does not matter: a setting given by itself goes before what a label given beside it stands for.
+        overrides: ``key=value`` with a dotted key of a setting (``train.epochs=3``), of a
+            parameter, or of the file (``seeds=[0,1]``, ``resources.gpu=0.5``). Relative paths in
+            them are seen from the working folder. Their order does not matter: a setting given by
+            itself goes before what a label given beside it stands for.
 
     Raises:
         UsageError: with every problem of the file and the overrides.
@@ -168,7 +170,10 @@ def _metric(draft: Draft) -> None:
 def _one_metric(draft: Draft, raw: Any, path: Path_) -> MetricConfig | None:
     name = raw.get("name") if isinstance(raw, dict) else None
     if isinstance(name, str) and name.startswith("test/"):
-        remedy = f"Name {name.replace('test/', 'val/')}; test figures are read at the epoch that it chooses."
+        remedy = (
+            f"Name {name.replace('test/', 'val/')}; test figures are read at the epoch that "
+            "it chooses."
+        )
         draft.complain((*path, "name"), f"{name} must not select anything", remedy)
         return None
     if len(path) == 1 and name in COSTS:
@@ -187,7 +192,10 @@ def _early_terminate(draft: Draft) -> None:
     model = EARLY_TERMINATE.get(kind) if isinstance(kind, str) else None
     if model is None:
         types = " or ".join(EARLY_TERMINATE)
-        rule = f"early_terminate must be a mapping with type: {types}, got {setting_fields.quoted(raw)}"
+        rule = (
+            f"early_terminate must be a mapping with type: {types}, got "
+            f"{setting_fields.quoted(raw)}"
+        )
         draft.complain(
             ("early_terminate",), rule, setting_fields.did_you_mean(str(kind), EARLY_TERMINATE)
         )
@@ -207,7 +215,8 @@ def _variant(draft: Draft, name: str, raw: Any, path: Path_) -> None:
     if not isinstance(raw, dict):
         draft.complain(
             path,
-            f"{name} must be a mapping such as {{type: cutout, size: 8}}, got {setting_fields.quoted(raw)}",
+            f"{name} must be a mapping such as {{type: cutout, size: 8}}, got "
+            f"{setting_fields.quoted(raw)}",
         )
         return
     kind = raw.get("type", name)
@@ -217,7 +226,10 @@ def _variant(draft: Draft, name: str, raw: Any, path: Path_) -> None:
             path, f"{name!r} cannot name an augmentation", "Use letters, digits, `_` and `-`."
         )
     elif model is None:
-        rule = f"{name}.type must be one of {', '.join(AUGMENTATIONS)}, got {setting_fields.quoted(raw.get('type'))}"
+        rule = (
+            f"{name}.type must be one of {', '.join(AUGMENTATIONS)}, got "
+            f"{setting_fields.quoted(raw.get('type'))}"
+        )
         draft.complain((*path, "type"), rule, setting_fields.did_you_mean(str(kind), AUGMENTATIONS))
     elif name in AUGMENTATIONS and kind != name:
         draft.complain(

@@ -1,4 +1,6 @@
-"""What the parts of a sweep file mean together: the arms of its space, rules between its parts, baseline, reference."""
+"""What the parts of a sweep file mean together: the arms of its space, rules between its parts,
+baseline, reference.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ _PROBES = 500  # points of a search whose combinations are checked before it sta
 _SHOWN = 100  # wrong names that are reported, and arms whose names may be meant by them
 
 
-# ---- the arms --------------------------------------------------------------------------------------------------------
+# ---- the arms ------------------------------------------------------------------------------------
 
 
 def known_arms(draft: Draft, builder: ArmBuilder) -> tuple[Arm, ...]:
-    """The arms known beforehand; for a search, some points are tried so that contradictions show now."""
+    """The arms known beforehand; for a search, some points are tried so that contradictions show
+    now.
+    """
     method, cap = draft.values.get("method", "grid"), draft.values.get("run_cap", 1000)
     space = builder.space
     if method == "grid":
@@ -38,7 +42,10 @@ def known_arms(draft: Draft, builder: ArmBuilder) -> tuple[Arm, ...]:
 
 
 def _within_cap(draft: Draft, space: Space, cap: int) -> Iterable[dict[str, Choice]]:
-    """The grid, or nothing after a complaint. The size is a product; with conditions, counted up to the cap."""
+    """The grid, or nothing after a complaint.
+
+    The size is a product; with conditions, counted up to the cap.
+    """
     size = space.size() or 0
     conditional = any(parameter.when for parameter in space.parameters)
     if size > cap and (
@@ -56,7 +63,9 @@ def _within_cap(draft: Draft, space: Space, cap: int) -> Iterable[dict[str, Choi
 
 
 def _probes(space: Space) -> Iterator[dict[str, Choice]]:
-    """Points of a search that show contradictions: all, with the ends for ranges, if they are few; else some."""
+    """Points of a search that show contradictions: all, with the ends for ranges, if they are
+    few; else some.
+    """
     corners = tuple(
         Choices(each.name, tuple(each.choose(end) for end in (each.low, each.high)), each.when)
         if isinstance(each, Range)
@@ -84,7 +93,9 @@ def _built(draft: Draft, builder: ArmBuilder, points: Iterable[dict[str, Choice]
 def _contradiction(
     draft: Draft, root: str, key: str, rule: str, point: Mapping[str, Choice]
 ) -> None:
-    """A rule between settings that the point breaks, placed at what varies and is named in the rule."""
+    """A rule between settings that the point breaks, placed at what varies and is named in the
+    rule.
+    """
     named = [
         setting
         for setting in setting_fields.LEAVES
@@ -107,7 +118,9 @@ def _contradiction(
 
 
 def _unlike(draft: Draft, arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """The arms without those that the command line made equal; two equal ones in the file are a mistake."""
+    """The arms without those that the command line made equal; two equal ones in the file are a
+    mistake.
+    """
     seen: dict[tuple[int | str, ...], Arm] = {}
     names: dict[str, Arm] = {}
     for arm in arms:
@@ -127,7 +140,7 @@ def _unlike(draft: Draft, arms: Sequence[Arm]) -> tuple[Arm, ...]:
     return tuple(seen.values())
 
 
-# ---- rules between parts ---------------------------------------------------------------------------------------------
+# ---- rules between parts -------------------------------------------------------------------------
 
 
 def check_trials(draft: Draft, space: Space) -> None:
@@ -177,7 +190,10 @@ def _without_validation(draft: Draft, path: Path_) -> None:
                 path, rule, "Set metric: {name: train/acc, strategy: last}, or a val_size above 0."
             )
         elif metric.strategy != "last" and metric.name not in COSTS:
-            rule = "data.val_size: 0 allows only strategy: last: the best epoch of a training figure says nothing"
+            rule = (
+                "data.val_size: 0 allows only strategy: last: the best epoch of a training "
+                "figure says nothing"
+            )
             draft.complain(path, rule, f"Set metric: {{name: {metric.name}, strategy: last}}.")
     if "early_terminate" in draft.values:
         draft.complain(
@@ -247,11 +263,14 @@ def check_seed_plan(draft: Draft) -> None:
             ("seeds",), "seeds until decided needs one metric, got a list", f"Name one, {as_list}"
         )
     if draft.raw.get("early_terminate") is not None:
-        rule = "seeds until decided cannot be combined with early_terminate: stopped trials decide nothing"
+        rule = (
+            "seeds until decided cannot be combined with early_terminate: stopped trials "
+            "decide nothing"
+        )
         draft.complain(("seeds",), rule, f"Remove early_terminate, {as_list}")
 
 
-# ---- baseline and reference ------------------------------------------------------------------------------------------
+# ---- baseline and reference ----------------------------------------------------------------------
 
 
 def baseline_arms(
@@ -334,7 +353,9 @@ def _matching_baseline(
 
 
 def _baseline_keys(draft: Draft, space: Space, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with settings as their types have them; complaints about keys that do not exist."""
+    """The mapping with settings as their types have them; complaints about keys that do not
+    exist.
+    """
     names = [each.name for each in space.parameters]
     checked = {}
     for key, value in raw.items():

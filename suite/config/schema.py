@@ -1,4 +1,5 @@
-"""The sweep file's format for editors (``search_spaces/schema.json``) and for readers (``docs/settings.md``).
+"""The sweep file's format for editors (``search_spaces/schema.json``) and for readers
+(``docs/settings.md``).
 
 Both come from the models alone: ``python -m suite.config.schema`` writes them, ``--check``
 says whether they are in step.
@@ -40,11 +41,14 @@ Json = dict[str, Any]
 _REF = "#/$defs/"
 
 
-# ---- for editors -----------------------------------------------------------------------------------------------------
+# ---- for editors ---------------------------------------------------------------------------------
 
 
 def json_schema() -> Json:
-    """The JSON schema of a sweep file. Closed where the format is: unknown keys are errors in an editor too."""
+    """The JSON schema of a sweep file.
+
+    Closed where the format is: unknown keys are errors in an editor too.
+    """
     models: list[tuple[type[BaseModel], Any]] = [
         (SweepSpec, "validation"),
         (TrialConfig, "validation"),
@@ -175,19 +179,22 @@ def _augmentations() -> Json:
     }
 
 
-# ---- for readers -----------------------------------------------------------------------------------------------------
+# ---- for readers ---------------------------------------------------------------------------------
 
 _INTRO = """# Settings of a sweep file
 
-Generated from the models in `suite/config/` by `python -m suite.config.schema`; do not edit by hand.
+Generated from the models in `suite/config/` by `python -m suite.config.schema`; do not edit by
+hand.
 
-A sweep file is YAML 1.2: `1e-4` is a number, only `true` and `false` are booleans, a key given twice is an error. Put
-`# yaml-language-server: $schema=schema.json` in its first line and an editor completes and checks it.
-Relative paths are seen from the folder of the file; on the command line, from the working folder.
+A sweep file is YAML 1.2: `1e-4` is a number, only `true` and `false` are booleans, and a key given
+twice is an error. With `# yaml-language-server: $schema=schema.json` as its first line, an editor
+completes and checks it. Relative paths are relative to the file; on the command line, to the
+working folder.
 
-Any setting can be given on the command line as `key=value`: `train.epochs=3`, `seeds=[0,1]`, `resources.gpu=0.5`. A
-setting or parameter that varies is fixed by it, in `arms`, `parameters` and `baseline` alike. The order does not
-matter: beside a label such as `head=wide`, a setting given by itself goes before what the label says of it.
+Any setting can be given on the command line as `key=value`: `train.epochs=3`, `seeds=[0,1]`,
+`resources.gpu=0.5`. An override fixes a setting or parameter that varies, in `arms`, `parameters`
+and `baseline` alike. The order does not matter. Beside a label such as `head=wide`, a setting that
+is given by itself takes precedence over the label's.
 """
 
 
@@ -227,7 +234,8 @@ def _table(
 ) -> str:
     lines = [f"{'#' * level} {title}", "", intro or _text(model.__doc__), ""]
     rows = [
-        f"| `{prefix}{field.alias or name}` | {_default(field)} | {_cell(_allowed(model, field, name))} "
+        f"| `{prefix}{field.alias or name}` | {_default(field)} | "
+        f"{_cell(_allowed(model, field, name))} "
         f"| {_cell(_text(field.description))} |"
         for name, field in model.model_fields.items()
         if prefix + name not in setting_fields.SECTIONS and name != "type"
@@ -309,7 +317,7 @@ def _simple(part: Json) -> str:
     return " ".join([kinds.get(part.get("type", ""), "any value"), ", ".join(limits)]).strip()
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def files() -> dict[Path, str]:

@@ -1,7 +1,9 @@
-"""The dotted settings of a trial: which exist, what each may hold, and what to say when it does not.
+"""The dotted settings of a trial: which exist, what each may hold, and what to say when it does
+not.
 
-``LEAVES`` maps ``train.lr`` and its like to their pydantic fields; a value is checked alone once, however many arms
-use it. Rules between settings are the models' own (``config.py``) and run once per distinct section.
+``LEAVES`` maps ``train.lr`` and its like to their pydantic fields; a value is checked alone once,
+however many arms use it. Rules between settings are the models' own (``config.py``) and run once
+per distinct section.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ OPTIONAL_SECTIONS = frozenset(("model.head",))
 
 
 def flat(config: TrialConfig) -> dict[str, Any]:
-    """The value of every setting; those below an absent section are left out and the section itself is None."""
+    """The value of every setting; those below an absent section are left out and the section
+    itself is None.
+    """
     return dict(_flat(config, ""))
 
 
@@ -93,7 +97,9 @@ def _flat(model: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the settings of ``over``; a section set to None removes what is below it, and the reverse."""
+    """``base`` with the settings of ``over``; a section set to None removes what is below it,
+    and the reverse.
+    """
     result = dict(base)
     for key, value in over.items():
         if key in OPTIONAL_SECTIONS:
@@ -118,7 +124,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-# ---- one value ---------------------------------------------------------------------------------------------------
+# ---- one value -----------------------------------------------------------------------------------
 
 
 @cache
@@ -194,7 +200,8 @@ def phrase(error: Any) -> str:
         "less_than": f"be below {show(context.get('lt'))}",
         "less_than_equal": f"be at most {show(context.get('le'))}",
         "literal_error": _one_of(str(context.get("expected", ""))),
-        "string_pattern_mismatch": "start with a letter or digit and hold only letters, digits, `_`, `-` and `.`",
+        "string_pattern_mismatch": "start with a letter or digit and hold only letters, digits, "
+        "`_`, `-` and `.`",
         "too_short": f"have at least {context.get('min_length')} entries",
         "string_too_short": f"have at least {context.get('min_length')} characters",
         "string_too_long": f"have at most {context.get('max_length')} characters",
@@ -245,7 +252,10 @@ def _meaning(key: str, value: Any, variants: Iterable[str]) -> tuple[str, str]:
     if key == "augment":
         return _augment(value, {*AUGMENTATIONS, *variants})
     if key == "data.name" and value not in DATA_SETS and not plugin.is_reference(value):
-        rule = f"data.name must be one of {', '.join(DATA_SETS)}, or module:function of your own, got {value!r}"
+        rule = (
+            f"data.name must be one of {', '.join(DATA_SETS)}, or module:function of your own, "
+            f"got {value!r}"
+        )
         return rule, did_you_mean(value, DATA_SETS)
     if isinstance(value, str) and not value.strip():
         return f"{key} must not be empty", ""
@@ -276,11 +286,15 @@ def _augment(value: str, known: set[str]) -> tuple[str, str]:
         known_names = f"Known: none, {', '.join(sorted(known))}."
         return (
             rule,
-            f"{' '.join(filter(None, (did_you_mean(name, known) for name in unknown)))} {known_names}".strip(),
+            f"{' '.join(filter(None, (did_you_mean(name, known) for name in unknown)))} "
+            f"{known_names}".strip(),
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        remedy = f"To apply it twice, define a second name for it under `augmentations`: {twice}2: {{type: {twice}}}."
+        remedy = (
+            f"To apply it twice, define a second name for it under `augmentations`: "
+            f"{twice}2: {{type: {twice}}}."
+        )
         return (
             f"augment names {twice!r} twice, got {value!r}",
             remedy if twice in AUGMENTATIONS else "",
@@ -288,7 +302,7 @@ def _augment(value: str, known: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-# ---- mappings of settings ------------------------------------------------------------------------------------------
+# ---- mappings of settings ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -345,7 +359,8 @@ def _add(
                 (
                     setting.path,
                     Problem(
-                        f"{key} is given twice here, also as {'.'.join(map(str, found[clash].path))}"
+                        f"{key} is given twice here, also as "
+                        f"{'.'.join(map(str, found[clash].path))}"
                     ),
                 )
             )
@@ -369,7 +384,10 @@ def _all_of(key: str) -> str:
     section = key.rpartition(".")[0]
     if section in SECTIONS:
         return f"{section} has: {', '.join(SECTIONS[section].model_fields)}."
-    return f"Settings start with {', '.join(f'{each}.' for each in SECTIONS if '.' not in each)} or are `augment`."
+    return (
+        f"Settings start with {', '.join(f'{each}.' for each in SECTIONS if '.' not in each)} "
+        "or are `augment`."
+    )
 
 
 _SYNONYMS = {
@@ -396,7 +414,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like ``word``: by its last part where parts are joined by dots, else by its letters."""
+    """The known word most like ``word``: by its last part where parts are joined by dots, else
+    by its letters.
+    """
     words = [str(each) for each in known]
     tail = word.rpartition(".")[2]
     if (synonym := _SYNONYMS.get(tail)) in words:
@@ -413,7 +433,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return tails[close[0]] if close else None
 
 
-# ---- paths -----------------------------------------------------------------------------------------------------------
+# ---- paths ---------------------------------------------------------------------------------------
 
 
 def is_path(key: str, value: Any) -> bool:

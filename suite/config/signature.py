@@ -1,7 +1,8 @@
 """A trial's identity: the hash of what determines its result, and of nothing else.
 
-Identity is computed, never remembered: the same file gives the same ids on any day and any machine. Paths, addresses
-and numerics are left out (what they lead to is in by its digest), names that a user may change freely too.
+Identity is computed, never remembered: the same file gives the same ids on any day and any machine.
+Paths, addresses and numerics are left out (what they lead to is in by its digest), names that a
+user may change freely too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from suite.core.records import Objective
 SCHEMA_VERSION = 1
 """Of the sweep file's format."""
 RESULT_VERSION = 5
-"""Raised when the same configuration starts to give other numbers. 2: color_jitter rounds otherwise. 3 and 4: small
-maps in bf16 do. 5: the images that do not fill a batch are no longer a last, smaller one (``train.last_batch``);
-momentum is plain and weight decay acts on all parameters; a subset has fewer validation images."""
+"""Raised when the same configuration starts to give other numbers. 2: color_jitter rounds
+otherwise. 3 and 4: small maps in bf16 do. 5: the images that do not fill a batch are no longer a
+last, smaller one (``train.last_batch``); momentum is plain and weight decay acts on all parameters;
+a subset has fewer validation images.
+"""
 
 EXCLUDED = frozenset(
     (
@@ -33,8 +36,10 @@ EXCLUDED = frozenset(
 """Settings that lead to a result without determining it."""
 
 ADDED: dict[str, Any] = {}
-"""Dotted setting added after the first release -> the value that means the old behaviour. At that value it is left
-out of the hash, so that older trials keep their ids. Inside an augmentation: ``augment.TYPE.FIELD``."""
+"""Dotted setting added after the first release -> the value that means the old behaviour. At that
+value it is left out of the hash, so that older trials keep their ids. Inside an augmentation:
+``augment.TYPE.FIELD``.
+"""
 
 
 def signature(
@@ -101,8 +106,8 @@ def identity(
 def resolved(config: TrialConfig) -> dict[str, Any]:
     """Every setting that determines a result, dotted, defaults written in.
 
-    Augmentations stand as their settings in the order of application, whatever their names; weights as
-    ``none``, ``imagenet`` or ``given``, which their digest completes.
+    Augmentations stand as their settings in the order of application, whatever their names; weights
+    as ``none``, ``imagenet`` or ``given``, which their digest completes.
     """
     dumped = config.model_dump(mode="json")
     settings = {

@@ -1,9 +1,10 @@
 """What a parameter may be, and the points of a space.
 
-Pure values: knows nothing of files, networks or trials. A *point* holds one ``Choice`` for each parameter that is
-active there; a choice carries the dotted settings that it stands for::
+Pure values: knows nothing of files, networks or trials. A *point* holds one ``Choice`` for each
+parameter that is active there; a choice carries the dotted settings that it stands for::
 
-    Choices("train.lr", ...)  + Choices("head", ...)   -- grid, draw, walk -->   {"train.lr": Choice, "head": Choice}
+    Choices("train.lr", ...) + Choices("head", ...)
+        -- grid, draw, walk --> {"train.lr": Choice, "head": Choice}
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Choices:
     """A parameter with listed values.
 
     Attributes:
-        kind: ``values`` of the one setting that it is named after; ``labels`` of recipes; ``zip``: lists varied
-            together; ``arms``: the arms of the sweep file.
+        kind: ``values`` of the one setting that it is named after; ``labels`` of recipes; ``zip``:
+            lists varied together; ``arms``: the arms of the sweep file.
     """
 
     name: str
@@ -93,7 +94,9 @@ class Choices:
 
     @cached_property
     def _by_label(self) -> dict[tuple[bool, Scalar], Choice]:
-        """Each label, so marked that 1 is 1.0 but not true, -> its choice, the first where two are the same."""
+        """Each label, so marked that 1 is 1.0 but not true, -> its choice, the first where two
+        are the same.
+        """
         return {(isinstance(each.label, bool), each.label): each for each in reversed(self.choices)}
 
 
@@ -103,7 +106,8 @@ class Range:
 
     Attributes:
         low, high: smallest and largest value.
-        distribution: ``uniform``, ``log_uniform`` (needs ``low > 0``) or ``int_uniform`` (whole numbers).
+        distribution: ``uniform``, ``log_uniform`` (needs ``low > 0``) or ``int_uniform`` (whole
+            numbers).
     """
 
     name: str
@@ -181,7 +185,9 @@ class Space:
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def size(self) -> int | None:
-        """The number of points before conditions remove some, by multiplication; None with a range in it."""
+        """The number of points before conditions remove some, by multiplication; None with a
+        range in it.
+        """
         if any(isinstance(parameter, Range) for parameter in self.parameters):
             return None
         return math.prod(
@@ -191,7 +197,10 @@ class Space:
         )
 
     def active(self, parameter: Parameter, point: Mapping[str, Choice]) -> bool:
-        """Whether all conditions of ``parameter`` hold at ``point``. A condition on an absent parameter does not."""
+        """Whether all conditions of ``parameter`` hold at ``point``.
+
+        A condition on an absent parameter does not.
+        """
         return all(
             any(
                 same(found, value)
@@ -202,14 +211,17 @@ class Space:
         )
 
     def grid(self) -> Iterator[Point]:
-        """Every point, the last parameter varying fastest. A parameter is absent where its conditions fail.
+        """Every point, the last parameter varying fastest. A parameter is absent where its
+        conditions fail.
 
         No point comes twice. Ranges have no grid.
         """
         return self._grid(self._ordered, {})
 
     def walk(self, suggest: Callable[[Parameter], Any]) -> Point:
-        """One point, asking ``suggest`` for the label or number of each active parameter, conditions first."""
+        """One point, asking ``suggest`` for the label or number of each active parameter,
+        conditions first.
+        """
         point: Point = {}
         for parameter in self._ordered:
             if self.active(parameter, point):
@@ -217,7 +229,9 @@ class Space:
         return self._in_file_order(point)
 
     def draw(self, index: int) -> Point:
-        """The ``index``-th random point: the same on any machine, whatever other points or parameters there are."""
+        """The ``index``-th random point: the same on any machine, whatever other points or
+        parameters there are.
+        """
         return self.walk(lambda parameter: parameter.at(_uniform(f"{index}/{parameter.name}")))
 
     def draws(self, count: int) -> Iterator[Point]:
@@ -264,7 +278,9 @@ class Space:
         return {each.name: point[each.name] for each in self.parameters if each.name in point}
 
     def _found(self, key: str, point: Mapping[str, Choice]) -> list[Any]:
-        """What a condition on ``key`` sees at ``point``: a label, the setting's value, or nothing."""
+        """What a condition on ``key`` sees at ``point``: a label, the setting's value, or
+        nothing.
+        """
         if key in point:
             chosen = point[key]
             return [chosen.label, *([chosen.settings[key]] if key in chosen.settings else [])]
@@ -277,7 +293,8 @@ class Space:
 
 
 def ordered(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
-    """The parameters so that each comes after those that its conditions ask about; else in the given order.
+    """The parameters so that each comes after those that its conditions ask about; else in the
+    given order.
 
     Raises:
         ValueError: if conditions go round in a circle, naming it.
@@ -315,7 +332,9 @@ def _uniform(key: str) -> float:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values of a sweep file are the same: 1 is 1.0, but true is not 1; a list is its tuple."""
+    """Whether two values of a sweep file are the same: 1 is 1.0, but true is not 1; a list is
+    its tuple.
+    """
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)

@@ -1,7 +1,7 @@
 """Stored configs of all versions: settings that older ones lack, and how those trials were trained.
 
-A stored config is complete: it has every setting of its time, defaults written in. A setting that is
-missing did not exist yet, and its value today would make another trial of it.
+A stored config is complete: it has every setting of its time, defaults written in. A setting that
+is missing did not exist yet, and its value today would make another trial of it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def read_stored_config(stored: Mapping[str, Any]) -> TrialConfig:
 
 
 def read_stored_params(stored: Mapping[str, str]) -> dict[str, str]:
-    """A trial's dotted params as MLflow has them, of any version; those of other programs unchanged."""
+    """A trial's dotted params as MLflow has them, of any version; those of other programs
+    unchanged.
+    """
     if "train.batch_size" not in stored:
         return dict(stored)
     former = former_values(_momentum(stored.get("train.momentum")))
@@ -67,7 +69,8 @@ def trained_with_remainder(
     Args:
         params: the run's dotted params, of any version.
         dataset_images: training images of its data set, before the split. It is needed if
-            ``data.train_size`` is no number of images and the data set is a folder or the user's own.
+            ``data.train_size`` is no number of images and the data set is a folder or the user's
+            own.
     """
     known = read_stored_params(params)
     batch_size, images = known.get("train.batch_size", ""), _training_images(known, dataset_images)

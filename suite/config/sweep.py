@@ -84,15 +84,23 @@ class MetricConfig(Frozen):
     """What decides which arm, and which epoch of a trial, is best."""
 
     name: MetricName = "val/acc"
-    """A validation or training figure, one per epoch. Accuracies are fractions. `test/*` is refused: test figures are
-    recorded and select nothing. `time/epoch_s`, `time/img_per_s` and `memory/peak_gib` only in a list of metrics."""
+    """A validation or training figure, one per epoch. Accuracies are fractions. `test/*` is
+    refused: test figures are recorded and select nothing. `time/epoch_s`, `time/img_per_s` and
+    `memory/peak_gib` only in a list of metrics.
+    """
     goal: Literal["maximize", "minimize"] = "maximize"
-    """Direction. Default: by the metric, `minimize` for losses, seconds and memory. The opposite is refused."""
+    """Direction.
+
+    Default: by the metric, `minimize` for losses, seconds and memory. The opposite is refused.
+    """
     strategy: Literal["best", "last"] = "best"
-    """The epoch that speaks for a trial: its best one, at which figures of other splits are read too, or its last."""
+    """The epoch that speaks for a trial: its best one, at which figures of other splits are read
+    too, or its last.
+    """
     margin: Annotated[FiniteFloat, Field(ge=0)] = 0.005
-    """Differences below it do not matter, in the unit of the metric: 0.005 = 0.5 percentage points of accuracy. An
-    interval inside it is called "equivalent"."""
+    """Differences below it do not matter, in the unit of the metric: 0.005 = 0.5 percentage points
+    of accuracy. An interval inside it is called "equivalent".
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -129,26 +137,36 @@ class ResourcesConfig(Frozen):
     """What one trial gets."""
 
     cpu: Count | Literal["auto"] = 1
-    """CPU cores, and threads, of each trial, or `auto` = as many as bring this sweep to its end soonest, measured for
-    its networks at the first launch: one where trials wait for cores, more where cores would wait."""
+    """CPU cores, and threads, of each trial, or `auto` = as many as bring this sweep to its end
+    soonest, measured for its networks at the first launch: one where trials wait for cores, more
+    where cores would wait.
+    """
     gpu: Annotated[FiniteFloat, Field(ge=0)] | Literal["auto"] = 0.0
-    """GPUs of each trial: 0, a fraction (0.25 = four trials share one GPU), a whole number, or `auto` = the smallest
-    fraction that a measured memory probe allows. On a machine without a GPU the sweep runs on the CPU and says so."""
+    """GPUs of each trial: 0, a fraction (0.25 = four trials share one GPU), a whole number, or
+    `auto` = the smallest fraction that a measured memory probe allows. On a machine without a GPU
+    the sweep runs on the CPU and says so.
+    """
     pack: Count | Literal["auto"] = "auto"
-    """Trials that one Ray Tune trial runs together: a number (of the same shapes; above 1 only without
-    `early_terminate`), or `auto` = up to eight that see the same augmented images through the same frozen layers
-    (`model.freeze_batchnorm: true`), so that one computes their features for all; every other trial alone."""
+    """Trials that one Ray Tune trial runs together: a number (of the same shapes; above 1 only
+    without `early_terminate`), or `auto` = up to eight that see the same augmented images through
+    the same frozen layers (`model.freeze_batchnorm: true`), so that one computes their features for
+    all; every other trial alone.
+    """
     memory_format: Literal["channels_last", "contiguous", "auto"] = "channels_last"
-    """How images and kernels lie in memory: channels behind the pixels, before them, or `auto` = before them where that
-    is measured to be faster by a seventh."""
+    """How images and kernels lie in memory: channels behind the pixels, before them, or `auto` =
+    before them where that is measured to be faster by a seventh.
+    """
     compile: Annotated[bool, Field(strict=True)] | Literal["auto"] = False
-    """Whether training steps go through `torch.compile`, on a GPU with CUDA graphs: `true`, `false`, or `auto` = where
-    that ends a trial sooner by a seventh, the time to compile included; it is measured where a trial trains for five
-    minutes or more. Batches of another size, evaluation, and trials of a pack that are trained as one network are not
-    compiled. It takes about a minute, in a trial's first epoch, and on a CPU needs g++ and Python's headers."""
+    """Whether training steps go through `torch.compile`, on a GPU with CUDA graphs: `true`,
+    `false`, or `auto` = where that ends a trial sooner by a seventh, the time to compile included;
+    it is measured where a trial trains for five minutes or more. Batches of another size,
+    evaluation, and trials of a pack that are trained as one network are not compiled. It takes
+    about a minute, in a trial's first epoch, and on a CPU needs g++ and Python's headers.
+    """
     hang_after_s: Annotated[FiniteFloat, Field(ge=0)] = 1800.0
-    """Seconds without a training step after which a trial counts as hung: its stacks are kept as `hung-*.txt` in its
-    folder, its worker is ended, and it is tried once more. 0 = never."""
+    """Seconds without a training step after which a trial counts as hung: its stacks are kept as
+    `hung-*.txt` in its folder, its worker is ended, and it is tried once more. 0 = never.
+    """
 
     @property
     def least_cpu(self) -> int:
@@ -161,26 +179,33 @@ class ResourcesConfig(Frozen):
             raise ValueError(f"gpu above 1 must be a whole number, got {self.gpu:g}")
         if self.compile and 0 < self.hang_after_s < COMPILES_S:
             raise ValueError(
-                f"hang_after_s must be 0 (never) or at least {COMPILES_S} with compile, as a first step takes long, "
+                f"hang_after_s must be 0 (never) or at least {COMPILES_S} with compile, as a "
+                "first step takes long, "
                 f"got {self.hang_after_s:g}"
             )
         return self
 
 
 class AshaConfig(Frozen):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): the worst trials stop early."""
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): the worst trials stop
+    early.
+    """
 
     type: Literal["asha"] = "asha"
     grace_epochs: Count = 1
     """Epochs that every trial gets before it may be stopped."""
     reduction_factor: Annotated[int, Field(ge=2, strict=True)] = 3
-    """Of the trials that reach a rung, one in so many goes on; rungs lie at `grace_epochs` times its powers."""
+    """Of the trials that reach a rung, one in so many goes on; rungs lie at `grace_epochs` times
+    its powers.
+    """
     max_epochs: Count | None = None
     """Epochs of the last rung. Default: the trials' `train.epochs`."""
 
 
 class MedianConfig(Frozen):
-    """Stop a trial whose best metric is below the median of the others at the same epoch (Golovin et al. 2017)."""
+    """Stop a trial whose best metric is below the median of the others at the same epoch
+    (Golovin et al. 2017).
+    """
 
     type: Literal["median"] = "median"
     grace_epochs: Count = 1
@@ -196,17 +221,20 @@ EARLY_TERMINATE: dict[str, type[AshaConfig] | type[MedianConfig]] = {
 
 
 class ConfirmConfig(Frozen):
-    """What follows a search on the first seed: the best arms at full length on all other seeds, which the search has
-    not seen. Only these arms and seeds count for verdicts and for the champion."""
+    """What follows a search on the first seed: the best arms at full length on all other seeds,
+    which the search has not seen. Only these arms and seeds count for verdicts and for the
+    champion.
+    """
 
     top: Count = 3
     """How many of the best arms, besides the baseline."""
 
 
 class SeedPlan(Frozen):
-    """Seeds in rounds, each followed by a look at the verdicts: seeds 0 to `at_least` - 1 of every arm first, then
-    `step` more, up to `at_most`. An arm whose verdict is decided gets no more seeds. The error over all looks stays
-    5 %. Needs a `baseline` and `method: grid`."""
+    """Seeds in rounds, each followed by a look at the verdicts: seeds 0 to `at_least` - 1 of every
+    arm first, then `step` more, up to `at_most`. An arm whose verdict is decided gets no more
+    seeds. The error over all looks stays 5 %. Needs a `baseline` and `method: grid`.
+    """
 
     at_least: Annotated[
         int, Field(ge=1, strict=True, json_schema_extra={"minimum": MIN_PLANNED_SEEDS})
@@ -223,7 +251,8 @@ class SeedPlan(Frozen):
     def _can_decide(self) -> SeedPlan:
         if self.at_least < MIN_PLANNED_SEEDS:
             raise ValueError(
-                f"at_least must be at least {MIN_PLANNED_SEEDS}: with several looks fewer seeds can never decide, "
+                f"at_least must be at least {MIN_PLANNED_SEEDS}: with several looks fewer seeds "
+                "can never decide, "
                 f"got {self.at_least}"
             )
         if self.at_most < self.at_least:
@@ -247,31 +276,41 @@ class CheckpointsConfig(Frozen):
     """What stays on disk and in MLflow. Live trials always keep their best and last checkpoint."""
 
     keep: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 1
-    """How many finished trials keep their best checkpoint, the best trials first; `all` = every one, 0 = none: then
-    the champion is not registered as a model either."""
+    """How many finished trials keep their best checkpoint, the best trials first; `all` = every
+    one, 0 = none: then the champion is not registered as a model either.
+    """
 
 
 class ParameterConfig(Frozen):
-    """How one setting, or several together, vary. Exactly one of `value`, `values`, `min` with `max`, and `zip`."""
+    """How one setting, or several together, vary.
+
+    Exactly one of `value`, `values`, `min` with `max`, and `zip`.
+    """
 
     value: Any = None
     """One value: the same as under `trial`, but it may have a `when`."""
     values: list[Any] | dict[str, dict[str, Any]] | None = None
-    """A list of values of the setting that the parameter is named after; or a mapping of label to dotted settings (the
-    parameter's name is then free): `{linear: {}, wide: {model.head.hidden: [128]}}`."""
+    """A list of values of the setting that the parameter is named after; or a mapping of label to
+    dotted settings (the parameter's name is then free): `{linear: {}, wide: {model.head.hidden:
+    [128]}}`.
+    """
     min: FiniteFloat | None = None
     """Smallest value, inclusive. Only with `method: random` or `optuna`."""
     max: FiniteFloat | None = None
     """Largest value, inclusive."""
     distribution: Literal["uniform", "log_uniform", "int_uniform"] | None = None
-    """How values between `min` and `max` are drawn. Default: `int_uniform` for settings that take whole numbers only,
-    else `uniform`. Drawn numbers have six significant digits, so that an arm's name shows the exact value."""
+    """How values between `min` and `max` are drawn. Default: `int_uniform` for settings that take
+    whole numbers only, else `uniform`. Drawn numbers have six significant digits, so that an arm's
+    name shows the exact value.
+    """
     zip: dict[str, list[Any]] | None = None
-    """Lists of equal length, one per dotted setting, varied together (the parameter's name is then free):
-    `{train.batch_size: [128, 512], train.lr: [0.05, 0.2]}`."""
+    """Lists of equal length, one per dotted setting, varied together (the parameter's name is then
+    free): `{train.batch_size: [128, 512], train.lr: [0.05, 0.2]}`.
+    """
     when: dict[str, Any] | None = None
     """Vary this parameter only where another parameter or setting has one of the listed values:
-    `{model.weights: [imagenet]}`. Elsewhere it is absent, and arms that become equal are one arm."""
+    `{model.weights: [imagenet]}`. Elsewhere it is absent, and arms that become equal are one arm.
+    """
 
 
 class SweepSpec(Frozen):
@@ -284,50 +323,73 @@ class SweepSpec(Frozen):
     name: Annotated[
         str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     ]
-    """Names the sweep's folder, its MLflow experiment and its parent run. Runs are looked up within a name: keep
-    it, and what has finished is not run again. Letters, digits, `_`, `-` and `.`."""
+    """Names the sweep's folder, its MLflow experiment and its parent run. Runs are looked up within
+    a name: keep it, and what has finished is not run again. Letters, digits, `_`, `-` and `.`.
+    """
     description: str = ""
     """The question that the sweep answers, in a sentence or two."""
     method: Literal["grid", "random", "optuna"] = "grid"
-    """`grid` = every combination; `random` = `run_cap` combinations, drawn once and for all; `optuna` = `run_cap`
-    combinations that Optuna's TPE sampler asks for (several metrics: a Pareto search)."""
+    """`grid` = every combination; `random` = `run_cap` combinations, drawn once and for all;
+    `optuna` = `run_cap` combinations that Optuna's TPE sampler asks for (several metrics: a Pareto
+    search).
+    """
     metric: MetricConfig | tuple[MetricConfig, ...] = MetricConfig()
-    """What decides. A list of metrics means a Pareto search: `method: optuna`, no `early_terminate`, no champion."""
+    """What decides.
+
+    A list of metrics means a Pareto search: `method: optuna`, no `early_terminate`, no champion.
+    """
     settings: dict[str, Any] = Field(default={}, alias="trial")
-    """Settings of every trial, over the defaults; nested or dotted. `parameters` and `arms` go before it."""
+    """Settings of every trial, over the defaults; nested or dotted.
+
+    `parameters` and `arms` go before it.
+    """
     parameters: dict[str, ParameterConfig] = {}
-    """What varies: dotted setting (or a free name, with labelled `values` or `zip`) -> how. Parameters multiply
-    with each other and with `arms`."""
+    """What varies: dotted setting (or a free name, with labelled `values` or `zip`) -> how.
+    Parameters multiply with each other and with `arms`.
+    """
     arms: dict[str, dict[str, Any]] = {}
-    """Named configurations to compare: name -> settings, nested or dotted, over those of `trial`."""
+    """Named configurations to compare: name -> settings, nested or dotted, over those of
+    `trial`.
+    """
     seed_settings: SeedList | SeedPlan = Field(default=(0,), alias="seeds")
-    """Repeats: every arm runs every seed, so comparisons are paired. Below six, differences rarely count as real.
-    Or a plan, `{at_least: 8, at_most: 16, until: decided}`: seeds in rounds until each arm's verdict is decided."""
+    """Repeats: every arm runs every seed, so comparisons are paired. Below six, differences rarely
+    count as real. Or a plan, `{at_least: 8, at_most: 16, until: decided}`: seeds in rounds until
+    each arm's verdict is decided.
+    """
     baseline: str | dict[str, Any] | None = None
-    """The arm that the others are compared with: its name, or a mapping of settings. A mapping that fits several
-    arms means: compare within equal remaining settings. Default: none."""
+    """The arm that the others are compared with: its name, or a mapping of settings. A mapping that
+    fits several arms means: compare within equal remaining settings. Default: none.
+    """
     resources: ResourcesConfig = ResourcesConfig()
     """What one trial gets."""
     early_terminate: Annotated[AshaConfig | MedianConfig, Field(discriminator="type")] | None = None
     """Stop bad trials early: `{type: asha | median, ...}`. Default: never."""
     confirm: ConfirmConfig = ConfirmConfig()
-    """After `method: random` or `optuna`: run the best arms at full length on the seeds that the search did not see."""
+    """After `method: random` or `optuna`: run the best arms at full length on the seeds that the
+    search did not see.
+    """
     run_cap: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 1000
-    """Most arms of the sweep. A larger grid is refused. For `random` and `optuna`: the number of arms; must be
-    given."""
+    """Most arms of the sweep. A larger grid is refused. For `random` and `optuna`: the number of
+    arms; must be given.
+    """
     augmentations: dict[str, Augmentation] = {}
-    """Named variants of augmentations, usable in `augment` like the built-in names: `{cutout8: {type: cutout, size:
-    8}}`. Under a built-in name: new settings for it. Names have letters, digits, `_` and `-`."""
+    """Named variants of augmentations, usable in `augment` like the built-in names: `{cutout8:
+    {type: cutout, size: 8}}`. Under a built-in name: new settings for it. Names have letters,
+    digits, `_` and `-`.
+    """
     reference: dict[str, dict[ReferenceKey, PublishedFigure]] = {}
-    """Published figures per arm, shown beside the measured ones: metric names (accuracies as fractions), `time_s` =
-    training time in seconds, `note` = text. A figure may be a list with one number per published seed: then the
-    difference to it is tested (Welch's t)."""
+    """Published figures per arm, shown beside the measured ones: metric names (accuracies as
+    fractions), `time_s` = training time in seconds, `note` = text. A figure may be a list with one
+    number per published seed: then the difference to it is tested (Welch's t).
+    """
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     """How many checkpoints are kept."""
     activations: Annotated[bool, Field(strict=True)] = True
-    """Draw what the layers of each finished trial make of one test image (of a car, where there are any), the same for
-    every trial, into its MLflow run, and count channels that never fire on the test set: `dead/<layer>`, a share. Takes
-    one more pass over the test images. `python -m suite.activations` draws them larger, later, for any image."""
+    """Draw what the layers of each finished trial make of one test image (of a car, where there are
+    any), the same for every trial, into its MLflow run, and count channels that never fire on the
+    test set: `dead/<layer>`, a share. Takes one more pass over the test images. `python -m
+    suite.activations` draws them larger, later, for any image.
+    """
 
     _source: SweepSource = PrivateAttr(default=SweepSource(Path("sweep.yaml"), ""))
     _space: Space = PrivateAttr(default=Space(()))
@@ -348,9 +410,11 @@ class SweepSpec(Frozen):
         return self._source.path.parent.absolute()
 
     def where(self, key: str) -> str:
-        """``file:line: key`` for a dotted key, with or without its section: ``train.lr``, ``parameters.train.lr``.
+        """``file:line: key`` for a dotted key, with or without its section: ``train.lr``,
+        ``parameters.train.lr``.
 
-        The best known place: a setting is looked for on the command line, under ``parameters``, ``trial``, ``arms``.
+        The best known place: a setting is looked for on the command line, under ``parameters``,
+        ``trial``, ``arms``.
         """
         return where(self._source, key)
 
@@ -378,7 +442,9 @@ class SweepSpec(Frozen):
 
     @property
     def search(self) -> bool:
-        """Whether arms are drawn or searched (first seed, then ``confirm``) instead of all being run."""
+        """Whether arms are drawn or searched (first seed, then ``confirm``) instead of all being
+        run.
+        """
         return self.method != "grid"
 
     # ---- seeds
@@ -421,12 +487,16 @@ class SweepSpec(Frozen):
 
     @property
     def arms_list(self) -> tuple[Arm, ...]:
-        """The arms known before anything runs: all of a grid, the drawn ones of ``random``, none for ``optuna``."""
+        """The arms known before anything runs: all of a grid, the drawn ones of ``random``, none
+        for ``optuna``.
+        """
         return self._arms
 
     @property
     def first_trials(self) -> int:
-        """How many trials it begins with: all of a grid, or those of its first look; one of each arm of a search."""
+        """How many trials it begins with: all of a grid, or those of its first look; one of each
+        arm of a search.
+        """
         first = self.looks[0] if self.looks else self.seeds
         return self.run_cap if self.search else len(self._arms) * len(first)
 
@@ -435,7 +505,8 @@ class SweepSpec(Frozen):
         return self._arms
 
     def arm(self, values: Mapping[str, Any]) -> Arm:
-        """The arm of one point: parameter name -> label or number (``Arm.choices`` of an earlier arm).
+        """The arm of one point: parameter name -> label or number (``Arm.choices`` of an earlier
+        arm).
 
         Parameters that are absent there may be given and are ignored.
 
@@ -445,7 +516,9 @@ class SweepSpec(Frozen):
         return self.ask(lambda parameter: _given(values, parameter))
 
     def ask(self, suggest: Callable[[Parameter], Any]) -> Arm:
-        """The arm of the point that ``suggest`` gives, asked for each active parameter in turn, conditions first."""
+        """The arm of the point that ``suggest`` gives, asked for each active parameter in turn,
+        conditions first.
+        """
         try:
             return self._builder.arm(self._space.walk(suggest))
         except ValueError as error:
@@ -453,7 +526,10 @@ class SweepSpec(Frozen):
 
     @property
     def baseline_arms(self) -> tuple[Arm, ...]:
-        """The arms that others are compared with. In a search: the one that is confirmed besides the best."""
+        """The arms that others are compared with.
+
+        In a search: the one that is confirmed besides the best.
+        """
         return self._baseline
 
     def is_baseline(self, arm: Arm) -> bool:
@@ -461,7 +537,9 @@ class SweepSpec(Frozen):
         return any(arm.name == each.name for each in self._baseline)
 
     def baseline_for(self, arm: Arm) -> Arm | None:
-        """The arm to compare ``arm`` with: the only baseline, or the one whose remaining settings are equal."""
+        """The arm to compare ``arm`` with: the only baseline, or the one whose remaining
+        settings are equal.
+        """
         if len(self._baseline) == 1:
             return self._baseline[0]
         ours = self._remaining(arm)
@@ -490,8 +568,10 @@ class SweepSpec(Frozen):
 
         Args:
             data_digest: of the images.
-            weights_digest: of the pretrained weights; needed, and used, only where ``model.weights`` is not ``none``.
-            module_digests: of the user's own modules that the arm uses (``suite.config.plugin.digest``).
+            weights_digest: of the pretrained weights; needed, and used, only where
+                ``model.weights`` is not ``none``.
+            module_digests: of the user's own modules that the arm uses
+                (``suite.config.plugin.digest``).
         """
         identity = signature.signature(
             arm.config,
@@ -517,9 +597,11 @@ class Arm:
 
     Attributes:
         name: unique in the sweep, e.g. ``freeze_depth=7 lr=0.01`` or ``config1``.
-        settings: what varies -> its value here, for tables: dotted settings, and names of labelled parameters.
+        settings: what varies -> its value here, for tables: dotted settings, and names of labelled
+            parameters.
         config: all that its trials are made of.
-        choices: parameter name -> label or number: what a searcher is told, what ``SweepSpec.arm`` takes back.
+        choices: parameter name -> label or number: what a searcher is told, what ``SweepSpec.arm``
+            takes back.
     """
 
     name: str
@@ -698,7 +780,9 @@ def value_of(config: TrialConfig, key: str) -> Any:
 
 
 def matches(arm: Arm, wanted: Mapping[str, Any]) -> bool:
-    """Whether an arm has all ``wanted`` values: of parameters by their label, of settings by what it resolves to."""
+    """Whether an arm has all ``wanted`` values: of parameters by their label, of settings by
+    what it resolves to.
+    """
     return all(
         (key in arm.choices and same(arm.choices[key], value))
         or (key in setting_fields.LEAVES and same(value_of(arm.config, key), value))
@@ -736,7 +820,9 @@ def _candidates(source: SweepSource, key: str) -> Iterable[tuple[str | int, ...]
 def problems_of(
     source: SweepSource, found: Iterable[tuple[Sequence[str | int], Problem]]
 ) -> list[Problem]:
-    """Problems with their places filled in, in the order of the file, those of the command line last."""
+    """Problems with their places filled in, in the order of the file, those of the command line
+    last.
+    """
     placed = [
         (source.order(path), _short(problem.at(source.place(path)))) for path, problem in found
     ]

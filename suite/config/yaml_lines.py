@@ -1,8 +1,9 @@
 """The text of a sweep file as values that know their line.
 
-YAML 1.2 as its core schema reads it: ``1e-4`` is a number, ``12:30:45``, ``yes`` and ``on`` are text, only ``true`` and
-``false`` are booleans; keys are always text. Built from parser events, so nesting, aliases and tags cost nothing before
-they are checked. ``<<: *anchor`` merges a mapping, as editors and other tools expect.
+YAML 1.2 as its core schema reads it: ``1e-4`` is a number, ``12:30:45``, ``yes`` and ``on`` are
+text, only ``true`` and ``false`` are booleans; keys are always text. Built from parser events, so
+nesting, aliases and tags cost nothing before they are checked. ``<<: *anchor`` merges a mapping, as
+editors and other tools expect.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class Node:
         return self.value
 
     def line_of(self, path: Path_) -> int:
-        """The line of the deepest part of ``path`` that exists. A text may join keys of several levels by dots."""
+        """The line of the deepest part of ``path`` that exists.
+
+        A text may join keys of several levels by dots.
+        """
         return self._descend(path)[0].line
 
     def find(self, path: Path_) -> Node | None:
@@ -99,7 +103,9 @@ def _cuts(text: str) -> Iterator[int]:
 
 @dataclass
 class _Reader:
-    """Builds one document's nodes from parser events, collecting what is wrong but can be passed over."""
+    """Builds one document's nodes from parser events, collecting what is wrong but can be passed
+    over.
+    """
 
     events: Iterator[Any]
     name: str
@@ -251,7 +257,8 @@ def parse(text: str, name: str) -> Node:
         name: what messages call it, e.g. the file's path.
 
     Raises:
-        UsageError: if it is not YAML, too large, or uses what sweep files do not allow; all at once.
+        UsageError: if it is not YAML, too large, or uses what sweep files do not allow; all at
+            once.
     """
     reader = _Reader(yaml.parse(text, Loader=_PARSER), name)  # a generator: nothing is read yet
     try:
@@ -360,7 +367,9 @@ class SweepSource:
     overridden: tuple[tuple[Path_, str], ...] = ()
 
     def place(self, path: Sequence[str | int]) -> str:
-        """``file:line: key`` of a value, or of the nearest thing around it; ``command line: key`` of an override."""
+        """``file:line: key`` of a value, or of the nearest thing around it; ``command line:
+        key`` of an override.
+        """
         key = ".".join(map(str, path))
         if typed := self.typed(path):
             return f"command line: {typed}"
@@ -381,7 +390,9 @@ class SweepSource:
         return list(node.value) if node is not None and isinstance(node.value, dict) else []
 
     def order(self, path: Sequence[str | int]) -> int:
-        """For sorting problems: the line; what was typed on the command line comes after the file."""
+        """For sorting problems: the line; what was typed on the command line comes after the
+        file.
+        """
         return 2**31 if self.typed(path) else self.root.line_of(tuple(path))
 
     def typed(self, path: Sequence[str | int]) -> str | None:

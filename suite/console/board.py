@@ -1,4 +1,6 @@
-"""What the person at the terminal sees: one live table, or plain lines when the output is not a terminal."""
+"""What the person at the terminal sees: one live table, or plain lines when the output is not a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -79,12 +81,14 @@ class Board:
         self.console.print(Text(f"! {redacted(text)}", style="yellow"), soft_wrap=True)
 
     def tell(self, text: str) -> None:
-        """How tracking stands: below the table as long as it is so, or a line where there is no terminal."""
+        """How tracking stands: below the table as long as it is so, or a line where there is no
+        terminal.
+        """
         self.note = redacted(text)
         if not self.console.is_terminal:
             self.warn(text)
 
-    # ---- figures ---------------------------------------------------------------------------------------------------
+    # ---- figures ---------------------------------------------------------------------------------
 
     def _items(self) -> list[TrialHistory]:
         return [self.history.trials[i] for i in self.targets if i in self.history.trials]
@@ -137,7 +141,7 @@ class Board:
             parts.append(f"{failed} failed")
         return "  ".join(parts)
 
-    # ---- drawing ---------------------------------------------------------------------------------------------------
+    # ---- drawing ---------------------------------------------------------------------------------
 
     def _render(self) -> Group:
         objective = self.objectives[0]
@@ -188,7 +192,9 @@ class Board:
                 key = (item.trial.id, str(item.status))
                 if item.ended and key not in self._said:
                     self._said.add(key)
-                    text = f"{item.trial.name}: {item.status} {_outcome(item, self.objectives[0])}".rstrip()
+                    text = (
+                        f"{item.trial.name}: {item.status} {_outcome(item, self.objectives[0])}"
+                    ).rstrip()
                     self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -27,7 +27,9 @@ def standard() -> Console:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn expected errors into a message and an exit code, never a traceback; a bug of ours into one, and 1."""
+    """Turn expected errors into a message and an exit code, never a traceback; a bug of ours
+    into one, and 1.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
     try:

@@ -8,7 +8,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def escape_formula(value: object) -> object:
     """``value``, with an apostrophe before text that a spreadsheet would take for a formula.
 
-    A lone carriage return becomes a line break: nobody puts it in quotes, and what follows would be a cell of its own.
+    A lone carriage return becomes a line break: nobody puts it in quotes, and what follows would be
+    a cell of its own.
     """
     if not isinstance(value, str):
         return value

@@ -5,14 +5,14 @@
     SuiteError                     exit code
     ├── ProblemsError              2 or 6   one or many Problems, all of a stage listed at once
     │   ├── UsageError             2        the sweep file or the command line is wrong
-    │   └── EnvironmentProblem     6        data, weights, folder, disk or tracking server is missing or unusable
+    │   └── EnvironmentProblem     6        data, weights, folder, disk or server missing
     ├── LockedError                5        another process runs this sweep
-    └── TrialError                 -        one trial failed; the sweep goes on (never leaves the worker)
+    └── TrialError                 -        one trial failed; never leaves the worker
         ├── DivergedError                   the loss or a metric became NaN or infinite
-        └── OutOfMemoryError                the device or the machine has no memory left for this trial
+        └── OutOfMemoryError                no memory left for this trial
 
-A message is the rule, the value, the place and the remedy, in this order of importance; never a traceback, never a
-credential.
+A message is the rule, the value, the place and the remedy, in this order of importance; never a
+traceback, never a credential.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ class Problem:
     """One thing that is wrong with the user's input.
 
     Attributes:
-        rule: the rule with the offending value, e.g. ``min < max must hold, got min=0.1, max=0.01``.
+        rule: the rule with the offending value, e.g. ``min < max must hold, got min=0.1,
+            max=0.01``.
         place: ``file:line: key`` where there is one, else ``""``.
         remedy: what to do about it, one sentence, or ``""``.
-        environment: True when the file is right but the machine lacks something (exit code 6 instead of 2).
+        environment: True when the file is right but the machine lacks something (exit code 6
+            instead of 2).
     """
 
     rule: str
@@ -77,7 +79,10 @@ class UsageError(ProblemsError):
 
 
 class EnvironmentProblem(ProblemsError):
-    """Data, weights, folder, disk or tracking server is missing or unusable. The input itself may be right."""
+    """Data, weights, folder, disk or tracking server is missing or unusable.
+
+    The input itself may be right.
+    """
 
     exit_code = 6
 

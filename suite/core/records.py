@@ -32,12 +32,16 @@ SPLIT_METRICS = (
     TEST_BALANCED,
 )
 METRICS = (*SPLIT_METRICS, EPOCH_SECONDS, IMAGES_PER_SECOND, LEARNING_RATE, MEMORY_GIB)
-# What depends on the machine, not on the seed: two runs of one trial may differ here and nowhere else.
+# What depends on the machine, not on the seed: two runs of one trial may differ here and nowhere
+# else.
 MACHINE_METRICS = (EPOCH_SECONDS, IMAGES_PER_SECOND, MEMORY_GIB)
 
 
 class Status(StrEnum):
-    """What has become of a trial. One word in the journal, in the table and in the tag ``suite.status``."""
+    """What has become of a trial.
+
+    One word in the journal, in the table and in the tag ``suite.status``.
+    """
 
     PENDING = "pending"  # planned, not started
     RUNNING = "running"  # a live process works on it
@@ -83,7 +87,9 @@ class Objective:
         return value > than if self.goal == "maximize" else value < than
 
     def chosen(self, records: list[EpochRecord]) -> EpochRecord | None:
-        """The epoch that speaks for a trial: its best one (the earliest of equals) or its last one."""
+        """The epoch that speaks for a trial: its best one (the earliest of equals) or its last
+        one.
+        """
         known = [record for record in records if self.name in record.metrics]
         if not known or self.strategy == "last":
             return known[-1] if known else None
@@ -96,11 +102,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class Looks:
-    """At which seeds a sweep's verdicts are, or have been, looked at. Each look may err, so the report counts them.
+    """At which seeds a sweep's verdicts are, or have been, looked at. Each look may err, so the
+    report counts them.
 
     Attributes:
         planned: declared before the first trial (``seeds: {at_least, at_most, until: decided}``):
-            the seeds of each look, each a superset of the one before; empty if nothing was declared.
+            the seeds of each look, each a superset of the one before; empty if nothing was
+            declared.
         made: the seeds of each look so far, oldest first, the present one last.
         open: whether a look was made before ``planned`` was declared, or under another plan. Then
             the plan says where to look, and the error is spent as for a list of seeds.
@@ -113,7 +121,8 @@ class Looks:
 
 @dataclass(frozen=True)
 class Numerics:
-    """How the arithmetic is done: resolved once per sweep, journalled, pinned for resume and extension.
+    """How the arithmetic is done: resolved once per sweep, journalled, pinned for resume and
+    extension.
 
     Same numerics, config and seed: the same numbers, bit for bit on the CPU.
 
@@ -122,11 +131,14 @@ class Numerics:
         channels_last: memory format of images and kernels.
         threads: CPU threads of one trial.
         device: ``cpu`` or ``cuda``.
-        sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet padding.
-        tiled: those are products of a fixed number of images, so that an image's values do not depend on the others of
-            its batch; in bf16 with AMX, maps of up to 4 x 4 pixels go side by side, for some gradients up to 8 x 8.
+        sliced: convolutions of maps of at most 2 x 2 pixels leave out the taps that only meet
+            padding.
+        tiled: those are products of a fixed number of images, so that an image's values do not
+            depend on the others of its batch; in bf16 with AMX, maps of up to 4 x 4 pixels go side
+            by side, for some gradients up to 8 x 8.
         fused: trials of a pack that have the same shapes are trained as one network.
-        compiled: training steps of whole batches go through ``torch.compile``, on a GPU with CUDA graphs.
+        compiled: training steps of whole batches go through ``torch.compile``, on a GPU with CUDA
+            graphs.
     """
 
     precision: str = "fp32"
@@ -168,8 +180,9 @@ class Trial:
 def stream(seed: int, purpose: str, epoch: int = 0, step: int = 0) -> int:
     """A 63-bit seed for the random stream of one purpose at one place of a trial.
 
-    Every random draw of a trial comes from a generator seeded with this, so a resumed trial draws what the
-    unbroken one would have drawn, and two arms with one seed see the same batches and share initial weights.
+    Every random draw of a trial comes from a generator seeded with this, so a resumed trial draws
+    what the unbroken one would have drawn, and two arms with one seed see the same batches and
+    share initial weights.
 
     Args:
         seed: the trial's seed.

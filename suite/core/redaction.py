@@ -2,14 +2,18 @@
 
 One function, one word: ``redacted`` puts ``REDACTED`` in place of
 
-- the user and password of an address: ``https://ann:pw@host`` (a bare user only over http, where it may be a token);
+- the user and password of an address: ``https://ann:pw@host`` (a bare user only over http, where it
+may be a token);
 - values of keys named like secrets: ``password=...``, ``"api_key": "..."``, ``DB_PASSWORD: ...``;
-- tokens and keys of a known shape: AWS, GitHub, GitLab, Hugging Face, Slack, OpenAI, Google, PyPI, JWT, PEM;
-- values of this process's environment variables that are named like secrets (``*_TOKEN``, ``*_KEY``, ``*_SECRET``,
+- tokens and keys of a known shape: AWS, GitHub, GitLab, Hugging Face, Slack, OpenAI, Google, PyPI,
+JWT, PEM;
+- values of this process's environment variables that are named like secrets (``*_TOKEN``,
+``*_KEY``, ``*_SECRET``,
   ``*_PASSWORD``), and passwords in addresses that any variable holds, wherever they turn up.
 
-What merely looks like a word, a number, a path or code stays as it is: a text that is wrong about an experiment is
-worse than none. Identities (trial ids, arms) are computed from what the user wrote, before.
+What merely looks like a word, a number, a path or code stays as it is: a text that is wrong about
+an experiment is worse than none. Identities (trial ids, arms) are computed from what the user
+wrote, before.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ _SHAPES = re.compile(
     r"""
     \b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b
     | \bgh[pousr]_[A-Za-z0-9]{20,} | \bgithub_pat_[A-Za-z0-9_]{20,} | \bglpat-[\w-]{16,}
-    | \bhf_[A-Za-z0-9]{20,} | \bxox[abeprs]-[A-Za-z0-9-]{10,} | \bsk-[A-Za-z0-9_-]{20,} | \bAIza[\w-]{35}
+    | \bhf_[A-Za-z0-9]{20,} | \bxox[abeprs]-[A-Za-z0-9-]{10,} | \bsk-[A-Za-z0-9_-]{20,}
+    | \bAIza[\w-]{35}
     | \bpypi-[\w-]{20,} | \bnpm_[A-Za-z0-9]{30,} | \bdapi[0-9a-f]{32}\b
     | \beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}
     | (?<=\bBearer\s)[\w.~+/-]{12,}=* | (?<=\bBasic\s)[A-Za-z0-9+/]{12,}=*
@@ -41,12 +46,15 @@ _SHAPES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _NAME = r"""
-    (?: [\w.-]*? (?: password | passwd | passphrase | secret | api[_-]?key | access[_-]?key | private[_-]?key
-                   | secret[_-]?key | (?:auth|access|api|bearer|refresh|session|secret|tracking)[_-]?token )
-      | \b [\w.-]*?_token | (?-i: \b[A-Z0-9_]+_(?:TOKEN|KEY|PWD|PASS) ) | (?<=[?&])(?:token|key|sig|signature) )
+    (?: [\w.-]*? (?: password | passwd | passphrase | secret
+                   | api[_-]?key | access[_-]?key | private[_-]?key | secret[_-]?key
+                   | (?:auth|access|api|bearer|refresh|session|secret|tracking)[_-]?token )
+      | \b [\w.-]*?_token | (?-i: \b[A-Z0-9_]+_(?:TOKEN|KEY|PWD|PASS) )
+      | (?<=[?&])(?:token|key|sig|signature) )
 """
-# A bare value must have a digit or a sign that words lack, and must not go on as code does. After a colon, where a
-# sentence may go on ("the secret: resnet18"), it must have a digit, and its name must be more than "secret".
+# A bare value must have a digit or a sign that words lack, and must not go on as code does. After a
+# colon, where a sentence may go on ("the secret: resnet18"), it must have a digit, and its name
+# must be more than "secret".
 _LETTERS = r"[^\s'\"`,;&(){}\[\]<>]"
 _BARE = rf"(?={_LETTERS}*[\d!$%^*+~@/-]) {_LETTERS}{{4,}}+ (?![(\[])"
 _TOLD = rf"(?={_LETTERS}*\d) {_LETTERS}{{4,}}+ (?![(\[])"
@@ -99,7 +107,9 @@ def _named(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=1)
 def _values(variables: tuple[tuple[str, str], ...]) -> list[str]:
-    """The secrets that the environment holds, the longest first, so that none is cut by a part of it."""
+    """The secrets that the environment holds, the longest first, so that none is cut by a part
+    of it.
+    """
     found: set[str] = set()
     for name, value in variables:
         if _is_secret(name, value):
@@ -111,7 +121,9 @@ def _values(variables: tuple[tuple[str, str], ...]) -> list[str]:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether a variable's value is one: by its name, and for names that end in KEY by what it looks like."""
+    """Whether a variable's value is one: by its name, and for names that end in KEY by what it
+    looks like.
+    """
     if value.startswith(("/", "~/", "./")) and Path(value).expanduser().exists():
         return False  # where a secret is
     if _VARIABLE.fullmatch(name):

@@ -1,8 +1,8 @@
 """Tune events -> journal: the only writer of a sweep's record.
 
-Runs in Tune's event loop, so it only folds and queues; the journal's thread writes, the sender's thread tells MLflow.
-The loop is held for 0.09 ms a report (median) instead of the 151 ms of ``MLflowLoggerCallback``
-(``benchmarks/control.py``, 2x AMD EPYC).
+Runs in Tune's event loop, so it only folds and queues; the journal's thread writes, the sender's
+thread tells MLflow. The loop is held for 0.09 ms a report (median) instead of the 151 ms of
+``MLflowLoggerCallback`` (``benchmarks/control.py``, 2x AMD EPYC).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JournalCallback(tune.Callback):
         """Append an entry and fold it in."""
         self.history.feed(self.journal.append(kind, **fields))
 
-    # ---- Tune's events ---------------------------------------------------------------------------------------------
+    # ---- Tune's events ---------------------------------------------------------------------------
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         for trial_id in members(trial):
@@ -69,7 +69,9 @@ class JournalCallback(tune.Callback):
             self.take(outcome)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune is through with a pack; a trial in it that has no end yet was stopped by the scheduler."""
+        """Tune is through with a pack; a trial in it that has no end yet was stopped by the
+        scheduler.
+        """
         for trial_id in members(trial):
             if self.history.trials[trial_id].status is Status.RUNNING:
                 epochs = len(self.history.trials[trial_id].records)
@@ -81,7 +83,9 @@ class JournalCallback(tune.Callback):
                 )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A pack's worker was lost, and another one takes the pack over: only those of its trials that are not over."""
+        """A pack's worker was lost, and another one takes the pack over: only those of its
+        trials that are not over.
+        """
         left = [
             payload for payload in trial.config["pack"] if not self._over(payload["trial"]["id"])
         ]
@@ -89,7 +93,8 @@ class JournalCallback(tune.Callback):
             item = self.history.trials[payload["trial"]["id"]]
             payload["known"] = len(item.records)
             self.warn(
-                f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in another one"
+                f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in "
+                "another one"
             )
         trial.config["pack"] = left  # Tune hands this to the next worker
         if node_lost(trial) and self._lost_nodes[trial.trial_id] < LOST_NODES:
@@ -111,7 +116,7 @@ class JournalCallback(tune.Callback):
     def _over(self, trial_id: str) -> bool:
         return self.history.trials[trial_id].status not in (Status.PENDING, Status.RUNNING)
 
-    # ---- what workers say ------------------------------------------------------------------------------------------
+    # ---- what workers say ------------------------------------------------------------------------
 
     def take(self, outcome: dict[str, Any]) -> None:
         """Take one outcome of one trial down."""
@@ -150,7 +155,8 @@ class JournalCallback(tune.Callback):
         if differing:
             name = self.history.trials[trial_id].trial.name
             self.warn(
-                f"{name}: epoch {epoch} came out differently the second time ({', '.join(differing)})"
+                f"{name}: epoch {epoch} came out differently the second time "
+                f"({', '.join(differing)})"
             )
 
 
@@ -160,14 +166,18 @@ def members(trial: Any) -> list[str]:
 
 
 def node_lost(trial: Any) -> bool:
-    """Whether a worker was lost because its node was, or cannot be reached: then nobody knows what became of it."""
+    """Whether a worker was lost because its node was, or cannot be reached: then nobody knows
+    what became of it.
+    """
     text = _error_text(trial)
     unreachable = "is unavailable" in text and len(ray.nodes()) > 1
     return unreachable or "node has died" in text or "node was terminated" in text
 
 
 def _error_text(trial: Any) -> str:
-    """What Ray said when it last lost a pack's worker: Tune keeps it beside its own state, each after a heading."""
+    """What Ray said when it last lost a pack's worker: Tune keeps it beside its own state, each
+    after a heading.
+    """
     try:
         return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
     except (OSError, TypeError):

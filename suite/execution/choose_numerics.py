@@ -1,4 +1,6 @@
-"""Choose a sweep's numerics: measured in this process or in a worker, or taken from an earlier launch."""
+"""Choose a sweep's numerics: measured in this process or in a worker, or taken from an earlier
+launch.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +26,30 @@ Measured = tuple[Numerics, float, int, list[str]]
 
 
 def choose_numerics(
-    configs: Networks, resources: ResourcesConfig, trials: tuple[int, int | None], pinned: Numerics | None,
-    search_path: Sequence[str], stop: Stop, data_gib: float = 0.0, images: int = 0,
-) -> Measured:  # fmt: skip
-    """The numerics of a sweep, the GPUs of a pack and its trials: in this process if ``measures_here``, else in a
-    worker like those that will train. Where that ends, hangs or fails, they are what needs no measurement.
+    configs: Networks,
+    resources: ResourcesConfig,
+    trials: tuple[int, int | None],
+    pinned: Numerics | None,
+    search_path: Sequence[str],
+    stop: Stop,
+    data_gib: float = 0.0,
+    images: int = 0,
+) -> Measured:
+    """The numerics of a sweep, the GPUs of a pack and its trials: in this process if
+    ``measures_here``, else in a worker like those that will train. Where that ends, hangs or fails,
+    they are what needs no measurement.
 
     Args:
         resources: as in the file; ``gpu`` is 0 where there is none.
-        trials: how many are to be run, and the most that may run at once; None = as many as there is room for.
+        trials: how many are to be run, and the most that may run at once; None = as many as there
+            is room for.
         pinned: the numerics of an earlier launch, which stay.
         data_gib: of the images that a process has on its GPU.
         images: that the shortest trial trains on, once for each of its epochs.
 
     Returns:
-        numerics, GPUs per pack, trials per pack (1 = not measured to be better), lines for the user.
+        numerics, GPUs per pack, trials per pack (1 = not measured to be better), lines for the
+        user.
 
     Raises:
         StoppedError: while a worker measured.
@@ -79,8 +90,9 @@ def choose_numerics(
 
 
 def measures_here(configs: Networks, resources: ResourcesConfig) -> bool:
-    """Whether this process chooses the numerics: there is nothing to measure, or no Ray yet and no code of the user's
-    own to run, which may hang or end the process."""
+    """Whether this process chooses the numerics: there is nothing to measure, or no Ray yet and no
+    code of the user's own to run, which may hang or end the process.
+    """
     if resources.gpu:
         return False
     timed = "auto" in (resources.cpu, resources.memory_format) or bool(resources.compile)
@@ -170,7 +182,8 @@ def _measure(
             1.0  # a pack fills what one trial leaves idle; a second one beside it would only wait
         )
         lines[-1] = (
-            f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as one by one)"
+            f"gpu: {pack} trials trained as one network (measured: {times:.1f} times as fast as "
+            "one by one)"
         )
     return (
         replace(numerics, fused=pack > 1, compiled=numerics.compiled and pack == 1),

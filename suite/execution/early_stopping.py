@@ -22,7 +22,8 @@ class EarlyStop(FIFOScheduler):
 
     Args:
         rule: the ``early_terminate`` of the sweep.
-        objective: what the rule compares: the best so far under ASHA (where that is the strategy), else the latest.
+        objective: what the rule compares: the best so far under ASHA (where that is the strategy),
+            else the latest.
     """
 
     def __init__(self, rule: Any, objective: Objective, epochs: int) -> None:
@@ -32,18 +33,28 @@ class EarlyStop(FIFOScheduler):
         self._best_so_far = rule.type == "asha" and objective.strategy == "best"
         if rule.type == "asha":
             self.inner: Any = AsyncHyperBandScheduler(
-                time_attr="epoch", metric="value", mode=mode, max_t=max(epochs, rule.grace_epochs),
-                grace_period=rule.grace_epochs, reduction_factor=rule.reduction_factor, stop_last_trials=False,
-            )  # fmt: skip
+                time_attr="epoch",
+                metric="value",
+                mode=mode,
+                max_t=max(epochs, rule.grace_epochs),
+                grace_period=rule.grace_epochs,
+                reduction_factor=rule.reduction_factor,
+                stop_last_trials=False,
+            )
         else:
             self.inner = MedianStoppingRule(
-                time_attr="epoch", metric="value", mode=mode,
-                grace_period=rule.grace_epochs, min_samples_required=rule.min_trials, hard_stop=True,
-            )  # fmt: skip
+                time_attr="epoch",
+                metric="value",
+                mode=mode,
+                grace_period=rule.grace_epochs,
+                min_samples_required=rule.min_trials,
+                hard_stop=True,
+            )
         self._stubs: dict[str, Any] = {}
         self._best: dict[str, float] = {}
         self._seen: dict[str, int] = {}
-        # what the rules ask of Tune's controller: whether others wait, which only matters for pausing
+        # what the rules ask of Tune's controller: whether others wait, which only matters for
+        # pausing
         self._controller = SimpleNamespace(get_live_trials=list)
 
     def feed(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -63,7 +74,8 @@ class EarlyStop(FIFOScheduler):
         return bool(decision == TrialScheduler.STOP)
 
     def replay(self, entries: Iterable[Entry], trial_ids: Container[str]) -> set[str]:
-        """Feed what the journal holds of these trials, in its order, so that each decision comes out as it did.
+        """Feed what the journal holds of these trials, in its order, so that each decision comes
+        out as it did.
 
         Epochs after the rule stopped a trial are left out: they are those of its confirmation.
 

@@ -1,7 +1,9 @@
-"""The nodes of a Ray cluster, before training: are there any that train, and does each see the sweep's folder?
+"""The nodes of a Ray cluster, before training: are there any that train, and does each see the
+sweep's folder?
 
-The folder of checkpoints and journal is shared by all nodes. Where one has a folder of its own under that path, its
-trials would be lost without a word, so each node is asked to read what the driver wrote there, and to answer there.
+The folder of checkpoints and journal is shared by all nodes. Where one has a folder of its own
+under that path, its trials would be lost without a word, so each node is asked to read what the
+driver wrote there, and to answer there.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
     if ray.cluster_resources().get("CPU", 0) > 0:
         return
     say(
-        f"the cluster has no workers yet; one is asked for (at most {WORKER_WITHIN_S / 60:.0f} minutes)"
+        f"the cluster has no workers yet; one is asked for (at most {WORKER_WITHIN_S / 60:.0f} "
+        "minutes)"
     )
     wanted: dict[str, Any] = {"num_cpus": cpu, "num_gpus": 1 if gpu == "auto" else gpu}
     came = ray.remote(max_retries=-1, **wanted)(_nothing).remote()
@@ -52,18 +55,21 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
         raise EnvironmentProblem(
             f"no worker with {cpu:g} CPUs and {wanted['num_gpus']:g} GPUs joined the cluster "
             f"within {WORKER_WITHIN_S / 60:.0f} minutes",
-            remedy="`ray status` on the head says what the autoscaler does; the cluster file says what it may start.",
+            remedy="`ray status` on the head says what the autoscaler does; the cluster file says "
+            "what it may start.",
         )
 
 
 def check_storage(storage: SweepStorage) -> None:
-    """Have every node read a file in the sweep's folder, and write one that is seen here; a node alone need not.
+    """Have every node read a file in the sweep's folder, and write one that is seen here; a node
+    alone need not.
 
     Args:
         storage: the sweep's; need not exist yet. Nothing is left behind, whatever comes out.
 
     Raises:
-        EnvironmentProblem: naming each node that cannot, or that has other packages than this machine.
+        EnvironmentProblem: naming each node that cannot, or that has other packages than this
+            machine.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     if len(alive) < 2:
@@ -107,7 +113,10 @@ def _problem(name: str, answer: Any, area: QuestionArea, node: str) -> Problem |
     except RayError as error:
         line = " ".join(str(error).split())
         if "No module named 'suite'" in line:
-            remedy = "Install it on every node, or hand it over with the job: ray job submit --working-dir . -- ..."
+            remedy = (
+                "Install it on every node, or hand it over with the job: ray job submit "
+                "--working-dir . -- ..."
+            )
             return Problem(f"node {name} does not have this package", remedy=remedy)
         return Problem(f"node {name} could not be asked for {where}: {line[-300:]}")
     if found["trouble"]:
@@ -119,7 +128,10 @@ def _problem(name: str, answer: Any, area: QuestionArea, node: str) -> Problem |
         f"{package} {theirs[package]}" for package in mine if theirs[package] != mine[package]
     ]:
         here = ", ".join(f"{package} {version}" for package, version in mine.items())
-        rule = f"nodes must have the same packages, or figures cannot be compared: node {name} has {', '.join(other)}"
+        rule = (
+            f"nodes must have the same packages, or figures cannot be compared: node {name} "
+            f"has {', '.join(other)}"
+        )
         return Problem(rule, remedy=f"Install there what is here: {here}.")
     return None
 

@@ -1,7 +1,7 @@
 """Suggesting the next arm from what earlier ones achieved: Optuna behind two verbs, ask and tell.
 
-The journal is the record; the study lives in memory and is rebuilt from it at each launch, so two sweeps never mix,
-nothing is left RUNNING by a crash, and no pickle is read.
+The journal is the record; the study lives in memory and is rebuilt from it at each launch, so two
+sweeps never mix, nothing is left RUNNING by a crash, and no pickle is read.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ Labels = Mapping[str, Any]  # parameter -> label of its choice, or its number
 
 
 class OptunaSearch:
-    """TPE over a space (Bergstra et al. 2011; multivariate, as Optuna 5 does it); several objectives: Pareto.
+    """TPE over a space (Bergstra et al. 2011; multivariate, as Optuna 5 does it); several
+    objectives: Pareto.
 
-    Suggestions repeat for the same history told in the same order; with trials running side by side that order
-    depends on their speed, so what repeats exactly is each trial, not the search.
+    Suggestions repeat for the same history told in the same order; with trials running side by side
+    that order depends on their speed, so what repeats exactly is each trial, not the search.
 
     Args:
         space: what varies.
         objectives: one, or several for a Pareto search.
         name: the sweep's; its suggestions are its own.
-        known: labels and objective values (None = failed) of the trials in the journal that have ended.
+        known: labels and objective values (None = failed) of the trials in the journal that have
+            ended.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class OptunaSearch:
             self.study.tell(trial, list(values))
 
     def add(self, labels: Labels, values: Sequence[float] | None) -> None:
-        """The outcome of a trial that was not asked for here: the baseline's, or one begun in an earlier launch."""
+        """The outcome of a trial that was not asked for here: the baseline's, or one begun in an
+        earlier launch.
+        """
         frozen = self._frozen(labels, values)
         if frozen is not None:
             self.study.add_trial(frozen)
@@ -125,7 +129,9 @@ def _encode(parameter: Parameter, label: Any) -> Any:
 
 
 def _names(parameter: Choices) -> list[str]:
-    """Categories as text: Optuna warns of other types and then cannot compute importances of them."""
+    """Categories as text: Optuna warns of other types and then cannot compute importances of
+    them.
+    """
     return [f"{index}:{show(label)}" for index, label in enumerate(parameter.labels)]
 
 

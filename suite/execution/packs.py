@@ -18,8 +18,8 @@ def packs(
     """Trials to be run together, in the order of their first ones.
 
     Args:
-        size: how many; ``auto`` = those that see the same augmented images through the same frozen layers, whose
-            features one of them computes for all.
+        size: how many; ``auto`` = those that see the same augmented images through the same frozen
+            layers, whose features one of them computes for all.
         slots: packs that can run at once.
     """
     groups: dict[str, list[Trial]] = {}
@@ -39,7 +39,9 @@ def _even(count: int, parts: int) -> int:
 
 
 def _shapes(trial: Trial) -> str:
-    """What trials must have in common to be trained as one network: all that a tensor's shape depends on."""
+    """What trials must have in common to be trained as one network: all that a tensor's shape
+    depends on.
+    """
     config = trial.config
     head = config["model"]["head"]
     model = config["model"] | {"dropout": None, "head": head and head["hidden"]}
@@ -47,7 +49,9 @@ def _shapes(trial: Trial) -> str:
 
 
 def _shared(trial: Trial) -> str | None:
-    """What trials have in common that can share features of augmented images; None where this one shares none."""
+    """What trials have in common that can share features of augmented images; None where this
+    one shares none.
+    """
     config = trial.config
     model: dict[str, Any] = {key: value for key, value in config["model"].items() if key != "head"}
     train = config["train"]

@@ -1,6 +1,7 @@
 """A Ray to run on: met, or started on this machine for this sweep alone, and ended without a trace.
 
-What Ray starts here listens on this machine only, keeps its token from others, and leaves signals to the suite.
+What Ray starts here listens on this machine only, keeps its token from others, and leaves signals
+to the suite.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from ray.tune.execution import class_cache
 from suite.core.errors import EnvironmentProblem
 from suite.system.signals import deaf
 
-# Tune gives each worker a copy of these, and Ray writes it to a log below /tmp/ray that everybody may read. The suite's
-# workers need none of them, and have those of their machine.
+# Tune gives each worker a copy of these, and Ray writes it to a log below /tmp/ray that everybody
+# may read. The suite's workers need none of them, and have those of their machine.
 class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 )
@@ -48,7 +49,8 @@ os.environ.setdefault(
 
 @contextmanager
 def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
-    """A Ray to run on: the one at ``address`` or RAY_ADDRESS, one that is already there, or a fresh local one.
+    """A Ray to run on: the one at ``address`` or RAY_ADDRESS, one that is already there, or a fresh
+    local one.
 
     Yields:
         its resources: CPU, GPU.
@@ -98,9 +100,11 @@ def _starts_here(where: str | None) -> bool:
 
 @contextmanager
 def _plain_workers() -> Iterator[None]:
-    """Have Tune set no variables for its workers, which on this machine have them from this process.
+    """Have Tune set no variables for its workers, which on this machine have them from this
+    process.
 
-    Those that Ray keeps ready have none set, so they can take a trial at once: 1 s less until the first one starts.
+    Those that Ray keeps ready have none set, so they can take a trial at once: 1 s less until the
+    first one starts.
     """
     kept = dict(class_cache.DEFAULT_ENV_VARS), set(class_cache.ENV_VARS_TO_PROPAGATE)
     class_cache.DEFAULT_ENV_VARS.clear()
@@ -114,11 +118,12 @@ def _plain_workers() -> Iterator[None]:
 
 @contextmanager
 def _private() -> Iterator[None]:
-    """Have a Ray that starts here listen on 127.0.0.1; by itself it listens on all addresses of the machine.
+    """Have a Ray that starts here listen on 127.0.0.1; by itself it listens on all addresses of the
+    machine.
 
-    Ray has this for macOS and Windows and looks in the environment when it is imported, which is before anybody knows
-    whether there is a cluster to meet. Its argument ``_node_ip_address`` takes no 127.0.0.1: it puts an outer address
-    in its place.
+    Ray has this for macOS and Windows and looks in the environment when it is imported, which is
+    before anybody knows whether there is a cluster to meet. Its argument ``_node_ip_address`` takes
+    no 127.0.0.1: it puts an outer address in its place.
     """
     _guard_token()
     kept = ray_constants.ENABLE_RAY_CLUSTER
@@ -131,10 +136,12 @@ def _private() -> Iterator[None]:
 
 @contextmanager
 def _spared() -> Iterator[None]:
-    """Have the processes that Ray starts here, and theirs, be deaf to SIGTERM, as Ray makes them deaf to SIGINT.
+    """Have the processes that Ray starts here, and theirs, be deaf to SIGTERM, as Ray makes them
+    deaf to SIGINT.
 
-    `timeout` signals the whole process group, Slurm and systemd each process of a job. Without this Ray's head would
-    go before the trials could save, and the driver would look for it for a minute. A signal meanwhile is heard later.
+    `timeout` signals the whole process group, Slurm and systemd each process of a job. Without this
+    Ray's head would go before the trials could save, and the driver would look for it for a minute.
+    A signal meanwhile is heard later.
     """
     kept = signal.getsignal(signal.SIGTERM)
     with deaf():
@@ -146,9 +153,11 @@ def _spared() -> Iterator[None]:
 
 
 def _guard_token() -> None:
-    """Keep others on this machine from reading Ray's token, which is all that one needs to run code in a cluster.
+    """Keep others on this machine from reading Ray's token, which is all that one needs to run code
+    in a cluster.
 
-    Ray writes the file with the rights that the umask leaves; so it is made here, before Ray looks for it.
+    Ray writes the file with the rights that the umask leaves; so it is made here, before Ray looks
+    for it.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or {
         "RAY_AUTH_TOKEN",
@@ -165,7 +174,9 @@ def _guard_token() -> None:
 
 
 def _make_token(path: Path) -> None:
-    """A new token, whole or not at all: another sweep may be starting too, and the first one's counts."""
+    """A new token, whole or not at all: another sweep may be starting too, and the first one's
+    counts.
+    """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     # unreadable to others from its first moment, which Path.open cannot ask for
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
@@ -178,10 +189,12 @@ def _make_token(path: Path) -> None:
 
 
 def _shut_down(tidy: bool) -> None:
-    """Stop Ray, with Python's garbage collection at rest; ``tidy``: and remove its folder of logs and sockets.
+    """Stop Ray, with Python's garbage collection at rest; ``tidy``: and remove its folder of logs
+    and sockets.
 
-    Ray 2.60 ends the process ("The core worker has already been shutdown") if, while it goes down, another thread drops
-    a reference to one of its objects. Ours hold none, but tracking's may be the one that collects Tune's garbage.
+    Ray 2.60 ends the process ("The core worker has already been shutdown") if, while it goes down,
+    another thread drops a reference to one of its objects. Ours hold none, but tracking's may be
+    the one that collects Tune's garbage.
     """
     gc.collect()
     collects = gc.isenabled()
@@ -206,7 +219,10 @@ def _shut_down(tidy: bool) -> None:
 
 
 def _below(head: node.Node) -> list[psutil.Process]:
-    """The processes that those of a Ray of ours started: its workers and agents. None, if it was met, not started."""
+    """The processes that those of a Ray of ours started: its workers and agents.
+
+    None, if it was met, not started.
+    """
     found: list[psutil.Process] = []
     for started in (one for kind in head.all_processes.values() for one in kind):
         with suppress(psutil.NoSuchProcess):
@@ -232,14 +248,17 @@ def _meet(address: str) -> None:
 def _no_cluster(where: str, why: str) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"no Ray cluster answers at {where}: {why}",
-        remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use this machine.",
+        remedy="Start one (`ray start --head`), or leave out --address and RAY_ADDRESS to use "
+        "this machine.",
     )
 
 
 def _silence_raylet() -> None:
-    """Keep Ray's page about each lost worker or node off the terminal: the trial's reason says it in a line.
+    """Keep Ray's page about each lost worker or node off the terminal: the trial's reason says it
+    in a line.
 
-    ``log_to_driver=False`` does not cover it, and the environment variable that does is read when ray is imported.
+    ``log_to_driver=False`` does not cover it, and the environment variable that does is read when
+    ray is imported.
     """
     with suppress(ImportError, AttributeError):  # a private place: where it is gone, Ray talks
         from ray._private import worker

@@ -61,7 +61,9 @@ def share(
 
 
 def payload(history: TrialHistory, data: str, weights: str | None) -> dict[str, Any]:
-    """What a worker is told of a trial: itself, where its data and weights are, how far the journal has it."""
+    """What a worker is told of a trial: itself, where its data and weights are, how far the
+    journal has it.
+    """
     return {
         "trial": asdict(history.trial),
         "data": data,

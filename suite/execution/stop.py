@@ -72,7 +72,10 @@ class Stop:
                     signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals, again after ``ray.init``, which takes SIGTERM for itself. Only the main thread can."""
+        """Take the signals, again after ``ray.init``, which takes SIGTERM for itself.
+
+        Only the main thread can.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._handle)

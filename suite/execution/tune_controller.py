@@ -14,9 +14,9 @@ from ray.tune.execution.tune_controller import TuneController
 class PatientController(TuneController):
     """Tune's, but a worker that is starting is not ended because another one has become free.
 
-    Tune hands that to the waiting trial for which the other one was started. Where trials take less time than a
-    worker's start, a slot then starts workers without end and trains nothing: twelve trials of 2 s on two cores ran
-    one after the other.
+    Tune hands that to the waiting trial for which the other one was started. Where trials take less
+    time than a worker's start, a slot then starts workers without end and trains nothing: twelve
+    trials of 2 s on two cores ran one after the other.
     """
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:

@@ -1,8 +1,9 @@
 """A prepared sweep through ``ray.tune.Tuner``: resume, extension, early stopping, signals.
 
-Tune schedules; the journal is the record. Whatever is asked for (a first run, going on after a crash, one more seed, a
-retry) is one mechanism: the plan, less what the journal holds as finished. Tune's own state is never read back; on
-resume the journal is fed to the searcher and to the scheduler, so they know what they knew.
+Tune schedules; the journal is the record. Whatever is asked for (a first run, going on after a
+crash, one more seed, a retry) is one mechanism: the plan, less what the journal holds as finished.
+Tune's own state is never read back; on resume the journal is fed to the searcher and to the
+scheduler, so they know what they knew.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from suite.execution.tune_controller import patient_controller
 from suite.execution.worker import PackTrainable
 
 LOST_WORKERS = 3  # times a pack starts again after its worker died
-SWITCH_S = 0.0005  # Python's is 0.005: so long Tune's loop would wait for tracking's thread, several times a report
+# Python's is 0.005: so long Tune's loop would wait for tracking's thread, several times a report
+SWITCH_S = 0.0005
 
 
 def run_packs(
@@ -55,12 +57,12 @@ def run_packs(
         cpu, gpu: of one pack.
         callback: takes down what happens.
         scheduler: stops trials early; None = never.
-        on_complete: called with the id of each trial whose pack Tune is through with, and whether its worker was lost
-            for good.
+        on_complete: called with the id of each trial whose pack Tune is through with, and whether
+            its worker was lost for good.
         storage: where Tune may keep its own state, which nobody reads.
         slots: packs that can run at once: so many workers are started together at the beginning.
-        ahead: packs that may wait for room at once: fewer than there are slots where later ones are chosen better, and
-            more on several nodes, as an autoscaler starts nodes for what waits.
+        ahead: packs that may wait for room at once: fewer than there are slots where later ones are
+            chosen better, and more on several nodes, as an autoscaler starts nodes for what waits.
     """
     several = sum(bool(node["Alive"]) for node in ray.nodes()) > 1
     trainable = tune.with_resources(

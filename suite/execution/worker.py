@@ -1,8 +1,9 @@
 """One pack of trials in a Ray worker: usually one trial, several where nothing is stopped early.
 
-Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch of each of its
-trials that still runs, and its result is a list of outcomes, which the driver's callback takes down. The worker keeps
-no Tune checkpoint: a pack that starts again, after a lost worker or a stopped sweep, finds its trials' own.
+Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch
+of each of its trials that still runs, and its result is a list of outcomes, which the driver's
+callback takes down. The worker keeps no Tune checkpoint: a pack that starts again, after a lost
+worker or a stopped sweep, finds its trials' own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ Outcome = dict[str, Any]
 
 
 class PackTrainable(tune.Trainable):
-    """Tune's view of a pack: ``config["pack"]`` lists its trials, with the keys of their data and weights."""
+    """Tune's view of a pack: ``config["pack"]`` lists its trials, with the keys of their data
+    and weights.
+    """
 
     def setup(self, config: dict[str, Any], shared: SweepContext | None = None) -> None:
         assert shared is not None  # given by tune.with_parameters; not user input
@@ -78,14 +81,19 @@ class PackTrainable(tune.Trainable):
         ]
 
     def _leave(self) -> None:
-        """The scheduler may have ended a trial here: keep what it had, should it be confirmed later."""
+        """The scheduler may have ended a trial here: keep what it had, should it be confirmed
+        later.
+        """
         for member in self.members:
             member.suspend()
         self.members = []
 
 
 class TrialRunner:
-    """One trial of a pack. Its failures are its own; ``others`` is where features of the pack's trials are shared."""
+    """One trial of a pack.
+
+    Its failures are its own; ``others`` is where features of the pack's trials are shared.
+    """
 
     def __init__(
         self,
@@ -111,7 +119,9 @@ class TrialRunner:
         self.warnings: list[str] = []
 
     def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
-        """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's end, with its reason."""
+        """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's
+        end, with its reason.
+        """
         try:
             if self.training is None:
                 if unseen := self._unseen():  # before anything is written there
@@ -154,7 +164,8 @@ class TrialRunner:
         return outcomes
 
     def _hung(self) -> list[Outcome]:
-        """A line, where an earlier worker of this launch hung over this trial and nobody was told yet.
+        """A line, where an earlier worker of this launch hung over this trial and nobody was told
+        yet.
 
         Raises:
             TrialError: it did so twice.
@@ -172,7 +183,10 @@ class TrialRunner:
         return [self._outcome("warning", text=f"{text}; trying once more from the last checkpoint")]
 
     def ready(self) -> bool:
-        """Prepare the training; whether an epoch of it is to be trained. What goes wrong, ``advance`` meets again."""
+        """Prepare the training; whether an epoch of it is to be trained.
+
+        What goes wrong, ``advance`` meets again.
+        """
         try:
             if self.training is None and not self._should_stop():
                 self.training = self._prepare()
@@ -181,7 +195,10 @@ class TrialRunner:
         return self.training is not None and not self.training.complete
 
     def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
-        """The sheets of a finished trial. Pictures are no reason to lose it, whatever the user's network does."""
+        """The sheets of a finished trial.
+
+        Pictures are no reason to lose it, whatever the user's network does.
+        """
         if (
             not self.shared.activations
             or self.shared.limit_batches
@@ -231,13 +248,14 @@ class TrialRunner:
         self.training = None
         self.storage.discard_copy()
 
-    # ---- ends ------------------------------------------------------------------------------------------------------
+    # ---- ends ------------------------------------------------------------------------------------
 
     def _again_or_fail(self, error: Exception) -> list[Outcome]:
-        """Once more from the last checkpoint; the same exception twice is deterministic, and the trial's end.
+        """Once more from the last checkpoint; the same exception twice is deterministic, and the
+        trial's end.
 
-        A full disk is not, nor is a store that is away: that may change, and where it does not the sweep is stopped,
-        not the trial failed.
+        A full disk is not, nor is a store that is away: that may change, and where it does not the
+        sweep is stopped, not the trial failed.
         """
         reason = _reason(error)
         self.training = None
@@ -281,7 +299,9 @@ class TrialRunner:
         return self.storage.stop_requested()
 
     def _unseen(self) -> dict[str, str]:
-        """Stops the sweep where its folder is not seen: a node that joined while it ran was not asked for it."""
+        """Stops the sweep where its folder is not seen: a node that joined while it ran was not
+        asked for it.
+        """
         if self.storage.is_visible():
             return {}
         said = f"node {nodes.here()} does not see {self.storage.sweep_address}"
@@ -289,9 +309,11 @@ class TrialRunner:
 
 
 def _leave_sigterm_to_the_driver() -> None:
-    """Where Ray's processes were started deaf to SIGTERM, do nothing at one: the driver, too, has it, and asks to stop.
+    """Where Ray's processes were started deaf to SIGTERM, do nothing at one: the driver, too, has
+    it, and asks to stop.
 
-    Deafness is inherited, and would keep processes that a user's code starts here from being ended: they hear it.
+    Deafness is inherited, and would keep processes that a user's code starts here from being ended:
+    they hear it.
     """
     if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
         return  # a worker of somebody's cluster
@@ -334,7 +356,9 @@ def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:
 
 
 def _reason(error: Exception) -> str:
-    """The exception, and where it came from, in one line: the last place in the user's code or ours, not in torch's."""
+    """The exception, and where it came from, in one line: the last place in the user's code or
+    ours, not in torch's.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
     place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""

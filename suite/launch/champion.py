@@ -17,7 +17,8 @@ def select_champion(ledger: Ledger, ran: int) -> bool:
         ran: trials that ended in this launch.
 
     Returns:
-        Whether the sweep may have a champion: not if every arm lost seeds that another one finished.
+        Whether the sweep may have a champion: not if every arm lost seeds that another one
+        finished.
     """
     candidates = [item for item in ledger.history.in_plan() if ledger.counts_for_verdicts(item)]
     finished = [item for item in candidates if item.status is Status.FINISHED]
@@ -36,7 +37,9 @@ def select_champion(ledger: Ledger, ran: int) -> bool:
 
 
 def register_champion(ledger: Ledger, tracker: Tracker) -> bool:
-    """Register the champion as a model that loads and predicts without this package; whether it is registered."""
+    """Register the champion as a model that loads and predicts without this package; whether it
+    is registered.
+    """
     champion = ledger.history.champion
     run = tracker.run_id(champion) if champion else None
     if not tracker.has_model_registry or champion is None or run is None:
@@ -63,7 +66,9 @@ def register_champion(ledger: Ledger, tracker: Tracker) -> bool:
 
 
 def write_report_images(ledger: Ledger, ran: int) -> None:
-    """Put the images that a report cannot make without the data beside the journal and on record."""
+    """Put the images that a report cannot make without the data beside the journal and on
+    record.
+    """
     kept = ledger.folder / "test_images.npz"
     if ledger.options.limit_batches or (ran == 0 and kept.exists()):
         return

@@ -31,8 +31,8 @@ def uses_cluster(options: Options) -> bool:
 def on_cluster(
     spec: SweepSpec, options: Options, storage: SweepStorage, console: Console
 ) -> Iterator[None]:
-    """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on this machine alone,
-    only the cores are counted.
+    """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on
+    this machine alone, only the cores are counted.
     """
     if uses_cluster(options):
         from suite.execution import nodes, ray_session
@@ -48,8 +48,10 @@ def on_cluster(
     cores = environment.cores()
     if spec.resources.least_cpu > cores and "ray" not in sys.modules:
         raise EnvironmentProblem(
-            f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, there are {cores}",
+            f"resources.cpu must be at most the CPUs that there are, got {spec.resources.cpu}, "
+            f"there are {cores}",
             place=spec.where("resources.cpu"),
-            remedy=f"Lower it: resources.cpu={cores} on the command line; or name a cluster with --address.",
+            remedy=f"Lower it: resources.cpu={cores} on the command line; or name a cluster with "
+            "--address.",
         )
     yield

@@ -3,7 +3,8 @@
 ::
 
     claim the storage -> journal -> close what died -> plan, less what has finished -> numerics
-        -> packs through Tune -> (a search: its best arms on unseen seeds) -> champion -> tracking drained
+        -> packs through Tune -> (a search: its best arms on unseen seeds) -> champion
+        -> tracking drained
 """
 
 from __future__ import annotations
@@ -183,7 +184,9 @@ class Launch:
             announced.add(taken.number)
 
     def _record_launch(self) -> None:
-        """Put the launch on record, and send tracking what it has not seen, then each entry once it is durable."""
+        """Put the launch on record, and send tracking what it has not seen, then each entry once
+        it is durable.
+        """
         ledger = self.ledger
         ledger.record_launch()
         if not self.spec.search:
@@ -197,7 +200,9 @@ class Launch:
         ledger.journal.subscribe(self.sender.put)
 
     def _pinned_numerics(self) -> Numerics | None:
-        """The numerics of an earlier launch: they stay, unless the file now asks for another precision."""
+        """The numerics of an earlier launch: they stay, unless the file now asks for another
+        precision.
+        """
         known = self.ledger.history.launch.get("numerics")
         wanted = {config.train.precision for config, _, _ in self.ledger.plan.networks()} - {"auto"}
         if known is None or (wanted and wanted != {known["precision"]}):
@@ -205,7 +210,9 @@ class Launch:
         return Numerics(**known)
 
     def _warn_of_other_precision(self) -> None:
-        """Precision is no part of a trial's identity: say so if finished trials have another one."""
+        """Precision is no part of a trial's identity: say so if finished trials have another
+        one.
+        """
         ledger = self.ledger
         assert ledger.numerics is not None
         now = ledger.numerics.precision
@@ -217,7 +224,8 @@ class Launch:
         kept = {str((item.entry.get("numerics") or {}).get("precision", now)) for item in ended}
         if other := sorted(kept - {now}):
             self.board.warn(
-                f"precision is now {now}; what was trained in {' and '.join(other)} is kept as it is "
+                f"precision is now {now}; what was trained in {' and '.join(other)} is kept as it "
+                "is "
                 "(--force runs it again), and is not paired with the new"
             )
 
@@ -262,7 +270,9 @@ class Launch:
             self._may_have_champion = select_champion(ledger, self.ran)
 
     def _close(self, finished: bool, stop: Stop) -> tuple[int, bool]:
-        """The exit code, and whether the champion is registered, after everything is on record and sent."""
+        """The exit code, and whether the champion is registered, after everything is on record
+        and sent.
+        """
         ledger, registered = self.ledger, False
         self.retention.close(cancel=stop.requested and ledger.storage.is_remote)
         items = list(ledger.history.in_plan())

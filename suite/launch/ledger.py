@@ -1,4 +1,6 @@
-"""What a sweep has planned, what is pending and what is done: the journal and its state in one place."""
+"""What a sweep has planned, what is pending and what is done: the journal and its state in one
+place.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ class Ledger:
         )
 
     def record_look(self) -> None:
-        """Put on record at which seeds the verdicts can be read now, if those are other seeds than the last time."""
+        """Put on record at which seeds the verdicts can be read now, if those are other seeds
+        than the last time.
+        """
         trials = list(self.history.in_plan())
         if not trials or not all(item.ended for item in trials):
             return
@@ -140,7 +144,9 @@ class Ledger:
     # ---- the plan --------------------------------------------------------------------------------
 
     def plan_trials(self, pairs: Sequence[tuple[Arm, Trial]], keep: bool = False) -> None:
-        """Put new trials on record, and the plan as it now stands; ``keep``: add to the plan on record."""
+        """Put new trials on record, and the plan as it now stands; ``keep``: add to the plan on
+        record.
+        """
         for arm, trial in pairs:
             self.plan_trial(arm, trial)
         ids = [trial.id for _, trial in pairs]
@@ -204,8 +210,8 @@ class Ledger:
     ) -> list[Trial]:
         """The trials that are left to run, ready to run.
 
-        Unfinished trials whose numerics are not this launch's start again from their beginning: otherwise a trial
-        would be trained half with the one and half with the other.
+        Unfinished trials whose numerics are not this launch's start again from their beginning:
+        otherwise a trial would be trained half with the one and half with the other.
 
         Args:
             complete: states that need no further run.
@@ -238,7 +244,8 @@ class Ledger:
         begun = [known[trial.id] for trial in stale if known[trial.id].status is not Status.PENDING]
         if begun:
             self.board.warn(
-                f"precision is now {self.numerics.precision}: of the trials that had begun with other numerics, "
+                f"precision is now {self.numerics.precision}: of the trials that had begun with "
+                "other numerics, "
                 f"{len(begun)} not yet done will start anew"
             )
             self.reset_trials(begun)
@@ -248,7 +255,10 @@ class Ledger:
             self._record_trial(arm, self.plan.trial(arm, trial.seed))
 
     def reset_trials(self, items: Sequence[TrialHistory]) -> None:
-        """Have trials run again from their start. Nothing is removed before that is durably on record."""
+        """Have trials run again from their start.
+
+        Nothing is removed before that is durably on record.
+        """
         for item in items:
             self.record("forget", id=item.trial.id)
         self.flush()
@@ -260,7 +270,9 @@ class Ledger:
             self.storage.remove(f"trials/{item.trial.id}")
 
     def check_disk_space(self) -> bool:
-        """Whether one more trial's checkpoints fit; if not, the launch stops as it would for a signal."""
+        """Whether one more trial's checkpoints fit; if not, the launch stops as it would for a
+        signal.
+        """
         lacking = disk.lacking(self.folder, self.plan.trial_bytes, "checkpoints")
         if lacking and self.stop is not None:
             self.stop.give_up(lacking)

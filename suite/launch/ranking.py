@@ -11,7 +11,10 @@ from suite.storage.journal import TrialHistory
 
 
 def rank(ledger: Ledger, finished: Sequence[TrialHistory]) -> list[str]:
-    """Arms by their mean, best first. Arms that lost seeds come last: only their lucky seeds count."""
+    """Arms by their mean, best first.
+
+    Arms that lost seeds come last: only their lucky seeds count.
+    """
     lost = arms_with_lost_seeds(ledger)
     return sorted(rank_arms(finished, ledger.spec.objective), key=lambda arm: arm in lost)
 

@@ -10,7 +10,8 @@ from suite.launch.ledger import FLUSH_S, Ledger
 from suite.launch.ranking import best_trial, rank
 from suite.storage.base import StorageUnavailable
 
-LEADERS = 4  # arms beyond `checkpoints.keep` whose best checkpoint stays while the ranking may still change
+# Arms beyond `checkpoints.keep` whose best checkpoint stays while the ranking may still change
+LEADERS = 4
 
 
 class Retention:
@@ -25,7 +26,9 @@ class Retention:
         self._removals.shutdown(cancel_futures=cancel)
 
     def on_finished(self, trial_id: str) -> None:
-        """A trial finished: it needs no checkpoint to resume from, and the budget is applied again."""
+        """A trial finished: it needs no checkpoint to resume from, and the budget is applied
+        again.
+        """
         self.remove(trial_id, "checkpoints")
         if self.ledger.history.trials[trial_id].kept:
             self.ledger.record(
@@ -60,11 +63,15 @@ class Retention:
                 self.remove(item.trial.id, "best.pt")
 
     def remove(self, trial_id: str, name: str) -> None:
-        """Remove a trial's file or folder in the background: Tune's loop, which calls this, waits for no disk."""
+        """Remove a trial's file or folder in the background: Tune's loop, which calls this,
+        waits for no disk.
+        """
         self._removals.submit(self._remove_recorded, f"trials/{trial_id}/{name}")
 
     def _remove_recorded(self, name: str) -> None:
-        """Remove it once the entry that makes it superfluous is durable; if that cannot be, the next launch does."""
+        """Remove it once the entry that makes it superfluous is durable; if that cannot be, the
+        next launch does.
+        """
         if self.ledger.journal.failure is not None or not self.ledger.journal.flush(FLUSH_S):
             return
         with suppress(StorageUnavailable):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # imports ray
     from suite.execution.early_stopping import EarlyStop
     from suite.execution.stop import Stop
 
-AHEAD = 16  # packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
+# Packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
+AHEAD = 16
 
 
 class Runner:
@@ -44,7 +45,9 @@ class Runner:
         self.stack.close()
 
     def start(self) -> Numerics:
-        """Start Ray, once; what a trial gets and the numerics: given, or measured where trials will run."""
+        """Start Ray, once; what a trial gets and the numerics: given, or measured where trials
+        will run.
+        """
         from suite.execution import choose_numerics, ray_session
 
         ledger, spec = self.ledger, self.ledger.spec
@@ -200,7 +203,8 @@ def _within(name: str, wanted: float, there: float, spec: SweepSpec) -> None:
     if wanted > there:
         kind = name.upper()
         raise EnvironmentProblem(
-            f"resources.{name} must be at most the {kind}s that there are, got {wanted:g}, there are {there:g}",
+            f"resources.{name} must be at most the {kind}s that there are, got {wanted:g}, there "
+            f"are {there:g}",
             place=spec.where(f"resources.{name}"),
             remedy=f"Lower it: resources.{name}={int(there)} on the command line.",
         )
@@ -211,7 +215,9 @@ def settled(item: TrialHistory) -> bool:
 
 
 def outcome(item: TrialHistory, objectives: Sequence[Objective]) -> list[float] | None:
-    """What a searcher is told of a trial: each objective at the epoch that the first one chooses; None = failed."""
+    """What a searcher is told of a trial: each objective at the epoch that the first one
+    chooses; None = failed.
+    """
     chosen = objectives[0].chosen(item.curve)
     if item.status is Status.FAILED or chosen is None:
         return None

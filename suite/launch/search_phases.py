@@ -1,4 +1,6 @@
-"""The phases of a search: draw or ask for arms on one seed, then confirm the best on seeds that it has not seen."""
+"""The phases of a search: draw or ask for arms on one seed, then confirm the best on seeds that
+it has not seen.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def run_random(ledger: Ledger, runner: Runner) -> None:
 
 
 def confirm(ledger: Ledger, runner: Runner) -> None:
-    """Run the best arms of a search, and the baseline, at full length on the seeds that it has not seen."""
+    """Run the best arms of a search, and the baseline, at full length on the seeds that it has
+    not seen.
+    """
     spec, history = ledger.spec, ledger.history
     first = spec.seeds[0]
     candidates = [
@@ -55,7 +59,9 @@ def _with_baseline(ledger: Ledger, arms: Iterable[Arm]) -> list[Arm]:
 
 
 def _as_searched(item: TrialHistory) -> TrialHistory:
-    """A trial as the search left it: its confirmation at full length must not change which arms are confirmed."""
+    """A trial as the search left it: its confirmation at full length must not change which arms
+    are confirmed.
+    """
     if item.stopped_at is None:
         return item
     return replace(

@@ -54,7 +54,8 @@ class Estimate:
 def estimate(
     plan: Plan, folder: Path, only: Collection[str] = (), most: int | None = None
 ) -> Estimate:
-    """Measure one trial of each network for a moment and add up. A search is estimated from its extremes.
+    """Measure one trial of each network for a moment and add up. A search is estimated from its
+    extremes.
 
     Args:
         folder: the sweep's, where there may be finished trials.
@@ -85,7 +86,8 @@ def estimate(
             cost = measure.cost(*item, numerics)
         except Exception as error:
             raise UsageError(
-                f"a step of training ends with an error in arm {arm.name}: {type(error).__name__}: {brief(error)}",
+                f"a step of training ends with an error in arm {arm.name}: "
+                f"{type(error).__name__}: {brief(error)}",
                 remedy="A sweep would have its trials fail and go on; --smoke shows where.",
             ) from error
         trials = [plan.trial(arm, seed) for seed in spec.seeds]
@@ -129,7 +131,9 @@ def estimate(
 
 
 def _point_at(share: float, parameter: Parameter) -> Any:
-    """The value at a share of the way through a parameter's range, for an arm that stands for a search."""
+    """The value at a share of the way through a parameter's range, for an arm that stands for a
+    search.
+    """
     return parameter.at(share)
 
 
@@ -153,18 +157,26 @@ def _looks(plan: Plan, history: History, present: Round) -> list[str]:
         else:
             state = f"at most {len(present.arms) * len(seeds)} trials of {len(present.arms)} arms"
         lines.append(
-            f"look {number} of {len(spec.looks)}: {len(seeds)} seeds, {state}, two-sided error level {level:.4f}"
+            f"look {number} of {len(spec.looks)}: {len(seeds)} seeds, {state}, two-sided error "
+            f"level {level:.4f}"
         )
     return [
         *lines,
-        "an arm whose verdict is decided gets no more seeds; the error over all looks is at most 5 %",
+        "an arm whose verdict is decided gets no more seeds; the error over all looks is at most "
+        "5 %",
     ]
 
 
 def _summary(
-    plan: Plan, rows: list[Row], total_s: float, memory: float, disk: float, numerics: Numerics, meanwhile: str,
+    plan: Plan,
+    rows: list[Row],
+    total_s: float,
+    memory: float,
+    disk: float,
+    numerics: Numerics,
+    meanwhile: str,
     most: int | None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     spec, device = plan.spec, numerics.device
     lines = [f"and {len(rows) - SHOWN} more arms"] if len(rows) > SHOWN else []
     slots = _slots(plan, numerics, most)
@@ -175,8 +187,10 @@ def _summary(
             (spec.confirm.top + len(spec.baseline_arms)) * (len(spec.seeds) - 1) * trial_s / slots
         )
         lines.append(
-            f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if none stops early; "
-            f"then the best {spec.confirm.top} and the baseline on {len(spec.confirm_seeds)} other seeds, about "
+            f"a search: {spec.run_cap} arms on seed {spec.seeds[0]}, at most {duration(first)} if "
+            "none stops early; "
+            f"then the best {spec.confirm.top} and the baseline on {len(spec.confirm_seeds)} "
+            "other seeds, about "
             f"{duration(again)}"
         )
         lines += _few_unseen_seeds(spec)
@@ -211,7 +225,8 @@ def _few_unseen_seeds(spec: SweepSpec) -> list[str]:
     if spec.pareto or unseen >= analysis.LEAST_SEEDS:
         return []
     return [
-        f"note: verdicts need {analysis.LEAST_SEEDS} seeds that the search has not seen, there are {unseen}: "
+        f"note: verdicts need {analysis.LEAST_SEEDS} seeds that the search has not seen, there "
+        f"are {unseen}: "
         f"give at least {analysis.LEAST_SEEDS + 1} seeds"
     ]
 
@@ -219,7 +234,8 @@ def _few_unseen_seeds(spec: SweepSpec) -> list[str]:
 def _bounds(least: tuple[int, float], most: tuple[int, float]) -> list[str]:
     """Trials and seconds if the next look decides every arm, and if the last one decides none."""
     return [
-        f"at least {least[0]} trials, about {duration(least[1])}, if the next look decides every arm; "
+        f"at least {least[0]} trials, about {duration(least[1])}, if the next look decides every "
+        "arm; "
         f"at most {most[0]}, about {duration(most[1])}"
     ]
 
@@ -235,13 +251,16 @@ def _slots(plan: Plan, numerics: Numerics, most: int | None) -> int:
 
 
 def _left_out(plan: Plan, arms: Sequence[Arm]) -> list[str]:
-    """How many training images each epoch leaves out: one line per number, in the order of the arms."""
+    """How many training images each epoch leaves out: one line per number, in the order of the
+    arms.
+    """
     counts: Counter[tuple[int, int]] = Counter()
     for arm in arms:
         images = len(plan.split(arm.config).train)
         counts[images - data.trained_images(images, arm.config.train), images] += 1
     return [
-        f"{_arms(count, len(arms))}: each epoch leaves out {left:,} of {images:,} training images, other ones each "
+        f"{_arms(count, len(arms))}: each epoch leaves out {left:,} of {images:,} training "
+        "images, other ones each "
         "time (train.last_batch: drop)"
         for (left, images), count in counts.items()
         if left
@@ -263,8 +282,10 @@ def _evaluation(plan: Plan, arms: Sequence[Arm]) -> list[str]:
         schedule = test_schedule(train.evaluate_test, images)
         share = f"{evaluation_share(schedule, images, train.epochs):.0%}".replace("%", " %")
         counts[
-            f"test images are evaluated {_WHEN[schedule]} (train.evaluate_test: {train.evaluate_test}); "
-            f"validation and test take {'at most ' if schedule == 'best' else ''}about {share} of a trial"
+            f"test images are evaluated {_WHEN[schedule]} (train.evaluate_test: "
+            f"{train.evaluate_test}); "
+            f"validation and test take {'at most ' if schedule == 'best' else ''}about {share} of "
+            "a trial"
         ] += 1
     return [f"{_arms(count, len(arms))}: {text}" for text, count in counts.items()]
 
@@ -303,12 +324,20 @@ def _way(prefix: models.Prefix, config: TrialConfig) -> str:
         return f"frozen layers run each time: {prefix.why_not}"
     size = f"{prefix.bytes / 1024:.1f} KiB an image"
     if config.augment == "none":
-        return f"features of the {len(prefix.layers)} frozen layers are computed once and kept ({size})"
-    return f"features of the {len(prefix.layers)} frozen layers are kept for validation and test ({size})"
+        return (
+            f"features of the {len(prefix.layers)} frozen layers are computed once and kept "
+            f"({size})"
+        )
+    return (
+        f"features of the {len(prefix.layers)} frozen layers are kept for validation and test "
+        f"({size})"
+    )
 
 
 def _seconds(plan: Plan, arm: Arm, cost: measure.Cost) -> tuple[float, float]:
-    """Seconds of an epoch, and of a trial; ``best`` counts as if each epoch were the best so far."""
+    """Seconds of an epoch, and of a trial; ``best`` counts as if each epoch were the best so
+    far.
+    """
     images, train = plan.epoch_images(arm.config), arm.config.train
     once = test_schedule(train.evaluate_test, images) == "last"
     test_s = images.test * cost.eval_s

@@ -1,8 +1,9 @@
 """Short measurements on this machine: which numerics are fastest, and what a sweep will cost.
 
-Each runs a few real training steps of the arm's network on random images. Results are kept in the suite's cache folder,
-keyed by all that they depend on, so a second dry run of a file answers at once; but not what was measured while others
-used the processors: for one network bf16 was found 1.03 times as fast as fp32 so, and 2.16 times with nothing beside.
+Each runs a few real training steps of the arm's network on random images. Results are kept in the
+suite's cache folder, keyed by all that they depend on, so a second dry run of a file answers at
+once; but not what was measured while others used the processors: for one network bf16 was found
+1.03 times as fast as fp32 so, and 2.16 times with nothing beside.
 """
 
 from __future__ import annotations
@@ -33,13 +34,19 @@ from suite.training.evaluation import clock
 from suite.training.setup import prepare_trainer
 from suite.training.trainer import Trainer
 
-CPU_BATCH = 32  # images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
-STEP_S = 0.5  # a step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for bf16
+# Images per step of a probe on the CPU, where a step of the trial's own takes longer than this:
+CPU_BATCH = 32
+# A step's own cost (casts, the optimizer) weighs most where it is short: 1.4 instead of 1.65 for
+# bf16
+STEP_S = 0.5
 TIMED_EPOCHS = (
     2  # of one or two steps each, the faster one counts: others may use the machine meanwhile
 )
-KERNELS = 6  # raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer holds
-MARGIN = 1.15  # what is less usual (bf16, another memory format, more threads, compilation) must be so much faster
+# Raised when a step becomes faster or slower, or is measured otherwise: what is kept no longer
+# holds
+KERNELS = 6
+# What is less usual (bf16, another memory format, more threads, compilation) must be so much faster
+MARGIN = 1.15
 COMPILED_FROM_S = (
     300.0  # seconds of a trial; what takes less is over sooner than its compilation would pay
 )
@@ -77,7 +84,9 @@ class Cost:
 
 
 def meanwhile(others: float) -> str:
-    """The end of a sentence on what was measured while other processes took such a share of the processors."""
+    """The end of a sentence on what was measured while other processes took such a share of the
+    processors.
+    """
     return f", while others used {others:.0%} of the processors" if others >= BUSY else ""
 
 
@@ -89,7 +98,8 @@ def cost(
     whole_batch: bool | None = None,
     anew: bool = False,
 ) -> Cost:
-    """Measure a few steps of a trial's training and evaluation on random images (classes K, side H = W).
+    """Measure a few steps of a trial's training and evaluation on random images (classes K, side H
+    = W).
 
     Args:
         whole_batch: whether in batches of the trial's size; None = where such a step is short.
@@ -112,10 +122,11 @@ def _keep_cost(key: str, measured: Cost, lasting: bool) -> None:
 
 
 def _others() -> Callable[[], float]:
-    """Start to watch; what is returned tells which share of our processors' time others have taken since then.
+    """Start to watch; what is returned tells which share of our processors' time others have taken
+    since then.
 
-    Others are processes outside this one and, on a rented machine, other guests of its host ("steal"); our processors
-    are those that this process may use.
+    Others are processes outside this one and, on a rented machine, other guests of its host
+    ("steal"); our processors are those that this process may use.
     """
     process = psutil.Process()
     ours = (
@@ -180,8 +191,9 @@ def choose_numerics(
 ) -> Numerics:
     """The numerics of a sweep: one choice for all its trials, so that they can be compared.
 
-    What the file gives is taken as it is; what it leaves open (``auto``) is measured, each in its turn: precision,
-    memory format, threads, compilation. The sum over all networks of the sweep decides.
+    What the file gives is taken as it is; what it leaves open (``auto``) is measured, each in its
+    turn: precision, memory format, threads, compilation. The sum over all networks of the sweep
+    decides.
 
     Args:
         configs: (config, classes, side) of each distinct network.
@@ -191,9 +203,13 @@ def choose_numerics(
         room.device == "cpu"
     )  # products over the taps that see a pixel: exact, and only ever less to do
     chosen = Numerics(
-        "fp32", channels_last=resources.memory_format != "contiguous", threads=resources.least_cpu, device=room.device,
-        sliced=exact, tiled=exact,
-    )  # fmt: skip
+        "fp32",
+        channels_last=resources.memory_format != "contiguous",
+        threads=resources.least_cpu,
+        device=room.device,
+        sliced=exact,
+        tiled=exact,
+    )
     chosen = _with_precision(configs, chosen, say)
     if resources.memory_format == "auto":
         chosen = _with_memory_format(configs, chosen, say)
@@ -207,7 +223,9 @@ def choose_numerics(
 def _with_precision(
     configs: Sequence[tuple[TrialConfig, int, int]], plain: Numerics, say: Callable[[str], None]
 ) -> Numerics:
-    """Where the processor has no bf16, nothing is measured: emulated, a ResNet-18 took six times as long."""
+    """Where the processor has no bf16, nothing is measured: emulated, a ResNet-18 took six times
+    as long.
+    """
     wanted = {config.train.precision for config, _, _ in configs}
     bf16 = replace(plain, precision="bf16")
     if wanted != {"auto"}:
@@ -250,9 +268,11 @@ def _with_threads(
     room: Room,
     say: Callable[[str], None],
 ) -> Numerics:
-    """Powers of two up to the cores of this machine and of each other, by when the last trial would end.
+    """Powers of two up to the cores of this machine and of each other, by when the last trial would
+    end.
 
-    Each is measured with nothing beside it, which flatters a few threads a little: neighbours share caches.
+    Each is measured with nothing beside it, which flatters a few threads a little: neighbours share
+    caches.
     """
     here = min(environment.cores(), *room.nodes)
     counts = [count for power in range(here.bit_length()) if (count := 2**power) <= here]
@@ -271,9 +291,13 @@ def _with_threads(
     best = counts[0]
     for count in counts[1:]:
         best = count if ends[best] > MARGIN * ends[count] else best
-    gain = f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with {counts[-1]}{found.meanwhile}"
+    gain = (
+        f"a trial is {seconds[0] / seconds[-1]:.2f} times as fast with "
+        f"{counts[-1]}{found.meanwhile}"
+    )
     say(
-        f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} cores)"
+        f"threads: {best} a trial (measured: {gain}; {room.trials} to run on {sum(room.nodes)} "
+        "cores)"
     )
     return replace(single, threads=best)
 
@@ -285,7 +309,9 @@ def _with_compilation(
     auto: bool,
     say: Callable[[str], None],
 ) -> Numerics:
-    """By when the shortest trial would end, or, where the file asks for it, wherever it is possible at all."""
+    """By when the shortest trial would end, or, where the file asks for it, wherever it is
+    possible at all.
+    """
     plain = _compare(configs, [eager])
     if not plain.networks:
         say(f"compile: no (not measured: {plain.failure})")
@@ -316,11 +342,13 @@ class Comparison(NamedTuple):
     """Candidates beside one another.
 
     Attributes:
-        seconds: per training image, summed over all networks that can be trained, of each candidate; 0 where none can.
+        seconds: per training image, summed over all networks that can be trained, of each
+            candidate; 0 where none can.
         ready_s: of the first steps of each candidate, the most that a network took.
         networks: how many can be trained.
         failure: why one of the networks cannot be trained.
-        others: the largest share of the processors' time that other processes took during a measurement.
+        others: the largest share of the processors' time that other processes took during a
+            measurement.
     """
 
     seconds: list[float]
@@ -345,9 +373,11 @@ def _compare(
     candidates: Sequence[Numerics],
     patient: bool = False,
 ) -> Comparison:
-    """Measure each candidate with each network; if ``patient``, once more where they are too close to call.
+    """Measure each candidate with each network; if ``patient``, once more where they are too close
+    to call.
 
-    Only the first choice is patient: what it measures once more is kept, and must not change under an earlier one.
+    Only the first choice is patient: what it measures once more is kept, and must not change under
+    an earlier one.
     """
     sums, ready, networks, failure, others = (
         [0.0] * len(candidates),
@@ -398,8 +428,8 @@ def _compare(
 def _is_close(each: Sequence[Cost]) -> bool:
     """Whether the slowest is not slower by ``MARGIN`` than the fastest, so far.
 
-    A neighbour of a rented machine may have slowed one down meanwhile: in one of five launches of a sweep bf16, 1.8
-    times as fast as fp32, was not found to be worth it.
+    A neighbour of a rented machine may have slowed one down meanwhile: in one of five launches of a
+    sweep bf16, 1.8 times as fast as fp32, was not found to be worth it.
     """
     seconds = [found.train_s for found in each]
     return max(seconds) <= MARGIN * min(seconds) and all(found.turns == 1 for found in each)
@@ -419,7 +449,9 @@ def _once_more(item: tuple[TrialConfig, int, int], numerics: Numerics, old: Cost
 
 
 def has_bf16() -> bool:
-    """Whether torch's kernels for this processor compute in bf16, rather than emulate it; True where nobody knows."""
+    """Whether torch's kernels for this processor compute in bf16, rather than emulate it; True
+    where nobody knows.
+    """
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a torch without oneDNN
@@ -427,7 +459,9 @@ def has_bf16() -> bool:
 
 
 def gpu_fraction(peak_gib: float, total_gib: float) -> float:
-    """The smallest usual fraction of a GPU that holds a trial whose tensors peak at ``peak_gib``."""
+    """The smallest usual fraction of a GPU that holds a trial whose tensors peak at
+    ``peak_gib``.
+    """
     needed = (peak_gib * GPU_HEADROOM + GPU_CONTEXT_GIB) / total_gib
     fitting = [fraction for fraction in FRACTIONS if fraction >= needed]
     return min(fitting, default=1.0)
@@ -436,7 +470,8 @@ def gpu_fraction(peak_gib: float, total_gib: float) -> float:
 def choose_pack(
     configs: Sequence[tuple[TrialConfig, int, int]], numerics: Numerics, most: int
 ) -> tuple[int, float]:
-    """How many trials are best trained as one network, and how many times as fast that is as one after the other.
+    """How many trials are best trained as one network, and how many times as fast that is as one
+    after the other.
 
     Twice as many are taken only where that pays by ``MARGIN`` again.
 
@@ -491,7 +526,8 @@ def _joins(config: TrialConfig, classes: int, side: int) -> bool:
     plain = config.model.model_copy(update={"weights": "none"})
     nets = [models.build(plain, classes, seed=seed) for seed in (0, 1)]
     if config.train.cache_prefix != "off" and models.frozen_prefix(nets[0]):
-        return False  # features kept of frozen layers save more, and ``fused.can_join`` leaves such trials alone
+        # Features kept of frozen layers save more, and ``fused.can_join`` leaves such trials alone
+        return False
     return models.agrees(nets, torch.rand(2, 3, side, side))
 
 
@@ -503,7 +539,9 @@ def _trainer(
     folder: Path,
     whole_batch: bool = False,
 ) -> Trainer:
-    """A trial of a few steps on random images; on a CPU of small ones, or of ``whole_batch``, one in each epoch."""
+    """A trial of a few steps on random images; on a CPU of small ones, or of ``whole_batch``,
+    one in each epoch.
+    """
     on_cpu = numerics.device == "cpu"
     batch = config.train.batch_size
     if on_cpu and not whole_batch:
@@ -591,7 +629,9 @@ def _measure(
 
 
 def _epoch(trainer: Trainer) -> tuple[float, float]:
-    """Images a second of training, and seconds; in the first epoch kernels are chosen and code is compiled."""
+    """Images a second of training, and seconds; in the first epoch kernels are chosen and code
+    is compiled.
+    """
     started = clock(trainer.device)
     record = trainer.train_epoch()
     return record.metrics["time/img_per_s"] if record is not None else 0.0, clock(

@@ -1,6 +1,8 @@
-"""From a validated file to trials that can start: data and weights loaded, every arm checked against them.
+"""From a validated file to trials that can start: data and weights loaded, every arm checked
+against them.
 
-The second stage of validation. It lists all problems at once, each with its place in the file, and starts nothing.
+The second stage of validation. It lists all problems at once, each with its place in the file, and
+starts nothing.
 """
 
 from __future__ import annotations
@@ -66,14 +68,18 @@ class Plan:
         return [(arm, self.trial(arm, seed)) for seed in repeats for arm in chosen]
 
     def networks(self) -> list[tuple[TrialConfig, int, int]]:
-        """(config, classes, side in pixels) of one arm for each architecture: what is measured to choose numerics."""
+        """(config, classes, side in pixels) of one arm for each architecture: what is measured
+        to choose numerics.
+        """
         arms = self.spec.arms_list or _corners(self.spec)
         examples = {arm.config.model.arch: arm.config for arm in reversed(arms)}
         return [(config, *self.shape(config)) for config in examples.values()]
 
     @cached_property
     def shortest_images(self) -> int:
-        """Images that the shortest trial trains on, once for each of its epochs before it may be stopped."""
+        """Images that the shortest trial trains on, once for each of its epochs before it may be
+        stopped.
+        """
         early, counts = self.spec.early_terminate, []
         for arm in self.spec.arms_list or _corners(self.spec):
             trained = self.epoch_images(arm.config).train
@@ -89,7 +95,9 @@ class Plan:
         )
 
     def _checkpoint_bytes(self, config: TrialConfig) -> int:
-        """Weights, those of the best epoch, the optimizer's state and the averaged weights, in float32."""
+        """Weights, those of the best epoch, the optimizer's state and the averaged weights, in
+        float32.
+        """
         network = models.build(
             config.model.model_copy(update={"weights": "none"}), self.shape(config)[0]
         )
@@ -132,7 +140,8 @@ class Plan:
         ]
 
     def keys_of(self, item: TrialHistory) -> tuple[str, str | None]:
-        """Keys of the images and the weights of a journalled trial, by their digests: the journal's paths may be old.
+        """Keys of the images and the weights of a journalled trial, by their digests: the journal's
+        paths may be old.
 
         Raises:
             StopIteration: no arm of this plan has them.
@@ -193,12 +202,18 @@ def prepare(spec: SweepSpec, fetch: Fetch | None = None, report: data.Report | N
 
 
 def data_key(config: DataConfig) -> str:
-    """Names the arrays of a data set: sizes and seeds of the split only choose among them. Tells no address."""
+    """Names the arrays of a data set: sizes and seeds of the split only choose among them.
+
+    Tells no address.
+    """
     return _short(f"{config.name}|{config.root or ''}|{config.image_size or ''}")
 
 
 def weights_key(config: ModelConfig) -> str | None:
-    """Names a set of weights; None for a random start. Ends in the architecture; tells no address."""
+    """Names a set of weights; None for a random start.
+
+    Ends in the architecture; tells no address.
+    """
     if config.weights == "none":
         return None
     where = (
@@ -255,7 +270,9 @@ def fetch_weights(config: ModelConfig, fetch: Fetch | None) -> models.Weights | 
 
 
 def _arm_problems(plan: Plan, arm: Arm, seen: set[str]) -> Iterable[tuple[str, Problem]]:
-    """What is wrong with an arm's network and augmentations on its images; each combination is looked at once."""
+    """What is wrong with an arm's network and augmentations on its images; each combination is
+    looked at once.
+    """
     config = arm.config
     dataset = plan.datasets.get(data_key(config.data))
     classes = len(dataset.classes) if dataset else 10

@@ -68,7 +68,7 @@ def _compared(spec: SweepSpec) -> int:
     return spec.confirm.top if spec.search else len(spec.arms_list) - len(spec.baseline_arms)
 
 
-# ---- the spread ------------------------------------------------------------------------------------
+# ---- the spread ----------------------------------------------------------------------------------
 
 
 def _spread(plan: Plan, folder: Path) -> Spread | None:
@@ -107,7 +107,9 @@ def _measured_elsewhere(plan: Plan, folder: Path) -> Spread | None:
 
 
 def _is_same_kind(plan: Plan, trials: Sequence[TrialHistory]) -> bool:
-    """Whether these trials have all ended, and their baseline is like the plan's but for its recipe."""
+    """Whether these trials have all ended, and their baseline is like the plan's but for its
+    recipe.
+    """
     baselines = [trial for trial in trials if trial.entry.get("baseline")]
     if not baselines or not all(trial.ended for trial in trials):
         return False
@@ -134,7 +136,8 @@ def _lower_bound(plan: Plan) -> Spread | None:
     return Spread(
         value,
         f"note: at a spread of {_text(value, TEST_ACC)}, a lower bound: √2 · √(error / 2N) with an "
-        f"error of {100 * error:.1f} % ({origin}) and N = {images:,} test images (arXiv 2304.01910); "
+        f"error of {100 * error:.1f} % ({origin}) and N = {images:,} test images (arXiv "
+        "2304.01910); "
         "the spread of a finished sweep of the same kind takes its place",
     )
 
@@ -158,7 +161,7 @@ def _published_error(spec: SweepSpec) -> float | None:
     return None
 
 
-# ---- sizes -----------------------------------------------------------------------------------------
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
 def _own(spec: SweepSpec, arms: int, spread: float) -> str:
@@ -186,7 +189,10 @@ def _margin(spec: SweepSpec, sizes: dict[int, float]) -> str:
     margin = spec.metrics[0].margin
     enough = [seeds for seeds, size in sizes.items() if size <= margin]
     count = f"at most {min(enough)} seeds" if enough else f"more than {max(sizes)} seeds"
-    return f"a true difference of the margin, {_text(margin, analysis.tested(spec.objective))}, needs {count}"
+    return (
+        f"a true difference of the margin, {_text(margin, analysis.tested(spec.objective))}, "
+        f"needs {count}"
+    )
 
 
 def _text(size: float, metric: str) -> str:

@@ -1,4 +1,6 @@
-"""The rounds of a sweep with planned looks, recomputed from the journal: which trials come next, what is decided."""
+"""The rounds of a sweep with planned looks, recomputed from the journal: which trials come next,
+what is decided.
+"""
 
 from __future__ import annotations
 

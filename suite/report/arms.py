@@ -127,7 +127,7 @@ def convergence_objective(items: Iterable[TrialHistory], rules: Rules) -> Object
     return Objective(VAL_ACC) if has else rules.objective
 
 
-# ---- as text ---------------------------------------------------------------------------------------------------------
+# ---- as text -------------------------------------------------------------------------------------
 
 
 def main_table(arms: pd.DataFrame, rules: Rules) -> Table:

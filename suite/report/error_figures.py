@@ -66,7 +66,7 @@ class Drawing:
         return {name: address(drawing) for name, drawing in looks.items()}
 
 
-# ---- confusion -------------------------------------------------------------------------------------------------------
+# ---- confusion -----------------------------------------------------------------------------------
 
 
 def confusion(matrices: Sequence[tuple[str, Floats]], names: Sequence[str]) -> Paint:
@@ -148,7 +148,7 @@ def luminance(colour: Sequence[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-# ---- classes ---------------------------------------------------------------------------------------------------------
+# ---- classes -------------------------------------------------------------------------------------
 
 
 def classes(changes: Sequence[ClassChange], names: Sequence[str]) -> Paint:
@@ -193,7 +193,7 @@ def _change(axes: Any, height: int, one: ClassChange, scheme: Scheme) -> None:
     )
 
 
-# ---- calibration -----------------------------------------------------------------------------------------------------
+# ---- calibration ---------------------------------------------------------------------------------
 
 
 def calibration(curves: Sequence[tuple[str, Calibration]], baseline: str) -> Paint:

@@ -129,7 +129,7 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
         yield "Trials ran with different numerics; those of different numerics are not paired."
 
 
-# ---- where it comes from ---------------------------------------------------------------------------------------------
+# ---- where it comes from -------------------------------------------------------------------------
 
 
 def facts(

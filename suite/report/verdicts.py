@@ -75,7 +75,7 @@ def worst_case(row: Row, metric: str) -> str:
     return f"[{points(metric, row['worst low'])}, {points(metric, row['worst high'])}]"
 
 
-# ---- verdicts --------------------------------------------------------------------------------------
+# ---- verdicts ------------------------------------------------------------------------------------
 
 
 def _verdict(
@@ -198,7 +198,7 @@ def _rounds(arms: pd.DataFrame, rules: Rules, ended: int) -> str:
     )
 
 
-# ---- who leads -------------------------------------------------------------------------------------
+# ---- who leads -----------------------------------------------------------------------------------
 
 
 def leading_arm(arms: pd.DataFrame, metric: str) -> str:

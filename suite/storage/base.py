@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-MANIFEST = "MANIFEST.json"  # of a checkpoint: stored last and removed first, so that without it there is none
+# Of a checkpoint: stored last and removed first, so that without it there is none
+MANIFEST = "MANIFEST.json"
 
 
 class StorageUnavailable(OSError):
@@ -65,7 +66,10 @@ class SweepStorage(Protocol):
         """Make ``token`` the launch that owns the sweep, with no stop requested."""
 
     def request_stop(self, token: str) -> None:
-        """Ask this launch's workers to save and return. Does not wait for them, nor for a network."""
+        """Ask this launch's workers to save and return.
+
+        Does not wait for them, nor for a network.
+        """
 
     def fetch(self, *names: str) -> None:
         """Have these files in ``folder`` if the storage has them."""
@@ -101,7 +105,9 @@ class TrialStorage(Protocol):
         """Whether this node sees the sweep at all."""
 
     def owns_sweep(self) -> bool:
-        """Whether this launch still owns the sweep: a worker that outlived its driver must not write."""
+        """Whether this launch still owns the sweep: a worker that outlived its driver must not
+        write.
+        """
 
     def stop_requested(self) -> bool:
         """Whether to save and return. Cheap enough to ask at each training step."""

@@ -1,19 +1,23 @@
 """A sweep's place in an object store that speaks S3: ``--storage-path s3://bucket/prefix``.
 
-Such a store has no rename, no append and no lock, so what a shared folder gives is made here of what it has: an object
-is there whole or not at all, and one can be put on condition that there is none of that name.
+Such a store has no rename, no append and no lock, so what a shared folder gives is made here of
+what it has: an object is there whole or not at all, and one can be put on condition that there is
+none of that name.
 
 ::
 
-    journal/0000000001     entries from seq 1 on, one object for each write: the journal is their concatenation.
-                           Put only where there is none: of two drivers the second one fails at its first entry.
-    owner                  who runs the sweep, renewed while it does: a second one is refused at its start
-    launch, stop           the token of the launch that owns the sweep; of one whose workers should stop
-    trials/<id>/...        checkpoints, whose manifest is put last and removed first: without one there is none
+    journal/0000000001   entries from seq 1 on, one object per write: the journal is their
+                         concatenation. Created conditionally (If-None-Match), so a second driver
+                         fails on its first write.
+    owner                who runs the sweep, renewed while it does: a second driver is refused
+    launch, stop         the token of the launch that owns the sweep; of a launch that should stop
+    trials/<id>/...      checkpoints; the manifest is put last and removed first: without a
+                         manifest it is no checkpoint
 
-Driver and workers keep working copies in folders of their own, on any disk: the store is what counts. Every call is
-tried again, with growing waits; then it is ``StorageUnavailable``. Addresses, keys and other kinds of S3
-(MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
+Driver and workers keep working copies in folders of their own, on any disk: the store is what
+counts. Every call is tried again, with growing waits; then it is ``StorageUnavailable``. Addresses,
+keys and other kinds of S3 (MinIO, R2, Ceph) come from the usual variables: AWS_ENDPOINT_URL_S3,
+AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_REGION.
 """
 
 from __future__ import annotations
@@ -70,8 +74,10 @@ class Bucket:
         )
         if found is None or any(part in (".", "..") for part in found[2].split("/")):
             raise UsageError(
-                f"an address in an object store must be s3://bucket/prefix, got {redacted(address)}",
-                remedy="Bucket: 3 to 63 lower-case letters, digits, dots, hyphens. Prefix: letters, digits, _ . = + -.",
+                "an address in an object store must be s3://bucket/prefix, got "
+                f"{redacted(address)}",
+                remedy="Bucket: 3 to 63 lower-case letters, digits, dots, hyphens. Prefix: "
+                "letters, digits, _ . = + -.",
             )
         self.bucket, self.prefix = found[1], found[2].strip("/")
         self.patient = True
@@ -98,7 +104,7 @@ class Bucket:
         """Where the driver, or a worker, of this address keeps its working copy on its machine."""
         return cache / "buckets" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
-    # ---- objects ---------------------------------------------------------------------------------------------------
+    # ---- objects ---------------------------------------------------------------------------------
 
     def put(self, name: str, content: bytes | Path) -> None:
         """Put an object, in place of an older one.
@@ -113,7 +119,9 @@ class Bucket:
             self._call("put_object", Key=self._key(name), Body=content)
 
     def put_new(self, name: str, content: bytes) -> bool:
-        """Put an object where there is none of that name; whether there was none, or one with this very content."""
+        """Put an object where there is none of that name; whether there was none, or one with
+        this very content.
+        """
         try:
             self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
         except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
@@ -151,7 +159,9 @@ class Bucket:
         self.remove(*sorted(names, key=lambda one: not (first and one.endswith(first))))
 
     def fetch(self, name: str, target: Path) -> bool:
-        """Copy an object into a file, which is there whole or not at all; whether there is such an object."""
+        """Copy an object into a file, which is there whole or not at all; whether there is such
+        an object.
+        """
         content = self.get(name)
         if content is None:
             return False
@@ -184,7 +194,7 @@ class Bucket:
             return None
         return float(_clock(head).timestamp() - head["LastModified"].timestamp())
 
-    # ---- calls -----------------------------------------------------------------------------------------------------
+    # ---- calls -----------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Write, read and remove an object.
@@ -194,8 +204,10 @@ class Bucket:
         """
         name = f".check-{os.getpid()}-{time.time_ns()}"
         remedy = (
-            "Make the bucket, and let this machine read, write, list and delete below it: AWS_PROFILE, "
-            "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is not Amazon's."
+            "Make the bucket, and let this machine read, write, list and delete below it: "
+            "AWS_PROFILE, "
+            "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is "
+            "not Amazon's."
         )
         try:
             same = (
@@ -211,15 +223,18 @@ class Bucket:
             ) from error
         if not same:
             raise EnvironmentProblem(
-                f"{self.address} cannot be used: it puts an object although there is one of that name",
-                remedy="The store must know conditional writes (If-None-Match: *), as Amazon's, MinIO and R2 do.",
+                f"{self.address} cannot be used: it puts an object although there is one of that "
+                "name",
+                remedy="The store must know conditional writes (If-None-Match: *), as Amazon's, "
+                "MinIO and R2 do.",
             )
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def _call(self, what: str, read: bool = False, **arguments: Any) -> Any:
-        """A call of boto3's client; with ``read`` the object's content, for which the connection must hold, too.
+        """A call of boto3's client; with ``read`` the object's content, for which the connection
+        must hold, too.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -259,7 +274,9 @@ class Bucket:
         raise AssertionError
 
     def _connected(self) -> Any:
-        """The client, made at the first call: boto3 is needed only here, and takes half a second to import."""
+        """The client, made at the first call: boto3 is needed only here, and takes half a second
+        to import.
+        """
         if self._client is None:
             import boto3  # type: ignore[import-untyped]
             from botocore.config import Config
@@ -268,9 +285,11 @@ class Bucket:
                 (TRIES, TIMEOUTS_S) if self.patient else (SHORT_TRIES, SHORT_TIMEOUTS_S)
             )
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=connect_s,
-                read_timeout=read_s, max_pool_connections=2 * AT_ONCE,
-            )  # fmt: skip
+                retries={"mode": "standard", "total_max_attempts": tries},
+                connect_timeout=connect_s,
+                read_timeout=read_s,
+                max_pool_connections=2 * AT_ONCE,
+            )
             session = boto3.session.Session()
             region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
             self._client = session.client("s3", region_name=region, config=config)

@@ -43,13 +43,16 @@ def read_journal(bucket: Bucket) -> bytes:
     if not whole or None in pieces:
         raise EnvironmentProblem(
             f"the journal in {bucket.address}/{JOURNAL} has a hole, or something else in it",
-            remedy="Restore its objects, where the bucket keeps versions, or start anew at another --storage-path.",
+            remedy="Restore its objects, where the bucket keeps versions, or start anew at "
+            "another --storage-path.",
         )
     return b"".join(lines)
 
 
 def download_journal(bucket: Bucket, file: Path) -> None:
-    """Make a local journal what the store's is: what only the working copy has was never said to anybody."""
+    """Make a local journal what the store's is: what only the working copy has was never said to
+    anybody.
+    """
     lines = read_journal(bucket)
     if lines or file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

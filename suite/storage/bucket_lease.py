@@ -65,8 +65,10 @@ def _refuse_if_alive(bucket: Bucket) -> None:
         return
     if age_s < STALE_AFTER_S:
         raise LockedError(
-            f"this sweep is already running: process {owner['pid']} on {owner['host']} holds {bucket.address}\n"
-            "    Wait for it or stop it; then launch again, which goes on where it stopped. If it died, that is "
+            f"this sweep is already running: process {owner['pid']} on {owner['host']} holds "
+            f"{bucket.address}\n"
+            "    Wait for it or stop it; then launch again, which goes on where it stopped. If it "
+            "died, that is "
             f"possible in {STALE_AFTER_S - age_s:.0f} s."
         )
 

@@ -1,4 +1,6 @@
-"""A sweep's storage in an object store, with working copies on the driver's and the workers' machines."""
+"""A sweep's storage in an object store, with working copies on the driver's and the workers'
+machines.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from suite.storage.journal import FILE_NAME, LAUNCH_FILE, STOP_FILE, Lock
 
 ASK_EVERY_S = 2.0  # between looks at the control objects
 STOP_TRIES = 10  # of storing a stop request, a second between them
-_RIGHTS = "Give every node boto3, the right to read and write there, and the same AWS_ENDPOINT_URL_S3, if there is one."
+_RIGHTS = (
+    "Give every node boto3, the right to read and write there, and the same "
+    "AWS_ENDPOINT_URL_S3, if there is one."
+)
 
 
 class BucketStorage:
@@ -70,7 +75,9 @@ class BucketStorage:
         self._held = {"/".join(name.split("/")[:3]) for name in self.bucket.names("trials/")}
 
     def request_stop(self, token: str) -> None:
-        """A signal may call this in the middle of another call to the store, so a thread makes the request."""
+        """A signal may call this in the middle of another call to the store, so a thread makes
+        the request.
+        """
         (self.folder / STOP_FILE).touch()
         bucket = self.bucket.with_short_timeouts()
         threading.Thread(target=_store_stop, args=(bucket, token), name="stop", daemon=True).start()
@@ -181,8 +188,8 @@ class _Control:
 
     Attributes:
         bucket: the place, with short timeouts.
-        stop: whether this launch's workers should stop, or no longer own the sweep. A store that does not answer is
-            no reason: it may be back when a checkpoint is due.
+        stop: whether this launch's workers should stop, or no longer own the sweep. A store that
+            does not answer is no reason: it may be back when a checkpoint is due.
     """
 
     def __init__(self, bucket: Bucket, token: str) -> None:

@@ -1,13 +1,15 @@
-"""Verified checkpoints: written beside, synced, given a manifest, renamed; read only when the manifest verifies.
+"""Verified checkpoints: written beside, synced, given a manifest, renamed; read only when the
+manifest verifies.
 
 A trial's folder holds at most two of them, ``e00012s000000/`` (12 epochs and 0 steps done)::
 
-    last.pt         where training goes on: what changes in the model, optimizer, EMA, records so far
+    last.pt         where training goes on: what changes in the model, optimizer, EMA, records
     best.pt         the best epoch so far: what changes in the model, and the test logits
     MANIFEST.json   sha256 and size of each file, trial, epoch, step, versions
 
-No pickle: files hold tensors and plain values, and are read with ``weights_only=True``. ``torch.load`` accepts a
-flipped byte in a tensor without a word, so the manifest's digests are what is trusted.
+No pickle: files hold tensors and plain values, and are read with ``weights_only=True``.
+``torch.load`` accepts a flipped byte in a tensor without a word, so the manifest's digests are what
+is trusted.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Checkpoint:
         """The content of one of its files, e.g. ``last.pt``, on the CPU.
 
         Raises:
-            TrialError: it holds more than tensors and plain values, although its manifest verifies: it is not ours.
+            TrialError: it holds more than tensors and plain values, although its manifest verifies:
+                it is not ours.
         """
         try:
             content: dict[str, Any] = torch.load(
@@ -52,7 +55,8 @@ class Checkpoint:
             )
         except UnpicklingError as error:
             raise TrialError(
-                f"{self.folder / name} is refused: it holds more than tensors and plain values, and reading that could "
+                f"{self.folder / name} is refused: it holds more than tensors and plain values, "
+                "and reading that could "
                 "run code"
             ) from error
         return content
@@ -73,8 +77,8 @@ def save(
         folder: the trial's checkpoint folder; made if missing.
         files: file name -> content (tensors and plain values).
         trial, epoch, step: go into the manifest; epoch and step are the completed ones.
-        allowed: asked right before the rename; False (this worker's launch is over, another may be writing here)
-            leaves nothing behind.
+        allowed: asked right before the rename; False (this worker's launch is over, another may be
+            writing here) leaves nothing behind.
 
     Returns:
         The checkpoint's folder, or None if it was not allowed.
@@ -111,7 +115,10 @@ def save(
 def newest(
     folder: Path, trial: str, warn: Callable[[str], None] = lambda message: None
 ) -> Checkpoint | None:
-    """The newest checkpoint that verifies. Damaged ones are set aside as ``*.corrupt`` with one warning each."""
+    """The newest checkpoint that verifies.
+
+    Damaged ones are set aside as ``*.corrupt`` with one warning each.
+    """
     candidates = _candidates(folder)
     for candidate in candidates:
         reason = _damage(candidate, trial)

@@ -14,7 +14,10 @@ from suite.storage.journal import LAUNCH_FILE, STOP_FILE, Lock
 from suite.system import disk
 
 LOOK_EVERY_S = 0.2  # between looks at the control files
-_MOUNT = "Mount one shared file system at the same path on every node, and name a folder in it with --storage-path."
+_MOUNT = (
+    "Mount one shared file system at the same path on every node, and name a folder in it "
+    "with --storage-path."
+)
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,38 @@
-"""The durable record of a sweep: an append-only file of JSON lines, one entry each, in the sweep's folder.
+"""The durable record of a sweep: an append-only file of JSON lines, one entry each, in the sweep's
+folder.
 
-What the journal holds has happened; everything else (MLflow, the table, Ray's state) is made from it. An entry is
-on the disk (flush, fsync) before anybody is told of it. Writing happens on a thread of its own, so Tune's event loop
-never waits for a disk. A torn last line, the trace of a crash while writing, is dropped when the file is opened.
+What the journal holds has happened; everything else (MLflow, the table, Ray's state) is made from
+it. An entry is on the disk (flush, fsync) before anybody is told of it. Writing happens on a thread
+of its own, so Tune's event loop never waits for a disk. A torn last line, the trace of a crash
+while writing, is dropped when the file is opened.
 
-Entries, all with ``seq`` (from 1, the order of things), ``ts_ms`` (wall clock, milliseconds) and ``kind``:
+Entries, all with ``seq`` (from 1, the order of things), ``ts_ms`` (wall clock, milliseconds) and
+``kind``:
 
-========  =====================================================================================================
-take      a process is about to take the sweep in a bucket: token. Who cannot write it must not touch anything there
-launch    a process took the sweep: token, pid, host, command, file, text, overrides, environment, numerics, data
-plan      the trials of the sweep as it now stands: ids, in order; ids of dropped arms; whether each arm is a baseline
-trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests, numerics
-start     a worker began or went on with a trial: id, epoch (completed so far), host, pid
+========  ==========================================================================================
+take      a process is about to take the sweep in an object store: token. A process that cannot
+          write this entry must not touch anything there
+launch    a process took the sweep: token, pid, host, command, file, text, overrides, environment,
+          numerics, data
+plan      the trials of the sweep as it now stands: ids, in order; ids of dropped arms; whether each
+          arm is a baseline
+trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests,
+          numerics
+start     a worker began or continued a trial: id, epoch (completed so far), host, pid
 epoch     a trial completed an epoch: id, epoch, metrics
-end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker says of it; test
-          holds the test figures of best_epoch that its epoch entry does not have (``train.evaluate_test``)
+end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker
+          says of it; test holds the test figures of best_epoch that its epoch entry does not have
+          (``train.evaluate_test``)
 file      a file of a trial (id) or of the sweep (id null) is ready for tracking: path, folder
-images    pictures of a trial are ready for tracking: id, key, folder, files in order, step (epoch), metrics
+images    images of a trial are ready for tracking: id, key, folder, files in order, step (epoch),
+          metrics
 drop      the checkpoint budget removed the best checkpoint of a trial: id
 forget    a trial is to run again from its start (--force, --retry-errored): id
-look      all planned trials have ended, so that verdicts can be read: seeds. Each further look may err
+look      all planned trials have ended, so that verdicts can be read: seeds. Each further look may
+          err
 champion  the sweep's winner: id, value
 close     the process let the sweep go: status (finished, interrupted), counts
-========  =====================================================================================================
+========  ==========================================================================================
 """
 
 from __future__ import annotations
@@ -54,14 +64,28 @@ FILE_NAME = "journal.jsonl"
 STOP_FILE = "stop"  # beside it: workers save what they have and return
 LAUNCH_FILE = "launch"  # holds the token of the launch that may write there
 RETRY_EVERY_S = 1.0  # while the disk takes no entry
-DIED = "the process that ran it ended without a word"  # why a trial was interrupted that a dead launch left running
-# By these fields entries find each other and their files: they stay as they are. Elsewhere credentials are struck out.
+# Why a trial was interrupted that a dead launch left running
+DIED = "the process that ran it ended without a word"
+# By these fields entries find each other and their files: they stay as they are. Elsewhere
+# credentials are struck out.
 _NAMES = frozenset(
     {
-        "arm", "baseline", "choices", "confirmed", "digests", "files", "folder", "id", "ids", "key", "name", "path",
-        "status", "token",
+        "arm",
+        "baseline",
+        "choices",
+        "confirmed",
+        "digests",
+        "files",
+        "folder",
+        "id",
+        "ids",
+        "key",
+        "name",
+        "path",
+        "status",
+        "token",
     }
-)  # fmt: skip
+)
 
 
 def read(path: Path) -> list[Entry]:
@@ -74,7 +98,9 @@ def read(path: Path) -> list[Entry]:
 
 
 def identity(path: Path) -> str:
-    """What tells a journal from another one of that name, wherever its folder is moved to; "" where there is none."""
+    """What tells a journal from another one of that name, wherever its folder is moved to; ""
+    where there is none.
+    """
     try:
         with path.open("rb") as file:
             return str(json.loads(file.readline())["id"])
@@ -106,7 +132,8 @@ def _parse(path: Path) -> tuple[list[Entry], int]:
             raise EnvironmentProblem(
                 f"the journal is damaged: {error}",
                 place=f"{path}:{number}",
-                remedy="Restore the file from a backup, or move the sweep's folder away to start anew.",
+                remedy="Restore the file from a backup, or move the sweep's folder away to start "
+                "anew.",
             ) from error
         if number == len(lines):  # what follows the last line break: nothing, or a torn line
             break
@@ -124,7 +151,8 @@ def _line(entry: Entry) -> bytes:
 
 
 def _read_line(line: bytes, seq: int, summed: bool) -> Entry:
-    """The entry of a line, which must be number ``seq``; ``summed``: the one before had a checksum, so must this.
+    """The entry of a line, which must be number ``seq``; ``summed``: the one before had a checksum,
+    so must this.
 
     Raises:
         ValueError: says what is wrong with the line.
@@ -149,9 +177,10 @@ class Journal:
     """The journal open for writing, by the one process that holds the sweep's lock.
 
     Args:
-        tell: told in a sentence, on the journal's thread, when the disk takes nothing and when it does again.
-        elsewhere: takes the number of the first entry of each write, and its lines: a copy that counts as much as the
-            file. An OSError of its is like one of the disk's.
+        tell: told in a sentence, on the journal's thread, when the disk takes nothing and when it
+            does again.
+        elsewhere: takes the number of the first entry of each write, and its lines: a copy that
+            counts as much as the file. An OSError of its is like one of the disk's.
     """
 
     def __init__(
@@ -202,13 +231,18 @@ class Journal:
         return entry
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything appended so far is durable and the listeners know; False if that took too long."""
+        """Wait until everything appended so far is durable and the listeners know; False if that
+        took too long.
+        """
         done = threading.Event()
         self._queue.put(done)
         return done.wait(timeout_s)
 
     def close(self) -> None:
-        """Write what is left and let the file go. While the disk takes nothing, what is left is given up."""
+        """Write what is left and let the file go.
+
+        While the disk takes nothing, what is left is given up.
+        """
         self._closing = True
         self._queue.put(None)
         self._thread.join()
@@ -246,7 +280,8 @@ class Journal:
             except OSError as error:
                 if self.failure is None:
                     self._tell(
-                        f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and tries again"
+                        f"no entry fits: {disk.said(error, self.path)}; the sweep goes on, and "
+                        "tries again"
                     )
                 self.failure = error
                 if self._closing:  # its entries come again from the trials' checkpoints
@@ -270,7 +305,9 @@ def _entry(fields: dict[str, Any]) -> Entry:
 
 
 def _plain(value: Any, text: Callable[[str], str]) -> Any:
-    """``value`` as JSON types; NaN and infinities, which JSON lacks, as null; texts as ``text`` gives them."""
+    """``value`` as JSON types; NaN and infinities, which JSON lacks, as null; texts as ``text``
+    gives them.
+    """
     if isinstance(value, str):
         return text(value)
     if isinstance(value, dict):
@@ -290,13 +327,16 @@ class TrialHistory:
 
     Attributes:
         trial: the trial as planned.
-        records: its epochs, by number; test figures that came with its end are in that of its best epoch.
-        status: where it stands; RUNNING in a journal without a live owner means that the owner died.
+        records: its epochs, by number; test figures that came with its end are in that of its best
+            epoch.
+        status: where it stands; RUNNING in a journal without a live owner means that the owner
+            died.
         reason: why it failed or stopped, else "".
         end: the last ``end`` entry, else empty.
         kept: whether its best checkpoint is still there as far as the budget goes.
         forgotten: whether it is to run anew: what its folder holds until then is of no use.
-        stopped_at: epochs that it had when ``early_terminate`` first stopped it; it may have been confirmed since.
+        stopped_at: epochs that it had when ``early_terminate`` first stopped it; it may have been
+            confirmed since.
     """
 
     trial: Trial
@@ -310,7 +350,10 @@ class TrialHistory:
     stopped_at: int | None = None
 
     def value(self, objective: Objective) -> float | None:
-        """The figure that speaks for the trial, None before its first epoch. Of a finished trial it is on record."""
+        """The figure that speaks for the trial, None before its first epoch.
+
+        Of a finished trial it is on record.
+        """
         if self.end.get("best_value") is not None:
             return float(self.end["best_value"])
         chosen = objective.chosen(self.curve)
@@ -428,7 +471,8 @@ def _add_figures(history: TrialHistory, epoch: int, figures: dict[str, float]) -
 
 
 def close_stale(history: History, record: Callable[..., None]) -> int:
-    """Put on record that the trials which a dead owner left running were interrupted; returns how many they were.
+    """Put on record that the trials which a dead owner left running were interrupted; returns how
+    many they were.
 
     Args:
         history: fed with what ``record`` writes.

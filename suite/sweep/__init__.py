@@ -1,4 +1,6 @@
-"""The command ``python -m suite.sweep FILE.yaml``, and the same for notebooks: ``suite.sweep.run``."""
+"""The command ``python -m suite.sweep FILE.yaml``, and the same for notebooks:
+``suite.sweep.run``.
+"""
 
 from suite.sweep.api import SweepResult, run
 

@@ -1,9 +1,10 @@
 """The command ``python -m suite.sweep FILE.yaml``.
 
-Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the file or the command
-line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another process runs this sweep; 6 data, weights,
-folder, disk or tracking server missing; 130 / 143 interrupted, resumable. With 2, 5 and 6
-nothing was started and nothing written, but for a disk that filled up meanwhile, which is 6 and resumable too.
+Exit codes: 0 all trials finished (or ``--budget`` ran out, and it says so); 1 a bug of ours; 2 the
+file or the command line is wrong; 3 some trials failed; 4 tracking not fully synced; 5 another
+process runs this sweep; 6 data, weights, folder, disk or tracking server missing; 130 / 143
+interrupted, resumable. With 2, 5 and 6 nothing was started and nothing written, but for a disk that
+filled up meanwhile, which is 6 and resumable too.
 """
 
 from __future__ import annotations
@@ -73,8 +74,13 @@ def _seconds(
     metavar="URI",
     help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
 )
-@click.option("--storage-path", metavar="FOLDER|s3://BUCKET/PREFIX", default="runs", show_default=True,
-              help="Where checkpoints and journals go; a cluster's nodes must share it.")  # fmt: skip
+@click.option(
+    "--storage-path",
+    metavar="FOLDER|s3://BUCKET/PREFIX",
+    default="runs",
+    show_default=True,
+    help="Where checkpoints and journals go; a cluster's nodes must share it.",
+)
 @click.option(
     "--max-concurrent",
     type=click.IntRange(min=1),
@@ -102,8 +108,8 @@ def main(
 ) -> None:
     """Run the sweep in FILE: every trial that has not finished yet, tracked in MLflow.
 
-    Launching the same file again goes on where it stopped; a new seed, value or arm in it runs only what is new.
-    KEY=VALUE changes a setting of the file, with a dotted key:
+    Launching the same file again goes on where it stopped; a new seed, value or arm in it runs only
+    what is new. KEY=VALUE changes a setting of the file, with a dotted key:
 
     \b
       python -m suite.sweep search_spaces/quickstart.yaml
@@ -125,9 +131,15 @@ def main(
             resume, force, retry_errored, only, budget, address, max_concurrent, None, verbose
         )
         result = run(
-            file, overrides, options=options, tracking_uri=tracking_uri, storage_path=storage, smoke=smoke,
-            report=not no_report, console=console,
-        )  # fmt: skip
+            file,
+            overrides,
+            options=options,
+            tracking_uri=tracking_uri,
+            storage_path=storage,
+            smoke=smoke,
+            report=not no_report,
+            console=console,
+        )
         sys.exit(result.exit_code)
 
 

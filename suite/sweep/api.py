@@ -37,7 +37,8 @@ class SweepResult:
 
     Attributes:
         name: the sweep's.
-        trials: one row per trial: arm, seed, what varies, status, all figures at the epoch that speaks for it, run_id.
+        trials: one row per trial: arm, seed, what varies, status, all figures at the epoch that
+            speaks for it, run_id.
         arms: one row per arm, best first: seeds, mean and 95 % interval over seeds.
         run_ids: trial id -> MLflow run id.
         parent_run: the sweep's own run.
@@ -75,7 +76,8 @@ def run(
         path: the file.
         overrides: ``key=value`` texts with dotted keys.
         options: force, only, budget and the like.
-        tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder.
+        tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working
+            folder.
         storage_path: folder of the sweeps' folders, or ``s3://bucket/prefix``.
         smoke: one epoch and a few batches of each trial, tracked nowhere.
         report: write ``reports/<sweep>/`` in the working folder when all trials have ended.
@@ -199,4 +201,4 @@ def _report(spec: SweepSpec, uri: str, console: Console) -> Path | None:
         return None
 
 
-# ---- the command line ------------------------------------------------------------------------------------------------
+# ---- the command line ----------------------------------------------------------------------------

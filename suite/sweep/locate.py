@@ -26,8 +26,10 @@ def storage_of(storage_path: str | Path | Bucket) -> Path | Bucket:
         return Bucket(str(storage_path))
     if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/", str(storage_path)):
         raise UsageError(
-            f"--storage-path must be a folder or s3://bucket/prefix, got the address {redacted(str(storage_path))}",
-            remedy="Mount a file system that all nodes share (NFS, EFS, Filestore), and name a folder in it; or use "
+            "--storage-path must be a folder or s3://bucket/prefix, got the address "
+            f"{redacted(str(storage_path))}",
+            remedy="Mount a file system that all nodes share (NFS, EFS, Filestore), and name a "
+            "folder in it; or use "
             "the S3 interface of the store, with AWS_ENDPOINT_URL_S3.",
         )
     return Path(storage_path).absolute()

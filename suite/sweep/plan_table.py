@@ -57,9 +57,15 @@ def show_plan(
     for row in found.rows:
         mark = " (baseline)" if row.baseline else ""
         table.add_row(
-            escape(row.arm) + mark, row.seeds, str(row.epochs), f"{row.trainable:,}", f"{row.total:,}",
-            f"{row.epoch_s:.1f} s", duration(row.trial_s), str(row.left),
-        )  # fmt: skip
+            escape(row.arm) + mark,
+            row.seeds,
+            str(row.epochs),
+            f"{row.trainable:,}",
+            f"{row.total:,}",
+            f"{row.epoch_s:.1f} s",
+            duration(row.trial_s),
+            str(row.left),
+        )
     console.print(table)
     for line in (*found.lines, *seed_advice(plan, folder)):
         console.print(line, highlight=False, soft_wrap=True)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # imports torch
 
 
 def prepare_plan(spec: SweepSpec, uri: str | None, console: Console) -> Plan:
-    """Load data and weights, with a progress bar where images have to be decoded, and check every arm."""
+    """Load data and weights, with a progress bar where images have to be decoded, and check
+    every arm.
+    """
     from suite import tracking
     from suite.planning.plan import prepare
 

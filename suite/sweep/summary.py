@@ -83,7 +83,10 @@ def print_summary(
     if failed:
         console.print("run failed trials again with --retry-errored", highlight=False)
     if ended.exit_code == 4:
-        text = "tracking is not fully synced; launching again, or `python -m suite.doctor --fix`, sends what is missing"
+        text = (
+            "tracking is not fully synced; launching again, or `python -m suite.doctor --fix`, "
+            "sends what is missing"
+        )
         console.print(text, style="yellow", soft_wrap=True)
     if ended.champion in ended.history.trials:
         name = ended.history.trials[ended.champion].trial.name

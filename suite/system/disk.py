@@ -55,8 +55,8 @@ def atomic_write(
     Args:
         content: what to write, or a function that writes it to an open file.
         sync: make the content durable before the file gets its name.
-        shared: other threads or processes may write the same file at the same time. Otherwise the draft
-            has a fixed name, so that a crash leaves one draft at most.
+        shared: other threads or processes may write the same file at the same time. Otherwise the
+            draft has a fixed name, so that a crash leaves one draft at most.
     """
     suffix = f".{os.getpid()}-{threading.get_ident()}.tmp" if shared else ".tmp"
     draft = path.with_name(f".{path.name}{suffix}")

@@ -34,15 +34,17 @@ ARITHMETIC = {
     "avx512f": "AVX-512",
     "avx2": "AVX2",
 }
-# Older ones have known holes on the suite's own ways: torch.load(weights_only=True) could be made to run code
-# (CVE-2025-32434, CVE-2026-24747); MLflow's server let files be read and overwritten and accounts be passed by
-# (CVE-2026-2614, -2651, -2652, -4137); Ray took jobs from any web page (CVE-2025-62593), and has a token by itself
-# only since 2.60.
+# Older ones have known holes on the suite's own ways: torch.load(weights_only=True) could be made
+# to run code (CVE-2025-32434, CVE-2026-24747); MLflow's server let files be read and overwritten
+# and accounts be passed by (CVE-2026-2614, -2651, -2652, -4137); Ray took jobs from any web page
+# (CVE-2025-62593), and has a token by itself only since 2.60.
 FLOORS = {"torch": (2, 10), "mlflow": (3, 11), "ray": (2, 60)}
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Versions, hardware and the git state of ``folder``, as plain values; no environment variables, so no secrets."""
+    """Versions, hardware and the git state of ``folder``, as plain values; no environment
+    variables, so no secrets.
+    """
     return {
         "suite": suite_version(),
         "python": platform.python_version(),
@@ -71,7 +73,8 @@ def check_floors() -> None:
     installed = {name: _version(name) for name in FLOORS}
     raise_problems(
         Problem(
-            f"{name} must be {'.'.join(map(str, floor))} or later, got {installed[name]}: older ones have known holes",
+            f"{name} must be {'.'.join(map(str, floor))} or later, got {installed[name]}: older "
+            "ones have known holes",
             remedy="pip install -r requirements.txt",
             environment=True,
         )
@@ -105,7 +108,9 @@ def _version(package: str) -> str:
 
 
 def processor() -> str:
-    """The processor's model, and the widest arithmetic that it has: some machines give all of them one name."""
+    """The processor's model, and the widest arithmetic that it has: some machines give all of
+    them one name.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(

@@ -1,7 +1,8 @@
 """Who hears a SIGTERM: the main thread, and no other thread or process that is started beside it.
 
-Ray puts handlers of its own in place while it starts, one of them in C++, which end the process at once. Whatever
-thread the kernel hands a signal to would run them; one that waits for the main thread meets the suite's again.
+Ray puts handlers of its own in place while it starts, one of them in C++, which end the process at
+once. Whatever thread the kernel hands a signal to would run them; one that waits for the main
+thread meets the suite's again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """What starts within, threads and processes, is deaf to SIGTERM, and so is this thread until the end."""
+    """What starts within, threads and processes, is deaf to SIGTERM, and so is this thread until
+    the end.
+    """
     kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited
     try:
         yield

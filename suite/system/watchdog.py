@@ -1,8 +1,9 @@
-"""A watchdog over a worker: when nothing has moved for too long, every stack goes on file and the process ends.
+"""A watchdog over a worker: when nothing has moved for too long, every stack goes on file and the
+process ends.
 
-Ray Tune waits for a hung trial for ever. The clock is ``faulthandler``'s, which runs in C: it ends a step too that
-never lets go of Python's lock. Ray then starts another worker, as for one that died; ``trainable.Member`` finds the
-file and says why.
+Ray Tune waits for a hung trial for ever. The clock is ``faulthandler``'s, which runs in C: it ends
+a step too that never lets go of Python's lock. Ray then starts another worker, as for one that
+died; ``trainable.Member`` finds the file and says why.
 """
 
 from __future__ import annotations

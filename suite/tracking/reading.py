@@ -264,7 +264,7 @@ def trial_run(
     )
 
 
-# ---- metric histories: one call for each metric, not for each metric of each run -----------------------------------
+# ---- metric histories: one call for each metric, not for each metric of each run -----------------
 
 
 def _histories(client: Any, runs: list[Any]) -> dict[str, History]:

@@ -113,7 +113,7 @@ class Sender:
             )
             return len(self._entries) - max(self._next, first)
 
-    # ---- the thread ------------------------------------------------------------------------------------------------
+    # ---- the thread ------------------------------------------------------------------------------
 
     def _work(self) -> None:
         wait = _FIRST_WAIT_S
@@ -264,7 +264,7 @@ class Sender:
                     return
                 self._changed.wait(left)
 
-    # ---- the cursor ------------------------------------------------------------------------------------------------
+    # ---- the cursor ------------------------------------------------------------------------------
 
     def _read_cursor(self) -> int:
         """How far the store is, as far as the file can be believed: it must speak of the run that is there now."""

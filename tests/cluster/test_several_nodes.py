@@ -271,7 +271,7 @@ def test_a_node_that_joins_without_the_folder_stops_the_sweep(cluster: Cluster, 
     work.assert_tracked()
 
 
-# ---- what stock parts do ---------------------------------------------------------------------------------------------
+# ---- what stock parts do -------------------------------------------------------------------------
 
 
 class StockWork(Work):

@@ -101,7 +101,7 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
     return Table("claims", ("Claim", "Figures", "Outcome"), rows, caption, ends_in_verdict=True)
 
 
-# ---- the kinds of claims ---------------------------------------------------------------------------------------------
+# ---- the kinds of claims -------------------------------------------------------------------------
 
 
 _OVERFITS = (
@@ -299,7 +299,7 @@ _TWO_CAUSES = (
 )
 
 
-# ---- over seeds ------------------------------------------------------------------------------------------------------
+# ---- over seeds ----------------------------------------------------------------------------------
 
 
 def _interval(

@@ -79,7 +79,7 @@ class Courses:
             "splits", alt, f"Loss and accuracy on each split. {_SAME}", Panels(tuple(panels), 3)
         )
 
-    # ---- what the study compares -----------------------------------------------------------------------------------
+    # ---- what the study compares -----------------------------------------------------------------
 
     def _few(
         self, name: str, arms: Sequence[str], caption: str, metrics: Sequence[str]
