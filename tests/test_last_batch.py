@@ -262,7 +262,7 @@ def test_an_old_trial_trained_again_has_its_remainder(tmp_path: Path) -> None:
     config = trial(data__val_size=0, data__train_size=62, batch_size=20, epochs=1).config
     config["train"].pop("last_batch")  # type: ignore[attr-defined]
     old = replace(trial(), config=config)
-    assert [b.stop - b.start for b in training(old, tmp_path).batches] == [20, 20, 20, 2]
+    assert [b.stop - b.start for b in training(old, tmp_path).images.batches] == [20, 20, 20, 2]
 
 
 @pytest.mark.parametrize(
