@@ -22,7 +22,7 @@ def written_after_a_takeover(folder: Path) -> set[str]:
     given = asdict(trial(epochs=3))
     member = Member(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(
-        Trial(**given), member.folder, should_stop=member._should_stop, allowed=member._allowed
+        Trial(**given), member.folder, should_stop=member._should_stop, owns_sweep=member._allowed
     )  # fmt: skip
     assert member.advance()[-1]["kind"] == "epoch"
     (folder / LAUNCH_FILE).write_text("another's")
