@@ -464,7 +464,7 @@ class _Drawing:
     def finish(self) -> dict[str, Any]:
         return {"files": {"best.pt": "digest"}}
 
-    def draw(self) -> dict[str, Any]:
+    def draw_activation_maps(self) -> dict[str, Any]:
         if self.error:
             raise self.error
         return {"key": "activations", "files": []}

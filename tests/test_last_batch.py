@@ -39,6 +39,7 @@ from suite.core.records import Numerics, Trial
 from suite.execution import packs
 from suite.planning import estimate, plan
 from suite.training import joint
+from suite.training.frozen_prefix import Inputs
 from suite.training.images import _most_frequent
 
 MODES = ("drop", "spread", "keep")
@@ -90,16 +91,17 @@ def seen_images(made: Trial, folder: Path, epochs: int = 2) -> list[list[int]]:
     """Rows of the training images that each epoch is fed, from a training that runs."""
     running = training(made, folder, objective=LAST_LOSS)
     fed: list[list[int]] = []
-    real = running._batch
+    real = Inputs.train_batch
 
-    def watched(positions: torch.Tensor, epoch: int, step: int) -> Any:
+    def watched(inputs: Inputs, positions: torch.Tensor, epoch: int, step: int) -> Any:
         fed[-1] += positions.tolist()
-        return real(positions, epoch, step)
+        return real(inputs, positions, epoch, step)
 
-    running._batch = watched  # type: ignore[method-assign]
-    for _ in range(epochs):
-        fed.append([])
-        running.train_epoch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Inputs, "train_batch", watched)
+        for _ in range(epochs):
+            fed.append([])
+            running.train_epoch()
     return fed
 
 
@@ -285,7 +287,7 @@ def test_an_old_trial_trained_again_has_its_remainder(tmp_path: Path) -> None:
     config = trial(data__val_size=0, data__train_size=62, batch_size=20, epochs=1).config
     config["train"].pop("last_batch")  # type: ignore[attr-defined]
     old = replace(trial(), config=config)
-    assert [b.stop - b.start for b in training(old, tmp_path).batches] == [20, 20, 20, 2]
+    assert [b.stop - b.start for b in training(old, tmp_path).images.batches] == [20, 20, 20, 2]
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
         torch.from_numpy(dataset.train_images)[rows],
         torch.from_numpy(dataset.train_labels)[rows],
     )
-    pixels, targets = made.augment(
+    pixels, targets = made.images.augment(
         picked, labels, torch.Generator().manual_seed(stream(3, "augment", 0, 0))
     )
     if augment == "none":
@@ -660,10 +660,13 @@ def test_normalisation_knows_the_training_images_alone(tmp_path: Path) -> None:
 def test_every_step_of_every_epoch_augments_anew(tmp_path: Path) -> None:
     running = training(trial(augment="flip", epochs=2), tmp_path)
     states: list[int] = []
-    inner = running.augment
-    running.augment = lambda pixels, labels, generator: (  # type: ignore[assignment]
-        states.append(generator.initial_seed()) or inner(pixels, labels, generator)  # type: ignore[func-returns-value]
-    )
+    inner = running.images.augment
+
+    def watched(pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Any:
+        states.append(generator.initial_seed())
+        return inner(pixels, labels, generator)
+
+    running.inputs = replace(running.inputs, images=replace(running.images, augment=watched))
     finish(running)
     assert len(states) == len(set(states)) >= 4
 

@@ -25,8 +25,11 @@ def written_after_a_takeover(folder: Path) -> set[str]:
     given = asdict(trial(epochs=3))
     member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
     member.training = training(
-        Trial(**given), member.folder, should_stop=member._should_stop, allowed=member.storage.owns_sweep
-    )  # fmt: skip
+        Trial(**given),
+        member.folder,
+        should_stop=member._should_stop,
+        owns_sweep=member.storage.owns_sweep,
+    )
     assert member.advance()[-1]["kind"] == "epoch"
     (folder / LAUNCH_FILE).write_text("another's")
 
