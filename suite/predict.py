@@ -11,7 +11,7 @@ from typing import IO, Any
 import click
 
 from suite.console.output import exit_codes
-from suite.core.cells import inert
+from suite.core.cells import escape_formula
 from suite.core.errors import UsageError
 from suite.sweep.api import tracking_uri_of
 
@@ -62,7 +62,7 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
     paths, images = read_images(folder, trained.side)
     if not paths:
         raise UsageError(f"FOLDER must hold images, got none below {folder}")
-    classes = [inert(name) for name in trained.classes]
+    classes = [escape_formula(name) for name in trained.classes]
     yield ["file", "class", *classes]
     with torch.inference_mode():
         for start in range(0, len(paths), BATCH):
@@ -70,7 +70,7 @@ def predict(uri: str, run: str, folder: Path, checkpoint: Path | None = None) ->
             shares = trained.network(batch).softmax(1)
             for path, share in zip(paths[start : start + BATCH], shares.tolist(), strict=True):
                 top = max(range(len(share)), key=share.__getitem__)
-                yield [inert(str(path)), classes[top], *(f"{value:.6f}" for value in share)]
+                yield [escape_formula(str(path)), classes[top], *(f"{value:.6f}" for value in share)]
 
 
 def _write(file: IO[str], header: list[Any], rows: Iterator[list[Any]]) -> None:

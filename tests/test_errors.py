@@ -173,25 +173,25 @@ def test_classes_and_confusions_that_changed() -> None:
     assert found == [(0, 1, 0.5, 0.0), (1, 0, 0.0, 0.5)]
 
 
-def test_the_most_telling_images_come_first() -> None:
+def test_the_most_discriminating_images_come_first() -> None:
     right = [told([0, 0, 0, 1], [0, 0, 0, 1]), told([0, 0, 0, 1], [0, 0, 0, 2], sure=3.0)]
     wrong = [told([0, 0, 0, 1], [1, 0, 2, 1]), told([0, 0, 0, 1], [1, 1, 2, 1], sure=1.0)]
-    found = predictions.telling(right, wrong, 10)
+    found = predictions.discriminating_images(right, wrong, 10)
     assert [(one.index, one.ours, one.theirs, one.mistaken) for one in found] == [
         (0, 1.0, 0.0, 1), (2, 1.0, 0.0, 2), (1, 1.0, 0.5, 1),
     ]  # fmt: skip
-    assert [one.index for one in predictions.telling(wrong, right, 10)] == [3]
+    assert [one.index for one in predictions.discriminating_images(wrong, right, 10)] == [3]
 
 
-def test_of_equally_telling_images_the_surer_ones_come_first() -> None:
+def test_of_equally_discriminating_images_the_surer_ones_come_first() -> None:
     answers = {"right": ([0, 0, 0], (1.0, 3.0, 2.0)), "wrong": ([1, 1, 1], (1.0, 1.0, 1.0))}
     sides = []
     for given, sure in answers.values():
         logits = np.zeros((3, 3), np.float32)
         logits[np.arange(3), given] = sure
         sides.append([Predictions(np.arange(3), np.zeros(3, np.int64), logits)])
-    assert [one.index for one in predictions.telling(*sides, 10)] == [1, 2, 0]
-    assert [one.index for one in predictions.telling(*sides, 1)] == [1]
+    assert [one.index for one in predictions.discriminating_images(*sides, 10)] == [1, 2, 0]
+    assert [one.index for one in predictions.discriminating_images(*sides, 1)] == [1]
 
 
 def test_networks_meet_on_the_images_that_they_share() -> None:
@@ -227,7 +227,7 @@ def both(store: Store, seeds: int = 2) -> Store:
 
 def whole(found: Errors | None) -> str:
     assert found is not None
-    return "\n".join((*found.said, *found.missing))
+    return "\n".join((*found.sentences, *found.notes))
 
 
 def html(found: Errors | None) -> str:
@@ -243,8 +243,9 @@ def test_a_section_says_and_draws_what_differs(store: Store) -> None:
     both(store)
     shape = (3, 8, 8, 3)
     arrays = {"images": np.zeros(shape, np.uint8), "index": np.arange(0, 600, 2)[:3], "labels": np.zeros(3)}
-    telling = predictions.telling([network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3)
-    arrays |= {"index": np.array([one.index for one in telling]), "classes": np.array(["cat", EVIL, "dog"])}
+    right, wrong = [network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)]
+    images = predictions.discriminating_images(right, wrong, 3)
+    arrays |= {"index": np.array([one.index for one in images]), "classes": np.array(["cat", EVIL, "dog"])}
     store.put("p", "test_images.npz", arrays)
     found = section(store.runs, "x", "base", "best")
     text = whole(found)
@@ -262,9 +263,9 @@ def test_one_seed_speaks_of_mcnemars_two_counts(store: Store) -> None:
     text = whole(section(both(store, 1).runs, "x", "base", "best"))
     test = predictions.mcnemar(network(50, 1.6), network(0, 1.0))
     assert f"{test.ours} images are right with best alone and {test.theirs} with base alone" in text
-    assert "One seed cannot say what another would do" in text
+    assert "One seed says nothing about other seeds" in text
     assert "class 0" in text or "class 1" in text, "classes without names have numbers"
-    assert "kept none" in text
+    assert "stored none" in text
 
 
 def test_pairs_that_disagree_are_said_to(store: Store) -> None:
@@ -279,15 +280,16 @@ def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
         store.add("base", seed, network(seed, 1.0))
     store.add("best", 0, None, "failed")
     found = section(store.runs, "x", "base", "base")
-    assert "No other arm stands beside it" in whole(found)
+    assert "No other arm has finished a trial" in whole(found)
     assert found is not None and [drawing.name for drawing in found.drawings] == ["confusion", "calibration"]
     assert html(found).count("<img") == 2
 
 
 def test_without_a_baseline_the_arm_stands_alone_for_another_reason(store: Store) -> None:
     text = whole(section(both(store).runs, "x", "best", "best"))
-    assert "No other arm stands beside it" not in text
-    assert "for want of one baseline: python -m suite.report s --compare A B" in text
+    assert "No other arm has finished" not in text
+    assert "no single baseline, so no comparison arm was chosen" in text
+    assert "python -m suite.report s --compare A B" in text
 
 
 def test_nothing_finished_is_no_section(store: Store) -> None:
@@ -445,7 +447,7 @@ def test_kept_images_are_those_that_tell_arms_apart(digits: Any, tmp_path: Path)
     files["b"].append(tmp_path / "missing.npz")
     kept = gallery.worth_keeping(files, ["base"], each=5)
     ours, theirs = ([Predictions.read(path) for path in files[arm][:2]] for arm in ("a", "base"))
-    assert {one.index for one in predictions.telling(ours, theirs, 5)} <= set(kept.tolist())
+    assert {one.index for one in predictions.discriminating_images(ours, theirs, 5)} <= set(kept.tolist())
     assert 10 <= len(kept) <= 20 and len(gallery.worth_keeping(files, ["base"], 5, most=7)) == 7
     made = gallery.pictures(digits, [TrialConfig()], files, ["base"])
     assert set(made) == {"test_images.npz"}, "there are no augmentations to show"
@@ -499,18 +501,19 @@ def test_figures_and_text_name_each_arm_with_its_own_errors(store: Store) -> Non
 
 def test_what_chance_would_do_is_told_from_what_it_would_not(store: Store) -> None:
     both(store)
-    assert ": more than chance between images" in whole(section(store.runs, "x", "base", "best"))
+    assert ": more than chance between images explains" in whole(section(store.runs, "x", "base", "best"))
     store.add("twin", 0, network(0, 1.0))
     store.add("twin", 1, network(2, 1.0))
-    assert "no more than chance between images would do" in whole(section(store.runs, "x", "base", "twin"))
+    assert "no more than chance between images explains" in whole(section(store.runs, "x", "base", "twin"))
 
 
 def test_the_tiles_show_the_images_that_they_tell_of(store: Store) -> None:
     import base64
 
     both(store)
-    telling = predictions.telling([network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)], 3)
-    rows = sorted((one.index for one in telling), reverse=True)  # kept in another order than told
+    right, wrong = [network(50, 1.6), network(51, 1.6)], [network(0, 1.0), network(1, 1.0)]
+    images = predictions.discriminating_images(right, wrong, 3)
+    rows = sorted((one.index for one in images), reverse=True)  # kept in another order than told
     shades = {index: 40 * number + 10 for number, index in enumerate(rows)}
     pixels = np.stack([np.full((8, 8, 3), shades[index], np.uint8) for index in rows])
     store.put("p", "test_images.npz", {"images": pixels, "index": np.array(rows), "labels": np.zeros(3)})
@@ -520,7 +523,7 @@ def test_the_tiles_show_the_images_that_they_tell_of(store: Store) -> None:
     for tile in found.tiles[0][1]:
         content = base64.b64decode(tile.address.partition(",")[2])
         seen.append(int(np.asarray(Image.open(io.BytesIO(content)))[0, 0, 0]))
-    assert seen == [shades[one.index] for one in telling]
+    assert seen == [shades[one.index] for one in images]
 
 
 def test_a_probability_on_the_border_of_two_bins_belongs_to_the_lower() -> None:

@@ -40,7 +40,7 @@ from suite.analysis import compare, compare_sweeps
 from suite.core.errors import EnvironmentProblem, UsageError
 from suite.core.records import Objective, Status
 from suite.report import figures, files, make
-from suite.report.compare_sweeps import versus
+from suite.report.compare_sweeps import comparison_content
 from suite.report.content import Content, content
 from suite.report.files import folder_name, publish, write
 from suite.report.formatting import with_interval
@@ -65,7 +65,7 @@ def shifted(trial: TrialRun, by: float) -> TrialRun:
 def test_two_sweeps_are_compared_arm_by_arm_where_they_share_one(tmp_path: Path) -> None:
     ours = runs(*grid(["base", "a", "only here"], 6))
     theirs = other_sweep(*[shifted(trial, 0.05) for trial in grid(["base", "a"], 6, data_digest="abc")])
-    found = versus(ours, theirs, Rules(VAL), Rules(VAL))
+    found = comparison_content(ours, theirs, Rules(VAL), Rules(VAL))
     assert [row[0] for row in found.tables[0].rows] == ["base", "a"]
     assert {row[-1] for row in found.tables[0].rows} == {"worse"}
     row = compare_sweeps(histories(ours), histories(theirs), VAL, VAL).set_index("arm").loc["a"]
@@ -78,9 +78,9 @@ def test_two_sweeps_are_compared_arm_by_arm_where_they_share_one(tmp_path: Path)
 
 def test_two_sweeps_without_a_common_arm_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="must share an arm"):
-        versus(runs(*grid(["a"], 2)), other_sweep(*grid(["b"], 2)), Rules(VAL), Rules(VAL))
+        comparison_content(runs(*grid(["a"], 2)), other_sweep(*grid(["b"], 2)), Rules(VAL), Rules(VAL))
     with pytest.raises(UsageError, match="twice"):
-        versus(runs(*grid(["a"], 2)), runs(*grid(["a"], 2)), Rules(VAL), Rules(VAL))
+        comparison_content(runs(*grid(["a"], 2)), runs(*grid(["a"], 2)), Rules(VAL), Rules(VAL))
 
 
 LAST = replace(VAL, strategy="last")
@@ -92,11 +92,11 @@ def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None
     early = {1: 0.5, 2: 0.9, 3: 0.4, 4: 0.3}  # validation is best at epoch 2, where the test figure is another one
     trials = [replace(one, metrics={"val/acc": early, "test/acc": {1: 0.1, 2: 0.2 + 0.01 * one.seed, 3: 0.3, 4: 0.4}})
               for one in theirs.trials]  # fmt: skip
-    found = versus(ours, replace(theirs, trials=tuple(trials)), Rules(LAST), Rules(VAL))
+    found = comparison_content(ours, replace(theirs, trials=tuple(trials)), Rules(LAST), Rules(VAL))
     row = found.arms.set_index("arm").loc["a"]
     assert row["nuts: test/acc"] == pytest.approx(0.225), "of the best epoch"
     assert row["difference"] == pytest.approx(row["fruit: test/acc"] - row["nuts: test/acc"]) and row["pairs"] == 6
-    swapped = versus(replace(theirs, trials=tuple(trials)), ours, Rules(VAL), Rules(LAST))
+    swapped = comparison_content(replace(theirs, trials=tuple(trials)), ours, Rules(VAL), Rules(LAST))
     assert swapped.arms.set_index("arm").loc["a", "difference"] == pytest.approx(-row["difference"])
 
 
@@ -104,7 +104,7 @@ def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path:
     loss = Objective("val/loss", "minimize")
     theirs = [replace(one, metrics={"val/loss": {1: 0.5}, "test/loss": {1: 0.25}, "test/acc": {1: 0.9}})
               for one in grid(["base", "a"], 6)]  # fmt: skip
-    found = versus(runs(*grid(["base", "a"], 6)), other_sweep(*theirs), Rules(VAL), Rules(loss))
+    found = comparison_content(runs(*grid(["base", "a"], 6)), other_sweep(*theirs), Rules(VAL), Rules(loss))
     assert "No difference is tested" in found.conclusions[0] and "test/loss" in found.conclusions[0]
     (table,) = found.tables
     assert table.headings[1:5] == ("fruit: seeds", "fruit: test accuracy, %", "nuts: seeds", "nuts: test loss")
@@ -118,7 +118,7 @@ def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path:
 
 def test_shared_arms_that_never_finished_are_too_few(tmp_path: Path) -> None:
     failed = grid(["a"], 2, status="failed", epochs=0)
-    found = versus(runs(*failed), other_sweep(*grid(["a"], 1)), Rules(VAL), Rules(VAL))
+    found = comparison_content(runs(*failed), other_sweep(*grid(["a"], 1)), Rules(VAL), Rules(VAL))
     assert found.tables[0].rows[0][-1] == "too few seeds"
     publish(found, tmp_path)
 

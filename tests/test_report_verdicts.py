@@ -21,7 +21,7 @@ from suite.report.formatting import figure, percent, points, rounded, with_inter
 from suite.report.image_error import ImageError, image_errors
 from suite.report.runs import Rules, rules
 from suite.report.study.claims import claims
-from suite.report.study.roles import Roles, roles
+from suite.report.study.study_arms import StudyArms, find_study_arms
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns, TrialRun
 
@@ -346,7 +346,7 @@ def faster(end: float, speed: float, rng: np.random.Generator) -> str:
     """The outcome of "short learns faster than deep", whose time constant is 5 epochs and end 80 %."""
     trials = [learned("deep", seed, 0.8, 0.2, rng) for seed in range(6)]
     trials += [learned("short", seed, end, speed, rng) for seed in range(6)]
-    found = claims(trials, Roles(heads=(("deep", "short"),)), Rules(VAL))
+    found = claims(trials, StudyArms(heads=(("deep", "short"),)), Rules(VAL))
     return next(claim.outcome for claim in found if "learns faster" in claim.text)
 
 
@@ -378,7 +378,7 @@ def ended(values: Mapping[str, Sequence[float]]) -> list[TrialHistory]:
 )
 def test_sameness_is_refuted_only_if_the_whole_interval_lies_outside(shift: float, alike: str, costless: str) -> None:
     values = {"base": [0.6] * 8, "b": [0.6 + shift + noise for noise in NOISE]}
-    found = claims(ended(values), Roles(heads=(("base", "b"),), freezing=(("base", "b"),)), Rules(VAL))
+    found = claims(ended(values), StudyArms(heads=(("base", "b"),), freezing=(("base", "b"),)), Rules(VAL))
     told = {("alike" if "end alike" in claim.text else claim.text.split()[0]): claim.outcome for claim in found}
     assert told["alike"] == alike
     assert told["Freezing"] == costless
@@ -388,10 +388,10 @@ def test_the_freezing_claim_compares_equal_heads_if_the_sweep_has_them() -> None
     freeze7 = FINETUNE | {"model.freeze_depth": "7"}
     free = {name: value for name, value in FINETUNE.items() if name != "model.head"}
     arms = {"scratch": SCRATCH, "finetune": free, "config1": CONFIG1, "config2": CONFIG2}
-    mixed = roles(arms)
+    mixed = find_study_arms(arms)
     assert mixed.freezing == () and mixed.freezing_and_head == (("finetune", "config1"),)
     arms |= {"finetune": FINETUNE, "freeze7": freeze7}
-    parted = roles(arms)
+    parted = find_study_arms(arms)
     assert parted.freezing == (("finetune", "freeze7"),)
     values = {"finetune": [0.8] * 6, "freeze7": [0.8] * 6, "config1": [0.78] * 6}
     texts = {claim.text: claim for claim in claims(ended(values), parted, Rules(VAL))}
@@ -472,7 +472,7 @@ def test_failed_seeds_that_were_taken_out_of_the_file_still_count_as_lost() -> N
 @pytest.mark.parametrize("status", [Status.FAILED, Status.RUNNING])
 def test_claims_about_arms_that_are_not_whole_are_not_judged(status: Status) -> None:
     trials = ended({"base": around(0.6), "b": around(0.6)})
-    roles = Roles(heads=(("base", "b"),))
+    roles = StudyArms(heads=(("base", "b"),))
     assert "reproduced" in {claim.outcome for claim in claims(trials, roles, Rules(VAL))}
     trials[-1].status = status
     found = claims(trials, roles, Rules(VAL))

@@ -32,7 +32,7 @@ from test_tracking import Story, mlflow_tracker, project
 from suite.analysis.predictions import Predictions
 from suite.config import load
 from suite.console.output import exit_codes
-from suite.core.cells import inert
+from suite.core.cells import escape_formula
 from suite.core.errors import EnvironmentProblem, Problem, TrialError, UsageError
 from suite.core.redaction import WORD, redacted
 from suite.data.cache import cached
@@ -460,9 +460,8 @@ def test_no_cell_is_a_formula(tmp_path: Path) -> None:
             for cell in row:
                 assert not cell.startswith(("=", "+", "@", "\t", "\r")), (name, cell)
                 assert not cell.startswith("-") or float(cell) <= 0, (name, cell)
-    assert [inert(text) for text in FORMULAS] == ["'" + text.replace("\r", "\n") for text in FORMULAS] and inert(
-        -1.5
-    ) == -1.5
+    escaped = ["'" + text.replace("\r", "\n") for text in FORMULAS]
+    assert [escape_formula(text) for text in FORMULAS] == escaped and escape_formula(-1.5) == -1.5
 
 
 def test_file_names_are_no_formulas_in_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

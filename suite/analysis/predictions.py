@@ -352,7 +352,7 @@ def swaps(ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int
 
 
 @dataclass(frozen=True)
-class Telling:
+class DiscriminatingImage:
     """An image on which two arms differ.
 
     Attributes:
@@ -371,9 +371,9 @@ class Telling:
     mistaken: int
 
 
-def telling(
+def discriminating_images(
     ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int
-) -> list[Telling]:
+) -> list[DiscriminatingImage]:
     """The images on which we are right more often than they are, most telling first.
 
     By the difference of the fractions of networks that are right; among equals by that of the probability of the truth.
@@ -388,7 +388,7 @@ def telling(
         if gap[row] > 0
     ]
     return [
-        Telling(
+        DiscriminatingImage(
             row,
             int(index[row]),
             int(labels[row]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def inert(value: object) -> object:
+def escape_formula(value: object) -> object:
     """``value``, with an apostrophe before text that a spreadsheet would take for a formula.
 
     A lone carriage return becomes a line break: nobody puts it in quotes, and what follows would be a cell of its own.

@@ -15,7 +15,7 @@ from suite.analysis import Curve
 from suite.core.errors import SuiteError
 from suite.core.records import Status
 from suite.report.elements import Photo, Picture, Section, Strip
-from suite.report.figures import Curves, among, lines, styles
+from suite.report.figures import Curves, lines, local_styles, styles
 from suite.report.formatting import names
 from suite.report.runs import finite, in_plan
 from suite.tracking import SweepRuns, TrialRun
@@ -76,7 +76,7 @@ def activations(runs: SweepRuns, uri: str, order: Sequence[str], baseline: str) 
         " its lowest value, to white, its highest. Channels that are 0 for every test image are crossed out. More "
         "layers, images and sizes: python -m suite.activations RUN."
     ]
-    deaths = _deaths(runs, uri, chosen, baseline, order)
+    deaths = _dead_channels(runs, uri, chosen, baseline, order)
     if not deaths and any(one.facts.get("dead") for one in found.values()):
         sentences.append(
             "No ReLU of these arms has a dead channel, one that is 0 for every test image."
@@ -110,7 +110,7 @@ def _strips(found: dict[str, Layers]) -> tuple[Strip, ...]:
     return tuple(Strip(layer, tuple(photos)) for layer, photos in shown.items())
 
 
-def _deaths(
+def _dead_channels(
     runs: SweepRuns, uri: str, chosen: Sequence[str], baseline: str, order: Sequence[str]
 ) -> tuple[Picture, ...]:
     """The share of dead channels of each ReLU, by depth, one line for each arm."""
@@ -133,7 +133,9 @@ def _deaths(
         curves.append(Curve(arm, places, means, lows, highs, len(trials), Status.FINISHED))
     if not any(value for curve in curves for value in curve.high):
         return ()
-    looks = among([curve.arm for curve in curves], styles(order, [baseline] if baseline else []))
+    looks = local_styles(
+        [curve.arm for curve in curves], styles(order, [baseline] if baseline else [])
+    )
     caption = (
         "Dead channels, 0 for every test image, as a share of each ReLU's channels, from the first ReLU to the last; "
         "mean over an arm's seeds, the band from the lowest seed to the highest."

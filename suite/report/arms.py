@@ -68,7 +68,7 @@ def arms_frame(
     )
     for more in (
         compared,
-        analysis.epochs_to_baseline(items, course(items, rules)),
+        analysis.epochs_to_baseline(items, convergence_objective(items, rules)),
         analysis.training_seconds(items),
     ):
         frame = frame.merge(more, on="arm", how="left", sort=False)
@@ -121,7 +121,7 @@ def columns(settings: Iterable[str]) -> dict[str, str]:
     }
 
 
-def course(items: Iterable[TrialHistory], rules: Rules) -> Objective:
+def convergence_objective(items: Iterable[TrialHistory], rules: Rules) -> Objective:
     """What "how fast" is asked of: validation accuracy where it was measured, else what the sweep optimised."""
     has = any(VAL_ACC in record.metrics for item in items for record in item.curve)
     return Objective(VAL_ACC) if has else rules.objective
@@ -154,7 +154,7 @@ def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
         "The same for all arms: " + "; ".join(f"{name} {cell}" for name, cell in same.items()) + "."
         if same
         else "",
-        told=True,
+        ends_in_verdict=True,
         wraps=(WINS, DUNNETT, WORST),
     )
 

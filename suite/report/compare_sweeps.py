@@ -11,12 +11,12 @@ from suite import analysis
 from suite.core.errors import UsageError
 from suite.report.arms import adjusted_p, difference
 from suite.report.content import Content
-from suite.report.elements import Picture, Section, Table, kept
+from suite.report.elements import Picture, Section, Table, non_empty
 from suite.report.figures import styles
 from suite.report.formatting import heading, names, scale, with_interval, with_unit
 from suite.report.runs import Rules, configs, histories
 from suite.report.study.curves import Courses
-from suite.report.study.roles import Roles
+from suite.report.study.study_arms import StudyArms
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
 
@@ -31,7 +31,7 @@ NOT_TESTED = "not tested"
 _LISTED = 8  # settings that are named
 
 
-def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Content:
+def comparison_content(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Content:
     """The comparison of two sweeps as a report.
 
     Raises:
@@ -67,7 +67,7 @@ def versus(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: Rules) -> Co
         question=f"Do the arms that {ours.sweep} and {theirs.sweep} share do better in one of them?",
         conclusions=tuple(_conclusions(arms, ours.sweep, theirs.sweep, rules, other)),
         notices=tuple(_notices(ours, theirs, shared, rules, other)),
-        sections=kept(sections),
+        sections=non_empty(sections),
         trials=both,
         arms=arms,
         failures=(),
@@ -114,14 +114,14 @@ def _trials(runs: SweepRuns, items: Sequence[TrialHistory], rules: Rules) -> pd.
 
 
 def _method(ours: str, theirs: str, rules: Rules, other: Rules) -> str:
-    said = "Each sweep's own metric chose the epochs of its trials. ± is a 95 % Student interval over seeds."
+    choice = "Each sweep's own metric chose the epochs of its trials. ± is a 95 % Student interval over seeds."
     if rules.tested != other.tested:
-        return said
+        return choice
     return (
         f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal numerics). Their 95 % "
         "intervals hold for all arms at once (a max-T test that flips the signs of whole seeds, inverted); verdicts "
         "are read from them alone, and p is adjusted for the number of arms. Earlier looks at either sweep are not "
-        f"counted. {said}"
+        f"counted. {choice}"
     )
 
 
@@ -170,7 +170,7 @@ def _table(arms: pd.DataFrame, ours: str, theirs: str, rules: Rules, other: Rule
         cells = [cell for side in sides for cell in _own(row, *side)]
         cells += _compared(row, rules.tested) if rules.tested == other.tested else []
         lines.append((str(row["arm"]), *cells, str(row["verdict"])))
-    return Table("arms", ("Arm", *headings, "Verdict"), tuple(lines), told=True)
+    return Table("arms", ("Arm", *headings, "Verdict"), tuple(lines), ends_in_verdict=True)
 
 
 def _own(row: Mapping[Any, Any], name: str, test: str) -> tuple[str, str]:
@@ -207,7 +207,9 @@ def _curves(
         if item.trial.arm in some
     ]
     order = list(dict.fromkeys(item.trial.arm for item in renamed))
-    pictures = Courses(renamed, order, styles(order, ())).pictures(rules.objective.name, Roles())
+    pictures = Courses(renamed, order, styles(order, ())).pictures(
+        rules.objective.name, StudyArms()
+    )
     return tuple(replace(one, caption=one.caption.replace(" Arms are coloured in the order of the table.", ""))
                  for one in pictures)  # fmt: skip
 

@@ -13,13 +13,13 @@ from suite.core.records import Status
 from suite.report import effects
 from suite.report.arms import (
     arms_frame,
+    convergence_objective,
     cost_table,
-    course,
     main_table,
     settings_table,
     varying,
 )
-from suite.report.elements import Failure, Photo, Picture, Section, Table, kept
+from suite.report.elements import Failure, Photo, Picture, Section, Table, non_empty
 from suite.report.error_analysis import Errors
 from suite.report.figures import styles
 from suite.report.image_error import ImageError
@@ -29,7 +29,7 @@ from suite.report.runs import Rules, configs, histories, is_search, parameters, 
 from suite.report.sentences import facts, notices
 from suite.report.study import claims
 from suite.report.study.curves import Courses
-from suite.report.study.roles import roles
+from suite.report.study.study_arms import find_study_arms
 from suite.report.verdicts import conclusions, leading_arm
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
@@ -125,7 +125,7 @@ def content(
         question=runs.parent.tags.get("mlflow.note.content", ""),
         conclusions=tuple(conclusions(arms, rules, spread, sum(item.ended for item in items))),
         notices=tuple(notices(runs, items, arms, rules)),
-        sections=kept(_sections(runs, items, trials, arms, rules, marked)),
+        sections=non_empty(_sections(runs, items, trials, arms, rules, marked)),
         trials=trials,
         arms=arms,
         failures=tuple(failures[:_UNTOLD]),
@@ -148,8 +148,8 @@ def _sections(
 ) -> list[Section]:
     order = list(arms["arm"])
     looks = styles(order, baselines)
-    about = roles({} if is_search(runs) else configs(runs))
-    curves = Courses(items, order, looks).pictures(course(items, rules).name, about)
+    about = find_study_arms({} if is_search(runs) else configs(runs))
+    curves = Courses(items, order, looks).pictures(convergence_objective(items, rules).name, about)
     settings = settings_table(arms, varying(items)) if len(arms) else None
     main = (main_table(arms, rules), settings, cost_table(arms)) if len(arms) else ()
     published = reference_table(arms, trials, rules)

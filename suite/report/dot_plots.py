@@ -101,11 +101,13 @@ class Scatter:
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
         best = sorted((mark for mark in self.marks if mark.best), key=lambda mark: mark.x)
-        told = sorted((mark for mark in self.marks if mark.number), key=lambda mark: mark.number)
+        numbered = sorted(
+            (mark for mark in self.marks if mark.number), key=lambda mark: mark.number
+        )
         width, tall = (3.9, 2.9) if narrow else (8.0, 3.9)
-        height = tall + 0.21 * len(told) + 0.75
+        height = tall + 0.21 * len(numbered) + 0.75
         with canvas((width, height)) as picture:
-            bottom = 0.21 * len(told) + 0.6
+            bottom = 0.21 * len(numbered) + 0.6
             axes = picture.add_axes((0.55 / width, bottom / height, 1 - 0.7 / width, tall / height))
             style(axes, LIGHT, self.title, self.below, whole=False)
             xs = [mark.x for mark in self.marks]
@@ -117,10 +119,10 @@ class Scatter:
                 )
             axes.plot([mark.x for mark in best], [mark.y for mark in best], color=LIGHT.grey, drawstyle="steps-post",
                       linewidth=1, zorder=0)  # fmt: skip
-            for row, mark in enumerate(told):
+            for row, mark in enumerate(numbered):
                 axes.annotate(str(mark.number), (mark.x, mark.y), xytext=(5, 5), textcoords="offset points",
                               color=LIGHT.ink, fontsize=9)  # fmt: skip
-                picture.text(0.55 / width, (len(told) - row - 0.5) * 0.21 / height,
+                picture.text(0.55 / width, (len(numbered) - row - 0.5) * 0.21 / height,
                              printable(f"{mark.number}  {mark.text}", 46 if narrow else 110), va="center",
                              color=LIGHT.ink, fontsize=8.5, parse_math=False)  # fmt: skip
             axes.margins(0.08)

@@ -17,7 +17,7 @@ from suite.report.runs import Rules
 from suite.report.slice_plots import Point, Slice, Slices, levels
 from suite.storage.journal import TrialHistory
 
-_MOST = 60  # rows of a figure
+_MAX_DOTS = 60  # rows of a figure
 _SLICES = 9  # panels
 _NAMED = 12  # arms up to which all are named, not only the best
 Looks = dict[str, Style]
@@ -28,9 +28,9 @@ def section(
 ) -> Section:
     """The part of the report on what mattered; empty where the sweep has nothing to say on it."""
     found = [] if search else _effects(items, rules)
-    said, important = _searched(items, rules) if search else ((), [])
+    sentences, important = _searched(items, rules) if search else ((), [])
     return Section(
-        "matters", "What mattered", said, (), (*found, *important, *_costs(arms, rules, looks))
+        "matters", "What mattered", sentences, (), (*found, *important, *_costs(arms, rules, looks))
     )
 
 
@@ -56,8 +56,8 @@ def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
         "each averaged over the arms in which all of its values meet the same other settings; 95 % Student interval "
         "over seeds, not adjusted for their number."
     )
-    if len(dots) > _MOST:
-        caption += f" The first {_MOST} of {len(dots)} are drawn."
+    if len(dots) > _MAX_DOTS:
+        caption += f" The first {_MAX_DOTS} of {len(dots)} are drawn."
     alt = f"Main effects of {', '.join(settings)} on {label(metric).lower()}, with intervals."
     unit = "points" if factor > 1 else metric
     return [
@@ -65,7 +65,7 @@ def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
             "effects",
             alt,
             caption,
-            Dots(dots[:_MOST], f"Difference of {label(metric).lower()}, {unit}"),
+            Dots(dots[:_MAX_DOTS], f"Difference of {label(metric).lower()}, {unit}"),
         )
     ]
 
@@ -92,7 +92,8 @@ def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, .
             f"Importance of the parameters: too few trials ({len(points)} of at least {least} needed).",
         ), sliced
     dots = tuple(
-        Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high) for one in found[:_MOST]
+        Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high)
+        for one in found[:_MAX_DOTS]
     )
     caption = (
         "Importance (PED-ANOVA, arXiv 2304.10255): how much of what sets the best tenth of "

@@ -27,7 +27,7 @@ class Table:
     Attributes:
         name: unique in the report.
         caption: a sentence or two below it.
-        told: whether the last column is a verdict or an outcome.
+        ends_in_verdict: whether the last column is a verdict or an outcome.
         wraps: headings of columns whose cells may take two lines if the page is too narrow.
     """
 
@@ -35,7 +35,7 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
-    told: bool = False
+    ends_in_verdict: bool = False
     wraps: tuple[str, ...] = ()
 
 
@@ -108,6 +108,6 @@ class Failure:
     run_id: str
 
 
-def kept(sections: Sequence[Section]) -> tuple[Section, ...]:
+def non_empty(sections: Sequence[Section]) -> tuple[Section, ...]:
     """Those that hold anything."""
     return tuple(section for section in sections if section)

@@ -18,7 +18,7 @@ NUMBERED, NAMED = (
     30,
 )  # classes up to which cells of a confusion matrix have numbers, and rows have names
 _LISTED = 20  # classes that the figure of changes shows: those that changed most
-_LEAST = 10  # answers in a bin, below which its accuracy is noise
+_MIN_ANSWERS = 10  # answers in a bin, below which its accuracy is noise
 
 Paint = Callable[
     [Any, Scheme, bool], None
@@ -224,7 +224,7 @@ def calibration(curves: Sequence[tuple[str, Calibration]], baseline: str) -> Pai
 def _reliability(
     upper: Any, lower: Any, curve: Calibration, colour: str, dash: Any, marker: str
 ) -> None:
-    seen = curve.count >= _LEAST
+    seen = curve.count >= _MIN_ANSWERS
     upper.plot(100 * curve.confidence[seen], 100 * curve.accuracy[seen], color=colour, linestyle=dash, linewidth=2,
                marker=marker, ms=4.5)  # fmt: skip
     edges = np.linspace(0, 100, len(curve.count) + 1)

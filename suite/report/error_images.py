@@ -16,14 +16,16 @@ import numpy.typing as npt
 
 from suite import tracking
 from suite.analysis import predictions
-from suite.analysis.predictions import Telling
+from suite.analysis.predictions import DiscriminatingImage
 from suite.core.errors import SuiteError
-from suite.report.paired_predictions import Duel
+from suite.report.paired_predictions import PairedPredictions
 from suite.report.runs import parsed
 from suite.tracking import SweepRuns
 
 IMAGES = "test_images.npz"
-TILES = 16  # images of each kind that are shown
+MAX_TILES = 16  # in each group
+
+TileGroup = tuple[str, tuple["Tile", ...]]  # heading, images
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Tile:
     """A test image in the page.
 
     Attributes:
-        address: the picture itself, as an address.
-        truth: the name of its class; mistaken: what the arm that is wrong takes it for.
-        score: how many networks of either arm are right, "" where each arm has one.
+        address: the image as a data URL.
+        truth: the name of its class.
+        mistaken: the class that the wrong arm gives it.
+        score: how many networks of either arm are right, "" if each arm has one network.
     """
 
     address: str
@@ -44,7 +47,12 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Test images that the sweep kept: uint8 (M, H, W, 3), and their rows in the data set's test images."""
+    """Test images that the sweep stored.
+
+    Attributes:
+        pixels: uint8 (M, H, W, 3).
+        row: number in the data set's test images -> row of ``pixels``.
+    """
 
     pixels: npt.NDArray[np.uint8]
     row: dict[int, int]
@@ -53,16 +61,15 @@ class Images:
 def class_names_and_images(
     runs: SweepRuns, uri: str, classes: int
 ) -> tuple[list[str], Images | None]:
-    """The names of the classes, and the kept images; numbers and None where the store has none."""
+    """The names of the classes, and the stored images; numbers and None if the store lacks them."""
     names = parsed(runs.parent.tags.get("suite.classes"))
     images = None
     try:
         with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
             path = tracking.download(uri, runs.parent.run_id, IMAGES, Path(folder))
             with path.open("rb") as opened, np.load(opened) as file:
-                images = Images(
-                    file["images"], {int(index): row for row, index in enumerate(file["index"])}
-                )
+                row = {int(index): row for row, index in enumerate(file["index"])}
+                images = Images(file["images"], row)
                 names = names or [str(name) for name in file["classes"]]
     except (SuiteError, OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error):
         pass
@@ -71,42 +78,39 @@ def class_names_and_images(
     return [str(name) for name in names], images
 
 
-def choose_tiles(
-    found: Duel, baseline: str, winner: str, names: Sequence[str], images: Images | None
-) -> tuple[tuple[tuple[str, tuple[Tile, ...]], ...], tuple[str, ...]]:
-    """The images on which the two arms differ most, either way; and what is missing."""
+def tile_groups(
+    pairs: PairedPredictions,
+    baseline: str,
+    winner: str,
+    names: Sequence[str],
+    images: Images | None,
+) -> tuple[tuple[TileGroup, ...], tuple[str, ...]]:
+    """The images on which the two arms differ most, either way; and sentences if there are none."""
     if images is None:
         return (), (
-            "The test images on which they differ most cannot be shown: the sweep kept none (no test_images.npz).",
+            "The test images on which they differ most cannot be shown: "
+            "the sweep stored none (no test_images.npz).",
         )
-    groups = []
+    groups: list[TileGroup] = []
     for right, wrong, arm, other in (
-        (found.ours, found.theirs, winner, baseline),
-        (found.theirs, found.ours, baseline, winner),
+        (pairs.ours, pairs.theirs, winner, baseline),
+        (pairs.theirs, pairs.ours, baseline, winner),
     ):
-        best = predictions.telling(right, wrong, found.images)
-        kept = [one for one in best if one.index in images.row][:TILES]
-        if kept:
-            heading = f"Right with {arm}, wrong with {other}"
-            groups.append(
-                (heading, tuple(_tile(one, names, images, len(found.seeds)) for one in kept))
-            )
+        ranked = predictions.discriminating_images(right, wrong, pairs.images)
+        shown = [image for image in ranked if image.index in images.row][:MAX_TILES]
+        if shown:
+            tiles = tuple(_tile(image, names, images, len(pairs.seeds)) for image in shown)
+            groups.append((f"Right with {arm}, wrong with {other}", tiles))
     if not groups:
-        return (), (
-            "None of the images on which they differ most is among those that the sweep kept.",
-        )
+        return (), ("The sweep stored none of the images on which they differ most.",)
     return tuple(groups), ()
 
 
-def _tile(one: Telling, names: Sequence[str], images: Images, seeds: int) -> Tile:
+def _tile(image: DiscriminatingImage, names: Sequence[str], images: Images, seeds: int) -> Tile:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(images.pixels[images.row[one.index]]).save(file, "PNG")
+    Image.fromarray(images.pixels[images.row[image.index]]).save(file, "PNG")
     address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    score = (
-        f"{round(one.ours * seeds)} of {seeds} against {round(one.theirs * seeds)}"
-        if seeds > 1
-        else ""
-    )
-    return Tile(address, names[one.label], names[one.mistaken], score)
+    right = f"{round(image.ours * seeds)} of {seeds} against {round(image.theirs * seeds)}"
+    return Tile(address, names[image.label], names[image.mistaken], right if seeds > 1 else "")

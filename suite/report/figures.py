@@ -93,7 +93,9 @@ def styles(
     return found
 
 
-def among(arms: Sequence[str], looks: dict[str, Style], scheme: Scheme = LIGHT) -> dict[str, Style]:
+def local_styles(
+    arms: Sequence[str], looks: dict[str, Style], scheme: Scheme = LIGHT
+) -> dict[str, Style]:
     """The looks of a few arms; those that are grey elsewhere get colours that are free here."""
     used = {looks[arm].colour for arm in arms if arm in looks and looks[arm].named}
     free = iter([colour for colour in scheme.arms if colour not in used])

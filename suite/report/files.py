@@ -18,9 +18,9 @@ import jinja2
 from suite import tracking
 from suite.core.errors import EnvironmentProblem, SuiteError, UsageError
 from suite.report import activation_section, error_analysis
-from suite.report.compare_sweeps import versus
+from suite.report.compare_sweeps import comparison_content
 from suite.report.content import Content, content
-from suite.report.elements import Picture, kept
+from suite.report.elements import Picture, non_empty
 from suite.report.figures import address, darkened
 from suite.report.image_error import image_errors
 from suite.report.runs import rules
@@ -63,7 +63,7 @@ def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warn
 def _illustrated(found: Content, runs: SweepRuns, uri: str) -> Content:
     """With what artifacts of the runs show: errors, augmentations, activations."""
     order = [str(arm) for arm in found.arms["arm"]] if len(found.arms) else []
-    pictures = kept(
+    pictures = non_empty(
         [
             activation_section.augmentations(runs, uri),
             activation_section.activations(runs, uri, order, found.baseline),
@@ -94,7 +94,7 @@ def make_comparison(sweep: str, other: str, uri: str, out: Path) -> Path:
         EnvironmentProblem: as ``make``.
     """
     ours, theirs = tracking.read(uri, sweep), tracking.read(uri, other)
-    return publish(versus(ours, theirs, rules(ours, uri), rules(theirs, uri)), out)
+    return publish(comparison_content(ours, theirs, rules(ours, uri), rules(theirs, uri)), out)
 
 
 def publish(found: Content, out: Path) -> Path:

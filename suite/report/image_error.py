@@ -10,7 +10,7 @@ import numpy as np
 from suite import analysis
 from suite.analysis import predictions
 from suite.core.records import TEST_ACC
-from suite.report.paired_predictions import Duel, count_test_images, duel
+from suite.report.paired_predictions import PairedPredictions, count_test_images, pair_arms
 from suite.report.runs import Rules, histories
 from suite.storage.journal import TrialHistory
 from suite.tracking import SweepRuns
@@ -69,7 +69,7 @@ def bound(ours: float, theirs: float, images: int) -> float:
     return _Z * float(np.sqrt((ours * (1 - ours) + theirs * (1 - theirs)) / images))
 
 
-def paired_half_width(pairs: Duel) -> float:
+def paired_half_width(pairs: PairedPredictions) -> float:
     """The half width from predictions; the arms' networks are averaged image by image."""
     by_image = predictions.differences(pairs.ours, pairs.theirs) / len(pairs.seeds)
     return _Z * float(by_image.std(ddof=1) / np.sqrt(len(by_image)))
@@ -78,8 +78,8 @@ def paired_half_width(pairs: Duel) -> float:
 def _exact(runs: SweepRuns, uri: str, against: Mapping[str, str]) -> dict[str, ImageError]:
     known: dict[str, ImageError] = {}
     for arm, base in against.items():
-        pairs = duel(runs, uri, arm, base)
-        if isinstance(pairs, Duel) and pairs.images > 1:
+        pairs = pair_arms(runs, uri, arm, base)
+        if isinstance(pairs, PairedPredictions) and pairs.images > 1:
             known[arm] = ImageError(paired_half_width(pairs), exact=True)
     return known
 

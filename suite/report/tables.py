@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from suite.core.cells import inert
+from suite.core.cells import escape_formula
 from suite.report.content import Content
 from suite.report.elements import Section, Table
 
 
 def csv(frame: pd.DataFrame) -> str:
     """A table that a spreadsheet opens without running anything: text that would be a formula gets an apostrophe."""
-    safe = frame.map(inert).rename(columns=inert)
+    safe = frame.map(escape_formula).rename(columns=escape_formula)
     return str(safe.to_csv(index=False, lineterminator="\n"))
 
 
@@ -32,7 +32,7 @@ def markdown(content: Content) -> str:
             if errors.baseline == errors.winner
             else f"{errors.winner} against {errors.baseline}"
         )
-        parts += [f"## Errors of {plain(about)}", _bullets((*errors.said, *errors.missing))]
+        parts += [f"## Errors of {plain(about)}", _bullets((*errors.sentences, *errors.notes))]
         for drawing in errors.drawings:
             parts += [
                 f"![{plain(drawing.alt)}](figures/{drawing.name}.png)",

@@ -226,7 +226,7 @@ def _differing(ours: list[Predictions], theirs: list[Predictions], each: int) ->
     except ValueError:
         return
     for right, wrong in ((common[:pairs], common[pairs:]), (common[pairs:], common[:pairs])):
-        for place, one in enumerate(predictions.telling(right, wrong, each)):
+        for place, one in enumerate(predictions.discriminating_images(right, wrong, each)):
             yield place, one.index
 
 

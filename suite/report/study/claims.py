@@ -19,7 +19,7 @@ from suite.core.records import TEST_ACC, TRAIN_ACC, VAL_ACC, VAL_LOSS, Objective
 from suite.report.elements import Table
 from suite.report.formatting import figure, percent, points, some
 from suite.report.runs import Rules
-from suite.report.study.roles import Roles
+from suite.report.study.study_arms import StudyArms
 from suite.storage.journal import TrialHistory
 
 REPRODUCED, NOT_REPRODUCED, UNKNOWN = "reproduced", "not reproduced", "cannot be told"
@@ -46,7 +46,7 @@ class Claim:
     rule: str = ""
 
 
-def claims(items: Sequence[TrialHistory], roles: Roles, rules: Rules) -> list[Claim]:
+def claims(items: Sequence[TrialHistory], roles: StudyArms, rules: Rules) -> list[Claim]:
     """The claims that the sweep's arms allow to be looked at."""
     judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
     trials = finished_by_pair(judged)
@@ -95,7 +95,7 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
     )
     caption = " ".join([caption, *dict.fromkeys(claim.rule for claim in found if claim.rule)])
     rows = tuple((claim.text, claim.figures, claim.outcome) for claim in found)
-    return Table("claims", ("Claim", "Figures", "Outcome"), rows, caption, told=True)
+    return Table("claims", ("Claim", "Figures", "Outcome"), rows, caption, ends_in_verdict=True)
 
 
 # ---- the kinds of claims ---------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def _same(text: str, ours: ByPair, theirs: ByPair, rules: Rules, no_worse: bool 
     return Claim(text, outcome, figures, note)
 
 
-def _freezing_and_head(roles: Roles, trials: Mapping[str, ByPair], rules: Rules) -> Iterable[Claim]:
+def _freezing_and_head(roles: StudyArms, trials: Mapping[str, ByPair], rules: Rules) -> Iterable[Claim]:
     """Frozen arms that also have another head, for free arms without a frozen arm of their own head."""
     separated = {free for free, _ in roles.freezing}
     for free, frozen in roles.freezing_and_head:

@@ -9,10 +9,10 @@ from suite import analysis
 from suite.analysis import Curve
 from suite.core.records import TEST_ACC, TEST_LOSS, TRAIN_ACC, TRAIN_LOSS, VAL_ACC, VAL_LOSS
 from suite.report.elements import Picture
-from suite.report.figures import LIGHT, Curves, Line, Style, among, lines
+from suite.report.figures import LIGHT, Curves, Line, Style, lines, local_styles
 from suite.report.formatting import label, names, some
 from suite.report.small_multiples import Panel, Panels
-from suite.report.study.roles import Roles
+from suite.report.study.study_arms import StudyArms
 from suite.storage.journal import TrialHistory
 
 Looks = dict[str, Style]
@@ -47,14 +47,19 @@ class Courses:
             return found
         return [curve for arm in arms for curve in found if curve.arm == arm]
 
-    def pictures(self, metric: str, roles: Roles) -> tuple[Picture, ...]:
+    def pictures(self, metric: str, study_arms: StudyArms) -> tuple[Picture, ...]:
         """All figures of curves that the sweep has anything for.
 
         Args:
             metric: that of the main figure.
         """
-        found = [self._main(metric), self._splits(), *self._weights(roles), *self._heads(roles)]
-        found += [*self._final(roles), *self._dropout(roles), *self._depths(roles)]
+        found = [
+            self._main(metric),
+            self._splits(),
+            *self._weights(study_arms),
+            *self._heads(study_arms),
+        ]
+        found += [*self._final(study_arms), *self._dropout(study_arms), *self._depths(study_arms)]
         return tuple(picture for picture in found if picture is not None)
 
     def _main(self, metric: str) -> Picture | None:
@@ -79,7 +84,7 @@ class Courses:
     def _few(
         self, name: str, arms: Sequence[str], caption: str, metrics: Sequence[str]
     ) -> Picture | None:
-        looks = among(arms, self.looks)
+        looks = local_styles(arms, self.looks)
         panels = [Panel(metric, tuple(lines(self.of(metric, arms), looks))) for metric in metrics]
         panels = [panel for panel in panels if panel.lines]
         if not any(len(panel.lines) > 1 for panel in panels):
@@ -87,24 +92,24 @@ class Courses:
         alt = f"{', '.join(label(panel.metric) for panel in panels)} by epoch of {names(arms)}."
         return Picture(name, alt, f"{caption} {_SAME}", Panels(tuple(panels), 2))
 
-    def _weights(self, roles: Roles) -> Iterable[Picture | None]:
-        for number, (random, pretrained) in enumerate(roles.weights, start=1):
+    def _weights(self, study_arms: StudyArms) -> Iterable[Picture | None]:
+        for number, (random, pretrained) in enumerate(study_arms.weights, start=1):
             caption = f"Pretrained ({pretrained}) against a random start ({random})."
             yield self._few(
                 _numbered("pretrained", number), (pretrained, random), caption, _TRAINING
             )
 
-    def _heads(self, roles: Roles) -> Iterable[Picture | None]:
-        for number, (deep, short) in enumerate(roles.heads, start=1):
+    def _heads(self, study_arms: StudyArms) -> Iterable[Picture | None]:
+        for number, (deep, short) in enumerate(study_arms.heads, start=1):
             caption = f"Config1 ({short}) against Config2 ({deep})."
             yield self._few(_numbered("heads", number), (short, deep), caption, _TRAINING)
 
-    def _final(self, roles: Roles) -> Iterable[Picture | None]:
+    def _final(self, study_arms: StudyArms) -> Iterable[Picture | None]:
         """The random start, the pretrained net with all weights learnable, and the one with some frozen."""
-        for number, (random, pretrained) in enumerate(roles.weights, start=1):
+        for number, (random, pretrained) in enumerate(study_arms.weights, start=1):
             frozen = [
                 arm
-                for free, arm in (*roles.freezing, *roles.freezing_and_head)
+                for free, arm in (*study_arms.freezing, *study_arms.freezing_and_head)
                 if free == pretrained
             ]
             if frozen:
@@ -117,11 +122,11 @@ class Courses:
                     (VAL_LOSS, VAL_ACC, TEST_LOSS, TEST_ACC),
                 )
 
-    def _dropout(self, roles: Roles) -> Iterable[Picture | None]:
+    def _dropout(self, study_arms: StudyArms) -> Iterable[Picture | None]:
         """A column for each place, a line for each rate."""
-        if not roles.dropout:
+        if not study_arms.dropout:
             return
-        steps = sorted({rate for rates in roles.dropout.values() for rate in rates})
+        steps = sorted({rate for rates in study_arms.dropout.values() for rate in rates})
         colours = {
             rate: LIGHT.steps[round(place * (len(LIGHT.steps) - 1) / max(1, len(steps) - 1))]
             for place, rate in enumerate(steps)
@@ -129,20 +134,21 @@ class Courses:
         panels = [
             Panel(metric, self._rates(metric, rates, colours), f"after {place}")
             for metric in (TEST_ACC, TEST_LOSS)
-            for place, rates in roles.dropout.items()
+            for place, rates in study_arms.dropout.items()
         ]
         if not any(panel.lines for panel in panels):
             return
         caption = (
-            f"Dropout rates, after each place: the first {some(len(roles.dropout), 'panel')} test accuracy in percent, "
-            "the others test loss. Colours are those of the rates, from none to most, not of the arms."
+            f"Dropout rates, after each place: the first {some(len(study_arms.dropout), 'panel')} show "
+            "test accuracy in percent, the others test loss. Colours stand for rates, from none to "
+            "the highest, not for arms."
         )
         alt = f"Test accuracy and loss by epoch for dropout rates {', '.join(f'{rate:g}' for rate in steps)}."
         yield Picture(
             "dropout",
             alt,
             f"{caption} {_SAME}",
-            Panels(tuple(panels), len(roles.dropout), shared=True),
+            Panels(tuple(panels), len(study_arms.dropout), shared=True),
         )
 
     def _rates(
@@ -154,15 +160,17 @@ class Courses:
             for line in lines(self.of(metric, (arm,)), {arm: Style(colours[rate])})
         )
 
-    def _depths(self, roles: Roles) -> Iterable[Picture | None]:
+    def _depths(self, study_arms: StudyArms) -> Iterable[Picture | None]:
         """Plain nets beside residual ones of the same depths, as in He et al. 2015, figures 1 and 6."""
         groups: list[tuple[str, tuple[str, ...]]] = []
-        for shallow, deep in roles.depths:
+        for shallow, deep in study_arms.depths:
             groups.append(("plain", (shallow, deep)))
-            mates = tuple(roles.residual[arm] for arm in (shallow, deep) if arm in roles.residual)
+            mates = tuple(
+                study_arms.residual[arm] for arm in (shallow, deep) if arm in study_arms.residual
+            )
             groups += [("residual", mates)] if mates else []
         arms = [arm for _, group in groups for arm in group]
-        looks = among(arms, self.looks)
+        looks = local_styles(arms, self.looks)
         panels = [
             Panel(
                 metric,

@@ -23,7 +23,7 @@ CONFIG1, CONFIG2 = ([128], 0.3), ([256, 128, 128, 64, 32], [0.2, 0.2, 0.2, 0.2, 
 
 
 @dataclass(frozen=True)
-class Roles:
+class StudyArms:
     """Pairs of arms, the first one of each being what the study compares with.
 
     Attributes:
@@ -45,7 +45,7 @@ class Roles:
     dropout: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
 
 
-def roles(configs: Configs) -> Roles:
+def find_study_arms(configs: Configs) -> StudyArms:
     """What the arms' settings make of them."""
     plain = {
         arm: match
@@ -54,7 +54,7 @@ def roles(configs: Configs) -> Roles:
     }
     alike = list(_pairs(configs, _learnable, _frozen, _FREEZING))
     frozen = list(_pairs(configs, _learnable, _frozen, (*_FREEZING, *_HEAD)))
-    return Roles(
+    return StudyArms(
         weights=tuple(_pairs(configs, _random, _learnable, _WEIGHTS)),
         heads=tuple(_pairs(configs, _is_config2, _is_config1, _HEAD)),
         freezing=tuple(alike),
