@@ -216,7 +216,7 @@ class TestSending:
         self, server: TeamServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of each kind of request the first is done and its answer dropped; then 503, 429, 500, and so on anew."""
-        monkeypatch.setattr("suite.tracking.sender._FIRST_WAIT_S", 0.02)
+        monkeypatch.setattr("suite.tracking.sender._MIN_WAIT_S", 0.02)
         faults = (-1, 503, 429, 500)
         proxy = Proxy(server, lambda method, kind, number: faults[number % 7] if number % 7 < 4 and number < 14 else 0)
         entries = story(epochs=6)
