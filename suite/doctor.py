@@ -8,7 +8,6 @@ mended; 2 a cluster file is wrong; 6 something else is.
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import socket
@@ -260,7 +259,7 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
 def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     """How far the store has the journal; with ``fix`` the rest is sent."""
     entries = read(folder / FILE_NAME)
-    sent, run = _cursor(folder)
+    sent, run = tracking.read_cursor(folder / CURSOR)
     store = tracking.MlflowStore(
         folder.name, uri, tracking.default_artifacts(uri), str(entries[0].get("id", ""))
     )
@@ -295,15 +294,6 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
         f"not all could be sent: {lines[-1] if lines else 'it takes too long'}",
         "Try again later.",
     )
-
-
-def _cursor(folder: Path) -> tuple[int, str]:
-    """The last entry that the store has, and the parent run; 0 and "" where nothing was sent."""
-    try:
-        cursor = json.loads((folder / CURSOR).read_text())
-        return int(cursor["seq"]), str(cursor["run"] or "")
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, ""
 
 
 # ---- the command line ----------------------------------------------------------------------------

@@ -306,7 +306,7 @@ def test_one_seed_speaks_of_mcnemars_two_counts(store: Store) -> None:
     assert f"{test.ours} images are right with best alone and {test.theirs} with base alone" in text
     assert "One seed says nothing about other seeds" in text
     assert "class 0" in text or "class 1" in text, "classes without names have numbers"
-    assert "kept none" in text
+    assert "stored none" in text
 
 
 def test_pairs_that_disagree_are_said_to(store: Store) -> None:
@@ -334,10 +334,8 @@ def test_the_baseline_alone_is_shown_alone(store: Store) -> None:
 def test_without_a_baseline_the_arm_stands_alone_for_another_reason(store: Store) -> None:
     text = whole(section(both(store).runs, "x", "best", "best"))
     assert "No other arm has finished" not in text
-    assert (
-        "no single baseline, so no comparison arm was chosen; compare any two with python -m suite.report s --compare A B"
-        in text
-    )
+    assert "no single baseline, so no comparison arm was chosen" in text
+    assert "python -m suite.report s --compare A B" in text
 
 
 def test_nothing_finished_is_no_section(store: Store) -> None:

@@ -242,7 +242,7 @@ class TestSending:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Of each kind of request the first is done and its answer dropped; then 503, 429, 500, and so on anew."""
-        monkeypatch.setattr("suite.tracking.sender._FIRST_WAIT_S", 0.02)
+        monkeypatch.setattr("suite.tracking.sender._MIN_WAIT_S", 0.02)
         faults = (-1, 503, 429, 500)
         proxy = Proxy(
             server,

@@ -10,6 +10,7 @@ on from where it was, and sending an entry twice changes nothing. See ``projecti
 mlflow takes seconds to import; nothing here imports it before it is needed (``warm`` does so on a thread).
 """
 
+from suite.tracking.cursor import read_cursor
 from suite.tracking.images import log_images, read_images
 from suite.tracking.looks import looks_of, search_seed_of
 from suite.tracking.memory_store import MemoryStore
@@ -49,6 +50,7 @@ __all__ = [
     "looks_of",
     "publish_report",
     "read",
+    "read_cursor",
     "read_images",
     "resolve_weights",
     "search_seed_of",

@@ -116,8 +116,8 @@ def test_outages_lost_answers_and_dying_senders_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
     """The sender's process dies up to three times a seed, and its cursor is old, torn or gone."""
-    monkeypatch.setattr(sending, "_FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(sending, "_LONGEST_WAIT_S", 0.002)
+    monkeypatch.setattr(sending, "_MIN_WAIT_S", 0.001)
+    monkeypatch.setattr(sending, "_MAX_WAIT_S", 0.002)
     failures = 0
     for seed in range(SEEDS):
         drawn = random.Random(seed)
