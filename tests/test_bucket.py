@@ -29,7 +29,7 @@ from suite.core.records import Numerics, Objective, Trial
 from suite.execution.shared import SweepContext
 from suite.execution.worker import TrialRunner
 from suite.storage import bucket as buckets
-from suite.storage import bucket_journal, bucket_lease, checkpoint
+from suite.storage import bucket_check, bucket_journal, bucket_lease, checkpoint
 from suite.storage.base import AnotherOwner, StorageUnavailable
 from suite.storage.bucket import Bucket, is_bucket
 from suite.storage.bucket_lease import lease
@@ -103,7 +103,7 @@ def test_the_doctor_says_what_to_do_instead(folder: Folder) -> None:
 
 
 def test_what_is_put_is_there(there: Bucket, tmp_path: Path) -> None:
-    there.check()
+    bucket_check.check(there)
     assert there.names() == [] and there.get("a") is None and not there.fetch("a", tmp_path / "a")
     there.put("a", b"1")
     (tmp_path / "file").write_bytes(b"2" * 100_000)
@@ -130,7 +130,7 @@ def test_more_objects_than_a_page(there: Bucket) -> None:
 
 def test_a_bucket_that_is_not_there(there: Bucket) -> None:
     with pytest.raises(EnvironmentProblem, match=r"cannot be used.*(.|\n)*Make the bucket"):
-        Bucket("s3://nobodys-bucket/x").check()
+        bucket_check.check(Bucket("s3://nobodys-bucket/x"))
 
 
 def test_a_store_without_conditions_is_refused(
@@ -141,7 +141,7 @@ def test_a_store_without_conditions_is_refused(
         Bucket, "put_new", lambda self, name, content: self.put(name, content) or True
     )
     with pytest.raises(EnvironmentProblem, match="If-None-Match"):
-        there.check()
+        bucket_check.check(there)
 
 
 @pytest.mark.fault(27)

@@ -11,11 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,13 +25,11 @@ from suite.core.errors import OutOfMemoryError, TrialError
 from suite.core.records import EpochRecord, Status, Trial
 from suite.core.redaction import redacted
 from suite.execution import nodes
+from suite.execution.retry import RetryPolicy, describe
 from suite.execution.shared import SweepContext
-from suite.storage.base import StorageUnavailable
-from suite.system import disk
 from suite.system.watchdog import STACK_FILE, Watchdog
 
 LOOK_EVERY_S = 0.2  # between looks at a requested stop, while a trial waits for disk space
-DISK_WAITS_S = (1.0, 5.0, 25.0, 125.0)  # before a trial whose files found no room tries again
 Outcome = dict[str, Any]
 
 
@@ -114,8 +110,7 @@ class TrialRunner:
         self.training: Any = None
         self.done = False
         self.alone = False  # no longer trained as one network with the others
-        self.errors: list[str] = []
-        self.waits = list(DISK_WAITS_S)
+        self._retry = RetryPolicy(lambda seconds: self._wait(seconds))
         self.warnings: list[str] = []
 
     def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
@@ -133,7 +128,7 @@ class TrialRunner:
         except TrialError as error:
             outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
-            outcomes = self._again_or_fail(error)
+            outcomes = self._retry_or_fail(error)
         warnings = [self._outcome("warning", text=text) for text in self.warnings]
         self.warnings.clear()
         return warnings + outcomes
@@ -215,7 +210,7 @@ class TrialRunner:
             )
             return [self._outcome("images", **pictures)]
         except Exception as error:
-            return [self._outcome("warning", text=f"no activation sheets: {_reason(error)}")]
+            return [self._outcome("warning", text=f"no activation sheets: {describe(error)}")]
 
     def _prepare(self) -> Any:
         from suite.training.hooks import TrainingHooks  # torch: only in workers with work
@@ -250,32 +245,13 @@ class TrialRunner:
 
     # ---- ends ------------------------------------------------------------------------------------
 
-    def _again_or_fail(self, error: Exception) -> list[Outcome]:
-        """Once more from the last checkpoint; the same exception twice is deterministic, and the
-        trial's end.
-
-        A full disk is not, nor is a store that is away: that may change, and where it does not the
-        sweep is stopped, not the trial failed.
-        """
-        reason = _reason(error)
+    def _retry_or_fail(self, error: Exception) -> list[Outcome]:
         self.training = None
-        if isinstance(error, OSError) and (
-            error.errno in disk.FULL or isinstance(error, StorageUnavailable)
-        ):
-            what = "the bucket" if isinstance(error, StorageUnavailable) else "disk full"
-            said = f"{what}: {disk.said(error, self.folder)}"
-            if (
-                not self.waits
-            ):  # others will find it as full: the sweep stops, and goes on once there is room
-                return [self._end(Status.INTERRUPTED, reason=said, halt=said)]
-            self._wait(self.waits.pop(0))
-            return [self._outcome("warning", text=f"{said}; trying again from the last checkpoint")]
-        if reason in self.errors or len(self.errors) >= 2:
-            return [self._end(Status.FAILED, reason=reason)]
-        self.errors.append(reason)
-        return [
-            self._outcome("warning", text=f"{reason}; trying once more from the last checkpoint")
-        ]
+        decision = self._retry.after(error, self.folder)
+        if decision.status is None:
+            return [self._outcome("warning", text=decision.text)]
+        halt = {"halt": decision.text} if decision.halts else {}
+        return [self._end(decision.status, reason=decision.text, **halt)]
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -353,14 +329,3 @@ def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:
     if isinstance(end, Exception):
         raise end
     return end
-
-
-def _reason(error: Exception) -> str:
-    """The exception, and where it came from, in one line: the last place in the user's code or
-    ours, not in torch's.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename] or list(frames)
-    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
-    text = redacted(" ".join(str(error).split()))[:300]
-    return f"{type(error).__name__}: {text}{place}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 from suite.console.board import Board
 from suite.console.output import duration
 from suite.core.errors import EnvironmentProblem, UsageError
-from suite.core.records import Numerics, Status
+from suite.core.records import Status
 from suite.launch import search_phases
 from suite.launch.champion import register_champion, select_champion, write_report_images
+from suite.launch.launch_entry import record_launch
 from suite.launch.ledger import FLUSH_S, Ledger
+from suite.launch.look_rounds import run_rounds
+from suite.launch.numerics import pinned_numerics, warn_of_other_precision
 from suite.launch.options import LaunchResult, Options, check_only
 from suite.launch.retention import LEADERS, Retention
 from suite.launch.runner import Runner
 from suite.launch.takeover import take_over
 from suite.planning.plan import Plan
-from suite.planning.rounds import Round, rounds
 from suite.storage.base import AnotherOwner, StorageUnavailable, SweepStorage
 from suite.storage.journal import FILE_NAME, Entry
 from suite.system import signals
@@ -118,10 +120,10 @@ class Launch:
         spec, ledger = self.spec, self.ledger
         with ExitStack() as stack:
             runner = stack.enter_context(Runner(ledger, stop, self._on_end))
-            pinned = self._pinned_numerics()
+            pinned = pinned_numerics(ledger)
             ledger.numerics = pinned or runner.start()
             self._record_launch()
-            self._warn_of_other_precision()
+            warn_of_other_precision(ledger)
             if pinned and spec.resources.compile is (not pinned.compiled):
                 word = "yes" if pinned.compiled else "no"
                 self.board.warn(
@@ -129,7 +131,7 @@ class Launch:
                 )
             stack.enter_context(self.board.shown())
             if spec.looks:
-                self._run_rounds(runner, stop)
+                run_rounds(ledger, runner, stop)
             elif not spec.search:
                 grid = ledger.plan.trials(spec.arms_list)
                 ledger.plan_trials(grid)
@@ -145,50 +147,12 @@ class Launch:
         if not stop.requested and not self.spec.pareto:
             search_phases.confirm(self.ledger, runner)
 
-    def _run_rounds(self, runner: Runner, stop: Stop) -> None:
-        """Run the seeds of one planned look after the other; decided arms get no more seeds."""
-        ledger, first, announced = self.ledger, True, set[int]()
-        while not stop.requested:
-            known = rounds(ledger.plan, ledger.history)
-            self._record_planned_looks(known, announced, quiet=first)
-            present = known[-1]
-            if first or [trial.id for _, trial in present.pairs] != ledger.history.plan:
-                ledger.plan_trials(present.pairs)
-            # Only the first pass runs failed trials again: otherwise each round would.
-            trials = [
-                trial
-                for _, trial in present.pairs
-                if first or not ledger.history.trials[trial.id].ended
-            ]
-            if not ledger.pending(trials):
-                if not present.ended:
-                    look = f"look {present.number} of {len(self.spec.looks)}"
-                    self.board.warn(f"{look} waits for trials of the arms that --only left out")
-                return
-            runner.run(trials, early=None)
-            first = False
-
-    def _record_planned_looks(
-        self, known: Sequence[Round], announced: set[int], quiet: bool
-    ) -> None:
-        """Put looks on record, and say what they decided; ``quiet``: only those that are new."""
-        for taken in known:
-            if not taken.ended:
-                continue
-            new = taken.seeds not in self.ledger.history.looks
-            if new:
-                self.ledger.record("look", seeds=list(taken.seeds))
-            if taken.number not in announced and (new or not quiet):
-                text = _describe_look(taken, len(self.spec.looks))
-                self.board.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            announced.add(taken.number)
-
     def _record_launch(self) -> None:
         """Put the launch on record, and send tracking what it has not seen, then each entry once
         it is durable.
         """
         ledger = self.ledger
-        ledger.record_launch()
+        record_launch(ledger)
         if not self.spec.search:
             ledger.record_look()  # of an older version, or of a launch that died just before
         if self.options.force:
@@ -198,36 +162,6 @@ class Launch:
         for entry in list(ledger.journal.entries):
             self.sender.put(entry)
         ledger.journal.subscribe(self.sender.put)
-
-    def _pinned_numerics(self) -> Numerics | None:
-        """The numerics of an earlier launch: they stay, unless the file now asks for another
-        precision.
-        """
-        known = self.ledger.history.launch.get("numerics")
-        wanted = {config.train.precision for config, _, _ in self.ledger.plan.networks()} - {"auto"}
-        if known is None or (wanted and wanted != {known["precision"]}):
-            return None
-        return Numerics(**known)
-
-    def _warn_of_other_precision(self) -> None:
-        """Precision is no part of a trial's identity: say so if finished trials have another
-        one.
-        """
-        ledger = self.ledger
-        assert ledger.numerics is not None
-        now = ledger.numerics.precision
-        ended = [
-            item
-            for trial in ledger.planned_before()
-            if (item := ledger.history.trials[trial]).ended
-        ]
-        kept = {str((item.entry.get("numerics") or {}).get("precision", now)) for item in ended}
-        if other := sorted(kept - {now}):
-            self.board.warn(
-                f"precision is now {now}; what was trained in {' and '.join(other)} is kept as it "
-                "is "
-                "(--force runs it again), and is not paired with the new"
-            )
 
     # ---- ends ------------------------------------------------------------------------------------
 
@@ -329,18 +263,6 @@ def _message(stop: Stop) -> str:
     if stop.problem:  # only the journal's last entries did not fit
         return f"{stop.problem}; make room and launch the same command again"
     return ""
-
-
-def _describe_look(taken: Round, looks: int) -> str:
-    """E.g. ``look 2 of 3: 12 seeds; decided: a, b; 3 arms go on``."""
-    going = len(taken.undecided)
-    parts = [f"look {taken.number} of {looks}: {len(taken.seeds)} seeds"]
-    parts.append(f"decided: {', '.join(taken.decided) or 'none'}")
-    if going:
-        rest = "goes on" if going == 1 else "go on"
-        ending = "undecided at the last look" if taken.number == looks else rest
-        parts.append(f"{going} {'arm' if going == 1 else 'arms'} {ending}")
-    return "; ".join(parts)
 
 
 class _Budget:

@@ -4,7 +4,6 @@ place.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from suite.launch.options import Options
 from suite.planning.plan import Plan, weights_key
 from suite.storage.base import AnotherOwner, SweepStorage
 from suite.storage.journal import FILE_NAME, Journal, TrialHistory
-from suite.system import disk, environment
+from suite.system import disk
 
 if TYPE_CHECKING:  # imports ray
     from suite.execution.stop import Stop
@@ -84,42 +83,6 @@ class Ledger:
             if self.stop is not None:
                 self.stop.give_up(str(error.strerror))
             raise
-
-    def record_launch(self) -> None:
-        """Put this launch on record: command, file, environment, numerics, data."""
-        spec = self.spec
-        dataset = next(iter(self.plan.datasets.values()))
-        assert self.numerics is not None
-        self.record(
-            "launch",
-            token=self.token,
-            pid=os.getpid(),
-            host=os.uname().nodename,
-            command=environment.command(),
-            file=spec.source.path.name,
-            text=spec.source.text,
-            overrides=list(spec.source.overrides),
-            description=spec.description,
-            environment=environment.describe(spec.folder),
-            numerics=asdict(self.numerics),
-            data={
-                "name": dataset.name,
-                "digest": dataset.digest,
-                "classes": list(dataset.classes),
-                "train": len(dataset.train_labels),
-                "test": len(dataset.test_labels),
-            },
-            params={
-                "method": spec.method,
-                "seeds": list(spec.seeds),
-                "metric": spec.objective.name,
-            },
-            metric=[asdict(objective) for objective in spec.objectives],
-            margin=spec.metrics[0].margin,
-            reference={arm: dict(figures) for arm, figures in spec.reference.items()},
-            looks=[list(look) for look in spec.looks],
-            search_seed=spec.search_seed,
-        )
 
     def record_look(self) -> None:
         """Put on record at which seeds the verdicts can be read now, if those are other seeds

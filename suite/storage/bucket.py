@@ -27,7 +27,6 @@ import hashlib
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,48 +185,14 @@ class Bucket:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def age_s(self, name: str) -> float | None:
-        """Seconds since an object was put, by the store's own clock; None if there is none."""
+    def head(self, name: str) -> Any:
+        """The store's answer about an object, None if there is none."""
         try:
-            head = self._call("head_object", Key=self._key(name))
+            return self._call("head_object", Key=self._key(name))
         except FileNotFoundError:
             return None
-        return float(_clock(head).timestamp() - head["LastModified"].timestamp())
 
     # ---- calls -----------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Write, read and remove an object.
-
-        Raises:
-            EnvironmentProblem: the store cannot be used; says why.
-        """
-        name = f".check-{os.getpid()}-{time.time_ns()}"
-        remedy = (
-            "Make the bucket, and let this machine read, write, list and delete below it: "
-            "AWS_PROFILE, "
-            "AWS_ACCESS_KEY_ID or an instance profile; AWS_ENDPOINT_URL_S3 for a store that is "
-            "not Amazon's."
-        )
-        try:
-            same = (
-                self.put_new(name, b"it")
-                and not self.put_new(name, b"another")
-                and self.get(name) == b"it"
-            )
-            self.names(name)
-            self.remove(name)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"{self.address} cannot be used: {error.strerror}", remedy=remedy
-            ) from error
-        if not same:
-            raise EnvironmentProblem(
-                f"{self.address} cannot be used: it puts an object although there is one of that "
-                "name",
-                remedy="The store must know conditional writes (If-None-Match: *), as Amazon's, "
-                "MinIO and R2 do.",
-            )
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
@@ -315,10 +280,3 @@ def translate_errors(address: str) -> Iterator[None]:
             f"{address} cannot be used: {error.strerror}",
             remedy="Launch the same command again once it answers.",
         ) from error
-
-
-def _clock(answer: Any) -> Any:
-    """The store's own time when it gave the answer: clocks of machines differ."""
-    from email.utils import parsedate_to_datetime
-
-    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

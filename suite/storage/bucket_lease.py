@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -57,7 +58,7 @@ def lease(bucket: Bucket, token: str) -> Iterator[None]:
 
 
 def _refuse_if_alive(bucket: Bucket) -> None:
-    age_s = bucket.age_s(OWNER)
+    age_s = _age_s(bucket)
     if age_s is None:
         return
     owner = json.loads(bucket.get(OWNER) or b'{"host": "", "pid": 0, "at": ""}')
@@ -89,3 +90,18 @@ def _place() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
+
+
+def _age_s(bucket: Bucket) -> float | None:
+    """Seconds since the lease was renewed, by the store's own clock; None if there is none."""
+    answer = bucket.head(OWNER)
+    if answer is None:
+        return None
+    return float(_clock(answer).timestamp() - answer["LastModified"].timestamp())
+
+
+def _clock(answer: Any) -> Any:
+    """The store's own time when it gave the answer: clocks of machines differ."""
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

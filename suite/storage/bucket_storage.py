@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from suite.storage import bucket_journal
+from suite.storage import bucket_check, bucket_journal
 from suite.storage.base import MANIFEST, QuestionArea, StorageUnavailable, TrialStorage
 from suite.storage.bucket import Bucket, translate_errors
 from suite.storage.bucket_lease import lease
@@ -47,7 +47,7 @@ class BucketStorage:
         )  # files and folders of trials that were there when the launch began
 
     def check(self) -> None:
-        self.bucket.check()
+        bucket_check.check(self.bucket)
 
     @contextmanager
     def claim(self) -> Iterator[None]:
