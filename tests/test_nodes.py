@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from conftest import Folder
 
-from suite.core.errors import UsageError
+from suite.core.errors import EnvironmentProblem, UsageError
 from suite.core.records import Numerics, Objective
-from suite.execution import callback, nodes
+from suite.execution import callback, nodes, ray_session
 from suite.execution.callback import JournalCallback
 from suite.execution.shared import SweepContext
 from suite.execution.worker import TrialRunner
@@ -165,3 +166,32 @@ def test_lost_nodes_are_not_forgiven_for_ever(tmp_path: Path) -> None:
         trial.run_metadata.num_failures += 1
         takes_down.on_trial_recover(0, [], trial)
     assert trial.run_metadata.num_failures == 2
+
+
+def test_a_ray_that_does_not_start_in_time_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine at load 30 it took longer than the 30 s that Ray waits."""
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_session, "starts_here", lambda address: False)
+    with pytest.raises(EnvironmentProblem, match=r"did not start on this machine(.|\n)*overloaded"):
+        with ray_session.running(None, False):
+            raise AssertionError
+
+
+def test_another_exception_of_ray_stays_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("something else")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray_session, "starts_here", lambda address: False)
+    with pytest.raises(Exception, match="something else") as caught:
+        with ray_session.running(None, False):
+            raise AssertionError
+    assert not isinstance(caught.value, EnvironmentProblem)

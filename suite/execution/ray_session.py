@@ -76,6 +76,14 @@ def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
                 )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise _no_cluster(where or "this machine", str(error)) from error
+        except Exception as error:  # what Ray raises if its processes do not start in time
+            if "timed out during startup" not in str(error):
+                raise
+            raise EnvironmentProblem(
+                "Ray did not start on this machine within 30 s",
+                remedy="The machine is probably overloaded: end other work, and launch the same "
+                "command again.",
+            ) from error
         if not verbose:
             _silence_raylet()
     for name in ("ray", "ray.tune", "ray.data"):
