@@ -143,7 +143,7 @@ def test_a_search_shows_each_trial_against_each_parameter_that_varies() -> None:
     assert [point.value for point in slices["augment"].points if point.best] == [pytest.approx(100 * best)]
     assert {point.place for point in slices["augment"].points} == {0, 1}
     few = content(search(4), RANGES)
-    assert "too few trials (4 of" in markdown(few) and any(one.name == "slices" for one in few.pictures)
+    assert "too few trials (4;" in markdown(few) and any(one.name == "slices" for one in few.pictures)
 
 
 def test_levels_are_in_the_order_of_their_size() -> None:

@@ -1,25 +1,26 @@
-"""Pure: trials -> tables, curves, verdicts, effects. No drawing, no store, no torch.
+"""Statistics of a sweep: trials in, tables, curves, verdicts and effects out. No drawing, no store.
 
-The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval over them. A difference to
-the baseline is paired by seed, and is one of the test figure at the epoch that validation chose.
+The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval. Differences
+to the baseline are paired by seed; they compare the test figure at the epoch that validation chose.
 
-Trials come as ``TrialHistory``, from the journal or read back from MLflow.
+Trials come as ``TrialHistory``, from the journal or from MLflow.
 
 ::
 
-    signs      Student intervals; simultaneous intervals by sign flips
-    levels     the error that each look at a sweep may spend
-    power      the smallest difference that they see
-    seed_power the same for usual numbers of seeds, tabulated
-    dunnett    the same under normality, from three seeds; P(A > B)
-    lost       seeds that an arm lost
-    verdicts   which arms are compared, by which figure; the words
-    comparison differences to the baseline, and their verdicts
-    welch      a difference to published seeds
-    frames     one row per trial, one per arm
-    course     epochs until a figure is reached; seconds
-    curves     an arm's course over the epochs
-    effects    main effects, importance, the Pareto front
+    significance  Student intervals; simultaneous intervals by sign flips
+    levels        the error that each look at a sweep may spend
+    power         the smallest difference that these intervals detect
+    seed_power    the same for common numbers of seeds, tabulated
+    dunnett       intervals under normality, from three seeds; P(A > B)
+    lost          seeds that an arm lost
+    verdicts      which arms are compared, by which figure; the verdicts' names
+    comparison    differences to the baseline, and their verdicts
+    welch         a difference to published seeds
+    frames        one row per trial, one row per arm
+    convergence   epochs until a figure is reached; seconds
+    curves        an arm's metrics by epoch
+    effects       main effects, importance, the Pareto front
+    predictions   confusion, calibration and paired tests of stored predictions
 """
 
 from suite.analysis.comparison import NO_LOOKS, compare, compare_sweeps, present_looks, undecided

@@ -81,7 +81,7 @@ def compare(
     planned_trials: int | None = None,
     removed: Iterable[TrialHistory] = (),
 ) -> pd.DataFrame:
-    """One row per arm: its paired difference to the baseline, with simultaneous interval and verdict.
+    """One row per arm: paired difference to the baseline, simultaneous interval, verdict.
 
     Pairs are finished trials of one seed with the same numerics; trials stopped early are left out.
     Arms with fewer than ``LEAST_SEEDS`` pairs are not tested. Verdicts follow from the intervals
@@ -152,10 +152,10 @@ def compare_sweeps(
     other: Objective,
     margin: float = MARGIN,
 ) -> pd.DataFrame:
-    """The same for the arms that two sweeps share: the first sweep's less the other's, paired by seed.
+    """``compare`` for the arms of two sweeps: the first's less the other's, paired by seed.
 
     Args:
-        objective, other: of the first sweep and of the other. Each chooses the epochs of its own trials alone.
+        objective, other: of the first sweep and of the other; each chooses its own trials' epochs.
 
     Raises:
         ValueError: the two are tested by different figures, between which there is no difference.
@@ -332,7 +332,9 @@ def _joint(
     if not pairs:
         return {}
     seeds = sorted({seed for by_seed in pairs.values() for seed in by_seed})
-    table: Array = np.array([[each.get(seed, np.nan) for each in pairs.values()] for seed in seeds])
+    table: Array = np.array(
+        [[by_seed.get(seed, np.nan) for by_seed in pairs.values()] for seed in seeds]
+    )
     joint: Simultaneous = simultaneous(table, margin, level)
     ends = zip(joint.low.tolist(), joint.high.tolist(), joint.p.tolist(), strict=True)
     return dict(zip(pairs, ends, strict=True))
@@ -342,7 +344,7 @@ def _verdict_of(row: Row, margin: float, rising: bool) -> str:
     return verdict(row["difference low"], row["difference high"], row["p"], margin, rising)
 
 
-# ---- lost seeds ------------------------------------------------------------------------------------
+# ---- lost seeds ----------------------------------------------------------------------------------
 
 
 def _bound_lost_seeds(rows: Sequence[Row], question: _Question, level: float) -> None:
@@ -391,7 +393,7 @@ def _qualified(word: str, row: Row) -> str:
     return word
 
 
-# ---- under normality -------------------------------------------------------------------------------
+# ---- under normality -----------------------------------------------------------------------------
 
 
 def _compare_in_blocks(rows: Sequence[Row], question: _Question, level: float) -> None:

@@ -62,7 +62,7 @@ def _some(flips: Array, random: np.random.Generator) -> Array:
 
 
 def _power(differences: Array, rivals: Array, flips: Array, level: float) -> float:
-    """The share of sweeps in which the arm with these differences, (sweeps, seeds), is told apart."""
+    """The share of sweeps in which the arm's differences, (sweeps, seeds), are significant."""
     own = _statistics(differences, flips)
     p = np.mean(np.maximum(own, rivals) >= own[:, :1], axis=1)
     return float(np.mean(p <= level + 1e-9))

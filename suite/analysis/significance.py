@@ -130,7 +130,7 @@ class _Family:
         return np.asarray(np.round(np.nan_to_num(ratio, nan=0.0, posinf=1e12), 9))
 
     def p(self, arm: int, values: Array) -> Array:
-        """Adjusted p of the hypotheses that the arm's true difference is each of ``values``, (Q,)."""
+        """Adjusted p of each hypothesis that the arm's true difference is one of ``values``, (Q,)."""
         count = self.count[arm]
         shift = self.mean[arm] - values  # (Q,)
         squares = self.squares[arm] + count * shift**2
@@ -161,8 +161,8 @@ class _Family:
         for _ in range(_ROUNDS):
             inside_widths = np.linspace(inner, outer, _PIECES + 1)[1:-1]
             values = self.mean[arm] + sign * inside_widths
-            kept = np.flatnonzero(self.p(arm, values) > level + _TOLERANCE)
-            first_out = int(kept[-1]) + 1 if len(kept) else 0
+            accepted = np.flatnonzero(self.p(arm, values) > level + _TOLERANCE)
+            first_out = int(accepted[-1]) + 1 if len(accepted) else 0
             ends = np.concatenate([[inner], inside_widths, [outer]])
             inner, outer = ends[first_out], ends[first_out + 1]
         return float(self.mean[arm] + sign * outer)

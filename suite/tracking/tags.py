@@ -1,4 +1,4 @@
-"""What a run is named and described by: its tags, params and data set, made from journal entries."""
+"""The tags, params and data set of a run, from journal entries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def launch_tags(entry: Entry) -> dict[str, str]:
 
 
 def trial_tags(entry: Entry, launch: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a ``trial`` entry's run; ``launch``: those of its launch, which its own override."""
+    """The tags of a ``trial`` entry's run; ``launch``: the tags of its launch."""
     tags = {
         ARM: entry["arm"],
         SEED: as_text(entry["seed"]),

@@ -30,7 +30,7 @@ def safe_file(name: str) -> str:
 
 
 def storable(text: str) -> str:
-    """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
+    """``text`` as any store takes it: without NUL (PostgreSQL) and lone surrogates."""
     return (
         text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         .encode("utf-8", "backslashreplace")
