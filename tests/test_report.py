@@ -114,7 +114,7 @@ def test_importance_finds_what_the_figure_depends_on_and_needs_enough_trials() -
     assert found["lr"].low > found["other"].share
     assert all(one.low - 1e-9 <= one.share for one in found.values())
     assert sum(one.share for one in found.values()) == pytest.approx(1)
-    assert analysis.importance(searched(analysis.LEAST_TRIALS - 1), "maximize", bounds) == []
+    assert analysis.importance(searched(analysis.MIN_TRIALS - 1), "maximize", bounds) == []
     assert analysis.importance([(label, 0.5) for label, _ in searched(80)], "maximize", bounds) == []
 
 

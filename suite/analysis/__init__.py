@@ -28,7 +28,7 @@ from suite.analysis.convergence import best, epochs_to_baseline, last, reached, 
 from suite.analysis.curves import Curve, curves
 from suite.analysis.dunnett import critical_value, half_width, wins
 from suite.analysis.effects import (
-    LEAST_TRIALS,
+    MIN_TRIALS,
     Bounds,
     Effect,
     Importance,
@@ -52,7 +52,7 @@ from suite.analysis.seed_power import SEEDS, seed_power
 from suite.analysis.significance import (
     ALPHA,
     CONFIDENCE,
-    LEAST_SEEDS,
+    MIN_SEEDS,
     Simultaneous,
     adjusted_p,
     interval,
@@ -97,9 +97,9 @@ __all__ = [
     "EQUIVALENT_OF_FINISHED",
     "FIRST_LOOK",
     "INCONCLUSIVE",
-    "LEAST_SEEDS",
-    "LEAST_TRIALS",
     "MARGIN",
+    "MIN_SEEDS",
+    "MIN_TRIALS",
     "NOT_CONFIRMED",
     "NO_BASELINE",
     "NO_LOOKS",

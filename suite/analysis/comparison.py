@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.analysis.dunnett import LEAST_BLOCKS, half_width, wins
+from suite.analysis.dunnett import MIN_BLOCKS, half_width, wins
 from suite.analysis.levels import level_at, look_level, with_present
 from suite.analysis.lost import LOST, lost_seeds
 from suite.analysis.power import detectable
 from suite.analysis.significance import (
     ALPHA,
-    LEAST_SEEDS,
+    MIN_SEEDS,
     Array,
     Simultaneous,
     interval,
@@ -84,7 +84,7 @@ def compare(
     """One row per arm: paired difference to the baseline, simultaneous interval, verdict.
 
     Pairs are finished trials of one seed with the same numerics; trials stopped early are left out.
-    Arms with fewer than ``LEAST_SEEDS`` pairs are not tested. Verdicts follow from the intervals
+    Arms with fewer than ``MIN_SEEDS`` pairs are not tested. Verdicts follow from the intervals
     alone. The intervals cover seeds, not the choice of test images.
 
     Args:
@@ -328,7 +328,7 @@ def _joint(
     differences: Differences, margin: float, level: float
 ) -> dict[str, tuple[float, float, float]]:
     """Arm -> simultaneous interval and p, of the arms with enough pairs."""
-    pairs = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= LEAST_SEEDS}
+    pairs = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= MIN_SEEDS}
     if not pairs:
         return {}
     seeds = sorted({seed for by_seed in pairs.values() for seed in by_seed})
@@ -402,7 +402,7 @@ def _compare_in_blocks(rows: Sequence[Row], question: _Question, level: float) -
     sides = list(dict.fromkeys([*arms, *(question.against[arm] for arm in arms)]))
     finished = [set(question.values.get(side, {})) for side in sides]
     blocks = sorted(set.intersection(*finished)) if finished else []
-    if not arms or len(blocks) < LEAST_BLOCKS:
+    if not arms or len(blocks) < MIN_BLOCKS:
         return
     values = np.array([[question.values[side][block] for side in sides] for block in blocks])
     bases = {question.against[arm] for arm in arms}

@@ -14,7 +14,7 @@ import numpy as np
 
 from suite.analysis.significance import Array
 
-LEAST_BLOCKS = 3
+MIN_BLOCKS = 3
 _NODES, _QUANTILES = 64, 256  # of the numerical integrals over baseline and spread
 
 

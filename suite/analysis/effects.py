@@ -15,12 +15,9 @@ from suite.config.space import show
 from suite.core.records import Objective, Status
 from suite.storage.journal import TrialHistory
 
-LEAST_TRIALS = 20  # below, importance says nothing
+MIN_TRIALS = 20  # with fewer, no importance is given
 RESAMPLES = 200
-_TOP, _LEAST_TOP = (
-    0.1,
-    5,
-)  # importance is about what the best tenth, and at least so many trials, have in common
+_TOP, _MIN_TOP = 0.1, 5  # the share and the least number of trials that count as the best
 
 
 @dataclass(frozen=True)
@@ -121,14 +118,14 @@ def importance(
 ) -> list[Importance]:
     """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), largest share first.
 
-    Empty with fewer than ``LEAST_TRIALS`` trials.
+    Empty with fewer than ``MIN_TRIALS`` trials.
 
     Args:
         points: settings and figure of each trial.
         goal: ``maximize`` or ``minimize``.
         bounds: parameters that are ranges; all others are choices.
     """
-    if len(points) < LEAST_TRIALS or len({value for _, value in points}) < 2:
+    if len(points) < MIN_TRIALS or len({value for _, value in points}) < 2:
         return []
     import optuna
 
@@ -158,7 +155,7 @@ def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
 
     study = optuna.create_study(direction=goal)
     study.add_trials(trials)
-    top = min(0.5, max(_TOP, _LEAST_TOP / len(trials)))
+    top = min(0.5, max(_TOP, _MIN_TOP / len(trials)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
     importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {name: float(share) for name, share in importances.items()}

@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 ALPHA = 0.05  # family-wise: of all verdicts of a sweep together, over all looks at it
-LEAST_SEEDS = (
-    6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
-)
+MIN_SEEDS = 6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
 EXACT_SEEDS = 12  # up to here all sign vectors are tried
 RANDOM_FLIPS = 8192  # beyond, this many of them
 # Residuals about an estimated mean are too small. This divisor makes their standard deviation
@@ -105,7 +103,7 @@ class _Family:
         residuals = np.where(present, differences - self.mean, 0.0)
         self.squares = np.sum(residuals**2, axis=0)
         self.error = np.sqrt(self.squares / self.count / (self.count - 1))
-        self.offset = margin / 2 * float(np.sqrt(LEAST_SEEDS / len(differences)))
+        self.offset = margin / 2 * float(np.sqrt(MIN_SEEDS / len(differences)))
         flips = sign_flips(len(differences))
         self.flipped_mean = flips @ residuals / self.count  # of the residuals, (S, K)
         self.flipped_one = flips @ present / self.count  # of ones: what a shift is multiplied by

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from suite.analysis.dunnett import LEAST_BLOCKS
+from suite.analysis.dunnett import MIN_BLOCKS
 from suite.core.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
 from suite.storage.journal import TrialHistory
 
@@ -20,7 +20,7 @@ BETTER_OF_FINISHED = "better on the seeds it finished"
 WORSE_OF_FINISHED = "worse on the seeds the baseline finished"
 EQUIVALENT_OF_FINISHED = "equivalent on the seeds both finished"
 
-LEAST_FREEDOM = 4  # with four a standard deviation is known to between 0.6 and 2.9 times it
+MIN_FREEDOM = 4  # with four a standard deviation is known to between 0.6 and 2.9 times it
 
 
 def tested(objective: Objective) -> str:
@@ -72,7 +72,7 @@ def spread(
 ) -> float | None:
     """The standard deviation over seeds of a paired difference, pooled over arms with two pairs.
 
-    None with fewer than ``LEAST_FREEDOM`` degrees of freedom.
+    None with fewer than ``MIN_FREEDOM`` degrees of freedom.
     """
     items = list(items)
     values = values_by_pair(items, objective, tested(objective))
@@ -84,7 +84,7 @@ def spread(
     ]
     freedom = sum(len(by_seed) - 1 for by_seed in differences)
     squares = sum(float(np.var(by_seed, ddof=1)) * (len(by_seed) - 1) for by_seed in differences)
-    return float(np.sqrt(squares / freedom)) if freedom >= LEAST_FREEDOM else None
+    return float(np.sqrt(squares / freedom)) if freedom >= MIN_FREEDOM else None
 
 
 def verdict(
@@ -161,7 +161,7 @@ def pairing_gain(items: Iterable[TrialHistory], objective: Objective) -> float |
     for arm, base in baselines(trials).items():
         ours, theirs = values.get(arm, {}), values.get(base, {})
         shared = sorted(set(ours) & set(theirs))
-        if len(shared) >= LEAST_BLOCKS:
+        if len(shared) >= MIN_BLOCKS:
             a = np.array([ours[pair] for pair in shared])
             b = np.array([theirs[pair] for pair in shared])
             unpaired += float(np.var(a, ddof=1) + np.var(b, ddof=1))

@@ -240,7 +240,7 @@ def _conclusions(
                 theirs=theirs,
                 arms=names(chosen),
                 margin=with_unit(rules.tested, rules.margin),
-                least=analysis.LEAST_SEEDS,
+                least=analysis.MIN_SEEDS,
             )
     if arms["p"].notna().any():
         seen = arms["smallest difference"].median()

@@ -91,7 +91,7 @@ def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, .
     shares = analysis.importance(points, rules.objective.goal, rules.bounds)
     sliced = _slices(known, rules, [share.name for share in shares])
     if not shares:
-        least = analysis.LEAST_TRIALS
+        least = analysis.MIN_TRIALS
         return (
             f"Importance of the parameters: too few trials ({len(points)}; at least {least} are "
             "needed).",
