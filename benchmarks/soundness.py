@@ -25,7 +25,7 @@ from scipy import stats
 
 from benchmarks.record import keep_table
 from suite import analysis
-from suite.analysis import ALPHA, LEAST_SEEDS, look_levels, significance
+from suite.analysis import ALPHA, MIN_SEEDS, look_levels, significance
 from suite.core.records import EpochRecord, Looks, Objective, Status, Trial
 from suite.storage.journal import TrialHistory
 
@@ -403,7 +403,7 @@ def main(short: bool, sweeps: int | None, processes: int) -> None:
         rows,
         f"{number} sweeps a row. Each arm's spread over seeds is {SPREAD} points, the margin {MARGIN}, the "
         f"worse arm's true difference -{EFFECT}; in a mixed sweep the second arm is better by just the "
-        f'margin, where "equivalent" is false. Verdicts need {LEAST_SEEDS} seeds. A row fails if the '
+        f'margin, where "equivalent" is false. Verdicts need {MIN_SEEDS} seeds. A row fails if the '
         f"error's interval reaches {100 * LIMIT:g} % or coverage falls below {100 * COVERAGE:g} %; the "
         "earlier method and Dunnett's are shown for comparison and have no gate.",
     )

@@ -1,4 +1,4 @@
-"""``python -m suite.activations RUN``: what a trained network's layers make of an image, as sheets of grey tiles."""
+"""``python -m suite.activations RUN``: draw a trained network's activations for one image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from suite.tracking.uri import tracking_uri_of
 
 DEAD_KEY, DEAD_FILE = "dead_channels", "dead_channels.png"
 BATCH = 256
-NAMED_LAYERS = 40  # on the axis of the plot; of more, every second, third, ...
+NAMED_LAYERS = 40  # on the axis of the plot; of more, only every second, third, ...
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,10 +44,11 @@ def main(
     no_log: bool,
     tracking_uri: str | None,
 ) -> None:
-    """Draw what the layers of RUN's best checkpoint make of an image, and count the channels that never fire.
+    """Draw the activations of RUN's best checkpoint for one image, and count dead channels.
 
-    RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best. Each layer becomes a sheet of its
-    channels; those whose ReLU is 0 for all test images are crossed out. MLflow's page of the run steps through them.
+    RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best. Each layer becomes
+    one picture of all its channels; channels whose ReLU is 0 for all test images are crossed out.
+    MLflow's page of the run steps through the pictures.
 
     \b
       python -m suite.activations models:/quickstart@champion
@@ -81,7 +82,8 @@ def activations(
 
     Raises:
         UsageError: no such run, layer or image file.
-        EnvironmentProblem: the image cannot be decoded; the run's files, its images or the store are missing.
+        EnvironmentProblem: the image cannot be decoded; the run's files, its data set or the store
+            are missing.
     """
     import torch
 
@@ -89,30 +91,29 @@ def activations(
     from suite.restore import restore
     from suite.visuals import activation_maps
 
-    known = restore(uri, run)
-    trained = known.trained(checkpoint)
+    restored = restore(uri, run)
+    trained = restored.trained(checkpoint)
     network, mean, std = trained.network.network, trained.network.mean, trained.network.std
     pixels = data.read_image(image, trained.side) if image else None
     dataset = None
     try:
-        dataset = known.dataset()
+        dataset = restored.dataset()
     except ProblemsError as error:
         if pixels is None:
             raise
-        yield f"dead channels are not counted, for want of the run's images: {error.problems[0].rule}"
+        yield f"dead channels are not counted, the run's images are missing: {error.problems[0].rule}"
     about = image.name if image else ""
     if pixels is None and dataset is not None:
         index = activation_maps.example(dataset.test_labels, dataset.classes)
         pixels = dataset.test_images[index]
         about = f"test image {index} ({dataset.classes[dataset.test_labels[index]]})"
     shown = ((torch.tensor(pixels).float() / 255 - mean) / std)[0]
-    activation_maps.draw(
-        network, shown, layers, width=activation_maps.TRACKED_WIDTH
-    )  # a wrong name is told before the wait
+    # Draw once in small: a wrong layer name is reported before the long count of dead channels.
+    activation_maps.draw(network, shown, layers, width=activation_maps.TRACKED_WIDTH)
     dead = None
     if dataset is not None:
         rows = data.split(
-            dataset.train_labels, dataset.test_labels, known.config.data, dataset.classes
+            dataset.train_labels, dataset.test_labels, restored.config.data, dataset.classes
         ).test
         parts = (
             dataset.test_images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH)
@@ -121,10 +122,10 @@ def activations(
             network, ((torch.from_numpy(part).float() / 255 - mean) / std for part in parts)
         )
     drawn = activation_maps.draw(network, shown, layers, dead=dead)
-    folder = out or Path(activation_maps.KEY) / known.run.run_id
+    folder = out or Path(activation_maps.KEY) / restored.run.run_id
     try:
         files = activation_maps.save(
-            folder, drawn, dead, run=known.run.run_id, epoch=trained.epoch, image=about
+            folder, drawn, dead, run=restored.run.run_id, epoch=trained.epoch, image=about
         )
         if dead:
             (folder / DEAD_FILE).write_bytes(dead_figure(dead.counts, dead.images))
@@ -138,8 +139,8 @@ def activations(
         silent = sum(number for number, _ in dead.counts.values())
         yield f"{silent} of {total} channels never fire on {dead.images:,} test images"
     if log:
-        _log(uri, known.run.run_id, folder, files, dead.shares if dead else {}, trained.epoch)
-        yield f"logged to run {known.run.run_id}"
+        _log(uri, restored.run.run_id, folder, files, dead.shares if dead else {}, trained.epoch)
+        yield f"logged to run {restored.run.run_id}"
 
 
 def _log(
@@ -150,7 +151,7 @@ def _log(
     shares: Mapping[str, float],
     epoch: int,
 ) -> None:
-    """The sheets, the plot where there is one, the facts and the metrics; in place of earlier ones."""
+    """Log the maps, the plot if there is one, the facts and the metrics, in place of earlier ones."""
     from suite.visuals.activation_maps import FACTS_FILE, KEY
 
     paths = [folder / name for name in files]
@@ -166,7 +167,7 @@ def dead_figure(counts: Mapping[str, tuple[int, int]], images: int) -> bytes:
 
     Args:
         counts: layer -> (dead channels, channels), in forward order.
-        images: how many test images were looked at.
+        images: the number of test images.
     """
     import io
 

@@ -1,9 +1,9 @@
-"""``python -m suite.doctor [--fix]``: what of the sweeps here, this machine, a cluster file is not as it should be.
+"""``python -m suite.doctor [--fix]``: find problems of this machine, its sweeps, or a cluster file.
 
-Looks at versions, disks and GPUs, at the tracking store, and at every sweep below ``--storage-path``: its lock, its
-journal, trials left running by a process that is gone, checkpoints, and how far tracking has it. ``--fix`` closes,
-sends and tidies what it can, of sweeps that no process runs; it never touches results. Exit codes: 0 all well, or
-mended; 2 a cluster file is wrong; 6 something else is.
+Checks versions, disks, GPUs and the tracking store, and every sweep below ``--storage-path``: its
+lock, its journal, trials that a dead process left running, checkpoints, and which entries MLflow
+lacks. ``--fix`` repairs sweeps that no process runs; it never changes results. Exit codes: 0 no
+problem, or all fixed; 2 a cluster file is wrong; 6 another problem.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from suite.storage.journal import FILE_NAME, History, Journal, Lock, close_stale
 from suite.system import disk, environment
 from suite.tracking.uri import tracking_uri_of
 
-LEAST_FREE = 2 * 2**30  # bytes below which a disk is called low
+MIN_FREE = 2 * 2**30  # bytes below which a disk is called low
 SEND_S = 120.0  # for a sweep's journal to reach the store
 CURSOR = "tracking.json"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        about: what, in a word or two.
-        text: what was found.
-        remedy: what to do about it; "" where all is well.
-        fixed: whether ``--fix`` mended it.
+        about: what was checked, in a word or two.
+        text: the result.
+        remedy: what to do; "" if there is no problem.
+        fixed: whether ``--fix`` repaired it.
     """
 
     about: str
@@ -66,12 +66,12 @@ class Finding:
 
 
 def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
-    """Everything but cluster files, each finding as soon as it is made.
+    """Check everything but cluster files; yields each result as soon as it is known.
 
     Args:
         storage: folder of the sweeps' folders.
         uri: the tracking store, absolute.
-        fix: whether to mend.
+        fix: whether to repair.
     """
     yield _versions()
     yield _gpus()
@@ -79,11 +79,8 @@ def examine(storage: Path, uri: str, fix: bool) -> Iterator[Finding]:
     store = _store(uri)
     yield store
     if storage.exists() and not storage.is_dir():
-        yield Finding(
-            "sweeps",
-            f"{storage} is no folder",
-            "Move it away, or name the sweeps' folder: --storage-path.",
-        )
+        remedy = "Move it away, or name the sweeps' folder: --storage-path."
+        yield Finding("sweeps", f"{storage} is not a folder", remedy)
     for journal in sorted(storage.glob(f"*/{FILE_NAME}")):
         yield from _sweep(journal.parent, uri, fix, store.well)
 
@@ -106,7 +103,7 @@ def _versions() -> Finding:
 
 
 def _gpus() -> Finding:
-    """What torch can use, against what the driver sees."""
+    """The GPUs that torch can use, and those that the driver sees."""
     import torch
 
     there = 0
@@ -134,14 +131,14 @@ def _disks(storage: Path) -> Iterator[Finding]:
         there = disk.free(place)
         low = (
             "Make room there: checkpoints, decoded images and Ray's files need some."
-            if there < LEAST_FREE
+            if there < MIN_FREE
             else ""
         )
         yield Finding(f"disk, {about}", f"{disk.size(there)} free at {place}", low)
 
 
 def _store(uri: str) -> Finding:
-    """The tracking store: there, and of the schema that the installed MLflow has."""
+    """Whether the tracking store can be used, with the installed MLflow's schema."""
     about = f"tracking in {redacted(uri)}"
     try:
         store = tracking.MlflowStore("doctor", uri, tracking.default_artifacts(uri), "")
@@ -156,7 +153,7 @@ def _store(uri: str) -> Finding:
 
 
 def _sweep(folder: Path, uri: str, fix: bool, reachable: bool) -> Iterator[Finding]:
-    """A sweep's folder. One that a process runs is left alone."""
+    """A sweep's folder; skipped while a process runs the sweep."""
     name = folder.name
     try:
         entries = read(folder / FILE_NAME)
@@ -180,17 +177,17 @@ def _sweep(folder: Path, uri: str, fix: bool, reachable: bool) -> Iterator[Findi
 
 
 def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding:
-    """Trials that the journal has as running, though nobody holds the lock."""
+    """Trials that are running by the journal, while no process holds the lock."""
     history = History(entries)
-    stale = sum(item.status is Status.RUNNING for item in history.trials.values())
-    ended = sum(item.ended for item in history.in_plan())
+    stale = sum(trial.status is Status.RUNNING for trial in history.trials.values())
+    ended = sum(trial.ended for trial in history.in_plan())
     state = f"{ended} of {len(history.plan)} trials ended"
     if not stale and entries[-1]["kind"] == "close":
         return Finding(folder.name, state)
-    text = f"{state}; its process ended without a word, {stale} trials were running"
+    text = f"{state}; its process died, {stale} trials were running"
     if not fix:
         return Finding(
-            folder.name, text, "Launch it again, which goes on; or close its runs with --fix."
+            folder.name, text, "Launch it again to continue, or close its runs with --fix."
         )
     journal = Journal(folder / FILE_NAME)
     try:
@@ -208,19 +205,19 @@ def _stale(folder: Path, entries: list[dict[str, object]], fix: bool) -> Finding
 
 
 def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]:
-    """Checkpoints whose manifest does not verify, and drafts that a killed worker left."""
+    """Damaged checkpoints, drafts of killed workers, changed results, missing checkpoints."""
     from suite.storage import checkpoint
 
     damaged, drafts = [], []
     for trial in sorted((folder / "trials").glob("*")):
-        found = checkpoint.damaged(trial / "checkpoints", trial.name)
-        damaged += found
+        corrupt = checkpoint.damaged(trial / "checkpoints", trial.name)
+        damaged += corrupt
         drafts += list((trial / "checkpoints").glob(".tmp-*"))
-        if fix and found:
+        if fix and corrupt:
             checkpoint.newest(trial / "checkpoints", trial.name)
     if damaged:
         text = f"{len(damaged)} damaged checkpoints: {', '.join(str(path) for path in damaged[:3])}"
-        remedy = "A launch passes them over and goes on from the one before; --fix sets them aside as *.corrupt."
+        remedy = "A launch skips them and continues from the one before; --fix renames them to *.corrupt."
         yield Finding(folder.name, text + (": set aside" if fix else ""), remedy, fixed=fix)
     if drafts:
         if fix:
@@ -232,32 +229,32 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
         )
     results = [
         path
-        for item in history.in_plan()
-        for name, digest in item.end.get("sha256", {}).items()
-        if (path := folder / "trials" / item.trial.id / name).exists()
+        for planned in history.in_plan()
+        for name, digest in planned.end.get("sha256", {}).items()
+        if (path := folder / "trials" / planned.trial.id / name).exists()
         and checkpoint.digest(path) != digest
     ]
     if results:
-        text = f"{len(results)} files are not what was written: {', '.join(str(path) for path in results[:3])}"
-        yield Finding(
-            folder.name, text, "The disk or somebody changed them; --force --only ARM trains anew."
-        )
+        listed = ", ".join(str(path) for path in results[:3])
+        text = f"{len(results)} files differ from what was written: {listed}"
+        remedy = "The disk or somebody changed them; --force --only ARM trains their arm again."
+        yield Finding(folder.name, text, remedy)
     missing = [
-        item.trial.name
-        for item in history.in_plan()
-        if item.status is Status.FINISHED
-        and item.kept
-        and not (folder / "trials" / item.trial.id / "best.pt").exists()
+        planned.trial.name
+        for planned in history.in_plan()
+        if planned.status is Status.FINISHED
+        and planned.kept
+        and not (folder / "trials" / planned.trial.id / "best.pt").exists()
     ]
     if missing:
-        remedy = "suite.replay RUN makes it again; its figures are all there."
+        remedy = "suite.replay RUN trains it again; its figures are complete."
         yield Finding(
             folder.name, f"no best.pt of {', '.join(missing[:3])} ({len(missing)} in all)", remedy
         )
 
 
 def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
-    """How far the store has the journal; with ``fix`` the rest is sent."""
+    """How many entries the store lacks; ``fix`` sends them."""
     entries = read(folder / FILE_NAME)
     sent, run = tracking.read_cursor(folder / CURSOR)
     store = tracking.MlflowStore(
@@ -271,7 +268,7 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     except (SuiteError, tracking.TrackingUnavailable) as error:
         return Finding(about, str(error).splitlines()[0], "See the tracking store above.")
     if run and known != run:
-        remedy = "Name its store with --tracking-uri; without the store, launching it again makes its runs anew."
+        remedy = "Name its store with --tracking-uri; without the store, launch it again, which creates its runs again."
         return Finding(about, "it was tracked in another store, or its runs were deleted", remedy)
     if not behind:
         return Finding(about, f"all {len(entries)} entries are there")
@@ -301,11 +298,8 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--fix",
-    is_flag=True,
-    help="Close stale runs, send what tracking lacks, set damaged checkpoints aside.",
-)
+@click.option("--fix", is_flag=True,
+              help="Close stale runs, send missing entries to MLflow, rename damaged checkpoints.")  # fmt: skip
 @click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
               help="Folder of the sweeps' folders; with FILES: s3://... where that is an object store.")  # fmt: skip
 @click.option(
@@ -314,7 +308,7 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
 )
 def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: str | None) -> None:
-    """Say what is not as it should be, and with --fix mend it. With FILES, look at these cluster files instead.
+    """Find problems, and with --fix repair them. With FILES, check these cluster files instead.
 
     \b
       python -m suite.doctor                  # this machine, and the sweeps below runs/
@@ -336,22 +330,23 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
             _show(console, finding)
             well &= finding.well
         console.print(
-            f"{socket.gethostname()}: {'all well' if well else 'not all is well'}", highlight=False
+            f"{socket.gethostname()}: {'no problem left' if well else 'problems found'}",
+            highlight=False,
         )
         sys.exit(0 if well else EnvironmentProblem.exit_code)
 
 
 def _cluster_files(console: Console, files: Sequence[Path], in_a_bucket: bool) -> None:
-    """Look at cluster files.
+    """Check cluster files.
 
     Raises:
-        UsageError: all that is wrong with them.
+        UsageError: lists every problem.
     """
     from suite import cluster_lint
 
     raise_problems(problem for file in files for problem in cluster_lint.examine(file, in_a_bucket))
     for file in files:
-        console.print(f"{file}: nothing is wrong with it", highlight=False)
+        console.print(f"{file}: no problem found", highlight=False)
 
 
 def _show(console: Console, finding: Finding) -> None:

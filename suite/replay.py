@@ -1,4 +1,4 @@
-"""``python -m suite.replay RUN``: the same trial again, from its record in MLflow, compared epoch by epoch."""
+"""``python -m suite.replay RUN``: train a trial again and compare each epoch with its run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def main(run: str, tracking_uri: str | None, out: Path) -> None:
 
     RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best.
 
-    With the same numerics on the same kind of machine the figures are equal, bit for bit on the CPU. The checkpoint
-    that the budget removed is then in the output folder.
+    With the same numerics on the same kind of machine the figures are equal, on the CPU bit for bit.
+    The output folder then holds the checkpoint, also if the budget removed it.
 
     \b
       python -m suite.replay 3f2a...      # the id of a trial's run, from MLflow's page or results.csv
@@ -44,42 +44,42 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
     """Train again; returns how many epochs came out differently.
 
     Raises:
-        UsageError, EnvironmentProblem: the run, its data or its weights are not to be had.
+        UsageError, EnvironmentProblem: the run, its data or its weights are missing.
     """
     from suite.restore import restore
     from suite.training.setup import prepare_trainer
     from suite.training.trainer import fit
 
-    known = restore(uri, run)
-    dataset = known.dataset()
-    recorded = known.run.tags.get("suite.data_digest", dataset.digest)
+    restored = restore(uri, run)
+    dataset = restored.dataset()
+    recorded = restored.run.tags.get("suite.data_digest", dataset.digest)
     if dataset.digest != recorded:
         raise EnvironmentProblem(
             f"the images differ from those of the run: digest {dataset.digest[:12]}, recorded {recorded[:12]}",
             remedy="Put the same images where the run's config.yaml says (data.root).",
         )
-    folder = out / known.run.run_id
+    folder = out / restored.run.run_id
     trainer = prepare_trainer(
-        known.trial,
+        restored.trial,
         dataset,
-        weights=known.weights(),
-        objective=known.objective,
-        numerics=known.numerics,
+        weights=restored.weights(),
+        objective=restored.objective,
+        numerics=restored.numerics,
         folder=folder,
     )
     differing = 0
     for record in fit(trainer):
-        wrong = _differences(record, known.run.metrics)
+        wrong = _differences(record, restored.run.metrics)
         differing += bool(wrong)
         word = f"differs: {', '.join(wrong)}" if wrong else "as recorded"
-        figure = record.metrics.get(known.objective.name, float("nan"))
+        figure = record.metrics.get(restored.objective.name, float("nan"))
         console.print(
-            f"epoch {record.epoch}: {known.objective.name} {figure:.4f} {word}", highlight=False
+            f"epoch {record.epoch}: {restored.objective.name} {figure:.4f} {word}", highlight=False
         )
     facts = trainer.finish()
     if facts["test"] and facts["best_epoch"] is not None:
         record = EpochRecord(facts["best_epoch"], facts["test"])
-        if wrong := _differences(record, known.run.metrics):
+        if wrong := _differences(record, restored.run.metrics):
             differing += 1
             console.print(f"epoch {record.epoch}: differs: {', '.join(wrong)}", highlight=False)
     console.print(f"checkpoint: {folder / 'best.pt'}", highlight=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
 
 
 def _differences(record: EpochRecord, recorded: object) -> list[str]:
-    """Metrics whose recorded value at this epoch is another one; epochs that were not recorded differ in nothing."""
+    """Metrics whose recorded value at this epoch differs; none if the epoch was not recorded."""
     assert isinstance(recorded, dict)
     return [
         name

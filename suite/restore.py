@@ -1,4 +1,4 @@
-"""A tracked run as something that can be run or used again: its trial, numerics, objective, data and weights."""
+"""Restore a trial from its run: config, numerics, objective, data and weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from suite.system.environment import check_floors, suite_version
 
 @dataclass(frozen=True)
 class RestoredTrial:
-    """What the store knows of a trial.
+    """A trial as read from the store.
 
     Attributes:
         run: the run as stored, with its metric histories.
@@ -42,13 +42,13 @@ class RestoredTrial:
         """The images, loaded from where the run had them.
 
         Raises:
-            EnvironmentProblem: they are not there, or that place is not on record.
+            EnvironmentProblem: they are missing, or their place was not recorded.
         """
         self._on_record("data.root", self.config.data.root)
         return data.load(self.config.data)
 
     def weights(self) -> models.Weights | None:
-        """What the run started from, None for a random start; raises as ``dataset``."""
+        """The weights that the run started from, None for a random start; raises as ``dataset``."""
         self._on_record("model.weights", self.config.model.weights)
         return fetch_weights(
             self.config.model, lambda address: tracking.resolve_weights(self.uri, address)
@@ -57,7 +57,7 @@ class RestoredTrial:
     def _on_record(self, name: str, address: str | None) -> None:
         if address and WORD in address:
             raise EnvironmentProblem(
-                f"{name} of run {self.run.run_id} held a password, which is kept nowhere: {address}",
+                f"{name} of run {self.run.run_id} held a password, which is not recorded: {address}",
                 remedy="Put the files on this machine, name them in the sweep file and run that.",
             )
 
@@ -69,7 +69,7 @@ class RestoredTrial:
         """The network of the best epoch, from the store or from a ``best.pt`` of this run.
 
         Raises:
-            EnvironmentProblem: the file is missing, or no ``best.pt`` of this run.
+            EnvironmentProblem: the file is missing, or not a ``best.pt`` of this run.
         """
         best = checkpoint or self.best()
         try:
@@ -80,8 +80,8 @@ class RestoredTrial:
             )
         except Exception as error:
             raise EnvironmentProblem(
-                f"{best} is no best.pt of run {self.run.run_id}: {str(error).splitlines()[0]}",
-                remedy=f"Make it again: python -m suite.replay {self.run.run_id}",
+                f"{best} is not a best.pt of run {self.run.run_id}: {str(error).splitlines()[0]}",
+                remedy=f"Train it again: python -m suite.replay {self.run.run_id}",
             ) from error
 
 
@@ -90,9 +90,9 @@ class Trained:
     """A trained network.
 
     Attributes:
-        network: in evaluation mode, with the normalisation of its images before it.
+        network: in evaluation mode; normalises its input itself.
         classes: names, in the order of the logits.
-        side: of the images that it was trained on, in pixels.
+        side: width and height of its training images, in pixels.
         epoch: completed epochs.
     """
 
@@ -103,12 +103,12 @@ class Trained:
 
 
 def restore(uri: str, reference: str) -> RestoredTrial:
-    """Read a trial back from the store: by its run's id, or as the run behind ``models:/NAME@ALIAS``.
+    """Restore a trial by its run's id, or by ``models:/NAME@ALIAS``.
 
     Raises:
         UsageError: there is no such run, or it is not a trial of this suite.
-        EnvironmentProblem: the store or one of the run's files cannot be read, or another version of the suite wrote
-            what this one does not understand.
+        EnvironmentProblem: the store or a file of the run cannot be read, or another version of the
+            suite wrote fields that this one does not know.
     """
     check_floors()
     run = tracking.find_run(uri, reference)
@@ -122,43 +122,43 @@ def restore(uri: str, reference: str) -> RestoredTrial:
     return RestoredTrial(uri, run, trial, config, numerics, objective)
 
 
-# ---- what another version of the suite wrote -----------------------------------------------------
+# ---- written by another version of the suite -----------------------------------------------------
 
 Tagged = TypeVar("Tagged", Objective, Numerics)
 
 
 def _config(run: tracking.TrialRun, text: str) -> TrialConfig:
-    """The run's ``config.yaml``. Nothing in it is passed over: without one of its settings it is another trial."""
+    """The run's ``config.yaml``; an unknown setting is an error: ignoring it changes the trial."""
     try:
-        yaml_lines.parse(text, "config.yaml")  # whoever can write to the store could send a bomb
+        yaml_lines.parse(text, "config.yaml")  # the store may hold a YAML bomb
         return read_stored_config(yaml.safe_load(text))
     except ValidationError as error:
         wrong = [
-            f"{'.'.join(map(str, one['loc'])) or 'all of it'} ({one['msg']})"
-            for one in error.errors()
+            f"{'.'.join(map(str, entry['loc'])) or 'all of it'} ({entry['msg']})"
+            for entry in error.errors()
         ]
         raise _foreign(run, f"{', '.join(wrong)}, in config.yaml") from error
     except (yaml.YAMLError, UsageError) as error:
-        raise _foreign(run, "config.yaml, which is no YAML") from error
+        raise _foreign(run, "config.yaml, which is not YAML") from error
 
 
 def _tagged(run: tracking.TrialRun, tag: str, kind: type[Tagged]) -> Tagged:
-    """What a tag holds, all of whose fields ``kind`` must know."""
+    """The value of a tag; a field that ``kind`` does not have is an error."""
     try:
-        found: dict[str, Any] = dict(json.loads(run.tags.get(tag, "")))
-        unknown = sorted(set(found) - {field.name for field in fields(kind)})
+        value: dict[str, Any] = dict(json.loads(run.tags.get(tag, "")))
+        unknown = sorted(set(value) - {field.name for field in fields(kind)})
         if not unknown:
-            return kind(**found)
+            return kind(**value)
     except (ValueError, TypeError) as error:
         raise _foreign(run, f"{run.tags.get(tag) or 'nothing'}, in the tag {tag}") from error
     raise _foreign(run, f"{', '.join(unknown)}, in the tag {tag}")
 
 
 def _foreign(run: tracking.TrialRun, what: str) -> EnvironmentProblem:
-    wrote = run.tags.get("suite.version") or "that is not known"
+    wrote = run.tags.get("suite.version") or "unknown"
     return EnvironmentProblem(
-        f"run {run.run_id} was written by a suite of version {wrote} and has what this one, version {suite_version()}, "
-        f"does not know: {what}",
-        remedy="Use the suite that wrote it (its version and commit are among the run's tags), or run its sweep again "
-        "with this one.",
+        f"run {run.run_id} was written by a suite of version {wrote}; "
+        f"this one, version {suite_version()}, does not know: {what}",
+        remedy="Use the suite that wrote it (the run's tags have its version and commit), or run its "
+        "sweep again with this one.",
     )

@@ -146,7 +146,7 @@ def test_bad_folders_and_checkpoints_of_predict(done: Folder, photos: Path) -> N
         (["nowhere"], 2, "must be a folder of images, got nowhere"),
         (["empty"], 2, "must hold images, got none below empty"),
         (["bad"], 6, "a.png"),
-        ([str(photos), "--checkpoint", "bad/a.png"], 6, "bad/a.png is no best.pt of run"),
+        ([str(photos), "--checkpoint", "bad/a.png"], 6, "bad/a.png is not a best.pt of run"),
     ):
         refused = done.run("models:/tiny@champion", *arguments, module="suite.predict")
         assert (refused.returncode, "Traceback" in refused.stderr) == (code, False), refused.stderr

@@ -78,20 +78,22 @@ def test_a_killed_sweep_is_found_closed_and_goes_on(folder: Folder) -> None:
 
     before, running = seen(), folder.runs()
     said = look(folder, code=6)
-    assert "its process ended without a word, 2 trials were running" in said
+    assert "its process died, 2 trials were running" in said
     assert (
         "1 damaged checkpoints" in said
         and str(newest.parent) in said
         and "1 half-written checkpoints" in said
     )
-    assert "not all is well" in said
+    assert "problems found" in said
     assert seen() == before and folder.runs() == running, "looking changes nothing"
     assert "RUNNING" in folder.runs().values()
 
     said = look(folder, "--fix", code=0)
-    assert "closed" in said and "set aside" in said and "removed" in said and "all well" in said
+    assert (
+        "closed" in said and "set aside" in said and "removed" in said and "no problem left" in said
+    )
     assert set(folder.runs().values()) == {"KILLED"} and folder.parents() == ["KILLED"]
-    assert "all well" in look(folder, code=0)
+    assert "no problem left" in look(folder, code=0)
     folder.sweep()
     assert set(folder.runs().values()) == {"FINISHED"} and folder.parents() == ["FINISHED"]
     folder.assert_tracked()
@@ -105,7 +107,7 @@ def test_a_damaged_journal_and_low_disks_are_said(
     (place / "journal.jsonl").write_text(
         '{"seq": 1, "kind": "stop"}\nnonsense\n{"seq": 3, "kind": "stop"}\n'
     )
-    monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
+    monkeypatch.setattr(doctor, "MIN_FREE", 2**60)
     found = list(
         doctor.examine(folder.path / "runs", f"sqlite:///{folder.path}/mlflow.db", fix=False)
     )
@@ -158,13 +160,13 @@ def test_a_sweep_that_runs_outages_results_that_changed_and_folders_that_cannot_
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     said = look(folder, code=6)
-    assert "2 files are not what was written" in said and "best.pt" in said
+    assert "2 files differ from what was written" in said and "best.pt" in said
     journal = folder.path / "runs" / "tiny" / "journal.jsonl"
     journal.unlink()
     journal.mkdir()
     assert "the journal cannot be read: Is a directory" in look(folder, code=6)
     (folder.path / "file").touch()
-    assert f"{folder.path}/file is no folder" in look(folder, "--storage-path", "file", code=6)
+    assert f"{folder.path}/file is not a folder" in look(folder, "--storage-path", "file", code=6)
 
 
 def test_an_empty_folder_is_well(folder: Folder) -> None:
@@ -173,7 +175,7 @@ def test_an_empty_folder_is_well(folder: Folder) -> None:
         "versions: Python" in said
         and "GPUs: " in said
         and "mlflow.db: can be used" in said
-        and "all well" in said
+        and "no problem left" in said
         and not (folder.path / "runs").exists()
     )
 
@@ -234,7 +236,7 @@ def test_a_store_of_another_schema_is_said(folder: Folder) -> None:
     before = (folder.path / "mlflow.db").read_bytes()
     said = look(folder, "--fix", code=6)
     assert (
-        "is not the one of the installed MLflow: found 0123456789ab" in said
+        "does not fit the installed MLflow: found 0123456789ab" in said
         and "mlflow db upgrade" in said
     )
     assert (folder.path / "mlflow.db").read_bytes() == before, "it is not migrated"

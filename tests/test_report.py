@@ -144,7 +144,7 @@ def test_importance_finds_what_the_figure_depends_on_and_needs_enough_trials() -
     assert found["lr"].low > found["other"].share
     assert all(one.low - 1e-9 <= one.share for one in found.values())
     assert sum(one.share for one in found.values()) == pytest.approx(1)
-    assert analysis.importance(searched(analysis.LEAST_TRIALS - 1), "maximize", bounds) == []
+    assert analysis.importance(searched(analysis.MIN_TRIALS - 1), "maximize", bounds) == []
     assert (
         analysis.importance([(label, 0.5) for label, _ in searched(80)], "maximize", bounds) == []
     )
@@ -227,14 +227,11 @@ def unfit(arm: str, seed: int, **figures: float) -> TrialRun:
 def test_figures_of_a_foreign_store_that_are_no_numbers_are_missing(value: float) -> None:
     bad = dict.fromkeys(("val_acc", "test_acc", "train_acc", "time_epoch_s"), value)
     found = report(unfit("base", 0, **bad), *grid(["b"], 1), run("base", 1))
-    assert (
-        "Some figures were not numbers (NaN or infinite) and are missing from curves."
-        in found.notices
-    )
+    assert "Some figures were NaN or infinite and are missing from curves." in found.notices
     (item,) = histories(runs(unfit("base", 0, **bad)))
     assert [one.epoch for one in item.curve] == [1, 3, 4]
     assert not re.search(r"\b(nan|inf)\b", markdown(found))
-    assert "not numbers" not in said(report(*grid(["base", "b"], 2)))
+    assert "NaN or infinite" not in said(report(*grid(["base", "b"], 2)))
 
 
 def test_a_margin_that_is_no_number_is_the_default() -> None:
@@ -277,7 +274,7 @@ def test_too_few_seeds_are_said() -> None:
         ([*grid(["base"], 2), *grid(["b"], 2, status="stopped")], {}, "2 trials stopped early"),
         ([*grid(["base"], 2), *grid(["b"], 2, numerics='{"precision": "bf16"}')], {}, "different numerics"),
         ([*grid(["base"], 2), *grid(["b"], 2, in_plan="false")], {}, "2 runs of arms or seeds"),
-        ([*grid(["base"], 2), *grid(["b"], 2, nan="val/loss at epoch 1")], {}, "not numbers"),
+        ([*grid(["base"], 2), *grid(["b"], 2, nan="val/loss at epoch 1")], {}, "NaN or infinite"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_said(
@@ -355,7 +352,7 @@ def test_of_a_search_only_confirmed_arms_get_verdicts() -> None:
     assert [row[-1] for row in found.tables[0].rows] == ["better", "baseline", "not confirmed"]
     assert "good" in found.conclusions[-1], "a single lucky seed does not lead"
     assert "only these get verdicts" in said(found)
-    assert "too few trials (3 of at least 20" in markdown(found)
+    assert "too few trials (3; at least 20 are needed" in markdown(found)
 
 
 # ---- what the study claims -----------------------------------------------------------------------

@@ -360,7 +360,7 @@ def test_only_drafts_of_this_report_that_nobody_writes_are_removed(tmp_path: Pat
 def test_a_folder_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "fruit").mkdir()
     (tmp_path / "fruit" / "journal.jsonl").write_text("precious")
-    with pytest.raises(UsageError, match=r"holds something else: journal\.jsonl"):
+    with pytest.raises(UsageError, match=r"holds other files: journal\.jsonl"):
         publish(report(*grid(["base"], 2)), tmp_path)
     assert (tmp_path / "fruit" / "journal.jsonl").read_text() == "precious"
 
@@ -433,7 +433,7 @@ def test_the_report_is_among_the_artifacts_of_the_sweeps_run_and_replaces_itself
     assert make("tiny", store, tmp_path / "out", tell=told.append) == page, (
         "a store that refuses costs no report"
     )
-    assert "could not be put into" in told[0]
+    assert "could not be uploaded to" in told[0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

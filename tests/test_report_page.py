@@ -171,7 +171,7 @@ def test_a_search_shows_each_trial_against_each_parameter_that_varies() -> None:
     ]
     assert {point.place for point in slices["augment"].points} == {0, 1}
     few = content(search(4), RANGES)
-    assert "too few trials (4 of" in markdown(few) and any(
+    assert "too few trials (4;" in markdown(few) and any(
         one.name == "slices" for one in few.pictures
     )
 

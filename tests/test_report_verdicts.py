@@ -648,7 +648,7 @@ def test_nothing_stands_out_where_figures_are_noise() -> None:
     shares = analysis.importance(points_, "maximize", bounds)
     assert analysis.standing_out(shares) == []
     assert effects._importance(shares) == (
-        "Nothing stands out: no parameter's interval lies above the equal share of 33 %.",
+        "No parameter stands out: no interval lies above the equal share of 33 %.",
     )
     moved = [(settings, settings["a"]) for settings, _ in points_]
     shares = analysis.importance(moved, "maximize", bounds)

@@ -1,26 +1,27 @@
-"""Pure: trials -> tables, curves, verdicts, effects. No drawing, no store, no torch.
+"""Statistics of a sweep: trials in, tables, curves, verdicts and effects out. No drawing, no store.
 
-The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval over them. A difference to
-the baseline is paired by seed, and is one of the test figure at the epoch that validation chose.
+The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval. Differences
+to the baseline are paired by seed; they compare the test figure at the epoch that validation chose.
 
-Trials come as ``TrialHistory``, from the journal or read back from MLflow.
+Trials come as ``TrialHistory``, from the journal or from MLflow.
 
 ::
 
-    signs      Student intervals; simultaneous intervals by sign flips
-    levels     the error that each look at a sweep may spend
-    power      the smallest difference that they see
-    seed_power the same for usual numbers of seeds, tabulated
-    dunnett    the same under normality, from three seeds; P(A > B)
-    lost       seeds that an arm lost
-    verdicts   which arms are compared, by which figure; the words
-    comparison differences to the baseline, and their verdicts
-    welch      a difference to published seeds
-    frames     one row per trial, one per arm
-    collapse   seeds on which an arm collapsed
-    course     epochs until a figure is reached; seconds
-    curves     an arm's course over the epochs
-    effects    main effects, importance, the Pareto front
+    significance  Student intervals; simultaneous intervals by sign flips
+    levels        the error that each look at a sweep may spend
+    power         the smallest difference that these intervals detect
+    seed_power    the same for common numbers of seeds, tabulated
+    dunnett       intervals under normality, from three seeds; P(A > B)
+    lost          seeds that an arm lost
+    verdicts      which arms are compared, by which figure; the verdicts' names
+    comparison    differences to the baseline, and their verdicts
+    welch         a difference to published seeds
+    frames        one row per trial, one row per arm
+    collapse      seeds on which an arm collapsed
+    convergence   epochs until a figure is reached; seconds
+    curves        an arm's metrics by epoch
+    effects       main effects, importance, the Pareto front
+    predictions   confusion, calibration and paired tests of stored predictions
 """
 
 from suite.analysis.collapse import collapsed_seeds
@@ -29,7 +30,7 @@ from suite.analysis.convergence import best, epochs_to_baseline, last, reached, 
 from suite.analysis.curves import Curve, curves
 from suite.analysis.dunnett import critical_value, half_width, wins
 from suite.analysis.effects import (
-    LEAST_TRIALS,
+    MIN_TRIALS,
     Bounds,
     Effect,
     Importance,
@@ -53,7 +54,7 @@ from suite.analysis.seed_power import SEEDS, seed_power
 from suite.analysis.significance import (
     ALPHA,
     CONFIDENCE,
-    LEAST_SEEDS,
+    MIN_SEEDS,
     Simultaneous,
     adjusted_p,
     interval,
@@ -98,9 +99,9 @@ __all__ = [
     "EQUIVALENT_OF_FINISHED",
     "FIRST_LOOK",
     "INCONCLUSIVE",
-    "LEAST_SEEDS",
-    "LEAST_TRIALS",
     "MARGIN",
+    "MIN_SEEDS",
+    "MIN_TRIALS",
     "NOT_CONFIRMED",
     "NO_BASELINE",
     "NO_LOOKS",

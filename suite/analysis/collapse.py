@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from suite.analysis.significance import LEAST_SEEDS
+from suite.analysis.significance import MIN_SEEDS
 from suite.analysis.verdicts import rises, tested, values_by_pair
 from suite.core.records import Objective
 from suite.storage.journal import TrialHistory
@@ -21,7 +21,7 @@ def collapsed_seeds(
     """Arm -> seeds whose test figure is far worse than the arm's median; other arms are left out.
 
     Far = by more than 15 median absolute deviations and more than five margins. Arms with fewer
-    than ``LEAST_SEEDS`` seeds are left out, as they get no verdict.
+    than ``MIN_SEEDS`` seeds are left out, as they get no verdict.
 
     How often an arm without collapses is named (100,000 simulated arms a case, standard deviation
     of seeds two margins): normal seeds 0.12, 0.08 and 0.03 %, seeds of Student's t with three
@@ -31,7 +31,7 @@ def collapsed_seeds(
     sign = 1 if rises(tested(objective)) else -1
     collapsed: dict[str, tuple[int, ...]] = {}
     for arm, values in values_by_pair(trials, objective, tested(objective)).items():
-        if len(values) < LEAST_SEEDS:
+        if len(values) < MIN_SEEDS:
             continue
         figures = sign * np.array(list(values.values()))
         below = float(np.median(figures)) - figures

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from suite.analysis.dunnett import LEAST_BLOCKS, half_width, wins
+from suite.analysis.dunnett import MIN_BLOCKS, half_width, wins
 from suite.analysis.levels import level_at, look_level, with_present
 from suite.analysis.lost import LOST, lost_seeds
 from suite.analysis.power import detectable
 from suite.analysis.significance import (
     ALPHA,
-    LEAST_SEEDS,
+    MIN_SEEDS,
     Array,
     Simultaneous,
     interval,
@@ -81,10 +81,10 @@ def compare(
     planned_trials: int | None = None,
     removed: Iterable[TrialHistory] = (),
 ) -> pd.DataFrame:
-    """One row per arm: its paired difference to the baseline, with simultaneous interval and verdict.
+    """One row per arm: paired difference to the baseline, simultaneous interval, verdict.
 
     Pairs are finished trials of one seed with the same numerics; trials stopped early are left out.
-    Arms with fewer than ``LEAST_SEEDS`` pairs are not tested. Verdicts follow from the intervals
+    Arms with fewer than ``MIN_SEEDS`` pairs are not tested. Verdicts follow from the intervals
     alone. The intervals cover seeds, not the choice of test images.
 
     Args:
@@ -152,10 +152,10 @@ def compare_sweeps(
     other: Objective,
     margin: float = MARGIN,
 ) -> pd.DataFrame:
-    """The same for the arms that two sweeps share: the first sweep's less the other's, paired by seed.
+    """``compare`` for the arms of two sweeps: the first's less the other's, paired by seed.
 
     Args:
-        objective, other: of the first sweep and of the other. Each chooses the epochs of its own trials alone.
+        objective, other: of the first sweep and of the other; each chooses its own trials' epochs.
 
     Raises:
         ValueError: the two are tested by different figures, between which there is no difference.
@@ -328,11 +328,13 @@ def _joint(
     differences: Differences, margin: float, level: float
 ) -> dict[str, tuple[float, float, float]]:
     """Arm -> simultaneous interval and p, of the arms with enough pairs."""
-    pairs = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= LEAST_SEEDS}
+    pairs = {arm: pairs for arm, pairs in differences.items() if len(pairs) >= MIN_SEEDS}
     if not pairs:
         return {}
     seeds = sorted({seed for by_seed in pairs.values() for seed in by_seed})
-    table: Array = np.array([[each.get(seed, np.nan) for each in pairs.values()] for seed in seeds])
+    table: Array = np.array(
+        [[by_seed.get(seed, np.nan) for by_seed in pairs.values()] for seed in seeds]
+    )
     joint: Simultaneous = simultaneous(table, margin, level)
     ends = zip(joint.low.tolist(), joint.high.tolist(), joint.p.tolist(), strict=True)
     return dict(zip(pairs, ends, strict=True))
@@ -400,7 +402,7 @@ def _compare_in_blocks(rows: Sequence[Row], question: _Question, level: float) -
     sides = list(dict.fromkeys([*arms, *(question.against[arm] for arm in arms)]))
     finished = [set(question.values.get(side, {})) for side in sides]
     blocks = sorted(set.intersection(*finished)) if finished else []
-    if not arms or len(blocks) < LEAST_BLOCKS:
+    if not arms or len(blocks) < MIN_BLOCKS:
         return
     values = np.array([[question.values[side][block] for side in sides] for block in blocks])
     bases = {question.against[arm] for arm in arms}

@@ -1,4 +1,4 @@
-"""An arm's course over the epochs."""
+"""An arm's metric by epoch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """An arm's course over the epochs that all of its trials have.
+    """An arm's metric, over the epochs that all of its trials have.
 
     Attributes:
         epochs: completed epochs.
         mean, low, high: over seeds; the lowest and the highest seed.
-        seeds: how many trials it is drawn from.
-        status: theirs; of trials that did not finish only where the arm has none that did.
+        seeds: the number of trials.
+        status: of these trials; not "finished" only if the arm has no finished trial.
     """
 
     arm: str
@@ -35,11 +35,11 @@ class Curve:
 
 
 def curves(items: Iterable[TrialHistory], metric: str) -> list[Curve]:
-    """One curve per arm that has anything to show; failed trials are left out."""
+    """One curve per arm with values; failed trials are left out."""
     arms: dict[str, list[TrialHistory]] = {}
-    for item in items:
-        if any(metric in record.metrics for record in item.curve):
-            arms.setdefault(item.trial.arm, []).append(item)
+    for trial in items:
+        if any(metric in record.metrics for record in trial.curve):
+            arms.setdefault(trial.trial.arm, []).append(trial)
     return [
         curve for arm, trials in arms.items() if (curve := _curve(arm, trials, metric)) is not None
     ]
@@ -47,7 +47,7 @@ def curves(items: Iterable[TrialHistory], metric: str) -> list[Curve]:
 
 def _curve(arm: str, trials: Sequence[TrialHistory], metric: str) -> Curve | None:
     for status in (Status.FINISHED, Status.STOPPED, Status.RUNNING, Status.INTERRUPTED):
-        chosen = [_by_epoch(item.curve, metric) for item in trials if item.status is status]
+        chosen = [_by_epoch(trial.curve, metric) for trial in trials if trial.status is status]
         epochs = sorted(set.intersection(*map(set, chosen))) if chosen else []
         if epochs:
             table = np.array([[values[epoch] for epoch in epochs] for values in chosen])

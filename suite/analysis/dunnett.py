@@ -1,8 +1,8 @@
-"""Dunnett's comparison with a baseline in randomised blocks: a verdict under normality, from three seeds.
+"""Dunnett's comparison with a baseline in randomised blocks: under normality, from three seeds.
 
 Assumes that a figure is a part of the arm, plus a part of the seed, plus normal noise of equal
 spread in all arms. Source: Dunnett 1955, JASA 50(272); blocks: Hsu 1996, Multiple Comparisons,
-section 7.1. The sign-flip intervals (``signs``) assume neither normality nor equal spreads.
+section 7.1. The sign-flip intervals (``significance``) assume neither normality nor equal spreads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from suite.analysis.significance import Array
 
-LEAST_BLOCKS = 3
+MIN_BLOCKS = 3
 _NODES, _QUANTILES = 64, 256  # of the numerical integrals over baseline and spread
 
 

@@ -1,4 +1,4 @@
-"""What mattered: main effects of a grid, importance in a search, and which arms nothing dominates."""
+"""Main effects of a grid, importance in a search, and the Pareto front of the arms."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from suite.config.space import show
 from suite.core.records import Objective, Status
 from suite.storage.journal import TrialHistory
 
-LEAST_TRIALS = 20  # below, importance says nothing
+MIN_TRIALS = 20  # with fewer, no importance is given
 RESAMPLES = 200
-_TOP, _LEAST_TOP = (
-    0.1,
-    5,
-)  # importance is about what the best tenth, and at least so many trials, have in common
+_TOP, _MIN_TOP = 0.1, 5  # the share and the least number of trials that count as the best
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class Effect:
     Attributes:
         setting, level: its name and the value as text.
         arms: how many arms the mean is of.
-        mean, low, high: the figure less that of the setting's other values and its own, with a 95 % interval over
-            seeds; the bounds are None with one seed.
+        mean, low, high: the figure less the mean over all of the setting's values, with a 95 %
+            interval over seeds; the bounds are None with one seed.
     """
 
     setting: str
@@ -43,18 +40,18 @@ class Effect:
 
 
 def main_effects(items: Iterable[TrialHistory], objective: Objective, metric: str) -> list[Effect]:
-    """Main effects of the settings that vary, each over those arms in which all its values meet the same others.
+    """Main effects of the settings that vary, over arms that differ in this setting alone.
 
-    A setting whose values never meet equal others (named recipes) has none. Means are over the seeds that all these
-    arms have with the same numerics.
+    A setting without such arms (named recipes) has no main effect. Means are over the seeds that
+    all these arms have with the same numerics.
     """
-    items = [item for item in items if item.status is Status.FINISHED]
+    items = [trial for trial in items if trial.status is Status.FINISHED]
     settings = {
-        item.trial.arm: {name: show(value) for name, value in item.trial.settings.items()}
-        for item in items
+        trial.trial.arm: {name: show(value) for name, value in trial.trial.settings.items()}
+        for trial in items
     }
     values = values_by_pair(items, objective, metric)
-    names = dict.fromkeys(name for each in settings.values() for name in each)
+    names = dict.fromkeys(name for by_name in settings.values() for name in by_name)
     return [effect for name in names for effect in _effects(name, settings, values)]
 
 
@@ -84,12 +81,12 @@ def _effects(
 
 
 def _cells(name: str, settings: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    """Level -> arm, for each combination of the other settings in which the setting has more than one value."""
+    """Level -> arm, for each combination of the other settings with several levels."""
     groups: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
-    for arm, each in settings.items():
-        if name in each:
-            rest = frozenset((key, value) for key, value in each.items() if key != name)
-            groups.setdefault(rest, {})[each[name]] = arm
+    for arm, own in settings.items():
+        if name in own:
+            rest = frozenset((key, value) for key, value in own.items() if key != name)
+            groups.setdefault(rest, {})[own[name]] = arm
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -108,7 +105,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Importance:
-    """A parameter's share of what the best trials have in common, with its 95 % bootstrap interval over trials."""
+    """A parameter's share of the total importance, with a 95 % bootstrap interval over trials."""
 
     name: str
     share: float
@@ -119,14 +116,16 @@ class Importance:
 def importance(
     points: Sequence[tuple[Mapping[str, Any], float]], goal: str, bounds: Mapping[str, Bounds]
 ) -> list[Importance]:
-    """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), the largest share first; empty with too few trials.
+    """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), largest share first.
+
+    Empty with fewer than ``MIN_TRIALS`` trials.
 
     Args:
         points: settings and figure of each trial.
         goal: ``maximize`` or ``minimize``.
         bounds: parameters that are ranges; all others are choices.
     """
-    if len(points) < LEAST_TRIALS or len({value for _, value in points}) < 2:
+    if len(points) < MIN_TRIALS or len({value for _, value in points}) < 2:
         return []
     import optuna
 
@@ -138,16 +137,17 @@ def importance(
         random = np.random.default_rng(0)
         draws = random.integers(0, len(trials), (RESAMPLES, len(trials)))
         drawn = [_shares([trials[index] for index in draw], goal) for draw in draws]
-    found = []
+    importances = []
     for name, share in shares.items():
-        low, high = np.quantile([each.get(name, 0.0) for each in drawn], (0.025, 0.975))
-        found.append(Importance(name, share, float(low), float(high)))
-    return sorted(found, key=lambda each: -each.share)
+        resampled = [draw_shares.get(name, 0.0) for draw_shares in drawn]
+        low, high = np.quantile(resampled, (0.025, 0.975))
+        importances.append(Importance(name, share, float(low), float(high)))
+    return sorted(importances, key=lambda importance: -importance.share)
 
 
 def standing_out(shares: Sequence[Importance]) -> list[Importance]:
     """The parameters whose whole interval lies above an equal share."""
-    return [one for one in shares if one.low > 1 / len(shares)]
+    return [share for share in shares if share.low > 1 / len(shares)]
 
 
 def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
@@ -155,10 +155,10 @@ def _shares(trials: Sequence[Any], goal: str) -> dict[str, float]:
 
     study = optuna.create_study(direction=goal)
     study.add_trials(trials)
-    top = min(0.5, max(_TOP, _LEAST_TOP / len(trials)))
+    top = min(0.5, max(_TOP, _MIN_TOP / len(trials)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in found.items()}
+    importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in importances.items()}
 
 
 def _frozen(
@@ -175,15 +175,15 @@ def _frozen(
 
     kinds: dict[str, BaseDistribution] = {}
     for name in dict.fromkeys(name for settings, _ in points for name in settings):
-        one = bounds.get(name)
-        if one is None:
+        span = bounds.get(name)
+        if span is None:
             kinds[name] = CategoricalDistribution(
-                sorted({show(each[name]) for each, _ in points if name in each})
+                sorted({show(settings[name]) for settings, _ in points if name in settings})
             )
-        elif one.whole:
-            kinds[name] = IntDistribution(int(one.low), int(one.high))
+        elif span.whole:
+            kinds[name] = IntDistribution(int(span.low), int(span.high))
         else:
-            kinds[name] = FloatDistribution(one.low, one.high, log=one.log)
+            kinds[name] = FloatDistribution(span.low, span.high, log=span.log)
     trials = []
     for settings, value in points:
         params = {name: _inside(label, bounds.get(name)) for name, label in settings.items()}
@@ -207,14 +207,16 @@ def _inside(label: Any, bounds: Bounds | None) -> Any:
 
 
 def front(points: Sequence[tuple[float, float]], rising: bool = True) -> list[int]:
-    """Which of (cost, figure) no other one beats: none is both as cheap and as good, and better in one. By cost."""
+    """The Pareto front of (cost, figure): places of the points that no other beats, by cost."""
     order = sorted(
         range(len(points)), key=lambda i: (points[i][0], -points[i][1] if rising else points[i][1])
     )
-    kept: list[int] = []
+    undominated: list[int] = []
     for i in order:
-        if not kept or (
-            points[i][1] > points[kept[-1]][1] if rising else points[i][1] < points[kept[-1]][1]
+        if not undominated or (
+            points[i][1] > points[undominated[-1]][1]
+            if rising
+            else points[i][1] < points[undominated[-1]][1]
         ):
-            kept.append(i)
-    return kept
+            undominated.append(i)
+    return undominated

@@ -18,22 +18,22 @@ _TRIAL_COLUMNS = ["arm", "seed", "status", "epochs", "best_epoch", "reason", "tr
 def trials_frame(
     items: Iterable[TrialHistory], objective: Objective, run_ids: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """One row per trial: what it is, where it stands, and all figures at the epoch that speaks for it."""
+    """One row per trial: arm, seed, settings, status, and its figures at the chosen epoch."""
     rows: list[dict[str, Any]] = []
-    for item in items:
-        chosen = objective.chosen(item.curve)
+    for trial in items:
+        chosen = objective.chosen(trial.curve)
         rows.append(
             {
-                "arm": item.trial.arm,
-                "seed": item.trial.seed,
-                **item.trial.settings,
-                "status": str(item.status),
-                "epochs": len(item.records),
+                "arm": trial.trial.arm,
+                "seed": trial.trial.seed,
+                **trial.trial.settings,
+                "status": str(trial.status),
+                "epochs": len(trial.records),
                 "best_epoch": chosen.epoch if chosen else None,
                 **(dict(chosen.metrics) if chosen else {}),
-                "reason": item.reason,
-                "trial": item.trial.id,
-                "run_id": (run_ids or {}).get(item.trial.id, ""),
+                "reason": trial.reason,
+                "trial": trial.trial.id,
+                "run_id": (run_ids or {}).get(trial.trial.id, ""),
             }
         )
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=_TRIAL_COLUMNS)
@@ -50,7 +50,7 @@ def figure_interval(
 
 
 def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
-    """One row per arm, best first: seeds, mean and 95 % interval of the metric and of the accuracies.
+    """One row per arm, best first: seeds, means and 95 % intervals of metric and accuracies.
 
     Only finished trials count towards the figures: those stopped early had another budget.
     """
@@ -83,11 +83,11 @@ def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
 
 
 def rank_arms(items: Iterable[TrialHistory], objective: Objective) -> list[str]:
-    """Arms by the mean of the metric over their seeds, best first; arms without a value are left out."""
+    """Arms by their mean of the metric over seeds, best first; arms without a value are left out."""
     values: dict[str, list[float]] = {}
-    for item in items:
-        chosen = objective.chosen(item.curve)
+    for trial in items:
+        chosen = objective.chosen(trial.curve)
         if chosen is not None:
-            values.setdefault(item.trial.arm, []).append(chosen.metrics[objective.name])
+            values.setdefault(trial.trial.arm, []).append(chosen.metrics[objective.name])
     sign = -1 if objective.goal == "maximize" else 1
     return sorted(values, key=lambda arm: sign * sum(values[arm]) / len(values[arm]))

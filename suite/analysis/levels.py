@@ -19,10 +19,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from suite.analysis.significance import LEAST_SEEDS, Array
+from suite.analysis.significance import MIN_SEEDS, Array
 from suite.core.records import Looks
 
-FIRST_LOOK = 2 / 2**LEAST_SEEDS
+FIRST_LOOK = 2 / 2**MIN_SEEDS
 # Looks are given less than ALPHA to spend: the levels are those of normal sums, and sign
 # flips of few seeds err a little more often (6.0 % of 1,000 simulated sweeps at a level for 5 %).
 SEVERAL_LOOKS = 0.044
@@ -61,7 +61,7 @@ def look_levels(looks: Looks, arms: int) -> tuple[float, ...]:
 def look_sequence(looks: Looks) -> tuple[Seeds, ...]:
     """The looks that count, in the order in which they spend the error.
 
-    Looks that cannot give a verdict (fewer than ``LEAST_SEEDS`` seeds) do not count.
+    Looks that cannot give a verdict (fewer than ``MIN_SEEDS`` seeds) do not count.
     """
     planned, made = _deciding(looks.planned), _deciding(looks.made)
     if _is_plan_kept(looks):
@@ -86,7 +86,7 @@ def _is_plan_kept(looks: Looks) -> bool:
 
 
 def _deciding(looks: tuple[Seeds, ...]) -> tuple[Seeds, ...]:
-    return tuple(seeds for seeds in looks if len(seeds) >= LEAST_SEEDS)
+    return tuple(seeds for seeds in looks if len(seeds) >= MIN_SEEDS)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Seeds that an arm lost: started, and failed or stopped early. The survivors may be the lucky ones."""
+"""Seeds that an arm lost: failed or stopped early. The survivors may be the lucky ones."""
 
 from __future__ import annotations
 

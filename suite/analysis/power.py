@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 
 from suite.analysis.levels import FIRST_LOOK
-from suite.analysis.significance import LEAST_SEEDS, UNBIASED, Array, sign_flips
+from suite.analysis.significance import MIN_SEEDS, UNBIASED, Array, sign_flips
 
 POWER = 0.8
 MARGIN = 0.5  # standard deviations of a difference: 0.5 points beside a usual spread of 0.7 to 1
 _SWEEPS = 1000  # simulated: the power found is right to about 0.013
 _FLIPS = 1024  # sign vectors tried in each
-_MOST_ARMS = 64  # more are taken for so many: they add little
+_MAX_ARMS = 64  # more are taken for so many: they add little
 
 
 def detectable(seeds: int, arms: int, power: float = POWER, level: float = FIRST_LOOK) -> float:
@@ -27,9 +27,9 @@ def detectable(seeds: int, arms: int, power: float = POWER, level: float = FIRST
         It, in standard deviations (over seeds) of a paired difference; infinite if the seeds are
         too few for the level.
     """
-    if seeds < LEAST_SEEDS or level < 1 / len(sign_flips(seeds)):
+    if seeds < MIN_SEEDS or level < 1 / len(sign_flips(seeds)):
         return float("inf")
-    return _search(seeds, min(arms, _MOST_ARMS), power, level)
+    return _search(seeds, min(arms, _MAX_ARMS), power, level)
 
 
 @lru_cache(maxsize=256)
@@ -62,7 +62,7 @@ def _some(flips: Array, random: np.random.Generator) -> Array:
 
 
 def _power(differences: Array, rivals: Array, flips: Array, level: float) -> float:
-    """The share of sweeps in which the arm with these differences, (sweeps, seeds), is told apart."""
+    """The share of sweeps in which the arm's differences, (sweeps, seeds), are significant."""
     own = _statistics(differences, flips)
     p = np.mean(np.maximum(own, rivals) >= own[:, :1], axis=1)
     return float(np.mean(p <= level + 1e-9))
@@ -74,5 +74,5 @@ def _statistics(differences: Array, flips: Array) -> Array:
     mean = differences @ flips.T / seeds
     squares = np.mean(differences**2, axis=1, keepdims=True)
     error = np.sqrt(np.maximum(squares - mean**2, 0) / (seeds - 1))
-    offset = MARGIN / 2 * np.sqrt(LEAST_SEEDS / seeds)
+    offset = MARGIN / 2 * np.sqrt(MIN_SEEDS / seeds)
     return np.asarray(np.round(np.abs(mean) / (error + offset), 9))

@@ -1,7 +1,8 @@
-"""Pure: what the stored predictions of trials say beyond their accuracy. NumPy and SciPy; no drawing, no store.
+"""Statistics of stored predictions: confusion, calibration, paired tests. No drawing, no store.
 
-N test images, K classes, S seeds (networks of one arm). The unit is the image: intervals and tests here are about
-these networks on other images like these, not about other seeds. An arm's figures are means over its networks.
+N test images, K classes, S seeds (networks of one arm). The unit is the image: intervals and tests
+are about these networks on other images like these, not about other seeds. An arm's figures are
+means over its networks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one network said of the test images, at the epoch that speaks for its trial.
+    """One network's outputs for the test images, at the epoch chosen for its trial.
 
     Attributes:
         index: int64 (N,), rows of the data set's test images; each once.
@@ -94,33 +95,36 @@ def shared(many: Sequence[Predictions]) -> list[Predictions]:
     """Each of ``many`` on the images that all of them have, in one order.
 
     Raises:
-        ValueError: they have no image in common, or an image has two labels: they are of different data.
+        ValueError: they have no image in common, or an image has two labels (different data).
     """
-    common = many[0].index
-    for one in many[1:]:
-        common = np.intersect1d(common, one.index)
-    if not len(common):
+    indices = many[0].index
+    for network in many[1:]:
+        indices = np.intersect1d(indices, network.index)
+    if not len(indices):
         raise ValueError("they were tested on different images, none in common")
-    common = np.sort(common)
-    found = [
-        one.take(np.argsort(one.index)[np.searchsorted(np.sort(one.index), common)]) for one in many
+    indices = np.sort(indices)
+    common = [
+        network.take(np.argsort(network.index)[np.searchsorted(np.sort(network.index), indices)])
+        for network in many
     ]
-    if any((one.labels != found[0].labels).any() for one in found):
+    if any((network.labels != common[0].labels).any() for network in common):
         raise ValueError("their test images have different labels, so they are different images")
-    if len({one.logits.shape[1] for one in found}) > 1:
+    if len({network.logits.shape[1] for network in common}) > 1:
         raise ValueError("they have different numbers of classes")
-    return found
+    return common
 
 
 # ---- one arm -------------------------------------------------------------------------------------
 
 
 def confusion(many: Sequence[Predictions]) -> Integers:
-    """How often images of a class (row) were given a class (column), int64 (K, K), summed over networks."""
+    """Counts of answers by true class (row) and answer (column), int64 (K, K), over all networks."""
     classes = many[0].logits.shape[1]
     total = np.zeros(classes * classes, np.int64)
-    for one in many:
-        total += np.bincount(one.labels * classes + one.answers, minlength=classes * classes)
+    for network in many:
+        total += np.bincount(
+            network.labels * classes + network.answers, minlength=classes * classes
+        )
     return total.reshape(classes, classes)
 
 
@@ -132,7 +136,7 @@ def shares(counts: Integers) -> Floats:
 
 def rates(many: Sequence[Predictions]) -> Floats:
     """Of each image, float64 (N,), the fraction of networks that are right."""
-    return np.asarray(np.mean([one.correct for one in many], axis=0), dtype=np.float64)
+    return np.asarray(np.mean([network.correct for network in many], axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,16 +158,16 @@ class Calibration:
 def calibration(many: Sequence[Predictions], bins: int = BINS) -> Calibration:
     """Reliability curve and expected calibration error (Guo et al. 2017, arXiv 1706.04599).
 
-    Answers are binned by the probability of the class that they name, in ``bins`` bins of equal width, closed above.
-    The error is the mean over answers of |accuracy - confidence| of their bin, computed for each network and averaged;
+    Answers are binned by their probability, in ``bins`` bins of equal width, closed above. The
+    error is the mean over answers of their bin's |accuracy - confidence|, averaged over networks;
     the curve is of all networks together.
     """
     total = np.zeros((3, bins))
     errors = []
-    for one in many:
-        confidence = one.probabilities.max(axis=1)
+    for network in many:
+        confidence = network.probabilities.max(axis=1)
         place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-        weights = (np.ones(len(place)), confidence, one.correct.astype(np.float64))
+        weights = (np.ones(len(place)), confidence, network.correct.astype(np.float64))
         sums = np.array([np.bincount(place, weight, bins) for weight in weights])
         errors.append(np.abs(sums[1] - sums[2]).sum() / len(place))
         total += sums
@@ -195,7 +199,7 @@ class Interval:
 
 
 def differences(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> Integers:
-    """Of each image, int64 (N,), how many more of our networks are right than of theirs; as many of each."""
+    """Per image, int64 (N,): how many more of our networks are right than of theirs."""
     if len(ours) != len(theirs):
         raise ValueError(f"pairs of networks are needed, got {len(ours)} and {len(theirs)}")
     return np.asarray(
@@ -219,9 +223,9 @@ class McNemar:
 
 
 def mcnemar(ours: Predictions, theirs: Predictions) -> McNemar:
-    """McNemar's test (1947) in its exact form: of the images that one of two networks got right, half are of each.
+    """McNemar's exact test (1947): of the images that one of two networks gets right, half each.
 
-    Exact and not mid-p, so that it rejects at most as often as it says. It is about these two networks, on other
+    Exact, not mid-p, so that it never rejects too often. It is about these two networks, on other
     images (Dietterich 1998, Neural Computation 10:1895).
     """
     from scipy.stats import binomtest
@@ -234,9 +238,10 @@ def mcnemar(ours: Predictions, theirs: Predictions) -> McNemar:
 def pooled_p(differences: Integers) -> float:
     """McNemar's exact test for several pairs of networks on the same images: two-sided p.
 
-    Answers of several networks to one image are not independent, so counts must not be added up as if they were of
-    several images. Instead the sign of an image's whole difference is flipped (a sign test weighted by size, exact over
-    all 2^N flips): the hypothesis is that an image favours either side alike. With one pair it is McNemar's.
+    Answers of several networks to one image are not independent, so their counts cannot be added up
+    as if they were of several images. Instead the sign of each image's whole difference is flipped
+    (a sign test weighted by size, exact over all 2^N flips). The hypothesis: an image favours
+    neither side. With one pair this is McNemar's test.
 
     Args:
         differences: as ``differences`` gives them.
@@ -257,7 +262,7 @@ def pooled_p(differences: Integers) -> float:
 
 
 def bootstrap(values: npt.ArrayLike, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """Mean of the images' differences with its percentile bootstrap interval (Efron 1979): images are drawn again.
+    """Mean difference over images, with a percentile bootstrap interval (Efron 1979).
 
     Of N images few different values occur, so that drawing images is drawing how often each value occurs, which is
     multinomial: the same law, at once for all draws.
@@ -278,10 +283,13 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0, draws: int = DRAWS) -> Inter
 
 
 def paired_interval(values: npt.ArrayLike) -> Interval:
-    """Mean of paired differences in [-1, 1] with the interval of Agresti and Min (2005, Stat. Med. 24:729).
+    """Mean of paired differences in [-1, 1], with Agresti and Min's interval.
 
-    Half an image is added to each cell of the 2 x 2 table before Wald's formula, which keeps its coverage for the few
-    images of one class, where a bootstrap would claim too much (and no uncertainty where no image changed).
+    Source: Agresti and Min 2005, Stat. Med. 24:729.
+
+    Half an image is added to each cell of the 2 x 2 table before Wald's formula. That keeps the
+    coverage with the few images of one class; a bootstrap would be too narrow (zero if no image
+    changed).
     """
     from scipy.stats import norm
 
@@ -315,23 +323,23 @@ class ClassChange:
 
 
 def class_changes(ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> list[ClassChange]:
-    """One for each class that has test images. Each interval is on its own: they are not adjusted for their number."""
+    """One for each class with test images; the intervals are not adjusted for their number."""
     labels, after, before = ours[0].labels, rates(ours), rates(theirs)
-    found = []
+    common = []
     for label in np.unique(labels).tolist():
         own = labels == label
         change = paired_interval((after - before)[own])
-        found.append(
+        common.append(
             ClassChange(
                 label, int(own.sum()), float(before[own].mean()), float(after[own].mean()), change
             )
         )
-    return found
+    return common
 
 
 @dataclass(frozen=True)
 class Swap:
-    """How often images of one class are taken for another, before and after; fractions of the class."""
+    """The fraction of a class's images that is taken for another class, before and after."""
 
     truth: int
     answer: int
@@ -374,9 +382,10 @@ class DiscriminatingImage:
 def discriminating_images(
     ours: Sequence[Predictions], theirs: Sequence[Predictions], limit: int
 ) -> list[DiscriminatingImage]:
-    """The images on which we are right more often than they are, most telling first.
+    """The images on which we are right more often than they are, largest difference first.
 
-    By the difference of the fractions of networks that are right; among equals by that of the probability of the truth.
+    Ordered by the difference of the fractions of right networks, then by that of the true class's
+    probability.
     """
     labels, index = ours[0].labels, ours[0].index
     mine, other = rates(ours), rates(theirs)
@@ -403,9 +412,11 @@ def discriminating_images(
 def _truth(many: Sequence[Predictions]) -> Floats:
     """Mean probability of the true class, (N,)."""
     rows = np.arange(len(many[0].labels))
-    return np.asarray(np.mean([one.probabilities[rows, one.labels] for one in many], axis=0))
+    return np.asarray(
+        np.mean([network.probabilities[rows, network.labels] for network in many], axis=0)
+    )
 
 
 def _mistaken(many: Sequence[Predictions], row: int) -> int:
-    wrong = [int(one.answers[row]) for one in many if not one.correct[row]]
+    wrong = [int(network.answers[row]) for network in many if not network.correct[row]]
     return max(wrong, key=wrong.count)

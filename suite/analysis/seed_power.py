@@ -1,7 +1,7 @@
 """The smallest difference that sweeps of usual sizes see, without a simulation each time.
 
-``power.detectable`` simulates for seconds. Reports and ``--dry-run`` want four sizes at once, so its
-results for a first look are tabulated. ``python -m suite.analysis.seed_power`` prints the table anew.
+``power.detectable`` simulates for seconds. Reports and ``--dry-run`` need four sizes at once, so the
+results for a first look are tabulated. ``python -m suite.analysis.seed_power`` computes the table.
 """
 
 from __future__ import annotations

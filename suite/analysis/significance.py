@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 ALPHA = 0.05  # family-wise: of all verdicts of a sweep together, over all looks at it
-LEAST_SEEDS = (
-    6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
-)
+MIN_SEEDS = 6  # with five, no two-sided sign-flip test reaches p < 0.05: the smallest p is 2 / 2^5
 EXACT_SEEDS = 12  # up to here all sign vectors are tried
 RANDOM_FLIPS = 8192  # beyond, this many of them
 # Residuals about an estimated mean are too small. This divisor makes their standard deviation
@@ -105,7 +103,7 @@ class _Family:
         residuals = np.where(present, differences - self.mean, 0.0)
         self.squares = np.sum(residuals**2, axis=0)
         self.error = np.sqrt(self.squares / self.count / (self.count - 1))
-        self.offset = margin / 2 * float(np.sqrt(LEAST_SEEDS / len(differences)))
+        self.offset = margin / 2 * float(np.sqrt(MIN_SEEDS / len(differences)))
         flips = sign_flips(len(differences))
         self.flipped_mean = flips @ residuals / self.count  # of the residuals, (S, K)
         self.flipped_one = flips @ present / self.count  # of ones: what a shift is multiplied by
@@ -130,7 +128,7 @@ class _Family:
         return np.asarray(np.round(np.nan_to_num(ratio, nan=0.0, posinf=1e12), 9))
 
     def p(self, arm: int, values: Array) -> Array:
-        """Adjusted p of the hypotheses that the arm's true difference is each of ``values``, (Q,)."""
+        """Adjusted p of each hypothesis that the arm's true difference is one of ``values``, (Q,)."""
         count = self.count[arm]
         shift = self.mean[arm] - values  # (Q,)
         squares = self.squares[arm] + count * shift**2
@@ -164,8 +162,8 @@ class _Family:
         for _ in range(_ROUNDS):
             inside_widths = np.linspace(inner, outer, _PIECES + 1)[1:-1]
             values = self.mean[arm] + sign * inside_widths
-            kept = np.flatnonzero(self.p(arm, values) > level + _TOLERANCE)
-            first_out = int(kept[-1]) + 1 if len(kept) else 0
+            accepted = np.flatnonzero(self.p(arm, values) > level + _TOLERANCE)
+            first_out = int(accepted[-1]) + 1 if len(accepted) else 0
             ends = np.concatenate([[inner], inside_widths, [outer]])
             inner, outer = ends[first_out], ends[first_out + 1]
         return float(self.mean[arm] + sign * outer)

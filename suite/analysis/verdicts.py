@@ -1,4 +1,4 @@
-"""Differences to the baseline, paired by seed, and what may be said of them."""
+"""Differences to the baseline, paired by seed, and the verdicts on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from suite.analysis.dunnett import LEAST_BLOCKS
+from suite.analysis.dunnett import MIN_BLOCKS
 from suite.core.records import SPLIT_METRICS, TEST_ACC, Numerics, Objective, Status
 from suite.storage.journal import TrialHistory
 
@@ -20,11 +20,11 @@ BETTER_OF_FINISHED = "better on the seeds it finished"
 WORSE_OF_FINISHED = "worse on the seeds the baseline finished"
 EQUIVALENT_OF_FINISHED = "equivalent on the seeds both finished"
 
-LEAST_FREEDOM = 4  # with four a standard deviation is known to between 0.6 and 2.9 times it
+MIN_FREEDOM = 4  # with four a standard deviation is known to between 0.6 and 2.9 times it
 
 
 def tested(objective: Objective) -> str:
-    """The test figure that verdicts are about: the objective's own, on the test images; the accuracy if it has none."""
+    """The figure that verdicts are about: the objective's, on the test images; else accuracy."""
     name = f"test/{objective.name.partition('/')[2]}"
     return name if name in SPLIT_METRICS else TEST_ACC
 
@@ -35,26 +35,27 @@ def rises(metric: str) -> bool:
 
 
 def baselines(items: Iterable[TrialHistory]) -> dict[str, str]:
-    """Arm -> the baseline that it is compared with; arms that have none, and baselines, are left out.
+    """Arm -> the baseline that it is compared with; without baselines and arms that have no baseline.
 
-    Of several baselines it is the one whose remaining settings are the arm's: those in which the baselines differ.
+    Of several baselines, an arm's is the one that agrees with it in the settings in which the
+    baselines differ.
     """
     items = list(items)
-    arms = {item.trial.arm: item.trial.settings for item in items}
-    marked = list(dict.fromkeys(item.trial.arm for item in items if item.entry.get("baseline")))
+    arms = {trial.trial.arm: trial.trial.settings for trial in items}
+    marked = list(dict.fromkeys(trial.trial.arm for trial in items if trial.entry.get("baseline")))
     if len(marked) == 1:
         return {arm: marked[0] for arm in arms if arm != marked[0]}
     shared = _shared([arms[arm] for arm in marked])
-    found: dict[str, str] = {}
+    against: dict[str, str] = {}
     for arm, settings in arms.items():
         fitting = [
-            one
-            for one in marked
-            if arm not in marked and _pairs(arms[one]) - shared <= _pairs(settings)
+            base
+            for base in marked
+            if arm not in marked and _pairs(arms[base]) - shared <= _pairs(settings)
         ]
         if len(fitting) == 1:
-            found[arm] = fitting[0]
-    return found
+            against[arm] = fitting[0]
+    return against
 
 
 def _pairs(settings: Mapping[str, Any]) -> set[tuple[str, str]]:
@@ -69,21 +70,21 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
 def spread(
     items: Iterable[TrialHistory], objective: Objective, confirmed: Collection[str] | None = None
 ) -> float | None:
-    """The standard deviation over seeds of a paired difference, pooled over the arms that have two pairs or more.
+    """The standard deviation over seeds of a paired difference, pooled over arms with two pairs.
 
-    None where fewer than ``LEAST_FREEDOM`` degrees of freedom say it.
+    None with fewer than ``MIN_FREEDOM`` degrees of freedom.
     """
     items = list(items)
     values = values_by_pair(items, objective, tested(objective))
-    found = [
+    differences = [
         list(pairs.values())
         for arm, base in baselines(items).items()
         if (confirmed is None or arm in confirmed)
         and len(pairs := paired(values.get(arm, {}), values.get(base, {}))) > 1
     ]
-    freedom = sum(len(one) - 1 for one in found)
-    squares = sum(float(np.var(one, ddof=1)) * (len(one) - 1) for one in found)
-    return float(np.sqrt(squares / freedom)) if freedom >= LEAST_FREEDOM else None
+    freedom = sum(len(by_seed) - 1 for by_seed in differences)
+    squares = sum(float(np.var(by_seed, ddof=1)) * (len(by_seed) - 1) for by_seed in differences)
+    return float(np.sqrt(squares / freedom)) if freedom >= MIN_FREEDOM else None
 
 
 def verdict(
@@ -114,43 +115,43 @@ Pair = tuple[int, str]
 
 def finished_by_pair(items: Iterable[TrialHistory]) -> dict[str, dict[Pair, TrialHistory]]:
     """Arm -> pair -> trial, of those that finished: those stopped early had another budget."""
-    found: dict[str, dict[Pair, TrialHistory]] = {}
-    for item in items:
-        if item.status is Status.FINISHED:
-            key = item.trial.seed, Numerics.key(item.entry.get("numerics"))
-            found.setdefault(item.trial.arm, {})[key] = item
-    return found
+    by_arm: dict[str, dict[Pair, TrialHistory]] = {}
+    for trial in items:
+        if trial.status is Status.FINISHED:
+            key = trial.trial.seed, Numerics.key(trial.entry.get("numerics"))
+            by_arm.setdefault(trial.trial.arm, {})[key] = trial
+    return by_arm
 
 
 def at_chosen(
     trials: Mapping[Pair, TrialHistory], objective: Objective, metric: str
 ) -> dict[Pair, float]:
-    """Pair -> a figure at the epoch that speaks for the trial, where there is one."""
-    chosen = {key: objective.chosen(item.curve) for key, item in trials.items()}
+    """Pair -> the figure at the trial's chosen epoch, if it has one."""
+    chosen = {key: objective.chosen(trial.curve) for key, trial in trials.items()}
     return {
-        key: one.metrics[metric]
-        for key, one in chosen.items()
-        if one is not None and metric in one.metrics
+        key: record.metrics[metric]
+        for key, record in chosen.items()
+        if record is not None and metric in record.metrics
     }
 
 
 def values_by_pair(
     items: Iterable[TrialHistory], objective: Objective, metric: str
 ) -> dict[str, dict[Pair, float]]:
-    """Arm -> pair -> a figure at the epoch that speaks for the trial; finished trials only."""
-    found = {
+    """Arm -> pair -> the figure at the trial's chosen epoch; finished trials only."""
+    by_arm = {
         arm: at_chosen(trials, objective, metric) for arm, trials in finished_by_pair(items).items()
     }
-    return {arm: values for arm, values in found.items() if values}
+    return {arm: values for arm, values in by_arm.items() if values}
 
 
 def paired(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[int, float]:
-    """Seed -> difference, where both have a value of equal numerics."""
+    """Seed -> difference, if both have a value with equal numerics."""
     return {key[0]: value - theirs[key] for key, value in ours.items() if key in theirs}
 
 
 def pairing_gain(items: Iterable[TrialHistory], objective: Objective) -> float | None:
-    """How much pairing by seed gained: variance of an unpaired difference over that of a paired one.
+    """The gain of pairing by seed: variance of an unpaired difference over that of a paired one.
 
     Pooled over the arms with three pairs or more; below 1, pairing lost. None if no arm has them.
     """
@@ -160,7 +161,7 @@ def pairing_gain(items: Iterable[TrialHistory], objective: Objective) -> float |
     for arm, base in baselines(trials).items():
         ours, theirs = values.get(arm, {}), values.get(base, {})
         shared = sorted(set(ours) & set(theirs))
-        if len(shared) >= LEAST_BLOCKS:
+        if len(shared) >= MIN_BLOCKS:
             a = np.array([ours[pair] for pair in shared])
             b = np.array([theirs[pair] for pair in shared])
             unpaired += float(np.var(a, ddof=1) + np.var(b, ddof=1))

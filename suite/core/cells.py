@@ -1,4 +1,4 @@
-"""Cells of a table that a spreadsheet opens without running anything."""
+"""Cells of a table that run nothing in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def escape_formula(value: object) -> object:
-    """``value``, with an apostrophe before text that a spreadsheet would take for a formula.
+    """``value``, with an apostrophe before text that a spreadsheet would run as a formula.
 
-    A lone carriage return becomes a line break: nobody puts it in quotes, and what follows would be
-    a cell of its own.
+    A lone carriage return becomes a line break: csv writers do not quote it, so the text after it
+    would start a cell.
     """
     if not isinstance(value, str):
         return value

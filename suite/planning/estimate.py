@@ -222,12 +222,12 @@ def _summary(
 def _few_unseen_seeds(spec: SweepSpec) -> list[str]:
     """A note if a search has too few seeds for verdicts."""
     unseen = len(spec.confirm_seeds) if spec.search_seed is not None else 0
-    if spec.pareto or unseen >= analysis.LEAST_SEEDS:
+    if spec.pareto or unseen >= analysis.MIN_SEEDS:
         return []
     return [
-        f"note: verdicts need {analysis.LEAST_SEEDS} seeds that the search has not seen, there "
+        f"note: verdicts need {analysis.MIN_SEEDS} seeds that the search has not seen, there "
         f"are {unseen}: "
-        f"give at least {analysis.LEAST_SEEDS + 1} seeds"
+        f"give at least {analysis.MIN_SEEDS + 1} seeds"
     ]
 
 

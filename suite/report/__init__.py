@@ -1,10 +1,11 @@
-"""A sweep's report: what may be concluded from its runs, rebuilt from MLflow alone.
+"""A sweep's report, made from its runs in MLflow alone.
 
 ::
 
-    tracking.read -> content (numbers and sentences, by suite.analysis) -> figures, tables -> files, swapped in whole
+    tracking.read -> content (by suite.analysis) -> figures, tables -> files, replaced as a whole
 
-Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep makes one by itself.
+Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep writes
+its report by itself.
 """
 
 from suite.report.files import make, make_comparison

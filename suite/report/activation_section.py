@@ -1,4 +1,4 @@
-"""Pictures that the runs keep: what augmentations do to images, and what a network's layers make of one."""
+"""Images stored in the runs: augmented training images, and activations of a network's layers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _DEPTHS = 8  # arms in the figure of dead channels
 
 
 def augmentations(runs: SweepRuns, uri: str) -> Section:
-    """The sweep's picture of what its augmentations do; an empty section where it kept none."""
+    """The sweep's image of its augmentations; an empty section if it stored none."""
     content = _artifact(uri, runs.parent.run_id, AUGMENTATIONS)
     if content is None:
         return Section("augmentations", "What the augmentations do")
     photo = Photo(
         "augmentations",
-        "A grid of training images: the originals on top, below them each augmentation of the sweep.",
-        "The same few training images under each augmentation of the sweep, each drawn several times. An image that is "
-        "mixed is mixed with the original to the left of its own, the first with the last.",
+        "A grid of training images: the originals on top, each augmentation of the sweep below.",
+        "The same few training images under each augmentation of the sweep, each drawn several "
+        "times. A mixed image is mixed with the original to the left of its own, the first with "
+        "the last.",
         content,
     )
     return Section("augmentations", "What the augmentations do", strips=(Strip("", (photo,)),))
@@ -42,7 +43,7 @@ def augmentations(runs: SweepRuns, uri: str) -> Section:
 
 @dataclass(frozen=True)
 class Layers:
-    """The sheets of one trial.
+    """The activation maps of one trial.
 
     Attributes:
         facts: ``activations.json``.
@@ -55,7 +56,7 @@ class Layers:
 
 
 def activations(runs: SweepRuns, uri: str, order: Sequence[str], baseline: str) -> Section:
-    """The layers of a few arms side by side, and each arm's dead channels by depth.
+    """The layers of a few arms side by side, and the dead channels of each arm by depth.
 
     Args:
         order: the arms, the best first.
@@ -63,27 +64,26 @@ def activations(runs: SweepRuns, uri: str, order: Sequence[str], baseline: str) 
     """
     chosen = [arm for arm in order if arm != baseline]
     chosen = [*([baseline] if baseline else []), *chosen]
-    found: dict[str, Layers] = {}
+    shown: dict[str, Layers] = {}
     for arm in chosen:
-        if len(found) < _BESIDE and (kept := _layers(runs, uri, arm)) is not None:
-            found[arm] = kept
-    if not found:
+        if len(shown) < _BESIDE and (layers := _layers(runs, uri, arm)) is not None:
+            shown[arm] = layers
+    if not shown:
         return Section("activations", "What the layers see")
-    first = next(iter(found.values()))
+    first = next(iter(shown.values()))
+    seeds = dict.fromkeys(str(layers.run.seed) for layers in shown.values())
     sentences = [
-        f"{_image(first)} in the layers of {names(list(found))} (seed "
-        f"{', '.join(dict.fromkeys(str(one.run.seed) for one in found.values()))}): each tile is a channel, from black,"
-        " its lowest value, to white, its highest. Channels that are 0 for every test image are crossed out. More "
-        "layers, images and sizes: python -m suite.activations RUN."
+        f"{_image(first)} in the layers of {names(list(shown))} (seed "
+        f"{', '.join(seeds)}): each tile is a channel, from black, its lowest value, to white, its "
+        "highest. Channels that are 0 for every test image are crossed out. For more layers, "
+        "images and sizes: python -m suite.activations RUN."
     ]
-    deaths = _dead_channels(runs, uri, chosen, baseline, order)
-    if not deaths and any(one.facts.get("dead") for one in found.values()):
+    dead = _dead_channels(runs, uri, chosen, baseline, order)
+    if not dead and any(layers.facts.get("dead") for layers in shown.values()):
         sentences.append(
             "No ReLU of these arms has a dead channel, one that is 0 for every test image."
         )
-    return Section(
-        "activations", "What the layers see", tuple(sentences), (), deaths, _strips(found)
-    )
+    return Section("activations", "What the layers see", tuple(sentences), (), dead, _strips(shown))
 
 
 def _image(shown: Layers) -> str:
@@ -91,12 +91,12 @@ def _image(shown: Layers) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _strips(found: dict[str, Layers]) -> tuple[Strip, ...]:
+def _strips(by_arm: dict[str, Layers]) -> tuple[Strip, ...]:
     """One strip for each layer, in the first arm's order; layers of other networks follow."""
     shown: dict[str, list[Photo]] = {}
-    for number, (arm, one) in enumerate(found.items()):
-        for sheet in one.facts.get("sheets", ()):
-            if sheet["step"] not in one.sheets:
+    for number, (arm, layers) in enumerate(by_arm.items()):
+        for sheet in layers.facts.get("sheets", ()):
+            if sheet["step"] not in layers.sheets:
                 continue
             layer = str(sheet["layer"])
             name = (
@@ -106,7 +106,7 @@ def _strips(found: dict[str, Layers]) -> tuple[Strip, ...]:
             photos = shown.setdefault(layer, [])
             if layer != "input" or not photos:  # the input is the same for all
                 caption = arm if layer != "input" else "The same for all arms."
-                photos.append(Photo(name, alt, caption, one.sheets[sheet["step"]]))
+                photos.append(Photo(name, alt, caption, layers.sheets[sheet["step"]]))
     return tuple(Strip(layer, tuple(photos)) for layer, photos in shown.items())
 
 
@@ -121,11 +121,11 @@ def _dead_channels(
         counts = (facts or {}).get("dead")
         if not isinstance(counts, dict) or not counts:
             continue
-        kept = [[dead[layer] for _, dead in trials if layer in dead] for layer in counts]
-        if not all(kept):  # the metrics are of other layers than the sheets
+        histories = [[dead[layer] for _, dead in trials if layer in dead] for layer in counts]
+        if not all(histories):  # the metrics are of other layers than the maps
             continue
         values = [
-            [share[max(share)] for share in shares] for shares in kept
+            [share[max(share)] for share in shares] for shares in histories
         ]  # of each ReLU, in forward order
         means = tuple(sum(some) / len(some) for some in values)
         lows, highs = tuple(map(min, values)), tuple(map(max, values))
@@ -137,9 +137,9 @@ def _dead_channels(
         [curve.arm for curve in curves], styles(order, [baseline] if baseline else [])
     )
     caption = (
-        "Dead channels, 0 for every test image, as a share of each ReLU's channels, from the first ReLU to the last; "
-        "mean over an arm's seeds, the band from the lowest seed to the highest."
-        + (f" The first {_DEPTHS} arms of the table." if len(chosen) > _DEPTHS else "")
+        "Dead channels, 0 for every test image, as a share of each ReLU's channels, from the first "
+        "ReLU to the last: mean over an arm's seeds, with a band from the lowest to the highest "
+        "seed." + (f" The first {_DEPTHS} arms of the table." if len(chosen) > _DEPTHS else "")
     )
     drawn = Curves(
         tuple(lines(curves, looks)), "dead", "Dead channels, %", "ReLU, from input to output", 100.0
@@ -150,25 +150,25 @@ def _dead_channels(
 
 def _dead(run: TrialRun) -> dict[str, dict[int, float]]:
     """ReLU -> step -> the share of its channels that are dead."""
-    found = {
+    by_layer = {
         name.removeprefix("dead/"): finite(run.metrics[name])
         for name in run.metrics
         if name.startswith("dead/")
     }
-    return {layer: history for layer, history in found.items() if history}
+    return {layer: history for layer, history in by_layer.items() if history}
 
 
 def _finished(runs: SweepRuns, arm: str) -> list[TrialRun]:
-    found = [
+    finished = [
         run
         for run in runs.trials
         if in_plan(run) and run.arm == arm and run.status == Status.FINISHED
     ]
-    return sorted(found, key=lambda run: run.seed)
+    return sorted(finished, key=lambda run: run.seed)
 
 
 def _layers(runs: SweepRuns, uri: str, arm: str) -> Layers | None:
-    """The sheets of an arm's first finished trial that has any."""
+    """The activation maps of an arm's first finished trial that has any."""
     for run in _finished(runs, arm):
         facts = _facts(uri, run)
         if facts is None:
@@ -185,20 +185,20 @@ def _layers(runs: SweepRuns, uri: str, arm: str) -> Layers | None:
 def _facts(uri: str, run: TrialRun) -> dict[str, Any] | None:
     content = _artifact(uri, run.run_id, FACTS)
     try:
-        found = json.loads(content) if content is not None else None
+        facts = json.loads(content) if content is not None else None
     except ValueError:
         return None
-    if not isinstance(found, dict) or not isinstance(sheets := found.get("sheets"), list):
+    if not isinstance(facts, dict) or not isinstance(sheets := facts.get("sheets"), list):
         return None
     known = all(
         isinstance(sheet, dict) and isinstance(sheet.get("step"), int) and "layer" in sheet
         for sheet in sheets
     )
-    return found if known else None
+    return facts if known else None
 
 
 def _artifact(uri: str, run_id: str, name: str) -> bytes | None:
-    """A file of a run; None where there is none."""
+    """A file of a run; None if the run has none."""
     try:
         with tempfile.TemporaryDirectory(prefix="suite-report-") as folder:
             return tracking.download(uri, run_id, name, Path(folder)).read_bytes()

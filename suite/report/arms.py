@@ -54,7 +54,7 @@ def arms_frame(
     judged = analysis.without_search_seed(items, rules.confirmed, rules.search_seed)
     if len(judged) < len(items):
         trials = analysis.trials_frame(judged, rules.objective)
-    planned = Counter(item.trial.arm for item in judged)
+    planned = Counter(history.trial.arm for history in judged)
     frame = analysis.arms_frame(trials, rules.objective)
     frame.insert(1, "planned", [planned[arm] for arm in frame["arm"]])
     compared = analysis.compare(
@@ -81,7 +81,7 @@ def arms_frame(
         for place, name in enumerate(PARAMETERS):
             frame[name] = [sizes[arm][place] if arm in sizes else None for arm in frame["arm"]]
     for place, (name, column) in enumerate(columns(varying(items)).items()):
-        values = {item.trial.arm: item.trial.settings.get(name) for item in items}
+        values = {history.trial.arm: history.trial.settings.get(name) for history in items}
         frame.insert(1 + place, column, [show(values[arm]) for arm in frame["arm"]])
     _add_image_errors(frame, images or {})
     return _ordered(frame, [*removed, *judged], rules)
@@ -97,7 +97,9 @@ def _add_image_errors(frame: pd.DataFrame, images: Mapping[str, ImageError]) -> 
 def _ordered(frame: pd.DataFrame, items: Sequence[TrialHistory], rules: Rules) -> pd.DataFrame:
     """The arms that may lead first; ``lost`` counts lost seeds of arms without a comparison too."""
     confirmed = None if rules.confirmed is None else set(rules.confirmed)
-    candidates = [item for item in items if confirmed is None or item.trial.arm in confirmed]
+    candidates = [
+        history for history in items if confirmed is None or history.trial.arm in confirmed
+    ]
     lost = analysis.lost_seeds(candidates, analysis.baselines(candidates))
     frame["lost"] = [len(lost.get(arm, ())) for arm in frame["arm"]]
     behind = [(confirmed is not None and arm not in confirmed, arm in lost) for arm in frame["arm"]]
@@ -107,14 +109,14 @@ def _ordered(frame: pd.DataFrame, items: Sequence[TrialHistory], rules: Rules) -
 def varying(items: Iterable[TrialHistory]) -> list[str]:
     """The settings in which the arms differ."""
     values: dict[str, set[str]] = {}
-    arms = {item.trial.arm: item.trial.settings for item in items}
-    for name in dict.fromkeys(name for each in arms.values() for name in each):
-        values[name] = {show(each.get(name)) for each in arms.values()}
-    return [name for name, found in values.items() if len(found) > 1]
+    arms = {history.trial.arm: history.trial.settings for history in items}
+    for name in dict.fromkeys(name for settings in arms.values() for name in settings):
+        values[name] = {show(settings.get(name)) for settings in arms.values()}
+    return [name for name, shown in values.items() if len(shown) > 1]
 
 
 def columns(settings: Iterable[str]) -> dict[str, str]:
-    """Setting -> its column of the arms' table; free names of the sweep file may be words of that table."""
+    """Setting -> its column; a free name of the sweep file may equal a column of the table."""
     return {
         name: name if "." in name or name in ("augment", "head") else f"setting {name}"
         for name in settings
@@ -122,8 +124,8 @@ def columns(settings: Iterable[str]) -> dict[str, str]:
 
 
 def convergence_objective(items: Iterable[TrialHistory], rules: Rules) -> Objective:
-    """What "how fast" is asked of: validation accuracy where it was measured, else what the sweep optimised."""
-    has = any(VAL_ACC in record.metrics for item in items for record in item.curve)
+    """The metric of convergence: validation accuracy if it was measured, else the objective."""
+    has = any(VAL_ACC in record.metrics for history in items for record in history.curve)
     return Objective(VAL_ACC) if has else rules.objective
 
 
@@ -131,7 +133,7 @@ def convergence_objective(items: Iterable[TrialHistory], rules: Rules) -> Object
 
 
 def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
-    """The main table: accuracies and the comparison with the baseline; the last column is the verdict.
+    """The main table: accuracies, the comparison with the baseline, the verdict last.
 
     Costs that are the same for all arms stand below.
     """
@@ -160,7 +162,7 @@ def main_table(arms: pd.DataFrame, rules: Rules) -> Table:
 
 
 def cost_table(arms: pd.DataFrame) -> Table | None:
-    """How fast each arm learns and what it costs; None if that is the same for all arms, or unknown."""
+    """Convergence and cost of each arm; None if they are equal for all arms, or unknown."""
     differing, _ = _costs(arms)
     if not differing:
         return None
@@ -307,12 +309,12 @@ def _dunnett(row: Row, test: str, alone: bool) -> str:
 
 
 def _cost(arms: pd.DataFrame, rows: Sequence[Row]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_heading: dict[str, list[str]] = {}
     if (arms["of baseline"] > 0).any():
-        found["Epochs to the baseline’s best"] = [_epochs(row) for row in rows]
-    found["Time to train"] = [_time(row) for row in rows]
+        by_heading["Epochs to the baseline’s best"] = [_epochs(row) for row in rows]
+    by_heading["Time to train"] = [_time(row) for row in rows]
     if PARAMETERS[0] in arms:
-        found |= {
+        by_heading |= {
             "Trainable parameters": [
                 "–"
                 if pd.isna(row["trainable"])
@@ -320,7 +322,7 @@ def _cost(arms: pd.DataFrame, rows: Sequence[Row]) -> dict[str, list[str]]:
                 for row in rows
             ],
         }
-    return found
+    return by_heading
 
 
 def _epochs(row: Row) -> str:

@@ -39,8 +39,8 @@ def comparison_content(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: 
     """
     items, others = histories(ours), histories(theirs)
     shared = _shared(ours, theirs, items, others)
-    items = [item for item in items if item.trial.arm in shared]
-    others = [item for item in others if item.trial.arm in shared]
+    items = [history for history in items if history.trial.arm in shared]
+    others = [history for history in others if history.trial.arm in shared]
     arms = _arms(ours.sweep, theirs.sweep, items, others, rules, other)
     sections = [
         Section(
@@ -64,7 +64,8 @@ def comparison_content(ours: SweepRuns, theirs: SweepRuns, rules: Rules, other: 
         sweep=ours.sweep,
         title=f"{ours.sweep} and {theirs.sweep}",
         folder=f"{ours.sweep}-and-{theirs.sweep}",
-        question=f"Do the arms that {ours.sweep} and {theirs.sweep} share do better in one of them?",
+        question=f"Do the arms that {ours.sweep} and {theirs.sweep} share do better in one of "
+        "them?",
         conclusions=tuple(_conclusions(arms, ours.sweep, theirs.sweep, rules, other)),
         notices=tuple(_notices(ours, theirs, shared, rules, other)),
         sections=non_empty(sections),
@@ -92,8 +93,8 @@ def _shared(
     items: Iterable[TrialHistory],
     others: Iterable[TrialHistory],
 ) -> list[str]:
-    mine = list(dict.fromkeys(item.trial.arm for item in items))
-    its = list(dict.fromkeys(item.trial.arm for item in others))
+    mine = list(dict.fromkeys(history.trial.arm for history in items))
+    its = list(dict.fromkeys(history.trial.arm for history in others))
     shared = [arm for arm in mine if arm in its]
     if ours.sweep == theirs.sweep or not shared:
         rule = "two sweeps must share an arm to be compared"
@@ -101,7 +102,8 @@ def _shared(
             rule = f"two different sweeps are needed to compare, got {ours.sweep} twice"
         raise UsageError(
             rule,
-            remedy=f"{ours.sweep} has {names(mine) or 'no arms'}; {theirs.sweep} has {names(its) or 'no arms'}.",
+            remedy=f"{ours.sweep} has {names(mine) or 'no arms'}; "
+            f"{theirs.sweep} has {names(its) or 'no arms'}.",
         )
     return shared
 
@@ -114,13 +116,17 @@ def _trials(runs: SweepRuns, items: Sequence[TrialHistory], rules: Rules) -> pd.
 
 
 def _method(ours: str, theirs: str, rules: Rules, other: Rules) -> str:
-    choice = "Each sweep's own metric chose the epochs of its trials. ± is a 95 % Student interval over seeds."
+    choice = (
+        "Each sweep's own metric chose the epochs of its trials. "
+        "± is a 95 % Student interval over seeds."
+    )
     if rules.tested != other.tested:
         return choice
     return (
-        f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal numerics). Their 95 % "
-        "intervals hold for all arms at once (a max-T test that flips the signs of whole seeds, inverted); verdicts "
-        "are read from them alone, and p is adjusted for the number of arms. Earlier looks at either sweep are not "
+        f"Differences are of {rules.tested}, {ours} less {theirs}, paired by seed (of equal "
+        "numerics). Their 95 % intervals hold for all arms at once (a max-T test that flips the "
+        "signs of whole seeds, inverted); verdicts are read from them alone, and p is adjusted for "
+        "the number of arms. Earlier looks at either sweep are not "
         f"counted. {choice}"
     )
 
@@ -133,8 +139,8 @@ def _arms(
     rules: Rules,
     other: Rules,
 ) -> pd.DataFrame:
-    """The comparison with each sweep's own figures: of its own tested metric, at epochs that its own metric chose."""
-    known = pd.DataFrame({"arm": list(dict.fromkeys(item.trial.arm for item in items))})
+    """The comparison, with each sweep's own tested figure at the epochs that its own metric chose."""
+    known = pd.DataFrame({"arm": list(dict.fromkeys(history.trial.arm for history in items))})
     for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
         frame = analysis.arms_frame(
             analysis.trials_frame(trials, judged.objective), judged.objective
@@ -142,7 +148,9 @@ def _arms(
         wanted = ["seeds", *[f"{judged.tested}{end}" for end in ("", " low", " high")]]
         frame = frame.reindex(columns=["arm", *wanted])
         known = known.merge(
-            frame.rename(columns={each: f"{name}: {each}" for each in wanted}), on="arm", how="left"
+            frame.rename(columns={column: f"{name}: {column}" for column in wanted}),
+            on="arm",
+            how="left",
         )
     if rules.tested != other.tested:
         return known.assign(verdict=NOT_TESTED)
@@ -200,18 +208,20 @@ def _curves(
     some = set(shared[:4])
     renamed = [
         replace(
-            item, trial=replace(item.trial, arm=f"{item.trial.arm} ({sweep})"), entry={**item.entry}
+            history,
+            trial=replace(history.trial, arm=f"{history.trial.arm} ({sweep})"),
+            entry={**history.entry},
         )
         for sweep, trials in ((ours, items), (theirs, others))
-        for item in trials
-        if item.trial.arm in some
+        for history in trials
+        if history.trial.arm in some
     ]
-    order = list(dict.fromkeys(item.trial.arm for item in renamed))
+    order = list(dict.fromkeys(history.trial.arm for history in renamed))
     pictures = Courses(renamed, order, styles(order, ())).pictures(
         rules.objective.name, StudyArms()
     )
-    return tuple(replace(one, caption=one.caption.replace(" Arms are coloured in the order of the table.", ""))
-                 for one in pictures)  # fmt: skip
+    return tuple(replace(curve, caption=curve.caption.replace(" Arms are coloured in the order of the table.", ""))
+                 for curve in pictures)  # fmt: skip
 
 
 def _conclusions(
@@ -230,12 +240,13 @@ def _conclusions(
                 theirs=theirs,
                 arms=names(chosen),
                 margin=with_unit(rules.tested, rules.margin),
-                least=analysis.LEAST_SEEDS,
+                least=analysis.MIN_SEEDS,
             )
     if arms["p"].notna().any():
         seen = arms["smallest difference"].median()
         yield (
-            f"Smallest difference that this comparison sees with {100 * analysis.POWER:.0f} % power, at the measured "
+            f"Smallest difference that this comparison detects with {100 * analysis.POWER:.0f} % "
+            "power, at the measured "
             f"spread over seeds: {with_unit(rules.tested, seen)} (the median arm)."
         )
 
@@ -245,7 +256,10 @@ def _notices(
 ) -> Iterable[str]:
     """In what, besides the arms' names, the sweeps are not the same."""
     if rules.objective != other.objective:
-        yield "The sweeps were judged by different metrics: each trial's epoch was chosen by its own sweep's."
+        yield (
+            "The sweeps were judged by different metrics: each trial's epoch was chosen by its own "
+            "sweep's metric."
+        )
     tags = {
         "suite.data_digest": "data",
         "suite.numerics": "numerics",
@@ -256,12 +270,12 @@ def _notices(
             more = ": trials of different numerics make no pair" if what == "numerics" else ""
             yield f"The sweeps ran these arms with different {what}{more}."
     mine, its = configs(ours), configs(theirs)
-    found = sorted(
+    notes = sorted(
         {name for arm in shared for name in _differing(mine.get(arm, {}), its.get(arm, {}))}
     )
-    if found:
-        listed = ", ".join(found[:_LISTED]) + (
-            f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    if notes:
+        listed = ", ".join(notes[:_LISTED]) + (
+            f" and {len(notes) - _LISTED} more" if len(notes) > _LISTED else ""
         )
         yield f"Arms of one name differ between the sweeps in: {listed}."
     else:

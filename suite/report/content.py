@@ -1,4 +1,4 @@
-"""What a report says, as values: tables, curves, sentences. Nothing is drawn and nothing is escaped here."""
+"""The content of a report as values: tables, curves, sentences; nothing drawn or escaped."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def content(
     spread = analysis.spread(judged, rules.objective, rules.confirmed)
     gain = analysis.pairing_gain(judged, rules.objective)
     collapsed = analysis.collapsed_seeds(judged, rules.objective, rules.margin)
-    failures = [_failure(item, run_ids) for item in items if item.status is Status.FAILED]
+    failures = [_failure(history, run_ids) for history in items if history.status is Status.FAILED]
     marked = list(arms.loc[arms["verdict"] == analysis.BASELINE, "arm"])
     return Content(
         sweep=runs.sweep,
         question=runs.parent.tags.get("mlflow.note.content", ""),
         conclusions=tuple(
-            conclusions(arms, rules, spread, sum(item.ended for item in items), collapsed)
+            conclusions(arms, rules, spread, sum(history.ended for history in items), collapsed)
         ),
         notices=tuple(notices(runs, items, arms, rules)),
         sections=non_empty(_sections(runs, items, trials, arms, rules, marked)),
@@ -166,7 +166,9 @@ def _sections(
     ]
 
 
-def _failure(item: TrialHistory, run_ids: Mapping[str, str]) -> Failure:
+def _failure(history: TrialHistory, run_ids: Mapping[str, str]) -> Failure:
     return Failure(
-        item.trial.name, item.reason or "no reason was recorded", run_ids.get(item.trial.id, "")
+        history.trial.name,
+        history.reason or "no reason was recorded",
+        run_ids.get(history.trial.id, ""),
     )

@@ -13,7 +13,7 @@ _ROW = 0.23  # inches
 
 @dataclass(frozen=True)
 class Dot:
-    """A figure with its interval, if it has one; ``group`` heads those that follow each other in it."""
+    """A figure, with its interval if it has one; ``group`` is the heading of adjacent dots."""
 
     group: str
     text: str
@@ -30,7 +30,7 @@ class Dots:
     below: str
 
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
-        """See ``parts.Plot``."""
+        """See ``elements.Plot``."""
         rows = _rows(self.dots)
         width, left = (3.9, 1.5) if narrow else (8.0, 2.9)
         height = len(rows) * _ROW + 0.65
@@ -99,7 +99,7 @@ class Scatter:
     title: str
 
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
-        """See ``parts.Plot``."""
+        """See ``elements.Plot``."""
         best = sorted((mark for mark in self.marks if mark.best), key=lambda mark: mark.x)
         numbered = sorted(
             (mark for mark in self.marks if mark.number), key=lambda mark: mark.number

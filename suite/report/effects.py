@@ -1,4 +1,4 @@
-"""What mattered: main effects, importance, and what accuracy costs."""
+"""The report's section on effects: main effects, importance, and the cost of accuracy."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ Looks = dict[str, Style]
 def section(
     items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules, looks: Looks, search: bool
 ) -> Section:
-    """The part of the report on what mattered; empty where the sweep has nothing to say on it."""
-    found = [] if search else _effects(items, rules)
+    """The section on effects; empty if the sweep has none to show."""
+    effects = [] if search else _effects(items, rules)
     sentences, important = _searched(items, rules) if search else ((), [])
     return Section(
-        "matters", "What mattered", sentences, (), (*found, *important, *_costs(arms, rules, looks))
+        "matters",
+        "What mattered",
+        sentences,
+        (),
+        (*effects, *important, *_costs(arms, rules, looks)),
     )
 
 
@@ -52,9 +56,9 @@ def _effects(items: Sequence[TrialHistory], rules: Rules) -> list[Picture]:
         for effect in effects
     )
     caption = (
-        f"Main effects: {label(metric).lower()} at a value of a setting, less the mean over that setting's values, "
-        "each averaged over the arms in which all of its values meet the same other settings; 95 % Student interval "
-        "over seeds, not adjusted for their number."
+        f"Main effects: {label(metric).lower()} at a value of a setting, less the mean over that "
+        "setting's values, averaged over arms that differ in this setting alone; 95 % Student "
+        "interval over seeds, not adjusted for the number of values."
     )
     if len(dots) > _MAX_DOTS:
         caption += f" The first {_MAX_DOTS} of {len(dots)} are drawn."
@@ -76,33 +80,34 @@ def _by(value: float | None, factor: float) -> float | None:
 
 def _searched(items: Sequence[TrialHistory], rules: Rules) -> tuple[tuple[str, ...], list[Picture]]:
     """Of a search's first seed; trials stopped early count with the figure that stopped them."""
-    ended = [item for item in items if item.status in (Status.FINISHED, Status.STOPPED)]
+    ended = [trial for trial in items if trial.status in (Status.FINISHED, Status.STOPPED)]
     first = ended[0].trial.seed if ended else 0
     known = [
-        (item, chosen.metrics[rules.objective.name])
-        for item in ended
-        if item.trial.seed == first and (chosen := rules.objective.chosen(item.curve)) is not None
+        (trial, chosen.metrics[rules.objective.name])
+        for trial in ended
+        if trial.trial.seed == first and (chosen := rules.objective.chosen(trial.curve)) is not None
     ]
-    points = [(item.trial.settings, value) for item, value in known]
-    found = analysis.importance(points, rules.objective.goal, rules.bounds)
-    sliced = _slices(known, rules, [one.name for one in found])
-    if not found:
-        least = analysis.LEAST_TRIALS
+    points = [(trial.trial.settings, value) for trial, value in known]
+    shares = analysis.importance(points, rules.objective.goal, rules.bounds)
+    sliced = _slices(known, rules, [share.name for share in shares])
+    if not shares:
+        least = analysis.MIN_TRIALS
         return (
-            f"Importance of the parameters: too few trials ({len(points)} of at least {least} needed).",
+            f"Importance of the parameters: too few trials ({len(points)}; at least {least} are "
+            "needed).",
         ), sliced
     dots = tuple(
-        Dot("", one.name, 100 * one.share, 100 * one.low, 100 * one.high)
-        for one in found[:_MAX_DOTS]
+        Dot("", share.name, 100 * share.share, 100 * share.low, 100 * share.high)
+        for share in shares[:_MAX_DOTS]
     )
     caption = (
-        "Importance (PED-ANOVA, arXiv 2304.10255): how much of what sets the best tenth of "
-        f"{some(len(points), 'trial')} apart in {label(rules.objective.name).lower()} lies in each parameter; "
-        "95 % bootstrap interval over trials. "
-        "Trials that were stopped early count with the figure they had."
+        "Importance (PED-ANOVA, arXiv 2304.10255): each parameter's share of what sets the best "
+        f"tenth of {some(len(points), 'trial')} apart in {label(rules.objective.name).lower()}; "
+        "95 % bootstrap interval over trials. Trials that were stopped early count with their last "
+        "figure."
     )
-    alt = f"Importance of {', '.join(one.name for one in found)}, in percent, with intervals."
-    return _importance(found), [
+    alt = f"Importance of {', '.join(share.name for share in shares)}, in percent, with intervals."
+    return _importance(shares), [
         Picture("importance", alt, caption, Dots(dots, "Importance, %")),
         *sliced,
     ]
@@ -115,7 +120,7 @@ def _importance(shares: Sequence[analysis.Importance]) -> tuple[str, ...]:
     chosen = [share.name for share in analysis.standing_out(shares)]
     equal = f"the equal share of {100 / len(shares):.0f} %"
     if not chosen:
-        return (f"Nothing stands out: no parameter's interval lies above {equal}.",)
+        return (f"No parameter stands out: no interval lies above {equal}.",)
     return (f"Above {equal} with its whole interval: {names(chosen)}.",)
 
 
@@ -124,8 +129,8 @@ def _slices(
 ) -> list[Picture]:
     """Each trial's figure against each parameter that varies, the most important first."""
     varied: dict[str, set[str]] = {}
-    for item, _ in known:
-        for name, value in item.trial.settings.items():
+    for trial, _ in known:
+        for name, value in trial.trial.settings.items():
             varied.setdefault(name, set()).add(show(value))
     names = [name for name in dict.fromkeys([*ranked, *varied]) if len(varied.get(name, ())) > 1]
     if not names:
@@ -133,8 +138,9 @@ def _slices(
     metric = rules.objective.name
     best = (max if rules.objective.goal == "maximize" else min)(value for _, value in known)
     caption = (
-        f"{label(metric)} of each trial against each parameter. Hollow: stopped early, with the figure it had; in "
-        "the second colour: the best. A pattern in one panel may be another parameter's doing."
+        f"{label(metric)} of each trial against each parameter. Hollow: stopped early, with its last "
+        "figure; in the second colour: the best. A pattern in one panel may come from another "
+        "parameter."
     )
     if len(names) > _SLICES:
         caption += f" The {'most important' if ranked else 'first'} {_SLICES} of {len(names)}."
@@ -147,13 +153,13 @@ def _slice(
     name: str, known: Sequence[tuple[TrialHistory, float]], rules: Rules, best: float
 ) -> Slice:
     metric, bounds = rules.objective.name, rules.bounds.get(name)
-    having = [(item, value) for item, value in known if name in item.trial.settings]
-    values = [item.trial.settings[name] for item, _ in having]
+    having = [(trial, value) for trial, value in known if name in trial.trial.settings]
+    values = [trial.trial.settings[name] for trial, _ in having]
     ordered: tuple[str, ...] = () if bounds else levels([show(value) for value in values])
     places = [float(value) if bounds else ordered.index(show(value)) for value in values]
     points = tuple(
-        Point(place, value * scale(metric), item.status is Status.FINISHED, value == best)
-        for place, (item, value) in zip(places, having, strict=True)
+        Point(place, value * scale(metric), trial.status is Status.FINISHED, value == best)
+        for place, (trial, value) in zip(places, having, strict=True)
     )
     return Slice(name, points, ordered, bool(bounds and bounds.log))
 
@@ -165,7 +171,7 @@ def _costs(arms: pd.DataFrame, rules: Rules, looks: Looks) -> list[Picture]:
         "time": ("seconds", "Time to train, s", 1.0),
         "size": ("trainable", "Trainable parameters, millions", 1e-6),
     }
-    found = []
+    pictures = []
     for name, (column, below, unit) in axes.items():
         if metric not in arms or column not in arms:
             continue
@@ -183,10 +189,13 @@ def _costs(arms: pd.DataFrame, rules: Rules, looks: Looks) -> list[Picture]:
             for place, (arm, x, y) in enumerate(zip(known["arm"], cost, values, strict=True))
         )
         caption = (
-            f"{label(metric)} against {below.partition(',')[0].lower()}, mean over an arm's finished seeds. The line "
-            "joins arms to which no other is both cheaper and better (the Pareto front). Differences along it may "
-            "be chance."
+            f"{label(metric)} against {below.partition(',')[0].lower()}, mean over an arm's finished "
+            "seeds. The line joins the arms of the Pareto front: no other arm is both cheaper and "
+            "better. Differences along it may be chance."
         )
-        alt = f"{label(metric)} against {below.lower()}: {some(len(best), 'arm')} on the Pareto front of {len(known)}."
-        found.append(Picture(name, alt, caption, Scatter(marks, below, heading(metric))))
-    return found
+        alt = (
+            f"{label(metric)} against {below.lower()}: {some(len(best), 'arm')} of {len(known)} on "
+            "the Pareto front."
+        )
+        pictures.append(Picture(name, alt, caption, Scatter(marks, below, heading(metric))))
+    return pictures

@@ -1,4 +1,4 @@
-"""What a report is made of: sections with sentences, tables and pictures. Values; nothing is escaped here."""
+"""The elements of a report: sections, sentences, tables, pictures. Values; nothing is escaped."""
 
 from __future__ import annotations
 

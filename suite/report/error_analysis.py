@@ -220,7 +220,7 @@ def _over_seeds(pairs: PairedPredictions, mean: float) -> str:
     limits = ""
     if len(differences) > 1 and min(differences) < 0 < max(differences):
         limits += "; the pairs disagree about the better arm"
-    if len(differences) < analysis.LEAST_SEEDS:
+    if len(differences) < analysis.MIN_SEEDS:
         limits += f"; {some(len(differences), 'seed')} are too few for a verdict"
     interval = _interval(Interval(mean, low, high))
     return f"Over seeds the difference is {interval} points (paired Student interval{limits})."

@@ -1,4 +1,4 @@
-"""Pictures of errors: confusion, classes, calibration; in two colour schemes and two shapes, without pyplot."""
+"""Figures of errors: confusion, classes, calibration; in two colour schemes and two shapes."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def confusion(matrices: Sequence[tuple[str, Floats]], names: Sequence[str]) -> P
         axes = picture.subplots(
             *((count, 1) if narrow else (1, max(count, 2))), squeeze=False, gridspec_kw=grid
         ).ravel()
-        for each, (arm, matrix) in zip(axes, matrices, strict=False):
-            _matrix(each, arm, matrix, names, scheme)
-        for each in axes[count:]:
-            each.remove()
+        for cell, (arm, matrix) in zip(axes, matrices, strict=False):
+            _matrix(cell, arm, matrix, names, scheme)
+        for cell in axes[count:]:
+            cell.remove()
 
     return paint
 
@@ -115,7 +115,7 @@ def _matrix(axes: Any, arm: str, matrix: Floats, names: Sequence[str], scheme: S
 
 
 def _ramp(scheme: Scheme) -> tuple[str, str]:
-    """From the paper to a blue that is as far from it as can be: one hue, so that it reads in grey."""
+    """From the paper to the blue of most contrast: one hue, so that it reads in grey print."""
     return (scheme.paper, "#08406e") if scheme is LIGHT else (scheme.paper, "#a9d8ff")
 
 
@@ -153,17 +153,17 @@ def luminance(colour: Sequence[float]) -> float:
 
 def classes(changes: Sequence[ClassChange], names: Sequence[str]) -> Paint:
     """The change of each class with its interval, the largest gain on top."""
-    chosen = sorted(changes, key=lambda one: -abs(one.change.value))[:_LISTED]
-    chosen.sort(key=lambda one: one.change.value)
+    chosen = sorted(changes, key=lambda change: -abs(change.change.value))[:_LISTED]
+    chosen.sort(key=lambda change: change.change.value)
 
     def paint(picture: Any, scheme: Scheme, narrow: bool) -> None:
         picture.set_size_inches(NARROW if narrow else WIDE, 1.1 + 0.28 * len(chosen))
         axes = picture.add_axes((0.2, 0.12, 0.52, 0.8) if narrow else (0.15, 0.12, 0.64, 0.8))
         plain(axes, scheme, "x")
         axes.axvline(0, color=scheme.ink, linewidth=1)
-        for height, one in enumerate(chosen):
-            _change(axes, height, one, scheme)
-        texts = [printable(names[one.label], 14).replace("$", r"\$") for one in chosen]
+        for height, change in enumerate(chosen):
+            _change(axes, height, change, scheme)
+        texts = [printable(names[change.label], 14).replace("$", r"\$") for change in chosen]
         axes.set_yticks(range(len(chosen)), texts)
         axes.set_ylim(-0.7, len(chosen) - 0.3)
         axes.set_xlabel("Change of accuracy, points", color=scheme.ink)
@@ -173,15 +173,15 @@ def classes(changes: Sequence[ClassChange], names: Sequence[str]) -> Paint:
     return paint
 
 
-def _change(axes: Any, height: int, one: ClassChange, scheme: Scheme) -> None:
-    change = one.change
+def _change(axes: Any, height: int, shown: ClassChange, scheme: Scheme) -> None:
+    change = shown.change
     colour = (
         (scheme.arms[0] if change.value > 0 else scheme.arms[1]) if change.tells else scheme.ink
     )
     axes.plot((100 * change.low, 100 * change.high), (height, height), color=colour, linewidth=1.6)
     face = colour if change.tells else scheme.paper
     axes.plot(100 * change.value, height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
-    text = f"{100 * one.before:.1f} → {100 * one.after:.1f} %"
+    text = f"{100 * shown.before:.1f} → {100 * shown.after:.1f} %"
     axes.text(
         1.02,
         height,

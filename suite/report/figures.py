@@ -1,7 +1,7 @@
-"""The look of all figures, and the main one: one line per arm with a band over its seeds, labelled where it ends.
+"""The style of all figures, and the main figure: a line per arm, with a band over its seeds.
 
-Drawn without pyplot, so without global state; in two shapes, so that a page can choose. Colours are those of a light
-page; ``darkened`` turns a drawing into that for a dark one.
+Drawn without pyplot, so without global state, in two shapes, of which a page chooses one. Colours
+are those of a light page; ``darkened`` makes the drawing for a dark page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IN_COLOUR = 9  # arms besides the baseline that get a colour and a label; the ot
 
 @dataclass(frozen=True)
 class Scheme:
-    """Colours of one background; ``arms`` are told apart by colour-blind readers (after Okabe and Ito, 2008)."""
+    """Colours of a background; ``arms`` suit colour-blind readers (after Okabe and Ito, 2008)."""
 
     paper: str
     ink: str
@@ -56,7 +56,7 @@ _DASHES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm is drawn, the same in every figure; those without a name of their own in the figure are grey."""
+    """How an arm is drawn, the same in every figure; arms without a label are grey."""
 
     colour: str
     dash: Any = "-"
@@ -77,26 +77,26 @@ class Line:
 def styles(
     arms: Sequence[str], baselines: Sequence[str], scheme: Scheme = LIGHT
 ) -> dict[str, Style]:
-    """Arm -> its look: the baselines in ink, the first arms in colours in their order, all others grey."""
-    found: dict[str, Style] = {}
+    """Arm -> its style: baselines in ink, the first arms in colours, all others grey."""
+    by_arm: dict[str, Style] = {}
     place = 0
     for arm in arms:
         if arm in baselines and len(baselines) <= IN_COLOUR:
-            found[arm] = Style(scheme.ink, (0, (3, 1.2)), baseline=True)
+            by_arm[arm] = Style(scheme.ink, (0, (3, 1.2)), baseline=True)
         elif place < IN_COLOUR:
-            found[arm] = Style(
+            by_arm[arm] = Style(
                 scheme.arms[place % len(scheme.arms)], _DASHES[place // 3 % len(_DASHES)]
             )
             place += 1
         else:
-            found[arm] = Style(scheme.grey, "-", named=False)
-    return found
+            by_arm[arm] = Style(scheme.grey, "-", named=False)
+    return by_arm
 
 
 def local_styles(
     arms: Sequence[str], looks: dict[str, Style], scheme: Scheme = LIGHT
 ) -> dict[str, Style]:
-    """The looks of a few arms; those that are grey elsewhere get colours that are free here."""
+    """The styles of a few arms; arms that are grey elsewhere get free colours."""
     used = {looks[arm].colour for arm in arms if arm in looks and looks[arm].named}
     free = iter([colour for colour in scheme.arms if colour not in used])
     return {
@@ -154,7 +154,7 @@ class Curves:
 
 @contextmanager
 def canvas(size: tuple[float, float], paper: str = LIGHT.paper) -> Iterator[Any]:
-    """An empty figure of so many inches, with the settings under which it must be drawn and saved."""
+    """An empty figure, size in inches, with the settings for drawing and saving it."""
     import matplotlib  # half a second to import
     from matplotlib.figure import Figure
 
@@ -165,7 +165,7 @@ def canvas(size: tuple[float, float], paper: str = LIGHT.paper) -> Iterator[Any]
 
 
 def saved(picture: Any, kinds: Sequence[str]) -> tuple[bytes, ...]:
-    """A figure as the content of a file of each kind (``png``, ``svg``), cut to what is drawn; the same for the same.
+    """A figure as the content of a file of each kind (``png``, ``svg``), cropped; reproducible.
 
     matplotlib's ``bbox_inches="tight"`` draws it once more for each file to find out where to cut.
     """
@@ -188,7 +188,7 @@ def darkened(drawing: bytes) -> bytes:
     """An SVG drawing in the colours of a dark page."""
     pairs = zip(_colours(LIGHT), _colours(DARK), strict=True)
     mapping = {light.encode(): dark.encode() for light, dark in pairs}
-    return re.sub(rb"#[0-9a-f]{6}", lambda found: mapping.get(found[0], found[0]), drawing)
+    return re.sub(rb"#[0-9a-f]{6}", lambda colour: mapping.get(colour[0], colour[0]), drawing)
 
 
 def _colours(scheme: Scheme) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def _colours(scheme: Scheme) -> tuple[str, ...]:
 
 
 def _frame(size: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Left, bottom, width, height of the axes in fractions; the rest is for labels, below them where it is narrow."""
+    """Left, bottom, width, height of the axes as fractions; the rest is for labels."""
     if size[0] < 5:
         return 0.135, 0.42, 0.835, 0.5
     return 0.075, 0.115, 0.64, 0.8
@@ -244,15 +244,15 @@ def style(axes: Any, scheme: Scheme, title: str, below: str, whole: bool = True)
 
 
 def _label(
-    axes: Any, found: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]
+    axes: Any, shown: Sequence[Line], factor: float, scheme: Scheme, size: tuple[float, float]
 ) -> None:
-    """A name for each coloured line: to the right of its end, or below the axes where that is too narrow."""
-    named = [line for line in found if line.text]
+    """A label for each coloured line: right of its end, or below the axes of a narrow figure."""
+    named = [line for line in shown if line.text]
     if size[0] < 5:
         _label_below(axes, named, scheme)
     else:
         _label_ends(axes, named, factor, scheme)
-    if grey := len(found) - len(named):
+    if grey := len(shown) - len(named):
         height = _below(len(named)) if size[0] < 5 else -0.15
         axes.text(0.0, height, f"in grey: {grey} more", transform=axes.transAxes, va="center", color=scheme.ink,
                   fontsize=8.5)  # fmt: skip
@@ -313,7 +313,7 @@ def _top(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
 
 
 def printable(text: str, length: int) -> str:
-    """``text`` on one line, cut in its middle, with boxes for letters that the figure's font lacks."""
+    """``text`` on one line, cut in the middle, with boxes for letters that the font lacks."""
     from matplotlib import font_manager
 
     known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()

@@ -33,13 +33,13 @@ OURS = {"index.html", "report.md", "results.csv", "arms.csv", "table.tex", "figu
 
 
 def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warning) -> Path:
-    """Make a sweep's report, replacing an earlier one whole, and put it among the artifacts of the sweep's run.
+    """Write a sweep's report, replacing an earlier one whole, and upload it to the sweep's run.
 
     Args:
         sweep: its name.
         uri: MLflow's store.
         out: folder of the reports; this one goes to a folder of the sweep's name in it.
-        tell: told in a sentence where the store does not take the report.
+        tell: takes a sentence if the store does not accept the report.
 
     Returns:
         The page, ``index.html``.
@@ -51,8 +51,8 @@ def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warn
     runs = tracking.read(uri, sweep)
     judged = rules(runs, uri)
     images = image_errors(runs, uri, judged)
-    found = content(runs, judged, _environment(runs, uri), images)
-    page = publish(_illustrated(found, runs, uri), out)
+    report = content(runs, judged, _environment(runs, uri), images)
+    page = publish(_illustrated(report, runs, uri), out)
     try:
         tracking.publish_report(uri, runs.parent.run_id, page.parent)
     except EnvironmentProblem as error:
@@ -60,27 +60,27 @@ def make(sweep: str, uri: str, out: Path, tell: Callable[[str], None] = log.warn
     return page
 
 
-def _illustrated(found: Content, runs: SweepRuns, uri: str) -> Content:
+def _illustrated(report: Content, runs: SweepRuns, uri: str) -> Content:
     """With what artifacts of the runs show: errors, augmentations, activations."""
-    order = [str(arm) for arm in found.arms["arm"]] if len(found.arms) else []
+    order = [str(arm) for arm in report.arms["arm"]] if len(report.arms) else []
     pictures = non_empty(
         [
             activation_section.augmentations(runs, uri),
-            activation_section.activations(runs, uri, order, found.baseline),
+            activation_section.activations(runs, uri, order, report.baseline),
         ]
     )
-    both = [arm for arm in (found.baseline, found.winner) if arm]
-    shown = error_analysis.section(runs, uri, both[0], _best(found, both[-1])) if both else None
-    return replace(found, errors=shown, pictured=pictures)
+    both = [arm for arm in (report.baseline, report.winner) if arm]
+    shown = error_analysis.section(runs, uri, both[0], _best(report, both[-1])) if both else None
+    return replace(report, errors=shown, pictured=pictures)
 
 
-def _best(found: Content, winner: str) -> str:
-    """The arm whose errors are compared with the baseline's: the winner, or the best beside a baseline that won."""
-    if winner != found.baseline:
+def _best(report: Content, winner: str) -> str:
+    """The arm whose errors are compared with the baseline's: the best that is not the baseline."""
+    if winner != report.baseline:
         return winner
-    objective = [str(arm) for arm in found.arms["arm"] if str(arm) != winner]
-    finished = set(found.trials.loc[found.trials["status"] == "finished", "arm"])
-    return next((arm for arm in objective if arm in finished), winner)
+    others = [str(arm) for arm in report.arms["arm"] if str(arm) != winner]
+    finished = set(report.trials.loc[report.trials["status"] == "finished", "arm"])
+    return next((arm for arm in others if arm in finished), winner)
 
 
 def make_comparison(sweep: str, other: str, uri: str, out: Path) -> Path:
@@ -97,14 +97,14 @@ def make_comparison(sweep: str, other: str, uri: str, out: Path) -> Path:
     return publish(comparison_content(ours, theirs, rules(ours, uri), rules(theirs, uri)), out)
 
 
-def publish(found: Content, out: Path) -> Path:
+def publish(report: Content, out: Path) -> Path:
     """Write a report's files and put them in their place in one move."""
-    target = out.absolute() / folder_name(found.folder or found.sweep)
+    target = out.absolute() / folder_name(report.folder or report.sweep)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         _recover(target)
         _check(target)
-        write(found, draft)
+        write(report, draft)
         _swap(draft, target)
     except OSError as error:
         raise EnvironmentProblem(
@@ -117,7 +117,7 @@ def publish(found: Content, out: Path) -> Path:
 
 
 def folder_name(sweep: str) -> str:
-    """A sweep's folder: its name, less what would lead elsewhere (only sweeps that are not ours have such names)."""
+    """A sweep's folder: its name, without characters that lead elsewhere (in foreign names)."""
     return (
         "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in sweep).lstrip(
             "."
@@ -126,33 +126,35 @@ def folder_name(sweep: str) -> str:
     )
 
 
-def write(found: Content, folder: Path) -> None:
+def write(report: Content, folder: Path) -> None:
     """All files of a report, into a new folder."""
     (folder / "figures").mkdir(parents=True)
-    drawn = {picture.name: _drawn(picture) for picture in found.pictures}
+    drawn = {picture.name: _drawn(picture) for picture in report.pictures}
     texts = {
-        "results.csv": csv(found.trials),
-        "arms.csv": csv(found.arms),
-        "report.md": markdown(found),
-        "index.html": page(found, drawn),
+        "results.csv": csv(report.trials),
+        "arms.csv": csv(report.arms),
+        "report.md": markdown(report),
+        "index.html": page(report, drawn),
     }
-    if found.tables:
-        texts["table.tex"] = latex(found.tables[0], found.question or found.title or found.sweep)
+    if report.tables:
+        texts["table.tex"] = latex(
+            report.tables[0], report.question or report.title or report.sweep
+        )
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for picture in found.pictures:
+    for picture in report.pictures:
         (folder / "figures" / f"{picture.name}.svg").write_bytes(drawn[picture.name].wide)
         (folder / "figures" / f"{picture.name}.png").write_bytes(drawn[picture.name].bitmap)
-    for photo in found.photos:
+    for photo in report.photos:
         (folder / "figures" / f"{photo.name}.png").write_bytes(photo.content)
-    for drawing in found.errors.drawings if found.errors else ():
+    for drawing in report.errors.drawings if report.errors else ():
         for kind, file in drawing.files.items():
             (folder / "figures" / f"{drawing.name}.{kind}").write_bytes(file)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure's drawings in the colours of a light page: SVG in two shapes, and a PNG of the wide one."""
+    """A figure in the colours of a light page: SVG in two shapes, and a PNG of the wide one."""
 
     wide: bytes
     narrow: bytes
@@ -172,7 +174,7 @@ def _drawn(picture: Picture) -> Drawn:
     return Drawn(wide, narrow, bitmap)
 
 
-def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
+def page(report: Content, drawn: Mapping[str, Drawn]) -> str:
     """The page, with all that it shows inside.
 
     Args:
@@ -185,20 +187,20 @@ def page(found: Content, drawn: Mapping[str, Drawn]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(report=found, drawn=drawn)
+    return environment.get_template("page.html").render(report=report, drawn=drawn)
 
 
 def _environment(runs: SweepRuns, uri: str) -> Mapping[str, Any]:
     """What the sweep's machine was, as the launch put it on record; empty where that is missing."""
     try:
-        found = json.loads(
+        environment = json.loads(
             tracking.download(uri, runs.parent.run_id, "environment.json").read_text(
                 encoding="utf-8"
             )
         )
     except (SuiteError, OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return environment if isinstance(environment, dict) else {}
 
 
 def _check(target: Path) -> None:
@@ -212,7 +214,8 @@ def _check(target: Path) -> None:
     )
     if others:
         raise UsageError(
-            f"{target} would be replaced by the report, but holds something else: {', '.join(others[:5])}",
+            f"{target} would be replaced by the report, but holds other files: "
+            f"{', '.join(others[:5])}",
             remedy="Move that away, or name another folder: --out.",
         )
 
@@ -244,7 +247,7 @@ def _beside(target: Path) -> list[Path]:
 
 
 def _swap(draft: Path, target: Path) -> None:
-    """``draft`` becomes ``target``; a failure leaves the old one. ``_recover`` knows what a kill leaves."""
+    """Move ``draft`` to ``target``; a failure leaves the old one (after a kill: ``_recover``)."""
     old = draft.with_name(f"{draft.name}{_OLD}")
     had = target.exists()
     if had:

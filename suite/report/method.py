@@ -55,7 +55,7 @@ def confidence(level: float) -> str:
 def _looks(rules: Rules, arms: int) -> str:
     """How many looks at the verdicts there were, and what the present one may err."""
     level = percent(rules.level(arms))
-    made = sum(len(seeds) >= analysis.LEAST_SEEDS for seeds in rules.looks.made)
+    made = sum(len(seeds) >= analysis.MIN_SEEDS for seeds in rules.looks.made)
     if rules.looks.planned and (
         rules.looks.open or not set(rules.looks.made) <= set(rules.looks.planned)
     ):
@@ -86,9 +86,9 @@ def _smallest_p(arms: pd.DataFrame) -> Iterable[str]:
     tested = arms[arms["p"].notna()]
     if not len(tested):
         yield (
-            f"“Too few seeds”: with {analysis.LEAST_SEEDS - 1} seeds no two-sided sign-flip test can "
-            f"reach 5 %; with {analysis.LEAST_SEEDS} its smallest p is "
-            f"{p_value(_floor(analysis.LEAST_SEEDS))}."
+            f"“Too few seeds”: with {analysis.MIN_SEEDS - 1} seeds no two-sided sign-flip test can "
+            f"reach 5 %; with {analysis.MIN_SEEDS} its smallest p is "
+            f"{p_value(_floor(analysis.MIN_SEEDS))}."
         )
         return
     seeds = int(tested["pairs"].max())

@@ -19,7 +19,7 @@ def visible(arms: pd.DataFrame, rules: Rules, spread: float | None) -> str:
     count = len(tested) or int((arms["against"] != "").sum())
     if not count or not arms["seeds"].max():
         return ""
-    least = analysis.LEAST_SEEDS
+    least = analysis.MIN_SEEDS
     few = f"With fewer than {least} seeds no difference, however large, can be told from chance."
     if spread is None:
         return "" if len(tested) else few

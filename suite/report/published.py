@@ -18,7 +18,7 @@ _MIN_SEEDS = 2  # on either side, for Welch's test
 
 
 def reference_table(arms: pd.DataFrame, trials: pd.DataFrame, rules: Rules) -> Table | None:
-    """The sweep file's ``reference`` beside what was measured; None if it has no arm of the sweep."""
+    """The sweep file's ``reference`` beside the measured figures; None if no arm has any."""
     rows_of = {str(row["arm"]): row for row in arms.to_dict("records")}
     rows = [
         (arm, *cells)

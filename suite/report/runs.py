@@ -1,4 +1,4 @@
-"""Runs of the store as the trials that ``suite.analysis`` knows, and the rules that the sweep was judged by."""
+"""Stored runs as trials for ``suite.analysis``, and the rules that the sweep is judged by."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class Rules:
-    """What the sweep file says about judging.
+    """The sweep file's rules for verdicts.
 
     Attributes:
         margin: differences up to it do not matter.
-        margin_known: False where the store does not have it, so that the default stands in.
+        margin_known: False if the store does not have it; then margin is the default.
         reference: published figures: arm -> metric (``time_s``, ``note`` too) -> value.
         confirmed: of a search, the arms that ran on all seeds; None where every arm is to.
         bounds: of a search, the parameters that are ranges.
@@ -50,7 +50,7 @@ class Rules:
     search_seed: int | None = None
 
     def level(self, arms: int) -> float:
-        """The probability of any false verdict that the present look at ``arms`` comparisons has."""
+        """The probability of any false verdict that the present look at ``arms`` comparisons may use."""
         return analysis.look_level(self.looks, arms)
 
     @property
@@ -88,17 +88,17 @@ def _history(run: TrialRun) -> TrialHistory:
 
 
 def _settings(run: TrialRun) -> dict[str, Any]:
-    found = parsed(run.tags.get("suite.settings"))
-    return found if isinstance(found, dict) else {}
+    settings = parsed(run.tags.get("suite.settings"))
+    return settings if isinstance(settings, dict) else {}
 
 
 def finite(history: Mapping[int, float]) -> dict[int, float]:
-    """The figures that are numbers: NaN and infinity, which only a foreign store has, are missing."""
+    """The finite figures: NaN and infinity, which only a foreign store has, are left out."""
     return {epoch: value for epoch, value in history.items() if math.isfinite(value)}
 
 
 def not_numbers(run: TrialRun) -> bool:
-    """Whether the run had figures that were NaN or infinite: in the store, or kept out of it by the suite."""
+    """Whether the run had NaN or infinite figures, in the store or left out of it by the suite."""
     known = (history for name, history in run.metrics.items() if name in METRICS)
     return bool(run.tags.get("suite.nan")) or any(
         len(finite(history)) < len(history) for history in known
@@ -124,28 +124,28 @@ def parsed(text: str | None) -> Any:
 
 
 def configs(runs: SweepRuns) -> dict[str, Mapping[str, str]]:
-    """Arm -> its flattened settings, as the store's params have them; arms without any are left out."""
+    """Arm -> its flattened settings, from the store's params; arms without params are left out."""
     trials = [run for run in runs.trials if in_plan(run) and run.params and run.arm]
     return {run.arm: read_stored_params(run.params) for run in trials}
 
 
 def parameters(runs: SweepRuns) -> dict[str, tuple[int, int]]:
     """Arm -> trainable weights and all weights, where the store has them."""
-    found: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int]] = {}
     for run in runs.trials:
         texts = [run.tags.get(f"suite.parameters_{name}", "") for name in ("trainable", "total")]
         if in_plan(run) and all(text.isdigit() for text in texts):
-            found[run.arm or run.name] = int(texts[0]), int(texts[1])
-    return found
+            counts[run.arm or run.name] = int(texts[0]), int(texts[1])
+    return counts
 
 
 def rules(runs: SweepRuns, uri: str) -> Rules:
-    """The objective from the runs' tags; the margin from the parent's, else, as all the rest, from the sweep file."""
+    """The objective and the margin from tags; the margin else, and all others, from the sweep file."""
     objective = _objective(runs)
     spec = _spec(runs, uri)
-    told = parsed(runs.parent.tags.get("suite.margin"))
-    known = isinstance(told, (int, float)) and math.isfinite(told)
-    margin = float(told) if known else spec.metrics[0].margin if spec else None
+    stored = parsed(runs.parent.tags.get("suite.margin"))
+    known = isinstance(stored, (int, float)) and math.isfinite(stored)
+    margin = float(stored) if known else spec.metrics[0].margin if spec else None
     return Rules(
         objective,
         analysis.MARGIN if margin is None else margin,
@@ -164,7 +164,7 @@ def is_search(runs: SweepRuns) -> bool:
 
 
 def _confirmed(runs: SweepRuns, uri: str) -> tuple[str, ...] | None:
-    """The confirmed arms of ``plan.json``; None where that is missing."""
+    """The confirmed arms of ``plan.json``; None if it is missing."""
     try:
         plan = json.loads(
             tracking.download(uri, runs.parent.run_id, "plan.json").read_text(encoding="utf-8")
@@ -176,35 +176,40 @@ def _confirmed(runs: SweepRuns, uri: str) -> tuple[str, ...] | None:
 
 def _reference(spec: SweepSpec) -> dict[str, Mapping[str, Any]]:
     return {
-        arm: {str(name): value for name, value in found.items()}
-        for arm, found in spec.reference.items()
+        arm: {str(name): value for name, value in figures.items()}
+        for arm, figures in spec.reference.items()
     }
 
 
 def _bounds(spec: SweepSpec) -> dict[str, Bounds]:
     from suite.config.space import Range
 
-    ranges = [one for one in spec.space.parameters if isinstance(one, Range)]
-    return {one.name: Bounds(float(one.low), float(one.high), one.log, one.whole) for one in ranges}
+    ranges = [parameter for parameter in spec.space.parameters if isinstance(parameter, Range)]
+    return {
+        searched.name: Bounds(
+            float(searched.low), float(searched.high), searched.log, searched.whole
+        )
+        for searched in ranges
+    }
 
 
 def _objective(runs: SweepRuns) -> Objective:
     for run in reversed(runs.trials):
-        found = parsed(run.tags.get("suite.objective"))
-        if isinstance(found, dict) and "name" in found:
-            return Objective(**found)
+        objective = parsed(run.tags.get("suite.objective"))
+        if isinstance(objective, dict) and "name" in objective:
+            return Objective(**objective)
     name = runs.parent.params.get("metric", "val/acc")
     return Objective(name, "maximize" if analysis.rises(name) else "minimize")
 
 
 def _spec(runs: SweepRuns, uri: str) -> SweepSpec | None:
-    """The sweep file among the parent's artifacts, with the command line's overrides; None where it cannot be read."""
+    """The parent's sweep file, with the command line's overrides; None if it cannot be read."""
     from suite import config
 
     overrides = parsed(runs.parent.tags.get("suite.overrides")) or []
     try:
         file = _sweep_file(runs, uri)
-        return config.load(file, [str(one) for one in overrides]) if file else None
+        return config.load(file, [str(override) for override in overrides]) if file else None
     except (SuiteError, OSError, ValueError):
         return None
 

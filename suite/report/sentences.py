@@ -1,4 +1,4 @@
-"""What a report says in sentences: what is missing, and where it comes from."""
+"""The notices of a report (what is missing), and its facts (commit, machine, cost)."""
 
 from __future__ import annotations
 
@@ -22,35 +22,39 @@ def notices(
     runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules
 ) -> list[str]:
     """What is missing, and what else limits the conclusions."""
-    counts = Counter(item.status for item in items)
-    found = [_progress(runs, counts), *_missing(runs, items, arms, rules), *_unequal(items, arms)]
+    counts = Counter(trial.status for trial in items)
+    notes = [_progress(runs, counts), *_missing(runs, items, arms, rules), *_unequal(items, arms)]
     gone = sum(not in_plan(run) for run in runs.trials)
     if gone:
-        found.append(
+        notes.append(
             f"{some(gone, 'run')} of arms or seeds that the sweep file no longer has: left out."
         )
     if not rules.margin_known:
         default = with_unit(rules.tested, rules.margin)
-        found.append(f"The sweep's margin is not in the store; the default of {default} stands in.")
+        notes.append(f"The sweep's margin is not in the store; the default of {default} stands in.")
     if is_search(runs):
-        found.append(_searched(rules))
-    return [text for text in found if text]
+        notes.append(_searched(rules))
+    return [text for text in notes if text]
 
 
 def _searched(rules: Rules) -> str:
     if rules.confirmed is None:
-        return "A search chose these arms by their first seed, which also counts here; confirmed arms alone have more."
+        return (
+            "A search chose these arms by their first seed, which also counts here; only confirmed "
+            "arms have more seeds."
+        )
     if not rules.confirmed:
         return "A search: no arm has been confirmed on all seeds, so there are no verdicts yet."
     if rules.search_seed is not None:
         return (
-            f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at full length on "
-            f"seeds that the search has not seen; only these get verdicts. Seed {rules.search_seed}, by which they "
-            "were chosen, counts in none of their figures."
+            f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at "
+            "full length on seeds that the search has not seen; only these get verdicts. Seed "
+            f"{rules.search_seed}, by which they were chosen, counts in none of their figures."
         )
     return (
-        f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at full length on all "
-        "seeds; only these get verdicts. The first seed, on which they were chosen, also counts, which flatters them."
+        f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at "
+        "full length on all seeds; only these get verdicts. The first seed, on which they were "
+        "chosen, also counts, which flatters them."
     )
 
 
@@ -64,7 +68,8 @@ def _progress(runs: SweepRuns, counts: Counter[Status]) -> str:
     if not planned:
         return "The sweep has no trials yet."
     if runs.parent.status == Status.RUNNING:
-        return f"The sweep is still running: {ended} of {planned} trials have ended{f' ({left})' if left else ''}."
+        rest = f" ({left})" if left else ""
+        return f"The sweep is still running: {ended} of {planned} trials have ended{rest}."
     return (
         f"The sweep is not complete: {ended} of {planned} trials have ended ({left})."
         if left
@@ -78,26 +83,31 @@ _ENDED = (Status.FINISHED, Status.STOPPED, Status.FAILED)
 def _missing(
     runs: SweepRuns, items: Sequence[TrialHistory], arms: pd.DataFrame, rules: Rules
 ) -> Iterable[str]:
-    counts = Counter(item.status for item in items)
+    counts = Counter(trial.status for trial in items)
     if items and not counts[Status.FINISHED]:
         yield "No trial has finished, so there are no figures to compare."
     if counts[Status.FAILED]:
         yield f"{counts[Status.FAILED]} of {some(len(items), 'trial')} failed; the reasons are below."
     if counts[Status.STOPPED]:
         stopped = some(counts[Status.STOPPED], "trial")
-        yield f"{stopped} stopped early by the sweep: another budget, so left out of means and tests."
+        yield (
+            f"{stopped} stopped early by the sweep: another budget, so left out of means and tests."
+        )
     if len(arms) > 1 and not (arms["verdict"] == analysis.BASELINE).any():
         yield "The sweep names no baseline, so no arm is compared with another."
     if len(arms) == 1:
-        yield "The sweep has one arm: there is nothing to compare it with."
+        yield "The sweep has only one arm, so nothing is compared."
     if counts[Status.FINISHED] and not any(str(name).startswith("val/") for name in arms):
-        yield f"There are no validation images: {rules.objective.name} of the last epoch speaks for each trial."
+        yield (
+            f"There are no validation images, so each trial counts with its last epoch's "
+            f"{rules.objective.name}."
+        )
     if counts[Status.FINISHED] and analysis.tested(rules.objective) not in arms:
         yield "There are no test figures, so there are no verdicts."
     if any(not_numbers(run) for run in runs.trials if in_plan(run)):
-        yield "Some figures were not numbers (NaN or infinite) and are missing from curves."
+        yield "Some figures were NaN or infinite and are missing from curves."
     if any(run.tags.get("suite.tracking_error") for run in (runs.parent, *runs.trials)):
-        yield "Some entries were refused by the store; the tag suite.tracking_error of the runs says which."
+        yield ("The store rejected some entries; the runs' tag suite.tracking_error says which.")
     yield _remainders(runs)
 
 
@@ -120,12 +130,12 @@ def _remainders(runs: SweepRuns) -> str:
 def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]:
     seeds = set(arms["seeds"])
     if seeds == {1}:
-        yield "Each arm has one seed: nothing says how much of a difference is chance."
+        yield "Each arm has one seed, so chance and difference cannot be separated."
     elif len(seeds) > 1:
         span = f"{min(seeds)} to {max(seeds)}"
         pairs = "; pairs are made of those that both have" if (arms["against"] != "").any() else ""
         yield f"Arms have unequal numbers of finished seeds ({span}){pairs}."
-    if len({str(item.entry.get("numerics")) for item in items}) > 1:
+    if len({str(trial.entry.get("numerics")) for trial in items}) > 1:
         yield "Trials ran with different numerics; those of different numerics are not paired."
 
 
@@ -135,10 +145,12 @@ def _unequal(items: Sequence[TrialHistory], arms: pd.DataFrame) -> Iterable[str]
 def facts(
     runs: SweepRuns, items: Sequence[TrialHistory], environment: Mapping[str, Any]
 ) -> Iterable[tuple[str, str]]:
-    """Name and text of what made these figures; only of what is known."""
+    """Name and text of what made these figures, as far as known."""
     tags = runs.parent.tags
     packages = environment.get("packages") or {}
-    spent = sum(record.metrics.get("time/epoch_s", 0.0) for item in items for record in item.curve)
+    spent = sum(
+        record.metrics.get("time/epoch_s", 0.0) for trial in items for record in trial.curve
+    )
     trials = [
         run for run in runs.trials if in_plan(run)
     ]  # the sweep's own run ends anew with each launch
@@ -181,12 +193,12 @@ def _changes(environment: Mapping[str, Any]) -> str:
 
 
 def _cost(items: Iterable[TrialHistory]) -> str:
-    """Core-hours of training on processors, hours of training on GPUs; evaluation and start-up come on top."""
+    """Core-hours on CPUs and hours on GPUs, of training alone, without evaluation and start-up."""
     cores = gpus = 0.0
-    for item in items:
-        numerics = item.entry.get("numerics")
+    for trial in items:
+        numerics = trial.entry.get("numerics")
         known = numerics if isinstance(numerics, dict) else {}
-        spent = sum(record.metrics.get("time/epoch_s", 0.0) for record in item.curve) / 3600
+        spent = sum(record.metrics.get("time/epoch_s", 0.0) for record in trial.curve) / 3600
         if known.get("device", "cpu") == "cpu":
             cores += spent * int(known.get("threads") or 1)
         else:
@@ -199,12 +211,12 @@ def _cost(items: Iterable[TrialHistory]) -> str:
 
 
 def _numerics(items: Iterable[TrialHistory]) -> str:
-    """Of the trials themselves: the last launch may have asked for others and found nothing to run."""
-    found = [item.entry.get("numerics") for item in items]
+    """The trials' numerics; the last launch may have asked for others and run nothing."""
+    numerics = [trial.entry.get("numerics") for trial in items]
     texts = (
-        ", ".join(f"{name} {value}" for name, value in one.items())
-        for one in found
-        if isinstance(one, dict)
+        ", ".join(f"{name} {value}" for name, value in fields.items())
+        for fields in numerics
+        if isinstance(fields, dict)
     )
     return "; or ".join(dict.fromkeys(texts))
 

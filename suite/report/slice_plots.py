@@ -56,7 +56,7 @@ class Slices:
     title: str
 
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
-        """See ``parts.Plot``."""
+        """See ``elements.Plot``."""
         columns = min(1 if narrow else 3, len(self.slices))
         rows = math.ceil(len(self.slices) / columns)
         width = 3.9 if narrow else 3.2 * columns
@@ -66,7 +66,7 @@ class Slices:
             picture.text(0.12 / width, 1 - 0.17 / height, printable(self.title, 60), color=LIGHT.ink, fontsize=9,
                          va="center", parse_math=False)  # fmt: skip
             drawn = []
-            for number, one in enumerate(self.slices):
+            for number, panel in enumerate(self.slices):
                 row, column = divmod(number, columns)
                 left, bottom = (
                     column * width / columns + 0.45,
@@ -76,7 +76,7 @@ class Slices:
                 axes = picture.add_axes(
                     (left / width, bottom / height, size[0] / width, size[1] / height)
                 )
-                _draw(axes, one, int(size[0] * _LETTERS))
+                _draw(axes, panel, int(size[0] * _LETTERS))
                 drawn.append(axes)
             lows, highs = zip(*(axes.get_ylim() for axes in drawn), strict=True)
             for axes in drawn:
@@ -84,36 +84,36 @@ class Slices:
             return saved(picture, kinds)
 
 
-def _draw(axes: Any, one: Slice, letters: int) -> None:
-    style(axes, LIGHT, printable(one.parameter, letters), "", whole=False)
+def _draw(axes: Any, panel: Slice, letters: int) -> None:
+    style(axes, LIGHT, printable(panel.parameter, letters), "", whole=False)
     axes.title.set_fontsize(9)
     axes.tick_params(labelsize=8)
-    if one.log:
-        logarithmic(axes, [point.place for point in one.points])
-    for point in sorted(one.points, key=lambda point: point.best):
+    if panel.log:
+        logarithmic(axes, [point.place for point in panel.points])
+    for point in sorted(panel.points, key=lambda point: point.best):
         colour = LIGHT.arms[1 if point.best else 0]
         axes.plot((point.place,), (point.value,), marker="o", ms=7 if point.best else 4.5, markeredgecolor=colour,
                   color=colour if point.ended else LIGHT.paper, linestyle="none")  # fmt: skip
-    if one.levels:
-        names = [printable(level, 16) for level in one.levels]
+    if panel.levels:
+        names = [printable(level, 16) for level in panel.levels]
         axes.set_xticks(range(len(names)), names, parse_math=False)
-        if _long(one):
+        if _long(panel):
             axes.tick_params(axis="x", labelsize=7.5, labelrotation=25)
             for name in axes.get_xticklabels():
                 name.set(ha="right", rotation_mode="anchor")
-        axes.set_xlim(-0.5, len(one.levels) - 0.5)
+        axes.set_xlim(-0.5, len(panel.levels) - 0.5)
     axes.margins(y=0.08)
 
 
-def _long(one: Slice) -> bool:
+def _long(panel: Slice) -> bool:
     """Whether the names of its levels do not fit below the panel side by side."""
-    return max(map(len, one.levels), default=0) * len(one.levels) > _LETTERS * 2.4
+    return max(map(len, panel.levels), default=0) * len(panel.levels) > _LETTERS * 2.4
 
 
 def levels(values: Sequence[str]) -> tuple[str, ...]:
     """A choice's values in order: numbers by size, then words as they come."""
-    found = dict.fromkeys(values)
-    return tuple(sorted(found, key=_rank))
+    distinct = dict.fromkeys(values)
+    return tuple(sorted(distinct, key=_rank))
 
 
 def _rank(value: str) -> tuple[bool, float]:

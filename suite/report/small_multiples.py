@@ -48,8 +48,8 @@ class Panels:
     @property
     def key(self) -> tuple[Line, ...]:
         """One line for each name, in the order of the first panel that has it."""
-        found = {line.text: line for panel in self.panels for line in panel.lines if line.text}
-        return tuple(found.values())
+        entries = {line.text: line for panel in self.panels for line in panel.lines if line.text}
+        return tuple(entries.values())
 
     def draw(self, *kinds: str, narrow: bool = False) -> tuple[bytes, ...]:
         """See ``parts.Plot``."""
@@ -115,7 +115,7 @@ def _draw(axes: Any, panel: Panel, below: str, small: bool, letters: int) -> Non
 
 
 def _cut(panel: Panel) -> float | None:
-    """Where a loss is cut off that would press all others flat: a few epochs of a net that has just begun."""
+    """The upper limit of a loss axis: a few early epochs must not press all lines flat."""
     means = sorted(value for line in panel.lines for value in line.curve.mean)
     highest = max((value for line in panel.lines for value in line.curve.high), default=0.0)
     usual = means[int(0.9 * (len(means) - 1))] if means else 0.0

@@ -13,7 +13,7 @@ from suite.report.elements import Section, Table
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """A table that a spreadsheet opens without running anything: text that would be a formula gets an apostrophe."""
+    """CSV that runs nothing in a spreadsheet: an apostrophe precedes text that is a formula."""
     safe = frame.map(escape_formula).rename(columns=escape_formula)
     return str(safe.to_csv(index=False, lineterminator="\n"))
 
@@ -108,7 +108,7 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """``text`` as LaTeX that shows it as it is: one line, no command; letters that fonts may lack stay as they are."""
+    """``text`` escaped for LaTeX, on one line; letters that fonts may lack stay."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return "".join(_TEX.get(letter, letter) for letter in line)
 
@@ -131,7 +131,7 @@ def _marked(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """``text`` as Markdown that shows it as code: one line, within more backticks than there are in it."""
+    """``text`` as Markdown code, on one line, within more backticks than it has."""
     line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"

@@ -99,12 +99,12 @@ def level_of(arms: pd.DataFrame, rules: Rules) -> float:
 
 def least_seeds(level: float) -> int:
     """Seeds from which a sign-flip test can reach a level: their smallest p is 1 / 2^(n - 1)."""
-    return next(seeds for seeds in range(analysis.LEAST_SEEDS, 64) if 2.0 ** (1 - seeds) <= level)
+    return next(seeds for seeds in range(analysis.MIN_SEEDS, 64) if 2.0 ** (1 - seeds) <= level)
 
 
 def _too_few(arms: str, _: Rules, level: float) -> str:
     least = least_seeds(level)
-    at = "" if least == analysis.LEAST_SEEDS else f", at this look's level of {percent(level)}"
+    at = "" if least == analysis.MIN_SEEDS else f", at this look's level of {percent(level)}"
     return f"Too few seeds to tell (fewer than {least} that the baseline finished too{at}): {arms}."
 
 

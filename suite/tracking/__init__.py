@@ -1,13 +1,13 @@
-"""The sweep's journal, projected into MLflow; and runs read back from there. The only importer of mlflow.
+"""The journal becomes runs in MLflow, and runs are read back. The only package that imports mlflow.
 
 ::
 
-    journal entry -> Sender (a thread: order, retries, cursor) -> Projection.apply -> MlflowStore | MemoryStore
+    journal entry -> Sender (order, retries, cursor) -> Projection -> MlflowStore | MemoryStore
     reports, replay, weights <- read, find_run, download, resolve_weights
 
-Everything in the store can be made again from the journal, so a server that is away costs nothing: the sender goes
-on from where it was, and sending an entry twice changes nothing. See ``projection`` for what each entry becomes.
-mlflow takes seconds to import; nothing here imports it before it is needed (``warm`` does so on a thread).
+The store can be rebuilt from the journal, and applying an entry twice changes nothing. So nothing is
+lost while a server is down: the sender resumes where it stopped. ``projection`` lists what each
+entry becomes. mlflow takes seconds to import, so it is imported on first use (or by ``warm``).
 """
 
 from suite.tracking.cursor import read_cursor

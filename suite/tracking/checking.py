@@ -1,4 +1,4 @@
-"""Whether a store can be used, found out before anything starts and without leaving a trace in it."""
+"""Check, before anything starts and without writing to it, that a store can be used."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def check(uri: str, artifacts: Path | None, sweep: str, journal_id: str, home: s
     for other_journal, other_home in parents:
         if other_journal != journal_id and other_home and other_home != home:
             raise EnvironmentProblem(
-                f"the name {sweep} is taken in {redacted(uri)}: a sweep in {other_home} is tracked under it",
-                remedy="Give this sweep another name, or delete that experiment in MLflow if it is no longer wanted.",
+                f"the name {sweep} is taken in {redacted(uri)}: "
+                f"a sweep in {other_home} is tracked under it",
+                remedy="Give this sweep another name, or delete that experiment in MLflow.",
             )
 
 
@@ -58,7 +59,7 @@ def _check_writable(place: Path, what: str) -> None:
     existing = next((folder for folder in (place, *place.parents) if folder.exists()), Path("/"))
     if not existing.is_dir():
         raise EnvironmentProblem(
-            f"{what} cannot be made: {existing} is a file", remedy="Move it out of the way."
+            f"{what} cannot be created: {existing} is a file", remedy="Move it out of the way."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise EnvironmentProblem(
@@ -123,8 +124,10 @@ def _check_revision(uri: str, revision: str) -> None:
 
 def _outdated(uri: str, detail: str) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"the schema of the tracking database {redacted(uri)} is not the one of the installed MLflow: {detail}",
-        remedy=f"Back it up, then run: mlflow db upgrade {redacted(uri)} (or install the MLflow that made it).",
+        f"the schema of the tracking database {redacted(uri)} does not fit the installed MLflow: "
+        f"{detail}",
+        remedy=f"Back it up, then run: mlflow db upgrade {redacted(uri)} "
+        "(or install the MLflow that created it).",
     )
 
 
@@ -135,12 +138,12 @@ def _check_server(uri: str, sweep: str) -> list[tuple[str, str]]:
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None or experiment.lifecycle_stage != "active":
         return []
-    found = client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'sweep'")
-    return [(run.data.tags.get(JOURNAL, ""), run.data.tags.get(HOME, "")) for run in found]
+    parents = client.search_runs([experiment.experiment_id], f"tags.`{KIND}` = 'sweep'")
+    return [(run.data.tags.get(JOURNAL, ""), run.data.tags.get(HOME, "")) for run in parents]
 
 
 def _check_database(uri: str) -> None:
-    """A database of another make: MLflow's client would create or migrate its tables, so they are looked at first."""
+    """Check a database other than sqlite first: MLflow's client creates or migrates its tables."""
     import sqlalchemy
     from mlflow.store.db import utils
 
@@ -159,7 +162,7 @@ def _check_database(uri: str) -> None:
 def _within(
     seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]]
 ) -> list[tuple[str, str]]:
-    """Look on a thread: names that do not resolve and servers that do not answer keep a call for minutes."""
+    """Look on a thread: a name that does not resolve or a silent server blocks a call for minutes."""
     result: list[Any] = []
 
     def work() -> None:
@@ -192,8 +195,8 @@ def _explained(uri: str, error: Exception) -> Exception:
     ):
         return EnvironmentProblem(
             f"the tracking server {redacted(uri)} refuses us: {text}",
-            remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN); a server that answers "
-            "403 to its own name needs --allowed-hosts NAME,NAME:PORT.",
+            remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN); a server that "
+            "answers 403 to its own name needs --allowed-hosts NAME,NAME:PORT.",
         )
     return EnvironmentProblem(
         f"the tracking server {redacted(uri)} cannot be reached: {text}", remedy=_SERVER_REMEDY

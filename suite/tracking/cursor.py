@@ -9,7 +9,7 @@ from suite.tracking.port import Tracker, TrackingUnavailable
 
 
 def read_cursor(path: Path) -> tuple[int, str]:
-    """The last entry that was sent, and the parent run it was sent to; 0 and "" without a cursor."""
+    """The last entry that was sent, and its parent run; 0 and "" if there is no cursor."""
     try:
         cursor = json.loads(path.read_text())
         return int(cursor["seq"]), str(cursor["run"] or "")

@@ -1,4 +1,4 @@
-"""What went wrong in the store, in the three words that the sender knows: later, never, or make the run again."""
+"""MLflow's errors as the port's: try later, never, or create the run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEVER_ERRNO = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EN
 
 @contextmanager
 def translated(run: Run | None = None) -> Iterator[None]:
-    """Turn whatever MLflow raises about ``run`` (None = not about one run) into one of the port's errors."""
+    """Raise MLflow's errors about ``run`` (None = not about one run) as the port's."""
     try:
         yield
     except (TrackingUnavailable, RunMissing, EntryRejected, FileNotFoundError):
@@ -28,7 +28,7 @@ def _translate(error: Exception, run: Run | None) -> Exception:
     text = brief(error)
     code = getattr(error, "error_code", None)
     if "must be in the 'active' state" in str(error) or code == "RESOURCE_DOES_NOT_EXIST":
-        # Deleted by somebody. Without a run it is the experiment: looked up, and restored, at the next try.
+        # Deleted by somebody. Without a run it is the experiment, which the next try restores.
         return RunMissing(run.trial) if run else TrackingUnavailable(text)
     if code is not None:  # an MlflowException; RestException too
         return EntryRejected(text) if code in _NEVER else TrackingUnavailable(text)

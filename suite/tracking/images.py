@@ -1,4 +1,4 @@
-"""Files in a run that are replaced as a whole: images that MLflow's page steps through."""
+"""Series of images in a run, which MLflow's page steps through; each is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def log_images(
     metrics: Mapping[str, float] | None = None,
     step: int = 0,
 ) -> bool:
-    """Show pictures on a run's page, in place of those under the same key; again with the same ones changes nothing.
+    """Put images in place of those under the same key; repeating it changes nothing.
 
     Args:
         uri: the store.
         run_id: the run.
         key: the name of the series; file number n becomes its step n.
-        files: pictures.
-        beside: other files, put at the top of the run's artifacts.
-        metrics: written at ``step`` where the run has another value there.
+        files: images.
+        beside: other files, uploaded to the top of the run's artifacts.
+        metrics: written at ``step`` if the run's value differs.
         step: completed epochs.
 
     Returns:
-        Whether the run had other pictures before.
+        Whether the run had other images before.
 
     Raises:
         EnvironmentProblem: if the store does not take them.
@@ -72,7 +72,7 @@ def log_images(
 
 
 def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
-    """Step -> picture of a run's series, as the files that were logged; empty where it has none.
+    """Step -> image (a file's content) of a run's series; empty if the run has no such series.
 
     Raises:
         EnvironmentProblem: if the store cannot be read.
@@ -81,22 +81,22 @@ def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
         name = re.compile(
             re.escape(key.replace("/", "~")) + r"\+step\+(\d+)\+timestamp\+(\d+)\+[^+]*\.png"
         )
-        found: dict[int, tuple[int, bytes]] = {}
+        images: dict[int, tuple[int, bytes]] = {}
         for path in download(uri, run_id, "images", Path(folder)).iterdir():
             if matched := name.fullmatch(path.name):
                 step, made = int(matched[1]), int(matched[2])
                 if (
-                    step not in found or found[step][0] < made
-                ):  # a store that cannot delete has earlier ones, too
-                    found[step] = made, path.read_bytes()
-    return {step: content for step, (_, content) in sorted(found.items())}
+                    step not in images or images[step][0] < made
+                ):  # a store that cannot delete keeps earlier images
+                    images[step] = made, path.read_bytes()
+    return {step: content for step, (_, content) in sorted(images.items())}
 
 
 def images_digest(files: Sequence[Path]) -> str:
-    """SHA-256 (64 hex digits) over pictures in their order.
+    """SHA-256 (64 hex digits) over images in their order.
 
     Raises:
-        FileNotFoundError: one is gone.
+        FileNotFoundError: a file is gone.
     """
     digest = hashlib.sha256()
     for path in files:
@@ -107,7 +107,7 @@ def images_digest(files: Sequence[Path]) -> str:
 def replace_images(
     client: Any, run_id: str, key: str, files: Sequence[Path], timestamp_ms: int
 ) -> None:
-    """Put pictures in place of those under ``key``, as ``mlflow.log_image`` does: two files each, below ``images/``."""
+    """Put images in place of those under ``key``: as ``mlflow.log_image``, two files each."""
     from PIL import Image
 
     for old in client.list_artifacts(run_id, "images"):
@@ -122,7 +122,7 @@ def replace_images(
 
 def delete_artifact(client: Any, run_id: str, artifact: str) -> bool:
     """Delete an artifact; False if the store cannot or there is none."""
-    try:  # no public call for this; a store of artifacts that cannot delete is no reason to stop
+    try:  # no public call for this; a store may be unable to delete
         client._tracking_client._get_artifact_repo(run_id).delete_artifacts(artifact)
     except (AttributeError, NotImplementedError, FileNotFoundError):
         return False

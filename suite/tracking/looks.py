@@ -35,7 +35,7 @@ def looks_tag(
 
 
 def looks_of(tags: Mapping[str, str]) -> Looks:
-    """The looks that the tags of a parent run tell of; none for sweeps of older versions and foreign tags."""
+    """The looks that a parent run's tags hold; none if an older version or another tool wrote them."""
     try:
         named: Any = json.loads(tags.get(LOOKS) or "{}")
         planned, made = (tuple(map(_seeds, named.get(part, ()))) for part in ("planned", "made"))
@@ -45,7 +45,7 @@ def looks_of(tags: Mapping[str, str]) -> Looks:
 
 
 def search_seed_of(tags: Mapping[str, str]) -> int | None:
-    """The seed that a search chose its arms by, which counts in no verdict; None if there is no such seed."""
+    """The seed by which a search chose its arms; it counts in no verdict. None without a search."""
     text = tags.get(SEARCH_SEED, "")
     return int(text) if text.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""A store of runs in memory that keeps the rules of MLflow's; for sweeps without tracking, and tests."""
+"""A store of runs in memory, with MLflow's rules; for sweeps without tracking, and for tests."""
 
 from __future__ import annotations
 

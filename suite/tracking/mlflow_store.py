@@ -79,7 +79,7 @@ class MlflowStore:
             self._foreign.append(run)
         elif twin is None:
             runs[run.trial] = run
-        else:  # the answer to ``create`` got lost, or a deleted experiment was restored with its runs
+        else:  # ``create`` got no answer, or a deleted experiment was restored with its runs
             first, second = sorted((twin, run), key=lambda twin: twin.precedence)
             self._foreign.append(first)
             runs[run.trial] = second
@@ -198,7 +198,7 @@ class MlflowStore:
 
 
 def _use_wal(uri: str) -> None:
-    """Let readers (the UI) and the writer not wait for each other: 7 ms an epoch. Not where files are remote."""
+    """Let the UI read while the suite writes (saves 7 ms an epoch); not on network file systems."""
     file = sqlite_file(uri)
     if file is None or not _is_local(file):
         return
@@ -211,7 +211,7 @@ def _use_wal(uri: str) -> None:
 
 
 def _is_local(file: Path) -> bool:
-    """False on network file systems, where WAL loses data; True where nothing can be known."""
+    """False on network file systems, where WAL loses data; True if the type is unknown."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

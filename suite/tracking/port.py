@@ -1,4 +1,4 @@
-"""Tracking as the rest of the suite sees it: the tracker, the store below it, their values and errors."""
+"""The tracker as the rest of the suite sees it, the store below it, their values and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EntryRejected(Exception):
 
 
 class RunMissing(Exception):
-    """The entry's run is not in the store (not created yet, or deleted): create it from the journal.
+    """The entry's run is not in the store, or was deleted: create it from the journal.
 
     Attributes:
         trial: the trial's id; None = the sweep's parent run, so all runs are created again.
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def precedence(self) -> tuple[int, bool, int]:
-        """If a trial has two runs, the higher one counts: last ``forget``, then begun, then newer."""
+        """Of two runs of a trial the higher counts: last ``forget``, then begun, then newer."""
         return self.mark(BORN), self.mark(SEQ) > 0, self.mark(MADE)
 
     def mark(self, name: str) -> int:
@@ -119,7 +119,7 @@ class RunStore(Protocol):
     def has_model_registry(self) -> bool: ...
 
     def check(self, home: str) -> None:
-        """See ``Tracker.check``. ``home`` (host:folder) is this sweep's; another home is refused."""
+        """See ``Tracker.check``; ``home`` (host:folder) is this sweep's."""
 
     def read(self, sweep: str) -> SweepRuns:
         """See ``Tracker.read``."""
@@ -218,7 +218,7 @@ class Tracker(Protocol):
         """The page with the sweep's runs, relative to the address of MLflow's UI; "" without UI."""
 
     def register_champion(self, run_id: str, model: nn.Module, example: np.ndarray) -> int | None:
-        """Log the winner's network to its run; register it as the sweep's model, alias ``champion``.
+        """Log the winner's network to its run; register it with the alias ``champion``.
 
         Repeating it for the same run creates no new version.
 

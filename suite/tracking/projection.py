@@ -8,12 +8,12 @@ trial     noted until the trial starts, so that MLflow's duration of a run is th
 start     a child run: RUNNING, params (the flattened config), config.yaml, tags, the data set as an
           input
 epoch     metrics, step = epoch, at the journal's time
-end       FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags; the metric ``best/value``;
-          test figures of the best epoch that its ``epoch`` entry lacks, step = that epoch
+end       FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags; the metric
+          ``best/value``; test figures of the best epoch that its ``epoch`` entry lacks, step = that epoch
 file      an artifact
 images    images that MLflow's page steps through, stored as by ``mlflow.log_image``; metrics
 drop      the artifact ``checkpoints/best.pt`` is deleted, and the tag ``suite.checkpoint`` says so
-forget    the run is deleted (MLflow keeps it until ``mlflow gc``); the next ``start`` creates another
+forget    the run is deleted (MLflow keeps it until ``mlflow gc``); ``start`` creates another
 look      ``suite.looks`` on the parent: the seeds of planned looks and of those taken
 champion  ``suite.champion`` on the parent and on the winner
 close     the parent: FINISHED or KILLED; ``suite.counts``

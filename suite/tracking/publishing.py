@@ -34,22 +34,22 @@ def publish_report(uri: str, run_id: str, folder: Path) -> None:
         )
     except Exception as error:
         raise EnvironmentProblem(
-            f"the report was made, but could not be put into {redacted(uri)}: {brief(error)}",
-            remedy="See that the store of artifacts can be written, and make the report again.",
+            f"the report was made, but could not be uploaded to {redacted(uri)}: {brief(error)}",
+            remedy="Check that the artifact store is writable, and make the report again.",
         ) from error
 
 
 def _files(client: Any, run_id: str, folder: str) -> Iterator[str]:
     """All files of a run below a folder of its artifacts."""
-    for found in client.list_artifacts(run_id, folder):
-        if found.is_dir:
-            yield from _files(client, run_id, found.path)
+    for file in client.list_artifacts(run_id, folder):
+        if file.is_dir:
+            yield from _files(client, run_id, file.path)
         else:
-            yield found.path
+            yield file.path
 
 
 def _remove(client: Any, run_id: str, paths: list[str]) -> None:
-    """Delete what an earlier report had and this one has not; a store that cannot delete keeps it."""
+    """Delete files that only an earlier report had, if the store can delete."""
     if not paths:
         return
     try:  # no public call for this

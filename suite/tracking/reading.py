@@ -1,4 +1,4 @@
-"""Runs, files and weights out of MLflow; for reports, replay and ``model.weights``. Writes nothing."""
+"""Read runs, files and weights from MLflow, for reports, replay and ``model.weights``."""
 
 from __future__ import annotations
 
@@ -31,12 +31,8 @@ def read(uri: str, sweep: str) -> SweepRuns:
     """
     with _reading(uri) as client:
         experiment = client.get_experiment_by_name(sweep)
-        found = (
-            search(client, experiment.experiment_id)
-            if experiment and experiment.lifecycle_stage == "active"
-            else ()
-        )
-        runs = list(found)
+        active = experiment is not None and experiment.lifecycle_stage == "active"
+        runs = list(search(client, experiment.experiment_id)) if active else []
         parents = [run for run in runs if run.data.tags.get(KIND) == "sweep"]
         if not parents:
             raise UsageError(
@@ -57,10 +53,10 @@ def find_run(uri: str, reference: str) -> TrialRun:
 
     Args:
         uri: the store.
-        reference: its id, or ``models:/NAME@ALIAS`` (or /VERSION) for the run that a registered model comes from.
+        reference: its id, or ``models:/NAME@ALIAS`` (or /VERSION) for a registered model's run.
 
     Raises:
-        UsageError: if there is none such.
+        UsageError: there is no such run.
         EnvironmentProblem: if the store cannot be read.
     """
     with _reading(uri) as client:
@@ -71,14 +67,16 @@ def find_run(uri: str, reference: str) -> TrialRun:
             if _is_missing(error):
                 raise UsageError(
                     f"there is no run {reference} in {redacted(uri)}",
-                    remedy="Give a run's id, as MLflow's page of it shows, or models:/SWEEP@champion.",
+                    remedy="Give a run id, which MLflow's page shows, or models:/SWEEP@champion.",
                 ) from error
             raise
         return _as_trial(run, _histories(client, [run]))
 
 
 def download(uri: str, run_id: str, artifact_path: str, dst: Path | None = None) -> Path:
-    """A file or folder of a run's artifacts; where the store is on this machine and ``dst`` is None, in its place.
+    """A file or folder of a run's artifacts, downloaded to ``dst``.
+
+    If ``dst`` is None and the store is on this machine, the path is in the store itself.
 
     Raises:
         EnvironmentProblem: if it is not there.
@@ -92,16 +90,17 @@ def download(uri: str, run_id: str, artifact_path: str, dst: Path | None = None)
         except Exception as error:
             raise EnvironmentProblem(
                 f"run {run_id} has no artifact {artifact_path}: {brief(error)}",
-                remedy="See the run's artifacts in MLflow; a checkpoint that the budget removed comes back with "
+                remedy="See the run's artifacts in MLflow; to train a removed checkpoint again: "
                 f"python -m suite.replay {run_id}.",
             ) from error
 
 
 def _refuse_ways_out(client: Any, run_id: str, artifact_path: str) -> None:
-    """Where runs' files are on this machine, neither ``..`` nor a link in them leads to what is no file of the run.
+    """If artifacts are on this machine, refuse ``..`` and links that leave the run's folder.
 
     Raises:
-        ValueError: one does. (MLflow itself looks at names, also at those that a server sends, but follows links.)
+        ValueError: a path leaves it. (MLflow checks names, also those from a server, but follows
+            links.)
     """
     place = getattr(client._tracking_client._get_artifact_repo(run_id), "artifact_dir", None)
     if place is None:
@@ -114,11 +113,11 @@ def _refuse_ways_out(client: Any, run_id: str, artifact_path: str) -> None:
 
 
 def resolve_weights(uri: str, reference: str) -> Path:
-    """The file of a state dict that ``model.weights`` names: ``runs:/ID/PATH`` or ``models:/NAME@ALIAS`` (or /VERSION).
+    """The state dict's file for ``runs:/ID/PATH`` or ``models:/NAME@ALIAS`` (or /VERSION).
 
     Raises:
-        UsageError: if it is neither.
-        EnvironmentProblem: if it is not there.
+        UsageError: the reference has neither form.
+        EnvironmentProblem: there is no such file.
     """
     kind, _, rest = reference.partition(":/")
     if kind == "runs":
@@ -148,9 +147,9 @@ def _model_weights(uri: str, reference: str, name: str) -> Path:
             )
         except Exception as error:
             raise EnvironmentProblem(
-                f"model.weights {reference} cannot be had from {redacted(uri)}: {brief(error)}",
-                remedy=f"It must be a model that the suite registered (it holds {WEIGHTS_FILE}); or give the path of a "
-                "local file.",
+                f"model.weights {reference} cannot be read from {redacted(uri)}: {brief(error)}",
+                remedy=f"Name a model that the suite registered (it holds {WEIGHTS_FILE}), or give the path "
+                "of a local file.",
             ) from error
 
 
@@ -188,7 +187,8 @@ def _reading(uri: str) -> Iterator[Any]:
     except Exception as error:
         raise EnvironmentProblem(
             f"the runs in {redacted(uri)} cannot be read: {brief(error)}",
-            remedy="See that the server runs and that --tracking-uri (or MLFLOW_TRACKING_URI) names it.",
+            remedy="Check that the server runs, and the address in --tracking-uri or "
+            "MLFLOW_TRACKING_URI.",
         ) from error
 
 
@@ -200,8 +200,9 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _known(client: Any) -> str:
-    names = sorted(one.name for one in client.search_experiments() if one.tags.get(KIND) == "sweep")
-    return ", ".join(names) or "none"
+    experiments = client.search_experiments()
+    sweeps = [experiment.name for experiment in experiments if experiment.tags.get(KIND) == "sweep"]
+    return ", ".join(sorted(sweeps)) or "none"
 
 
 def _latest(runs: Iterable[Any]) -> list[Any]:
@@ -214,10 +215,10 @@ def _latest(runs: Iterable[Any]) -> list[Any]:
     return sorted(best.values(), key=lambda run: (as_run(run).mark(ORDER), run.info.start_time))
 
 
-def as_run(found: Any) -> Run:
+def as_run(run: Any) -> Run:
     """MLflow's run as the projection sees it."""
-    tags, params = dict(found.data.tags), dict(found.data.params)
-    return Run(found.info.run_id, tags.get(TRIAL), tags, params, found.info.status)
+    tags, params = dict(run.data.tags), dict(run.data.params)
+    return Run(run.info.run_id, tags.get(TRIAL), tags, params, run.info.status)
 
 
 def _as_trial(run: Any, histories: Mapping[str, History]) -> TrialRun:
@@ -246,7 +247,7 @@ def trial_run(
     end_ms: int | None,
     artifact_uri: str = "",
 ) -> TrialRun:
-    """A ``TrialRun`` from what a store has; tags that a foreign run lacks get their neutral values."""
+    """A ``TrialRun`` of a store's values; tags that a foreign run lacks get neutral values."""
     seed = tags.get(SEED, "")
     return TrialRun(
         run_id=run_id,
@@ -264,7 +265,7 @@ def trial_run(
     )
 
 
-# ---- metric histories: one call for each metric, not for each metric of each run -----------------
+# ---- metric histories: one call per metric, not per metric and run -------------------------------
 
 
 def _histories(client: Any, runs: list[Any]) -> dict[str, History]:
@@ -297,7 +298,7 @@ def _points(client: Any, store: Any, run_ids: list[str], name: str) -> list[tupl
 
 
 def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]]:
-    """From the database, through MLflow's own session and table. Its call for this makes two objects of each point."""
+    """From the database, by MLflow's session and table: its own call makes two objects per point."""
     from mlflow.store.tracking.dbmodels.models import SqlMetric as Metric
 
     with store.ManagedSessionMaker() as session:
@@ -312,7 +313,7 @@ def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str,
 
 
 def _rest_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]] | None:
-    """Through the call that MLflow's own page uses; None where a server lacks it or would cut the answer."""
+    """By the call that MLflow's page uses; None if a server lacks it or would cut the answer."""
     from mlflow.utils.rest_utils import http_request
 
     try:
@@ -322,9 +323,9 @@ def _rest_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, i
             "GET",
             params={"run_id": run_ids, "metric_key": name, "max_results": _POINTS_AT_ONCE},
         )
-        found = answer.json()["metrics"] if answer.status_code == 200 else None
+        points = answer.json()["metrics"] if answer.status_code == 200 else None
     except Exception:
         return None
-    if found is None or len(found) >= _POINTS_AT_ONCE:
+    if points is None or len(points) >= _POINTS_AT_ONCE:
         return None
-    return [(point["run_id"], int(point.get("step", 0)), float(point["value"])) for point in found]
+    return [(point["run_id"], int(point.get("step", 0)), float(point["value"])) for point in points]

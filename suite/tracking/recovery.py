@@ -43,7 +43,7 @@ class Delivery:
             self._forgotten[entry["id"]] = entry["seq"]
 
     def counts(self, entry: Entry) -> bool:
-        """Whether an entry still matters: False for a trial's entries from before it was forgotten."""
+        """False for entries of a trial from before it was forgotten."""
         if entry["kind"] in ("trial", "forget"):
             return True
         return bool(entry["seq"] > self._forgotten.get(entry.get("id") or "", 0))

@@ -1,7 +1,7 @@
 """The sweep's winner as a registered model.
 
-The network is saved as a torch.export program (MLflow's ``pt2``): no pickle, and it loads without the suite. Its
-state dict lies beside it, for ``model.weights: models:/NAME@champion``.
+The network is saved as a torch.export program (MLflow's ``pt2``): no pickle, and it loads without
+the suite. Its state dict is stored beside it, for ``model.weights: models:/NAME@champion``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALIAS, FOLDER = "champion", "model"
 
 
 def warm_export() -> threading.Thread:
-    """Import what an export needs, on a thread: 3 s that pass while the last trials train and Ray goes down."""
+    """Import what an export needs, on a thread: 3 s, while the last trials train and Ray stops."""
 
     def load() -> None:
         with contextlib.suppress(ImportError):  # then the registration says so
@@ -87,7 +87,7 @@ def restore(client: Any, name: str, run_id: str) -> int | None:
     version = _version_of(client, name, run_id)
     if version is not None:
         client.set_registered_model_alias(name, ALIAS, str(version))
-    elif any(ALIAS in one.aliases for one in client.search_registered_models(f"name='{name}'")):
+    elif any(ALIAS in model.aliases for model in client.search_registered_models(f"name='{name}'")):
         client.delete_registered_model_alias(name, ALIAS)
     return version
 
@@ -98,7 +98,7 @@ def model_name(sweep: str) -> str:
 
 
 def save(model: nn.Module, example: np.ndarray, folder: Path) -> None:
-    """Write the network in MLflow's format, with a signature whose batch size is free, and its state dict."""
+    """Write the network in MLflow's format, with a signature of free batch size, and a state dict."""
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -131,8 +131,9 @@ def save(model: nn.Module, example: np.ndarray, folder: Path) -> None:
 
 
 def _version_of(client: Any, name: str, run_id: str) -> int | None:
-    found = [one for one in client.search_model_versions(f"name='{name}'") if one.run_id == run_id]
-    return max((int(one.version) for one in found), default=None)
+    listed = client.search_model_versions(f"name='{name}'")
+    versions = [version for version in listed if version.run_id == run_id]
+    return max((int(version.version) for version in versions), default=None)
 
 
 def _ensure_model(client: Any, name: str) -> None:

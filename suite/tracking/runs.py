@@ -15,9 +15,9 @@ from suite.storage.journal import Entry
 from suite.tracking.port import EntryRejected, Metric, Run, RunMissing, RunStore
 from suite.tracking.tags import BORN, MADE, PARENT, RUN_STATUS, SEQ, STATUS
 from suite.tracking.text import (
-    LONGEST_NAME,
-    LONGEST_PARAM,
-    LONGEST_TAG,
+    MAX_NAME_LENGTH,
+    MAX_PARAM_LENGTH,
+    MAX_TAG_LENGTH,
     cut,
     safe_file,
     storable,
@@ -64,7 +64,7 @@ class RunTable:
             tags = {**tags, MADE: str(time.time_ns() // 1_000_000)}
             if trial is not None:
                 tags[PARENT] = self.parent().id
-            run = self._store.create(trial, cut(storable(name), LONGEST_NAME), tags, start_ms)
+            run = self._store.create(trial, cut(storable(name), MAX_NAME_LENGTH), tags, start_ms)
         except Exception:
             self._loaded = None  # the store may have created it: look before the next try
             raise
@@ -97,7 +97,7 @@ class RunTable:
             if name not in run.params
         }
         wanted = {
-            name: cut(storable(redacted(str(value))), LONGEST_TAG)
+            name: cut(storable(redacted(str(value))), MAX_TAG_LENGTH)
             for name, value in (tags or {}).items()
         }
         new_tags = {
@@ -171,7 +171,7 @@ class RunTable:
             if run is not None:
                 note = redacted(f"entry {entry['seq']} ({entry['kind']}): {error}")
                 try:
-                    self.put(run, tags={"suite.tracking_error": cut(note, LONGEST_PARAM)})
+                    self.put(run, tags={"suite.tracking_error": cut(note, MAX_PARAM_LENGTH)})
                 except EntryRejected:
                     pass
             raise

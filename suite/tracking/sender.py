@@ -1,4 +1,4 @@
-"""The background thread from the journal to a tracker: keeps order, retries, resumes at its cursor."""
+"""The background thread that sends the journal to a tracker: in order, with retries."""
 
 from __future__ import annotations
 

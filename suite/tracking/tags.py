@@ -1,4 +1,4 @@
-"""What a run is named and described by: its tags, params and data set, made from journal entries."""
+"""The tags, params and data set of a run, from journal entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from suite.core.records import Status
 from suite.core.redaction import redacted
 from suite.storage.journal import Entry
-from suite.tracking.text import LONGEST_PARAM, as_json, as_text, cut, safe_key
+from suite.tracking.text import MAX_PARAM_LENGTH, as_json, as_text, cut, safe_key
 
 KIND, JOURNAL, HOME = "suite.kind", "suite.journal", "suite.home"
 SEQ, BORN, MADE = "suite.seq", "suite.born", "suite.made"
@@ -59,7 +59,7 @@ def launch_tags(entry: Entry) -> dict[str, str]:
 
 
 def trial_tags(entry: Entry, launch: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a ``trial`` entry's run; ``launch``: those of its launch, which its own override."""
+    """The tags of a ``trial`` entry's run; ``launch``: the tags of its launch."""
     tags = {
         ARM: entry["arm"],
         SEED: as_text(entry["seed"]),
@@ -96,7 +96,7 @@ def describe_dataset(entry: Entry) -> dict[str, str] | None:
         if data.get(name) is not None
     }
     return {
-        "name": cut(str(data.get("name", "data")), LONGEST_PARAM),
+        "name": cut(str(data.get("name", "data")), MAX_PARAM_LENGTH),
         "digest": str(digest)[
             :36
         ],  # MLflow takes no more; the whole one is in the tag suite.data_digest
@@ -113,5 +113,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{key}.")
         else:
-            flat[safe_key(key)] = cut(as_text(value), LONGEST_PARAM, "... (cut; see config.yaml)")
+            flat[safe_key(key)] = cut(
+                as_text(value), MAX_PARAM_LENGTH, "... (cut; see config.yaml)"
+            )
     return flat

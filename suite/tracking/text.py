@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LONGEST_PARAM, LONGEST_TAG, LONGEST_KEY = 500, 5000, 250  # MLflow: 6000, 8000, 250
-LONGEST_NAME = 250  # of a run; sqlite takes more, PostgreSQL does not
+MAX_PARAM_LENGTH, MAX_TAG_LENGTH, MAX_KEY_LENGTH = 500, 5000, 250  # MLflow: 6000, 8000, 250
+MAX_NAME_LENGTH = 250  # of a run; sqlite takes more, PostgreSQL does not
 
 
 def safe_key(name: str) -> str:
     """A name that MLflow takes for a metric or a param."""
-    key = re.sub(r"[^\w.\- :/]", "_", name)[:LONGEST_KEY]
+    key = re.sub(r"[^\w.\- :/]", "_", name)[:MAX_KEY_LENGTH]
     return (
         key
         if posixpath.normpath(key) == key and key[0] not in "./"
@@ -30,7 +30,7 @@ def safe_file(name: str) -> str:
 
 
 def storable(text: str) -> str:
-    """``text`` as any store takes it: PostgreSQL has no NUL, and nobody half a pair of surrogates."""
+    """``text`` as any store takes it: without NUL (PostgreSQL) and lone surrogates."""
     return (
         text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         .encode("utf-8", "backslashreplace")

@@ -60,7 +60,7 @@ class TrialEntries:
             self._runs.put(run, tags=tags, seq=entry["seq"])
 
     def epochs(self, entries: Sequence[Entry]) -> None:
-        """Metrics of several epochs of one trial; values that are no numbers are listed in a tag."""
+        """Metrics of several epochs of one trial; a tag lists values that are not finite."""
         run = self._run(entries[0])
         metrics: list[Metric] = []
         not_finite: list[str] = []

@@ -1,4 +1,4 @@
-"""Which store: addresses, their defaults, and a quiet MLflow."""
+"""The address of the store, its default, and the settings of MLflow's client."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from suite.core.errors import UsageError
 from suite.system import signals
 
 SQLITE = "sqlite:///"
-_REMEDY = "Use sqlite:///PATH/mlflow.db (the default, without the option), or the address of an MLflow server."
+_REMEDY = "Use sqlite:///PATH/mlflow.db, or the address of an MLflow server."
 
 
 def default_uri(tracking_uri: str | None, folder: Path) -> str:
-    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``folder``; always absolute.
+    """The argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in ``folder``; always absolute.
 
     Raises:
-        UsageError: for an address that MLflow 3.13 and later refuses (folders), or that would lose everything.
+        UsageError: MLflow 3.13 and later refuses the address (a folder), or it is a database in
+            memory, which would lose everything.
     """
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     if uri.startswith("sqlite:"):
@@ -47,13 +48,13 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def exists(uri: str) -> bool:
-    """False for a sqlite store that nobody has written yet; MLflow's client would create it by looking."""
+    """False for a sqlite file that does not exist; MLflow's client would create it."""
     file = sqlite_file(uri)
     return file is None or file.exists()
 
 
 def mlflow_client(uri: str) -> Any:
-    """An ``MlflowClient``; the first call imports mlflow. A sqlite store that is not there is created."""
+    """An ``MlflowClient``; the first call imports mlflow. Creates a missing sqlite store."""
     _prepare()
     from mlflow import MlflowClient
 
@@ -81,7 +82,7 @@ def _prepare() -> None:
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sender retries, in order and for as long as it takes
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the sender retries, in order
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -91,7 +92,7 @@ def _prepare() -> None:
 
 
 def _quiet() -> None:
-    """Keep MLflow's and alembic's chatter off the console, unless the suite itself is asked to be loud."""
+    """Keep MLflow's and alembic's log lines off the console, unless the suite logs at DEBUG."""
     if logging.getLogger("suite").isEnabledFor(logging.DEBUG) and logging.getLogger("suite").level:
         return
     for name in ("mlflow", "alembic"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from suite import analysis
-from suite.analysis import LEAST_SEEDS, Pair, at_chosen, finished_by_pair, last, paired
+from suite.analysis import MIN_SEEDS, Pair, at_chosen, finished_by_pair, last, paired
 from suite.core.records import TEST_ACC, TRAIN_ACC, VAL_ACC, VAL_LOSS, Objective
 from suite.report.elements import Table
 from suite.report.formatting import figure, percent, points, some
@@ -93,7 +93,7 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
         return None
     caption = (
         "Claims of the study that this sweep repeats. A difference counts if its sign-flip interval, "
-        f"over at least {LEAST_SEEDS} seeds at a level of {percent(level)}, excludes zero; each claim is "
+        f"over at least {MIN_SEEDS} seeds at a level of {percent(level)}, excludes zero; each claim is "
         "tested by itself."
     )
     caption = " ".join([caption, *dict.fromkeys(claim.rule for claim in found if claim.rule)])
@@ -105,7 +105,7 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
 
 
 _OVERFITS = (
-    f"Overfitting is no test of a difference: it counts where in every seed, of at least {LEAST_SEEDS}, the validation "
+    f"Overfitting is no test of a difference: it counts where in every seed, of at least {MIN_SEEDS}, the validation "
     f"loss is lowest before epoch {OVERFITS_BEFORE} and at the last epoch at least {100 * RISE:g} % above that."
 )
 
@@ -143,7 +143,7 @@ def _rises_to_the_end(losses: Mapping[int, float], lowest: float) -> bool:
 
 def _all_or_none(early: Sequence[bool], short: bool) -> str:
     """Whether every seed overfitted early, or none did though all ran long enough to."""
-    if len(early) < LEAST_SEEDS:
+    if len(early) < MIN_SEEDS:
         return UNKNOWN
     return REPRODUCED if all(early) else UNKNOWN if any(early) or short else NOT_REPRODUCED
 
@@ -306,7 +306,7 @@ def _interval(
     differences: Mapping[int, float], level: float, margin: float = 0.0
 ) -> tuple[float, float] | None:
     """The sign-flip interval of one difference; None if the seeds are too few for the level."""
-    if len(differences) < LEAST_SEEDS:
+    if len(differences) < MIN_SEEDS:
         return None
     values = np.array([list(differences.values())]).T
     span = analysis.simultaneous(values, margin, level)
@@ -324,13 +324,11 @@ def _decided(differences: Mapping[int, float], level: float, margin: float = 0.0
 
 def _few(seeds: int) -> str:
     """What is said behind a number of seeds that cannot tell."""
-    return "" if seeds >= LEAST_SEEDS else f"; too few seeds, {LEAST_SEEDS} are needed to tell"
+    return "" if seeds >= MIN_SEEDS else f"; too few seeds, {MIN_SEEDS} are needed to tell"
 
 
 def _enough(seeds: int) -> str:
-    return some(seeds, "seed") + (
-        "" if seeds >= LEAST_SEEDS else f", of {LEAST_SEEDS} needed to tell"
-    )
+    return some(seeds, "seed") + ("" if seeds >= MIN_SEEDS else f", of {MIN_SEEDS} needed to tell")
 
 
 def _range(values: Iterable[int]) -> str:

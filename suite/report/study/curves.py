@@ -1,4 +1,4 @@
-"""The figures of curves: all arms, all splits, and the pairs that the study "ResNet-18 on CIFAR-10" compares."""
+"""Curves: all arms, all splits, and the pairs that the study "ResNet-18 on CIFAR-10" compares."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Courses:
             metric: sorted(_drawable(items, metric), key=lambda curve: place[curve.arm])
             for metric in (
                 *_GRID,
-                *{record for item in items for one in item.curve for record in one.metrics},
+                *{name for trial in items for record in trial.curve for name in record.metrics},
             )
         }
 
     def of(self, metric: str, arms: Sequence[str] | None = None) -> list[Curve]:
         """The curves of a metric, of all arms or of a few in the given order."""
-        found = self._curves.get(metric, [])
+        curves = self._curves.get(metric, [])
         if arms is None:
-            return found
-        return [curve for arm in arms for curve in found if curve.arm == arm]
+            return curves
+        return [curve for arm in arms for curve in curves if curve.arm == arm]
 
     def pictures(self, metric: str, study_arms: StudyArms) -> tuple[Picture, ...]:
         """All figures of curves that the sweep has anything for.
@@ -53,20 +53,27 @@ class Courses:
         Args:
             metric: that of the main figure.
         """
-        found = [
+        pictures = [
             self._main(metric),
             self._splits(),
             *self._weights(study_arms),
             *self._heads(study_arms),
         ]
-        found += [*self._final(study_arms), *self._dropout(study_arms), *self._depths(study_arms)]
-        return tuple(picture for picture in found if picture is not None)
+        pictures += [
+            *self._final(study_arms),
+            *self._dropout(study_arms),
+            *self._depths(study_arms),
+        ]
+        return tuple(picture for picture in pictures if picture is not None)
 
     def _main(self, metric: str) -> Picture | None:
         curves = self.of(metric)
         if not curves:
             return None
-        alt = f"{label(metric)} by epoch, one line for each of {len(curves)} arms; the figures are in the table above."
+        alt = (
+            f"{label(metric)} by epoch, one line for each of {len(curves)} arms; "
+            "the figures are in the table above."
+        )
         caption = f"{_BAND} Arms are coloured in the order of the table."
         return Picture("curves", alt, caption, Curves(tuple(lines(curves, self.looks)), metric))
 
@@ -74,7 +81,7 @@ class Courses:
         panels = [Panel(metric, tuple(lines(self.of(metric), self.looks))) for metric in _GRID]
         if sum(bool(panel.lines) for panel in panels) < 2:
             return None
-        alt = "Loss and accuracy by epoch on training, validation and test images, one line for each arm."
+        alt = "Loss and accuracy by epoch on training, validation and test images, a line per arm."
         return Picture(
             "splits", alt, f"Loss and accuracy on each split. {_SAME}", Panels(tuple(panels), 3)
         )
@@ -105,7 +112,7 @@ class Courses:
             yield self._few(_numbered("heads", number), (short, deep), caption, _TRAINING)
 
     def _final(self, study_arms: StudyArms) -> Iterable[Picture | None]:
-        """The random start, the pretrained net with all weights learnable, and the one with some frozen."""
+        """The random start, the pretrained net with all weights trainable, and with some frozen."""
         for number, (random, pretrained) in enumerate(study_arms.weights, start=1):
             frozen = [
                 arm
@@ -161,7 +168,7 @@ class Courses:
         )
 
     def _depths(self, study_arms: StudyArms) -> Iterable[Picture | None]:
-        """Plain nets beside residual ones of the same depths, as in He et al. 2015, figures 1 and 6."""
+        """Plain nets beside residual nets of the same depths, as in He et al. 2015, figures 1 and 6."""
         groups: list[tuple[str, tuple[str, ...]]] = []
         for shallow, deep in study_arms.depths:
             groups.append(("plain", (shallow, deep)))
@@ -182,7 +189,10 @@ class Courses:
             for kind, group in groups
         ]
         if panels := _measured(panels):
-            caption = "Plain against residual nets: a deeper net that trains worse is degraded, not overfitted."
+            caption = (
+                "Plain against residual nets: a deeper net that trains worse is degraded, "
+                "not overfitted."
+            )
             alt = f"Training and test error by epoch of {names(arms)}."
             plot = Panels(tuple(panels), len(groups), shared=True)
             yield Picture("depths", alt, f"{caption} {_SAME}", plot)
@@ -190,7 +200,7 @@ class Courses:
 
 def _drawable(items: Sequence[TrialHistory], metric: str) -> list[Curve]:
     """The curves of a metric; of test figures that longer trials have at a single epoch, none."""
-    longest = max((len(item.records) for item in items), default=0)
+    longest = max((len(trial.records) for trial in items), default=0)
     single = metric.startswith("test/") and longest > 1
     return [
         curve for curve in analysis.curves(items, metric) if not single or len(curve.epochs) > 1

@@ -1,4 +1,4 @@
-"""Which arms of a sweep are those that the study "ResNet-18 on CIFAR-10" compares, by their settings.
+"""The arms of a sweep that the study "ResNet-18 on CIFAR-10" compares, found by settings.
 
 Two arms are a pair where they differ in nothing but what the comparison is about.
 """
@@ -76,21 +76,18 @@ def find_study_arms(configs: Configs) -> StudyArms:
 def _pairs(
     configs: Configs, first: Any, second: Any, about: Sequence[str]
 ) -> Iterable[tuple[str, str]]:
-    one = [arm for arm, config in configs.items() if first(config)]
-    other = [arm for arm, config in configs.items() if second(config)]
-    return _twins(configs, one, other, about)
+    ours = [arm for arm, config in configs.items() if first(config)]
+    theirs = [arm for arm, config in configs.items() if second(config)]
+    return _twins(configs, ours, theirs, about)
 
 
 def _twins(
-    configs: Configs, ones: Sequence[str], others: Sequence[str], about: Sequence[str]
+    configs: Configs, ours: Sequence[str], theirs: Sequence[str], about: Sequence[str]
 ) -> list[tuple[str, str]]:
     """Pairs that differ in nothing but the settings that begin with one of ``about``."""
-    rest = {arm: _without(configs[arm], about) for arm in {*ones, *others}}
+    rest = {arm: _without(configs[arm], about) for arm in {*ours, *theirs}}
     return [
-        (one, other)
-        for one in ones
-        for other in others
-        if one != other and rest[one] == rest[other]
+        (arm, twin) for arm in ours for twin in theirs if arm != twin and rest[arm] == rest[twin]
     ]
 
 
@@ -141,23 +138,25 @@ def _head(config: Mapping[str, str]) -> tuple[Any, Any]:
 
 
 def _rates(configs: Configs) -> dict[str, dict[float, str]]:
-    """Places of dropout -> rate -> arm, where one place has two rates or more and all else is the same."""
-    found: dict[tuple[frozenset[tuple[str, str]], str], dict[float, str]] = {}
+    """Place of dropout -> rate -> arm, for places with several rates and otherwise equal settings."""
+    by_place: dict[tuple[frozenset[tuple[str, str]], str], dict[float, str]] = {}
     bases: dict[frozenset[tuple[str, str]], str] = {}
     for arm, config in configs.items():
         rate, rest = parsed(config.get("model.dropout.rate", "0")), _without(config, _DROPOUT)
         if rate:
-            found.setdefault((rest, config.get("model.dropout.after", "")), {})[float(rate)] = arm
+            by_place.setdefault((rest, config.get("model.dropout.after", "")), {})[float(rate)] = (
+                arm
+            )
         else:
             bases[rest] = arm
-    only = {rest for rest, _ in found}
+    only = {rest for rest, _ in by_place}
     if len(only) != 1:  # dropout is not what the sweep is about
         return {}
     return {
         _places(after): dict(
             sorted({**({0.0: bases[rest]} if rest in bases else {}), **rates}.items())
         )
-        for (rest, after), rates in found.items()
+        for (rest, after), rates in by_place.items()
         if len(rates) + (rest in bases) > 1
     }
 
