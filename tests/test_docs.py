@@ -19,7 +19,7 @@ import yaml
 from conftest import REPO, Folder
 from PIL import Image
 
-from suite import spec
+from suite import config
 from suite.__main__ import COMMANDS
 
 DOCS = REPO / "docs"
@@ -95,8 +95,8 @@ def test_a_command_on_a_page_parses_and_its_sweep_loads(
     if not file.exists():  # the page shows the file
         file = write_shown(page, file.name, tmp_path)
     overrides = [text for text in parsed["overrides"] if text != "..."]
-    spec.load(file, overrides)
-    arms = {arm.name for arm in spec.load(file, overrides).arms_list}
+    config.load(file, overrides)
+    arms = {arm.name for arm in config.load(file, overrides).arms_list}
     assert set(parsed["only"]) <= arms
 
 
@@ -126,7 +126,7 @@ def test_yaml_on_a_page_is_a_right_sweep_file(page: Path, tmp_path: Path) -> Non
         else:
             file = tmp_path / "part.yaml"
             file.write_text(yaml.safe_dump(yaml.safe_load(WHOLE.read_text()) | content))
-        assert spec.load(file).arms_list or spec.load(file).search
+        assert config.load(file).arms_list or config.load(file).search
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.exists()], ids=name_of)

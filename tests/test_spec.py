@@ -752,8 +752,8 @@ def test_reading_a_sweep_imports_neither_torch_nor_ray() -> None:
     code = """
 import sys, time
 started = time.process_time()
-from suite import spec
-spec.load("search_spaces/joint.yaml")
+from suite import config
+config.load("search_spaces/joint.yaml")
 heavy = {"torch", "torchvision", "ray", "mlflow", "numpy", "optuna", "pandas", "scipy"} & set(sys.modules)
 print(sorted(heavy), time.process_time() - started < 1.5)
 """

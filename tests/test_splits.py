@@ -222,7 +222,7 @@ def test_a_size_that_leaves_a_class_without_training_images_is_refused_with_one_
     None
 ):
     labels = np.repeat(np.arange(3), [900, 90, 10])
-    with pytest.raises(UsageError, match=r"none of owl \(10 before the split\)") as caught:
+    with pytest.raises(UsageError, match=r"these have none: owl \(10 before the split\)") as caught:
         split(labels, labels, ("cat", "dog", "owl"), train_size=8)
     remedy = caught.value.problems[0].remedy
     smallest = int(remedy.split("to ")[1].split(" or")[0])
@@ -235,7 +235,7 @@ def test_a_size_that_leaves_a_class_without_training_images_is_refused_with_one_
 
 
 def test_a_class_that_has_no_training_image_at_all_is_named() -> None:
-    with pytest.raises(UsageError, match=r"none of c \(0 before the split\)\n.*Add images"):
+    with pytest.raises(UsageError, match=r"these have none: c \(0 before the split\)\n.*Add images"):
         split(np.array([0, 1] * 5), np.array([0, 1, 2]), ("a", "b", "c"))
 
 
