@@ -288,7 +288,7 @@ def read_images(folder: Path, side: int) -> tuple[list[str], Images]:
     """
     problems: list[str] = []
     files = sorted(_walk(str(folder), frozenset(), problems))
-    paths = [path for path in files if os.path.splitext(path)[1].lower() in SUFFIXES]  # noqa: PTH122
+    paths = [path for path in files if Path(path).suffix.lower() in SUFFIXES]
     images, bad = _decode_chunk(side, False, paths)
     raise_problems(capped([*problems, *bad], "Repair or remove them."))
     return paths, images
