@@ -1,4 +1,6 @@
-"""``python -m benchmarks``, or ``make bench``: every question briefly, and all tables once more at the end."""
+"""``python -m benchmarks``, or ``make bench``: every question briefly, and all tables once more
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def main() -> int:
     began, failed = time.time(), []
     for number, question in enumerate(QUESTIONS, 1):
         print(
-            f"\n{number} of {len(QUESTIONS)}: {question}, {(time.time() - began) / 60:.0f} min so far",
+            f"\n{number} of {len(QUESTIONS)}: {question}, {(time.time() - began) / 60:.0f} min so "
+            "far",
             flush=True,
         )
         if subprocess.run(

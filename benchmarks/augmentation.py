@@ -1,10 +1,11 @@
-"""Images per second of the nine augmentations and of a composed chain: ours beside torchvision, Albumentations, Kornia.
+"""Images per second of the nine augmentations and of a composed chain: ours beside torchvision,
+Albumentations, Kornia.
 
-uint8 RGB images of 32 x 32, one thread. Every path ends in float32 CHW in [0, 1]. Ours and Kornia take batches of 128,
-ours as ``suite.training.trainer`` calls it:
-a generator from the trial's stream, parameters drawn, a chain of operations. The
-others take one image at a time, from the form they like best, and are not charged for gathering images into a batch.
-In each turn every contender runs once, and ratios are taken within a turn.
+uint8 RGB images of 32 x 32, one thread. Every path ends in float32 CHW in [0, 1]. Ours and Kornia
+take batches of 128, ours as ``suite.training.trainer`` calls it: a generator from the trial's
+stream, parameters drawn, a chain of operations. The others take one image at a time, from the form
+they like best, and are not charged for gathering images into a batch. In each turn every contender
+runs once, and ratios are taken within a turn.
 
     python -m benchmarks.augmentation [--images 50000] [--repeat 5] [--short]
 """
@@ -27,9 +28,16 @@ from suite.augment import build
 from suite.core.records import stream
 
 NINE = (
-    "rotation", "flip", "color_jitter", "random_resized_crop", "resize", "center_crop", "cutout", "gaussian_blur",
+    "rotation",
+    "flip",
+    "color_jitter",
+    "random_resized_crop",
+    "resize",
+    "center_crop",
+    "cutout",
+    "gaussian_blur",
     "salt_and_pepper",
-)  # fmt: skip
+)
 COMPOSED = "flip+crop+color_jitter+cutout"
 SUITE, TORCHVISION = "suite", ("torchvision, tensors", "torchvision, PIL")
 TITLE = "Augmentation of 32 px images by one thread, in thousands of images a second"
@@ -68,10 +76,8 @@ def main(images: int, repeat: int, short: bool) -> None:
     for chain in (*NINE, COMPOSED):
         results[chain], seconds = measure(chain.split("+"), forms, repeat)
         warm += seconds
-        print(
-            f"{chain}: {', '.join(f'{name} {per_s(rates)}' for name, rates in results[chain].items())}",
-            flush=True,
-        )
+        measured = [f"{name} {per_s(rates)}" for name, rates in results[chain].items()]
+        print(f"{chain}: {', '.join(measured)}", flush=True)
     header, rows = table(results, limit, gate(*TESTS).partition(":")[0])
     text = explain(results, limit, warm)
     question = "augmentation-short" if short else "augmentation"
@@ -88,7 +94,9 @@ def main(images: int, repeat: int, short: bool) -> None:
 
 
 def prepare(images: int, few: int) -> Mapping[str, Inputs]:
-    """The same pictures in the form of each contender: smooth ones with a little noise, as photographs are."""
+    """The same pictures in the form of each contender: smooth ones with a little noise, as
+    photographs are.
+    """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(images, 3, 8, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear").mul_(235)
@@ -104,7 +112,9 @@ def prepare(images: int, few: int) -> Mapping[str, Inputs]:
 
 
 def measure(chain: Names, forms: Mapping[str, Inputs], repeat: int) -> tuple[Rates, float]:
-    """Images/s of every contender in ``repeat`` turns, and the seconds of the turn before, which is not counted."""
+    """Images/s of every contender in ``repeat`` turns, and the seconds of the turn before, which
+    is not counted.
+    """
     contenders = dict(built(chain, forms))
     started = time.perf_counter()
     for name, run in contenders.items():
@@ -142,7 +152,9 @@ def ours(chain: Names) -> Callable[[Sequence[Tensor]], None]:
 
 
 def theirs(transform: Transform) -> Callable[[Sequence[object]], None]:
-    """A peer's transform of one input after the other; each result is let go before the next, as ours is."""
+    """A peer's transform of one input after the other; each result is let go before the next, as
+    ours is.
+    """
 
     def run(inputs: Sequence[object]) -> None:
         for each in inputs:
@@ -169,7 +181,9 @@ def once(run: Callable[[Sequence[object]], None], inputs: Sequence[object], coun
 
 
 def copy_rate() -> float:
-    """Bytes/s, read and written, of a copy by one thread: the best of a batch's size, in cache, and of 64 MiB."""
+    """Bytes/s, read and written, of a copy by one thread: the best of a batch's size, in cache,
+    and of 64 MiB.
+    """
     best = 0.0
     for size in (MOVED * BATCH // 2, 2**26):
         source = torch.ones(size, dtype=torch.uint8)
@@ -218,7 +232,10 @@ def table(
 
 
 def over(rates: Rates, peers: Sequence[str]) -> list[float]:
-    """Ours over the fastest of ``peers``, turn by turn. The fastest is that of the highest median."""
+    """Ours over the fastest of ``peers``, turn by turn.
+
+    The fastest is that of the highest median.
+    """
     there = [name for name in peers if name in rates]
     fastest = max(there, key=lambda name: statistics.median(rates[name]))
     return [own / theirs for own, theirs in zip(rates[SUITE], rates[fastest], strict=True)]
@@ -231,7 +248,9 @@ def mean_over_torchvision(results: Mapping[str, Rates]) -> list[float]:
 
 
 def explain(results: Mapping[str, Rates], limit: float, warm: float) -> str:
-    """Targets and whether they are met, what the limit is, where laws differ, how long the warm-up took."""
+    """Targets and whether they are met, what the limit is, where laws differ, how long the
+    warm-up took.
+    """
     composed = statistics.median(over(results[COMPOSED], TORCHVISION))
     mean = statistics.median(mean_over_torchvision(results))
     slower = [
@@ -239,15 +258,20 @@ def explain(results: Mapping[str, Rates], limit: float, warm: float) -> str:
     ]
     missing = [name for name in PEERS if name not in results["flip"]]
     lines = [
-        f"Composed at least {COMPOSED_GOAL} times torchvision: {verdict(composed >= COMPOSED_GOAL)} ({composed:.3g}).",
+        f"Composed at least {COMPOSED_GOAL} times torchvision: "
+        f"{verdict(composed >= COMPOSED_GOAL)} ({composed:.3g}).",
         f"Geometric mean of the nine at least {MEAN_GOAL} times torchvision: "
         f"{verdict(mean >= MEAN_GOAL)} ({mean:.3g}).",
-        f"None slower than any peer: {verdict(not slower)}{' (' + ', '.join(slower) + ')' if slower else ''}.",
-        f"Limit: {limit / 1e3:,.0f} thousand images/s, at which {MOVED:,} bytes an image (uint8 read, float32 written) "
+        "None slower than any peer: "
+        f"{verdict(not slower)}{' (' + ', '.join(slower) + ')' if slower else ''}.",
+        f"Limit: {limit / 1e3:,.0f} thousand images/s, at which {MOVED:,} bytes an image (uint8 "
+        "read, float32 written) "
         "pass at the rate of a plain copy by one thread.",
-        f"Ratios: median (lowest to highest) of those of each turn. The first turn, {warm:.1f} s for all, is not "
+        f"Ratios: median (lowest to highest) of those of each turn. The first turn, {warm:.1f} s "
+        "for all, is not "
         "counted; nothing is compiled.",
-        f"Tests: {', '.join(f'`{file}`' for file in TESTS)}; they compare pixels and laws with torchvision, "
+        f"Tests: {', '.join(f'`{file}`' for file in TESTS)}; they compare pixels and laws with "
+        "torchvision, "
         "and neighbours in a batch with each other.",
         *(f"{name}: {law}" for name, law in LAWS.items()),
         *([f"Not installed (requirements-bench.txt): {', '.join(missing)}."] if missing else []),

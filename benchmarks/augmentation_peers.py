@@ -1,7 +1,9 @@
-"""How each peer augments: the same laws and strengths as ours, at the peer's fastest documented settings.
+"""How each peer augments: the same laws and strengths as ours, at the peer's fastest documented
+settings.
 
-A peer takes images in the form that it works on best, prepared beforehand, and gives float32 CHW in [0, 1]; what it
-takes to get there is part of it. It does not gather its images into a batch, which a loader would still have to do.
+A peer takes images in the form that it works on best, prepared beforehand, and gives float32 CHW in
+[0, 1]; what it takes to get there is part of it. It does not gather its images into a batch, which
+a loader would still have to do.
 """
 
 from __future__ import annotations
@@ -34,9 +36,12 @@ LAWS = {
     "color_jitter": "Kornia draws one order for the whole batch, we one for each image.",
     "random_resized_crop": "Kornia with `cropping_mode='resample'`, the faster of its two.",
     "resize": "Albumentations shrinks with `area_for_downscale`, which is its antialiasing.",
-    "cutout": "torchvision has no clipped square: a few lines by its user stand for it, faster than `RandomErasing`; "
-    "the squares of Albumentations (`CoarseDropout`) and Kornia (`RandomErasing`, grey) lie wholly inside the image.",
-    "salt_and_pepper": "torchvision has none: a few lines by its user stand for it, on tensors alone. Albumentations "
+    "cutout": "torchvision has no clipped square: a few lines by its user stand for it, faster "
+    "than `RandomErasing`; "
+    "the squares of Albumentations (`CoarseDropout`) and Kornia (`RandomErasing`, grey) lie "
+    "wholly inside the image.",
+    "salt_and_pepper": "torchvision has none: a few lines by its user stand for it, on tensors "
+    "alone. Albumentations "
     "draws an exact number of pixels, we and Kornia one by one.",
 }
 """Where a peer's law differs from ours, or is not the peer's own."""
@@ -151,8 +156,8 @@ def albumentations(names: Names) -> Transform | None:
     steps = [step for name in names for step in _albumentations(a, cv2, name)]
 
     def run(image: Any) -> Tensor:
-        # Transforms called by themselves and torch's conversion: 55 thousand flips/s, against 39 through `Compose` with
-        # `ToFloat` and `ToTensorV2`.
+        # Transforms called by themselves and torch's conversion: 55 thousand flips/s, against 39
+        # through `Compose` with `ToFloat` and `ToTensorV2`.
         for step in steps:
             image = step(image=image)["image"]
         return torch.from_numpy(image.transpose(2, 0, 1)).to(torch.float32).mul_(1 / 255)
@@ -193,7 +198,9 @@ def _albumentations(a: Any, cv2: Any, name: str) -> list[Any]:
 
 
 def kornia(names: Names) -> Transform | None:
-    """Kornia on batches (B, C, H, W) of uint8, made floats first, or None where it is not installed."""
+    """Kornia on batches (B, C, H, W) of uint8, made floats first, or None where it is not
+    installed.
+    """
     try:
         k = importlib.import_module("kornia.augmentation")
     except ImportError:
@@ -246,4 +253,6 @@ PEERS: Mapping[str, Callable[[Names], Transform | None]] = {
     "Albumentations": albumentations,
     "Kornia": kornia,
 }
-"""Name -> what builds its transform for a chain of augmentations; ``Kornia`` takes batches, the others one image."""
+"""Name -> what builds its transform for a chain of augmentations; ``Kornia`` takes batches, the
+others one image.
+"""

@@ -1,18 +1,21 @@
-"""The augmentation sweep, end to end: ``python -m suite.sweep`` and the same work made of stock parts.
+"""The augmentation sweep, end to end: ``python -m suite.sweep`` and the same work made of stock
+parts.
 
-Eight arms, one seed, 2,560 training, 256 validation and 500 test images of 32 x 32 pixels, torchvision's resnet18,
-batch 128, 2 epochs of SGD, two trials at once on a core each, tracked in sqlite, checkpoints kept. Time is that of the
-whole process with all caches empty: imports, Ray's start, decoding, the choice of numerics, training, tracking. The
-images are those of the folder that SUITE_CIFAR10 names, else made up.
+Eight arms, one seed, 2,560 training, 256 validation and 500 test images of 32 x 32 pixels,
+torchvision's resnet18, batch 128, 2 epochs of SGD, two trials at once on a core each, tracked in
+sqlite, checkpoints kept. Time is that of the whole process with all caches empty: imports, Ray's
+start, decoding, the choice of numerics, training, tracking. The images are those of the folder that
+SUITE_CIFAR10 names, else made up.
 
     python -m benchmarks.augmentation_sweep [--repeat 5] [--workers 0|2] [--short]
 
-The peer (``benchmarks/peers/augmentation_sweep.py``) reuses its workers, which is not Tune's default but faster, and
-writes a checkpoint after each epoch; the suite writes one when 30 seconds have passed, and at a trial's end, synced
-and verified; it also stores predictions and registers the champion. Compared is the suite without what the peer has
-not: activation sheets and the report (``activations=false --no-report``); beside it stands the plain command with
-both. The limit is the trials' pure training time on two cores: (images / images per second) summed over the epochs of
-all trials / 2.
+The peer (``benchmarks/peers/augmentation_sweep.py``) reuses its workers, which is not Tune's
+default but faster, and writes a checkpoint after each epoch; the suite writes one when 30 seconds
+have passed, and at a trial's end, synced and verified; it also stores predictions and registers the
+champion. Compared is the suite without what the peer has not: activation sheets and the report
+(``activations=false --no-report``); beside it stands the plain command with both. The limit is the
+trials' pure training time on two cores: (images / images per second) summed over the epochs of all
+trials / 2.
 """
 
 from __future__ import annotations
@@ -50,7 +53,8 @@ class Turn:
 
     Attributes:
         wall_s: the whole process.
-        before_s, trials_s, after_s: its parts: until the first trial's start, until the last one's end, until it ended.
+        before_s, trials_s, after_s: its parts: until the first trial's start, until the last one's
+            end, until it ended.
         limit_s: pure training time over the slots.
         img_per_s: of one trial, the median.
         accuracy: mean test accuracy over arms after the last epoch, a fraction.
@@ -136,7 +140,9 @@ def table(turns: dict[str, list[Turn]], arms: int) -> list[list[str]]:
 
 
 def gate(turns: dict[str, list[Turn]], arms: int, short: bool) -> str:
-    """A sentence: whether every trial of each turn finished, and the accuracies are alike (four steps tell nothing)."""
+    """A sentence: whether every trial of each turn finished, and the accuracies are alike (four
+    steps tell nothing).
+    """
     every = [turn for found in turns.values() for turn in found]
     means = [statistics.mean(turn.accuracy for turn in found) for found in turns.values()]
     whole = all(turn.finished == arms for turn in every)
@@ -145,14 +151,19 @@ def gate(turns: dict[str, list[Turn]], arms: int, short: bool) -> str:
         "not compared" if short else f"at most {100 * (max(means) - min(means)):.1f} points apart"
     )
     fine = "passes" if whole and alike else FAILS
-    return f"Gate {fine}: trials {'all there' if whole else 'missing'}; accuracies {said} ({100 * BAND:.0f} allowed)."
+    return (
+        f"Gate {fine}: trials {'all there' if whole else 'missing'}; accuracies {said} "
+        f"({100 * BAND:.0f} allowed)."
+    )
 
 
 # ---- images --------------------------------------------------------------------------------------
 
 
 def write_images(folder: Path, train: int, source: str | None) -> None:
-    """``train/<class>/*.png`` and ``test/<class>/*.png``: the first of each class of ``source``, or made up."""
+    """``train/<class>/*.png`` and ``test/<class>/*.png``: the first of each class of ``source``,
+    or made up.
+    """
     for part, count in (("train", train), ("test", TEST)):
         shares = [count // CLASSES + (label < count % CLASSES) for label in range(CLASSES)]
         if source:
@@ -190,7 +201,9 @@ def make_images(folder: Path, shares: Sequence[int], test: bool) -> None:
 
 
 def choose_workers(folder: Path, size: int) -> tuple[int, str]:
-    """The faster of 0 and 2 DataLoader workers, on two arms for one epoch; and what was measured."""
+    """The faster of 0 and 2 DataLoader workers, on two arms for one epoch; and what was
+    measured.
+    """
     seconds = {
         workers: peer(
             folder / f"workers{workers}", size, epochs=1, arms=2, workers=workers
@@ -272,7 +285,9 @@ def turn(
     size: int,
     epochs: int,
 ) -> Turn:
-    """A turn, from the first start and the last end of a trial, in milliseconds, and each epoch's images per second."""
+    """A turn, from the first start and the last end of a trial, in milliseconds, and each
+    epoch's images per second.
+    """
     whole = [epochs_of for epochs_of in speeds if len(epochs_of) == epochs]
     every = [speed for epochs_of in whole for speed in epochs_of]
     limit = sum(size / speed for speed in every) / SLOTS

@@ -1,15 +1,16 @@
 """What it costs to run and to track trials that do next to nothing: the suite, and stock parts.
 
-40 trials x 10 reports x 12 metrics, two at once. The peer (``benchmarks/peers/control.py``) trains nothing and keeps
-nothing: it only reports. The suite does all that it does for real: a one-layer network on 48 images of 8 x 8 pixels,
-evaluated on two sets, a checkpoint, ``best.pt`` and test predictions at each trial's end, a synced journal, artifacts
-in MLflow, the champion's registration; only ``activations: false`` and ``--no-report`` are set.
+40 trials x 10 reports x 12 metrics, two at once. The peer (``benchmarks/peers/control.py``) trains
+nothing and keeps nothing: it only reports. The suite does all that it does for real: a one-layer
+network on 48 images of 8 x 8 pixels, evaluated on two sets, a checkpoint, ``best.pt`` and test
+predictions at each trial's end, a synced journal, artifacts in MLflow, the champion's registration;
+only ``activations: false`` and ``--no-report`` are set.
 
     python -m benchmarks.control [--repeat 5] [--short]
 
-Times run from the first trial's start to the last one's end, as Tune's loop tells its callbacks: for the suite they
-are in the journal, for the peer in its MLflow runs. The suite tracks on a thread of its own, so its time until MLflow
-has everything is given too.
+Times run from the first trial's start to the last one's end, as Tune's loop tells its callbacks:
+for the suite they are in the journal, for the peer in its MLflow runs. The suite tracks on a thread
+of its own, so its time until MLflow has everything is given too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from torch import nn
 def load(root):
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8), np.arange(64) % 2
-    return {"train": (images[:48], labels[:48]), "test": (images[48:], labels[48:]), "classes": ["even", "odd"]}
+    train, test = (images[:48], labels[:48]), (images[48:], labels[48:])
+    return {"train": train, "test": test, "classes": ["even", "odd"]}
 
 
 def build(num_classes):
@@ -107,7 +109,9 @@ def main(trials: int, epochs: int, repeat: int, short: bool) -> None:
 
 
 def table(turns: dict[str, list[Turn]]) -> list[list[str]]:
-    """The rows: figures of each kind, and the suite against the peer (against the peer that reuses actors)."""
+    """The rows: figures of each kind, and the suite against the peer (against the peer that
+    reuses actors).
+    """
 
     def seconds(name: str, what: str) -> list[str]:
         figures = {kind: [getattr(turn, what) for turn in found] for kind, found in turns.items()}
@@ -141,7 +145,10 @@ def held(turns: Sequence[Turn], what: str) -> str:
     values = [value for turn in turns for value in getattr(turn, what)]
     if not values:
         return ""
-    return f"{statistics.median(values):.2f}, p99 {np.percentile(values, 99):.2f}, max {max(values):.1f}"
+    return (
+        f"{statistics.median(values):.2f}, p99 {np.percentile(values, 99):.2f}, max "
+        f"{max(values):.1f}"
+    )
 
 
 def complete(turns: Sequence[Turn]) -> str:
@@ -236,7 +243,9 @@ def sweep_file(trials: int, epochs: int) -> dict[str, Any]:
 
 
 def matching(client: Any, entries: list[journal.Entry]) -> int:
-    """How many metric values of the journal are in MLflow: under that name and step, once, and equal."""
+    """How many metric values of the journal are in MLflow: under that name and step, once, and
+    equal.
+    """
     recorded = Counter(
         (entry["id"], entry["epoch"], name, value)
         for entry in entries

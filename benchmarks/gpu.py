@@ -1,16 +1,22 @@
-"""On one GPU: ResNet-18 from scratch, what augmentation takes of a step, and 32 small trials three ways.
+"""On one GPU: ResNet-18 from scratch, what augmentation takes of a step, and 32 small trials three
+ways.
 
-- scratch: ``resnet18_cifar``, batch 128, crop+flip, 50 epochs on the images of SUITE_CIFAR10 (else made-up ones, whose
-  accuracy means nothing); seconds of training in all and to 94 % test accuracy, and the share of the rate of a large
-  matrix product. Goals: under 60 s, 25 %.
-- augmentation: flip+crop+color_jitter+cutout of one batch on the device, beside a whole step. Goal: under 2 %.
-- 32 trials of torchvision's resnet18 at 32 px, 2,560 images, 2 epochs, from the first one's start to the last one's
-  end, as sweeps of processes of their own: one after the other (``gpu: 1``), eight at once on an eighth of the GPU each
-  (``gpu: 0.125``), and ``gpu: auto``, which joins as many as pay into one network. Goal: 4 times one after the other.
+- scratch: ``resnet18_cifar``, batch 128, crop+flip, 50 epochs on the images of SUITE_CIFAR10 (else
+made-up ones, whose
+  accuracy means nothing); seconds of training in all and to 94 % test accuracy, and the share of
+  the rate of a large matrix product. Goals: under 60 s, 25 %.
+- augmentation: flip+crop+color_jitter+cutout of one batch on the device, beside a whole step. Goal:
+under 2 %.
+- 32 trials of torchvision's resnet18 at 32 px, 2,560 images, 2 epochs, from the first one's start
+to the last one's
+  end, as sweeps of processes of their own: one after the other (``gpu: 1``), eight at once on an
+  eighth of the GPU each (``gpu: 0.125``), and ``gpu: auto``, which joins as many as pay into one
+  network. Goal: 4 times one after the other.
 
     python -m benchmarks.gpu [--device cuda] [--repeat 5] [--short]
 
-NOT RUN ON A GPU YET: no machine that this was written on has one. ``--device cpu --short`` tries the script itself.
+NOT RUN ON A GPU YET: no machine that this was written on has one. ``--device cpu --short`` tries
+the script itself.
 """
 
 from __future__ import annotations
@@ -148,11 +154,17 @@ def made_up(size: int) -> data.Dataset:
 
 
 def augmented(device: str) -> list[str]:
-    """The share of a step of ``resnet18_cifar`` that augmentation would take, one after the other."""
-    config = TrialConfig.model_validate({
-        "model": {"arch": "resnet18_cifar"}, "data": {"val_size": 0}, "augment": "flip+crop+color_jitter+cutout",
-        "train": {"epochs": 100, "batch_size": BATCH},
-    })  # fmt: skip
+    """The share of a step of ``resnet18_cifar`` that augmentation would take, one after the
+    other.
+    """
+    config = TrialConfig.model_validate(
+        {
+            "model": {"arch": "resnet18_cifar"},
+            "data": {"val_size": 0},
+            "augment": "flip+crop+color_jitter+cutout",
+            "train": {"epochs": 100, "batch_size": BATCH},
+        }
+    )
     numerics = measure.choose_numerics(
         [(config, CLASSES, SIDE)],
         ResourcesConfig(cpu=2),

@@ -1,6 +1,8 @@
-"""The network of ``grid.yaml``: three strided convolutions, 1.5 million multiplications for an image of 32 pixels.
+"""The network of ``grid.yaml``: three strided convolutions, 1.5 million multiplications for an
+image of 32 pixels.
 
-Two cores train it at full length for each arm of the grid in minutes; a ResNet-20 would take most of an hour.
+Two cores train it at full length for each arm of the grid in minutes; a ResNet-20 would take most
+of an hour.
 """
 
 from __future__ import annotations

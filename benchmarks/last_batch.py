@@ -3,7 +3,7 @@
     python -m benchmarks.plain_loop --results rows.jsonl --epochs 4 --train-size 5000 2600
         --augment none crop+flip --optimizer sgd adam --last-batch drop spread keep --seeds 0 1 2
     python -m benchmarks.last_batch rows.jsonl            # prints the tables
-    python -m benchmarks.last_batch rows.jsonl --keep     # also into benchmarks/results, with the rows
+    python -m benchmarks.last_batch rows.jsonl --keep   # also to benchmarks/results, with rows
 
 Accuracy is of the last epoch, in percent; ± is the standard deviation over seeds. Differences are
 paired by seed (equal initial weights and equal order of images), with a 95 % t-interval.
@@ -83,9 +83,12 @@ def notes(rows: pd.DataFrame) -> str:
     """What the rows are, and the pooled table."""
     arm = rows.iloc[0]
     return (
-        f"{arm.arch} of torchvision at 32 px, batch {arm.batch_size}, {arm.epochs} epochs, last epoch, "
-        f"{arm.test_size:,} test images, {arm.precision}; SGD lr .05, momentum .9, weight decay 5e-4; "
-        "Adam lr 1e-3; cosine per step. 5,000 images leave a remainder of 8, 2,600 one of 40. ± is the "
+        f"{arm.arch} of torchvision at 32 px, batch {arm.batch_size}, {arm.epochs} epochs, last "
+        "epoch, "
+        f"{arm.test_size:,} test images, {arm.precision}; SGD lr .05, momentum .9, weight decay "
+        "5e-4; "
+        "Adam lr 1e-3; cosine per step. 5,000 images leave a remainder of 8, 2,600 one of 40. ± "
+        "is the "
         "SD over seeds; differences are paired by seed, in points, with a 95 % t-interval. "
         "`benchmarks/plain_loop.py` made the rows; they are in the CSV beside this file.\n\n"
         "Averaged over settings (unit: the seed; seeds that all settings have):\n\n"

@@ -1,12 +1,13 @@
 """Memory of each further trial on a node: what of a worker is its own, and what it shares.
 
 A sweep of two trials at once on 60,000 images of 32 x 32 (184 MB decoded), made up. While it
-trains, each worker's memory is read from /proc: resident, private (USS), and shared. The data lie once in Ray's
-object store, whatever the number of trials; the usual way keeps a copy in each trial.
+trains, each worker's memory is read from /proc: resident, private (USS), and shared. The data lie
+once in Ray's object store, whatever the number of trials; the usual way keeps a copy in each trial.
 
     python -m benchmarks.memory [--arch resnet18_cifar] [--short]
 
-Limit: private memory without any data: interpreter, torch, Ray, the network, its optimizer, a batch's activations.
+Limit: private memory without any data: interpreter, torch, Ray, the network, its optimizer, a
+    batch's activations.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def load(root):
     random = np.random.default_rng(0)
     def part(count):
         return random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10
-    return {"train": part(TRAIN), "test": part(TEST), "classes": [str(number) for number in range(10)]}
+    classes = [str(number) for number in range(10)]
+    return {"train": part(TRAIN), "test": part(TEST), "classes": classes}
 """
 
 

@@ -34,8 +34,9 @@ from suite.storage.journal import FILE_NAME, History, read
 IMAGES = 5000
 NAME = "plain-loop"
 MARGIN = 3.0
-"""Points. A remainder batch of 8 cost up to 5.9 points here (crop+flip), so the margin must be smaller;
-three seeds a side cannot resolve much less. Fixed before the suite's side was run."""
+"""Points. A remainder batch of 8 cost up to 5.9 points here (crop+flip), so the margin must be
+smaller; three seeds a side cannot resolve much less. Fixed before the suite's side was run.
+"""
 
 Accuracies = Mapping[str, Sequence[float]]
 """Of each arm, the accuracy of each seed, in percent."""
@@ -169,9 +170,12 @@ def main(loop: Path, folder: Path, data: Path, epochs: int, count: int, last_bat
         f"margin {MARGIN:g} points",
     )
     notes = (
-        f"ResNet-18 of torchvision, {IMAGES:,} training and {IMAGES:,} test images, {epochs} epochs, last epoch, "
-        f"batch 128, last_batch {last_batch}, SGD lr .05, momentum .9, weight decay 5e-4, cosine, bf16. ± is the SD "
-        "over seeds. Intervals: t, unpaired, variance pooled over arms and sides; one inside the margin is an "
+        f"ResNet-18 of torchvision, {IMAGES:,} training and {IMAGES:,} test images, {epochs} "
+        "epochs, last epoch, "
+        f"batch 128, last_batch {last_batch}, SGD lr .05, momentum .9, weight decay 5e-4, cosine, "
+        "bf16. ± is the SD "
+        "over seeds. Intervals: t, unpaired, variance pooled over arms and sides; one inside the "
+        "margin is an "
         "equivalence test at 5 % for that arm.\n\nThe sweep file:\n\n```yaml\n" + text + "```"
     )
     keep_table(NAME, "The suite beside a plain PyTorch loop", header, rows, notes)

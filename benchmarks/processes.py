@@ -53,7 +53,10 @@ def timed(folder: Path, *arguments: str) -> Span:
 
 def middle(values: Sequence[float], digits: int = 1) -> str:
     """``median (lowest to highest)``."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return (
+        f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to "
+        f"{max(values):.{digits}f})"
+    )
 
 
 def ratio(peer: Sequence[float], ours: Sequence[float]) -> str:

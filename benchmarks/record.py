@@ -1,4 +1,6 @@
-"""Where figures come from and where they are kept: ``benchmarks/results/<question>_<hardware>_<yyyy-mm>.md``."""
+"""Where figures come from and where they are kept:
+``benchmarks/results/<question>_<hardware>_<yyyy-mm>.md``.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ PACKAGES = (
 
 
 def hardware() -> str:
-    """The processor in a word or two, with its number of logical cores and its widest arithmetic: a name hides that."""
+    """The processor in a word or two, with its number of logical cores and its widest
+    arithmetic: a name hides that.
+    """
     return f"{os.cpu_count()}x {processor()}"
 
 
@@ -45,7 +49,8 @@ def spread(values: Sequence[float], unit: str) -> str:
 def gate(*tests: str, full: bool = False) -> str:
     """``passes (61 passed, 2 skipped): TESTS``, or ``FAILS``, as pytest finds here and now.
 
-    A figure counts only where they pass; those that were skipped are counted, and stand for nothing.
+    A figure counts only where they pass; those that were skipped are counted, and stand for
+    nothing.
 
     Args:
         tests: what pytest is asked for, from the repository's root.
@@ -60,9 +65,13 @@ def gate(*tests: str, full: bool = False) -> str:
         *tests,
     ]  # pyproject.toml has a -q: then no counts
     done = subprocess.run(
-        command, cwd=RESULTS.parent.parent, env=os.environ | ({"SUITE_FAULTS": "full"} if full else {}),
-        stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+        command,
+        cwd=RESULTS.parent.parent,
+        env=os.environ | ({"SUITE_FAULTS": "full"} if full else {}),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     counts = re.findall(
         r"\d+ (?:passed|failed|skipped|errors?)", (done.stdout.splitlines() or [""])[-1]
     )
@@ -80,7 +89,8 @@ def keep(question: str, title: str, rows: Sequence[tuple[str, str]], text: str =
 def keep_table(
     question: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], text: str = ""
 ) -> Path:
-    """Write a result file whose figures are a table of several columns, followed by the facts, and print the table.
+    """Write a result file whose figures are a table of several columns, followed by the facts, and
+    print the table.
 
     Args:
         question: for the file's name, in lower case with hyphens.

@@ -1,7 +1,8 @@
 """How long ``suite.report`` takes for a large sweep, and how much memory, as a process of its own.
 
-The runs are made up, but they lie in a real store as a sweep's tracker writes them: 25 arms on 8 seeds, 50 epochs of 12
-metrics, a ``predictions.npz`` of 10,000 images in each run, sheets of activations in each, pictures in the parent.
+The runs are made up, but they lie in a real store as a sweep's tracker writes them: 25 arms on 8
+seeds, 50 epochs of 12 metrics, a ``predictions.npz`` of 10,000 images in each run, sheets of
+activations in each, pictures in the parent.
 
     python -m benchmarks.report [--trials 200] [--epochs 50] [--repeat 5] [--short]
 """
@@ -77,10 +78,22 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
         number += 1
         return {"seq": number, "ts_ms": 1_700_000_000_000 + number, "kind": kind, **fields}
 
-    text = "name: bench\nmetric: {name: val/acc, margin: 0.005}\ntrial: {data: {name: digits}, model: {arch: resnet20}}"
-    tracker.apply(add("launch", text=text, file="bench.yaml", overrides=[], description="What does a report cost?",
-                      environment={"python": sys.version}, command="python -m suite.sweep bench.yaml",
-                      params={"method": "grid", "metric": "val/acc"}))  # fmt: skip
+    text = (
+        "name: bench\nmetric: {name: val/acc, margin: 0.005}\ntrial: {data: {name: digits}, "
+        "model: {arch: resnet20}}"
+    )
+    tracker.apply(
+        add(
+            "launch",
+            text=text,
+            file="bench.yaml",
+            overrides=[],
+            description="What does a report cost?",
+            environment={"python": sys.version},
+            command="python -m suite.sweep bench.yaml",
+            params={"method": "grid", "metric": "val/acc"},
+        )
+    )
     (folder / "activations").mkdir()
     files = sheets(folder / "activations")
     for trial in range(trials):
@@ -91,9 +104,17 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
             "seed": seed,
             "name": f"lr={arm} seed={seed}",
         }
-        tracker.apply(add("trial", **about, settings={"train.lr": arm}, config={"train": {"lr": arm}},
-                          baseline=arm == 0, numerics={"precision": "fp32"},
-                          objective={"name": "val/acc", "goal": "maximize"}))  # fmt: skip
+        tracker.apply(
+            add(
+                "trial",
+                **about,
+                settings={"train.lr": arm},
+                config={"train": {"lr": arm}},
+                baseline=arm == 0,
+                numerics={"precision": "fp32"},
+                objective={"name": "val/acc", "goal": "maximize"},
+            )
+        )
         tracker.apply(add("start", id=about["id"]))
         skill = 0.5 + arm / 100 + random.normal(0, 0.01)
         curve = skill * (1 - np.exp(-np.arange(1, epochs + 1) / 8)) + random.normal(
@@ -113,10 +134,29 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
         )
         tracker.apply(add("file", id=about["id"], path="predictions.npz"))
         shares = {f"dead/layer{depth}": float(depth) / 100 for depth in range(17)}
-        tracker.apply(add("images", id=about["id"], key="activations", folder="activations", files=files, step=epochs,
-                          metrics=shares))  # fmt: skip
-        tracker.apply(add("end", id=about["id"], status="finished", epochs=epochs, best_epoch=epochs,
-                          best_value=float(curve[-1]), parameters_trainable=9_000, parameters_total=9_000))  # fmt: skip
+        tracker.apply(
+            add(
+                "images",
+                id=about["id"],
+                key="activations",
+                folder="activations",
+                files=files,
+                step=epochs,
+                metrics=shares,
+            )
+        )
+        tracker.apply(
+            add(
+                "end",
+                id=about["id"],
+                status="finished",
+                epochs=epochs,
+                best_epoch=epochs,
+                best_value=float(curve[-1]),
+                parameters_trainable=9_000,
+                parameters_total=9_000,
+            )
+        )
     images = random.integers(0, 255, (2_000, 32, 32, 3), dtype=np.uint8)
     index, classes = np.arange(2_000), np.array([f"c{n}" for n in range(CLASSES)])
     np.savez_compressed(
@@ -133,7 +173,9 @@ def fill(folder: Path, trials: int, epochs: int) -> None:
 
 
 def sheets(folder: Path) -> list[str]:
-    """Files that stand for a trial's sheets of channels, as large as those of a ResNet-18; their names."""
+    """Files that stand for a trial's sheets of channels, as large as those of a ResNet-18; their
+    names.
+    """
     random = np.random.default_rng(1)
     names = [f"{step:03d}.png" for step in range(SHEETS)]
     for name in names:

@@ -1,8 +1,9 @@
 """What one more trial, and one more node, costs the process that drives a sweep.
 
-1,000 trials that do next to nothing (those of ``benchmarks.control``, one epoch each) on 1, 2 and 4 nodes with one
-processor each; the nodes are Ray's on this machine, the head trains nothing. The driver does all that it does for
-real: journal, MLflow, artifacts, the champion. Its processor time is that of its own process, tracking included.
+1,000 trials that do next to nothing (those of ``benchmarks.control``, one epoch each) on 1, 2 and 4
+nodes with one processor each; the nodes are Ray's on this machine, the head trains nothing. The
+driver does all that it does for real: journal, MLflow, artifacts, the champion. Its processor time
+is that of its own process, tracking included.
 
     python -m benchmarks.scale [--trials 1000] [--short]
 """
@@ -83,7 +84,9 @@ def main(trials: int, short: bool) -> None:
 
 @contextmanager
 def cluster(folder: Path, nodes: int) -> Iterator[None]:
-    """A Ray cluster on this machine, named by RAY_ADDRESS: a head that trains nothing, and so many nodes."""
+    """A Ray cluster on this machine, named by RAY_ADDRESS: a head that trains nothing, and so
+    many nodes.
+    """
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.cluster_utils import Cluster
 

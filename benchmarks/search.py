@@ -1,13 +1,16 @@
-"""What a search saves: ASHA and Optuna replayed over a grid of which every arm was trained at full length.
+"""What a search saves: ASHA and Optuna replayed over a grid of which every arm was trained at full
+length.
 
-The grids are ``benchmarks/grid.yaml`` and ``grid_transfer.yaml``, run once; their curves are kept as CSVs in
-``benchmarks/results``. A replay trains nothing: two workers take trials from a searcher, each epoch costs the same, its
-``val/acc`` is read from the CSV. What decides is the suite's own: ``EarlyStop`` (Ray's ASHA on the best epoch so far)
-and ``OptunaSearch`` (TPE), asked and told as ``suite.launch`` does it.
+The grids are ``benchmarks/grid.yaml`` and ``grid_transfer.yaml``, run once; their curves are kept
+as CSVs in ``benchmarks/results``. A replay trains nothing: two workers take trials from a searcher,
+each epoch costs the same, its ``val/acc`` is read from the CSV. What decides is the suite's own:
+``EarlyStop`` (Ray's ASHA on the best epoch so far) and ``OptunaSearch`` (TPE), asked and told as
+``suite.launch`` does it.
 
     python -m benchmarks.search [--short]                  # the table
     python -m benchmarks.search --settings                 # ASHA's and TPE's settings, one by one
-    python -m benchmarks.search --extract runs/search-grid --grid FILE # a CSV, from the journal of a finished grid
+    python -m benchmarks.search --extract runs/search-grid --grid FILE # a CSV, from the journal of
+    a finished grid
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ class Table:
     Attributes:
         names: the parameters.
         labels: of each arm, the label of each parameter.
-        curves: of each arm, ``val/acc`` (a fraction) of each epoch; shorter than the others = the trial failed there.
+        curves: of each arm, ``val/acc`` (a fraction) of each epoch; shorter than the others = the
+            trial failed there.
     """
 
     names: tuple[str, ...]
@@ -86,7 +90,9 @@ class Table:
         return {labels: arm for arm, labels in enumerate(self.labels)}
 
     def space(self, lr_range: bool = False) -> Space:
-        """The space that it is the grid of, each parameter listed; or the learning rate as a range."""
+        """The space that it is the grid of, each parameter listed; or the learning rate as a
+        range.
+        """
         columns = {
             name: sorted({labels[place] for labels in self.labels})
             for place, name in enumerate(self.names)
@@ -100,7 +106,9 @@ class Table:
         return Space(tuple(listed))
 
     def at(self, point: Point) -> int:
-        """The arm at ``point``, or next to it where the learning rate lies between recorded ones (by its logarithm)."""
+        """The arm at ``point``, or next to it where the learning rate lies between recorded ones
+        (by its logarithm).
+        """
         asked = tuple(point[name].label for name in self.names)
         if asked in self.arms:
             return self.arms[asked]
@@ -111,7 +119,9 @@ class Table:
 
 
 def load(file: Path) -> list[Table]:
-    """A table for each seed, from the CSV: ``seed``, a column for each parameter, one for each epoch by its number."""
+    """A table for each seed, from the CSV: ``seed``, a column for each parameter, one for each
+    epoch by its number.
+    """
     with file.open(newline="") as lines:
         header, *rows = csv.reader(lines)
     count = sum(not name.isdigit() for name in header)
@@ -132,7 +142,9 @@ def _label(text: str) -> float | str:
 
 
 def extract(folder: Path, file: Path) -> None:
-    """Write the CSV of a finished grid from the journal in ``folder``; values have four decimals."""
+    """Write the CSV of a finished grid from the journal in ``folder``; values have four
+    decimals.
+    """
     entries = read(folder / FILE_NAME)
     trials = sorted(History(entries).in_plan(), key=lambda item: item.trial.seed)
     names = list(trials[0].entry["choices"])
@@ -155,7 +167,10 @@ class Searcher(Protocol):
     """Where the next trial comes from."""
 
     def ask(self, best: Mapping[str, float]) -> tuple[str, int] | None:
-        """The next trial's id and its arm, or None when there are no more. ``best``: each trial's best so far."""
+        """The next trial's id and its arm, or None when there are no more.
+
+        ``best``: each trial's best so far.
+        """
 
     def tell(self, trial: str, value: float | None) -> None:
         """A trial has ended with its best value; None = it failed."""
@@ -180,9 +195,10 @@ class Listed:
 class Suggested:
     """Optuna's suggestions through the suite's ``OptunaSearch``, as ``suite.launch`` asks for them.
 
-    An arm suggested again is not run again: its value so far is told, and after ``REPEATS`` of these in a row the
-    search has ended. Where the learning rate is a range no two suggestions are the same: each is a trial that costs its
-    epochs, and comes to what the nearest recorded arm came to.
+    An arm suggested again is not run again: its value so far is told, and after ``REPEATS`` of
+    these in a row the search has ended. Where the learning rate is a range no two suggestions are
+    the same: each is a trial that costs its epochs, and comes to what the nearest recorded arm came
+    to.
 
     Args:
         name: of the sweep; each has suggestions of its own.
@@ -254,7 +270,9 @@ class Trail:
         )
 
     def regret(self, table: Table, epochs: int) -> float:
-        """How far the full-length value of what would be chosen after ``epochs`` lies below the best; a fraction."""
+        """How far the full-length value of what would be chosen after ``epochs`` lies below the
+        best; a fraction.
+        """
         chosen = self.arms[min(epochs, len(self.arms)) - 1]
         return table.final[table.winner] - table.final[chosen]
 
@@ -269,7 +287,9 @@ class _Worker:
 def replay(
     table: Table, searcher: Searcher, early: EarlyStop | None = None, workers: int = WORKERS
 ) -> Trail:
-    """Run a search on the table: ``workers`` trials at once, an epoch each per step; a free one asks for the next."""
+    """Run a search on the table: ``workers`` trials at once, an epoch each per step; a free one
+    asks for the next.
+    """
     trail = Trail()
     best: dict[str, float] = {}
     places: list[_Worker | None] = [None] * workers
@@ -323,14 +343,16 @@ Runs = Sequence[tuple[int, Trail]]  # place of the table (a seed), and what a se
 
 @dataclass(frozen=True)
 class Score:
-    """Repetitions of one kind of search; epochs as fractions of the grid's, infinite = never; regrets in points.
+    """Repetitions of one kind of search; epochs as fractions of the grid's, infinite = never;
+    regrets in points.
 
     Attributes:
         places: the table (seed) of each repetition.
         reached: epochs until within the margin.
         near: epochs until within a point.
         regrets: of what would be chosen after a third of the grid's epochs.
-        elsewhere: the same arm's on the other seeds: what the choice is worth where it was not chosen.
+        elsewhere: the same arm's on the other seeds: what the choice is worth where it was not
+            chosen.
         spent: epochs until the search ends by itself.
         ends: regret of what is chosen then.
     """
@@ -369,7 +391,9 @@ def score(tables: Sequence[Table], runs: Runs) -> Score:
 
 
 def at(values: Sequence[float], share: float) -> float:
-    """The smallest of ``values`` that at least this share of them do not exceed; infinite ones are allowed."""
+    """The smallest of ``values`` that at least this share of them do not exceed; infinite ones
+    are allowed.
+    """
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
@@ -420,7 +444,9 @@ HEADER = (
 
 
 def searches(tables: Sequence[Table], orders: int, studies: int) -> dict[str, Runs]:
-    """Every kind of search, repeated on the seeds in turn: ``orders`` random orders, ``studies`` of Optuna's."""
+    """Every kind of search, repeated on the seeds in turn: ``orders`` random orders, ``studies``
+    of Optuna's.
+    """
 
     def each(count: int, run: Callable[[Table, int], Trail]) -> Runs:
         return [
@@ -428,8 +454,12 @@ def searches(tables: Sequence[Table], orders: int, studies: int) -> dict[str, Ru
         ]
 
     def suggested(lr_range: bool, early: bool) -> Runs:
-        return each(studies, lambda table, turn: replay(table, Suggested(table, f"replay {turn}", lr_range),
-                                                        asha(table) if early else None))  # fmt: skip
+        return each(
+            studies,
+            lambda table, turn: replay(
+                table, Suggested(table, f"replay {turn}", lr_range), asha(table) if early else None
+            ),
+        )
 
     once = len(tables)
     return {
@@ -501,8 +531,10 @@ def why(table: Table) -> str:
     header = ("After epoch", "Spearman, all arms", "Spearman, upper half", "Place of the winner",
               "Of the arms within 0.3 points, in the upper third")  # fmt: skip
     lines = [
-        f"The grid: {len(final)} arms x {table.epochs} epochs = {table.total}. Best {100 * final.max():.2f} % "
-        f"({_describe(table, table.winner)}), median {100 * np.median(final):.2f} %, worst {100 * final.min():.2f} %; "
+        f"The grid: {len(final)} arms x {table.epochs} epochs = {table.total}. Best "
+        f"{100 * final.max():.2f} % "
+        f"({_describe(table, table.winner)}), median {100 * np.median(final):.2f} %, worst "
+        f"{100 * final.min():.2f} %; "
         f"{good.sum()} arms lie within 0.3 points of the best.",
         "",
         f"| {' | '.join(header)} |",
@@ -517,7 +549,8 @@ def why(table: Table) -> str:
             spearmanr(early[some], final[some]).statistic for some in (last > 0, upper)
         )
         lines.append(
-            f"| {epoch} | {everywhere:.2f} | {above:.2f} | {now[table.winner]} of {count} | {kept} of {good.sum()} |"
+            f"| {epoch} | {everywhere:.2f} | {above:.2f} | {now[table.winner]} of {count} | "
+            f"{kept} of {good.sum()} |"
         )
     curve = table.curves[table.winner]
     course = ", ".join(
@@ -531,7 +564,8 @@ def _wronged(table: Table, last: np.ndarray) -> list[str]:
     """Which settings rise after ASHA's first rung: it underrates them."""
     first = places(so_far(table, GRACE))
     lines = [
-        f"Mean places gained from epoch {GRACE} to the end, by setting (positive: ASHA underrates it):",
+        f"Mean places gained from epoch {GRACE} to the end, by setting (positive: ASHA underrates "
+        "it):",
         "",
     ]
     for place, name in enumerate(table.names):
@@ -561,8 +595,10 @@ def luck(tables: Sequence[Table]) -> str:
             if here != there:
                 regret = 100 * (max(other.final) - other.final[table.winner])
                 lines.append(
-                    f"The full grid's choice on seed {here} lies {regret:.2f} points below the best on seed {there} "
-                    f"(Spearman of all arms between the two {spearmanr(table.final, other.final).statistic:.2f})."
+                    f"The full grid's choice on seed {here} lies {regret:.2f} points below the "
+                    f"best on seed {there} "
+                    "(Spearman of all arms between the two "
+                    f"{spearmanr(table.final, other.final).statistic:.2f})."
                 )
     return "\n".join(lines)
 
@@ -578,21 +614,28 @@ def _text(label: float | str) -> str:
 
 
 GRIDS = {  # second word of the CSV's name -> what it is a grid of
-    "cifar10": "The grid was recorded by `python -m suite.sweep benchmarks/grid.yaml data.root=FOLDER`: a small "
-    "network from scratch, 2,000 training and 5,000 validation images of CIFAR-10, cosine, fp32, two cores.",
-    "transfer": "The grid was recorded by `python -m suite.sweep benchmarks/grid_transfer.yaml data.root=FOLDER "
-    "model.imagenet_file=FILE`: joint.yaml's depths 7 and 8, heads and rates on a ResNet-18 pretrained on Tiny "
-    "ImageNet, 2,000 training and 5,000 validation images of CIFAR-10 at 32 pixels, cosine, fp32, two cores.",
+    "cifar10": "The grid was recorded by `python -m suite.sweep benchmarks/grid.yaml "
+    "data.root=FOLDER`: a small "
+    "network from scratch, 2,000 training and 5,000 validation images of CIFAR-10, cosine, fp32, "
+    "two cores.",
+    "transfer": "The grid was recorded by `python -m suite.sweep benchmarks/grid_transfer.yaml "
+    "data.root=FOLDER "
+    "model.imagenet_file=FILE`: joint.yaml's depths 7 and 8, heads and rates on a ResNet-18 "
+    "pretrained on Tiny "
+    "ImageNet, 2,000 training and 5,000 validation images of CIFAR-10 at 32 pixels, cosine, fp32, "
+    "two cores.",
 }
 NOTES = """\
-Two workers, epochs of equal cost; epochs count over both. "Within 0.3 points" asks for a value seen: the best epoch so
-far of some trial, stopped or not, is at least the grid's best less 0.3 points. Regret is that of the choice: the arm
-with the best value seen, at the value that it comes to at full length. "Values listed": each parameter categorical, an
-arm suggested again costs nothing, and after {repeats} of these in a row the search has ended, as in a sweep. "lr as a
-range": what `search_spaces/joint.yaml` does; a suggestion between recorded rates is charged in full and comes to what
-the nearest recorded arm came to. ASHA is joint.yaml's: grace_epochs {grace}, reduction_factor {factor}. One seed per
-search: the grid's best is the luckiest of near equals, and a search is judged by the validation images that it chooses
-by. On the other seed it is not: there the choice made here is compared with the best there."""
+Two workers, epochs of equal cost; epochs count over both. "Within 0.3 points" asks for a value
+seen: the best epoch so far of some trial, stopped or not, is at least the grid's best less 0.3
+points. Regret is that of the choice: the arm with the best value seen, at the value that it comes
+to at full length. "Values listed": each parameter categorical, an arm suggested again costs
+nothing, and after {repeats} of these in a row the search has ended, as in a sweep. "lr as a
+range": what `search_spaces/joint.yaml` does; a suggestion between recorded rates is charged in
+full and comes to what the nearest recorded arm came to. ASHA is joint.yaml's: grace_epochs
+{grace}, reduction_factor {factor}. One seed per search: the grid's best is the luckiest of near
+equals, and a search is judged by the validation images that it chooses by. On the other seed it
+is not: there the choice made here is compared with the best there."""
 
 
 @click.command()
@@ -634,7 +677,10 @@ def compare(file: Path, short: bool, one_by_one: bool) -> None:
     rows = [row(name, score(tables, runs)) for name, runs in found.items()]
     took = time.monotonic() - started
     of = file.stem.split("_")[1]
-    about = f"Replayed over `{file.name}` in {took:.0f} s: {orders} random orders, {studies} studies, seeds in turn."
+    about = (
+        f"Replayed over `{file.name}` in {took:.0f} s: {orders} random orders, {studies} "
+        "studies, seeds in turn."
+    )
     notes = NOTES.format(repeats=REPEATS, grace=GRACE, factor=FACTOR)
     reasons = (f"## Seed {seed}\n\n{why(table)}" for seed, table in enumerate(tables))
     question, title = (

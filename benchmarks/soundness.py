@@ -1,9 +1,10 @@
-"""Do the verdicts hold what they say? Simulated sweeps whose truth is known, judged as reports judge.
+"""Do the verdicts hold what they say? Simulated sweeps whose truth is known, judged as reports
+judge.
 
 Each sweep has a baseline and K arms. Verdicts and intervals are the suite's own
-(``analysis.simultaneous``, ``analysis.verdict``, ``analysis.look_level``, ``analysis.compare``). Beside
-them is the method that the suite had before (step-down max-T with t as the statistic, Student
-intervals), written here again.
+(``analysis.simultaneous``, ``analysis.verdict``, ``analysis.look_level``, ``analysis.compare``).
+Beside them is the method that the suite had before (step-down max-T with t as the statistic,
+Student intervals), written here again.
 
     python -m benchmarks.soundness            # 2,000 sweeps a row
     python -m benchmarks.soundness --short    # 200 sweeps a row, about five minutes on one core
@@ -378,10 +379,17 @@ def row(setting: Setting, counts: Sequence[Counts]) -> tuple[str, ...]:
 
 
 HEADER = (
-    "Judged", "Noise", "Arms", "Seeds", "Truth", "Sweeps with a false verdict, % [95 %]",
-    "All true differences covered, %", "Worse arm called worse, %", "Verdict against its interval, %",
+    "Judged",
+    "Noise",
+    "Arms",
+    "Seeds",
+    "Truth",
+    "Sweeps with a false verdict, % [95 %]",
+    "All true differences covered, %",
+    "Worse arm called worse, %",
+    "Verdict against its interval, %",
     "Trials run, %",
-)  # fmt: skip
+)
 
 
 @click.command(help=__doc__)
@@ -401,10 +409,13 @@ def main(short: bool, sweeps: int | None, processes: int) -> None:
         "Verdicts of simulated sweeps whose truth is known",
         HEADER,
         rows,
-        f"{number} sweeps a row. Each arm's spread over seeds is {SPREAD} points, the margin {MARGIN}, the "
-        f"worse arm's true difference -{EFFECT}; in a mixed sweep the second arm is better by just the "
+        f"{number} sweeps a row. Each arm's spread over seeds is {SPREAD} points, the margin "
+        f"{MARGIN}, the "
+        f"worse arm's true difference -{EFFECT}; in a mixed sweep the second arm is better by "
+        "just the "
         f'margin, where "equivalent" is false. Verdicts need {MIN_SEEDS} seeds. A row fails if the '
-        f"error's interval reaches {100 * LIMIT:g} % or coverage falls below {100 * COVERAGE:g} %; the "
+        f"error's interval reaches {100 * LIMIT:g} % or coverage falls below {100 * COVERAGE:g} "
+        "%; the "
         "earlier method and Dunnett's are shown for comparison and have no gate.",
     )
 

@@ -1,18 +1,20 @@
-"""One training epoch on the CPU, both cores for one trial: the common loop and ``suite.training.trainer.Trainer``.
+"""One training epoch on the CPU, both cores for one trial: the common loop and
+``suite.training.trainer.Trainer``.
 
-ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer is the usual loop:
-fp32, NCHW, a DataLoader over single images with torchvision v2 transforms (workers: the faster of 0 and 2). Where the
-processor has bf16, a second peer is that loop with the two lines that guides to it add: channels_last and autocast.
-Ours takes the precision that ``suite.planning.measure`` chooses here.
-All do forward, backward and the optimizer's step on the
-same number of images, one after the other in one process, in turn; the first epoch of each is not counted.
+ResNet-18 with the CIFAR stem, and torchvision's at 32 px; batch 128, SGD, no augmentation. The peer
+is the usual loop: fp32, NCHW, a DataLoader over single images with torchvision v2 transforms
+(workers: the faster of 0 and 2). Where the processor has bf16, a second peer is that loop with the
+two lines that guides to it add: channels_last and autocast. Ours takes the precision that
+``suite.planning.measure`` chooses here. All do forward, backward and the optimizer's step on the
+same number of images, one after the other in one process, in turn; the first epoch of each is not
+counted.
 
     python -m benchmarks.training [--images 1280] [--repeat 5] [--short]
 
-The limit is arithmetic: 3 x 555.4 (37.0) million multiply-adds an image at the rate of a matrix product on both cores
-(the best of three sizes and all turns), in the precision that each used. In torchvision's net at 32 px 41 % of these
-meet padding (layer3 and layer4 see 2 x 2 and 1 x 1 pixels); suite/models/small_conv.py leaves them out,
-and the share of the limit is of what is left.
+The limit is arithmetic: 3 x 555.4 (37.0) million multiply-adds an image at the rate of a matrix
+product on both cores (the best of three sizes and all turns), in the precision that each used. In
+torchvision's net at 32 px 41 % of these meet padding (layer3 and layer4 see 2 x 2 and 1 x 1
+pixels); suite/models/small_conv.py leaves them out, and the share of the limit is of what is left.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from suite.training.evaluation import clock
 from suite.training.setup import prepare_trainer
 
 BATCH, THREADS, CLASSES, SIDE = 128, 2, 10, 32
-# arch -> millions of multiply-adds of one image forward, as printed and without those that meet padding; goal
+# arch -> millions of multiply-adds of one image forward, as printed and without those that meet
+# padding; goal
 NETS = {"resnet18_cifar": (555.4, 555.4, 3.5), "resnet18": (37.0, 21.7, 1.5)}
 GATES = ("tests/test_slicing.py", "tests/test_training.py", "tests/test_equal_accuracy.py")
 
@@ -88,9 +91,17 @@ def main(images: int, repeat: int, short: bool) -> None:
         ]
     )
     header = [
-        "Net", "peer, img/s", "peer with autocast, img/s", "suite, img/s", "ratio", "goal", "ratio to autocast",
-        "peer, % of GEMM", "with autocast, % of GEMM", "suite, % of GEMM",
-    ]  # fmt: skip
+        "Net",
+        "peer, img/s",
+        "peer with autocast, img/s",
+        "suite, img/s",
+        "ratio",
+        "goal",
+        "ratio to autocast",
+        "peer, % of GEMM",
+        "with autocast, % of GEMM",
+        "suite, % of GEMM",
+    ]
     keep_table(
         "training-short" if short else "training",
         "One training epoch, batch 128",
@@ -102,7 +113,9 @@ def main(images: int, repeat: int, short: bool) -> None:
 
 def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.dtype, float]
 ) -> tuple[list[str], list[tuple[float, torch.dtype | None]], str]:  # fmt: skip
-    """A row of the table, the arithmetic a second of each contender and its kind (None: not run), what was chosen."""
+    """A row of the table, the arithmetic a second of each contender and its kind (None: not
+    run), what was chosen.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.arange(count) % CLASSES
     said: list[str] = []
@@ -137,10 +150,14 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
     ]
     known = "autocast" in found
     row = [
-        arch, middle(found["peer"]), middle(found["autocast"]) if known else "-", middle(found["suite"]),
-        ratio(found["suite"], found["peer"]), f"{goal:g}",
+        arch,
+        middle(found["peer"]),
+        middle(found["autocast"]) if known else "-",
+        middle(found["suite"]),
+        ratio(found["suite"], found["peer"]),
+        f"{goal:g}",
         ratio(found["suite"], found["autocast"]) if known else "-",
-    ]  # fmt: skip
+    ]
     epoch_s = count / statistics.median(found["suite"])
     turns = zip(products, *found.values(), strict=True)
     each = "; ".join(
@@ -149,8 +166,10 @@ def measured(arch: str, count: int, repeat: int, goal: float, rates: dict[torch.
     return (
         row,
         reached,
-        f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: {numerics}. {' '.join(said)}."
-        f" Not in the figures: {chosen_s:.1f} s to build it and choose the precision, where no earlier sweep has; its "
+        f"{arch}: {count:,} images; the peer has {workers} DataLoader workers; the suite: "
+        f"{numerics}. {' '.join(said)}."
+        f" Not in the figures: {chosen_s:.1f} s to build it and choose the precision, where no "
+        "earlier sweep has; its "
         f"first epoch, {first_s - epoch_s:+.1f} s beside a later one. Each turn's products "
         f"({', '.join(map(str, rates))}) and images a second ({', '.join(found)}): {each}.",
     )
@@ -199,7 +218,8 @@ def suite_epoch(
 def peer_epoch(
     arch: str, pixels: Any, labels: Any, autocast: bool = False
 ) -> tuple[Callable[[], float], int]:
-    """What times one epoch of the usual loop with the better number of workers, in seconds; that number.
+    """What times one epoch of the usual loop with the better number of workers, in seconds; that
+    number.
 
     Args:
         arch: the network.

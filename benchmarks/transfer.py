@@ -1,20 +1,26 @@
-"""A transfer sweep of 24 arms: freeze depth 7 and 8 x three heads x four rates of dropout, beside the usual loop.
+"""A transfer sweep of 24 arms: freeze depth 7 and 8 x three heads x four rates of dropout, beside
+the usual loop.
 
-torchvision's resnet18 at 32 px, BatchNorm of frozen layers frozen too, 10 epochs of SGD at batch 128, two trials at
-once on a core each. Three ways are timed, each in processes of its own, in turn:
+torchvision's resnet18 at 32 px, BatchNorm of frozen layers frozen too, 10 epochs of SGD at batch
+128, two trials at once on a core each. Three ways are timed, each in processes of its own, in turn:
 
-- peer: the loop of torchvision's fine-tuning tutorial under plain Tune, without tracking and checkpoints
-  (``benchmarks/peers/transfer.py``). Its cost does not depend on head, rate or number of the epoch, so some arms and
-  epochs are run and scaled up, a trial's set-up by arms alone; the table says which.
-- suite, run each time: our own data path and kernels with ``train.cache_prefix: off``; scaled up alike.
-- suite: as it comes, all 12 arms of each depth, all 10 epochs, tracked, checkpoints kept. Computing the features is
+- peer: the loop of torchvision's fine-tuning tutorial under plain Tune, without tracking and
+checkpoints
+  (``benchmarks/peers/transfer.py``). Its cost does not depend on head, rate or number of the epoch,
+  so some arms and epochs are run and scaled up, a trial's set-up by arms alone; the table says
+  which.
+- suite, run each time: our own data path and kernels with ``train.cache_prefix: off``; scaled up
+alike.
+- suite: as it comes, all 12 arms of each depth, all 10 epochs, tracked, checkpoints kept. Computing
+the features is
   part of its time.
 
     python -m benchmarks.transfer [--images 5000] [--repeat 5] [--case "depth 8"] [--short]
 
-Time is that from the first trial's start to the last one's end; Ray's start is beside it. With kept features nothing
-of the prefix is left to compute but once: a trial is its set-up, its head and its tracking. The gate is
-tests/test_prefix.py: equal numbers, bit for bit, with and without kept features.
+Time is that from the first trial's start to the last one's end; Ray's start is beside it. With kept
+features nothing of the prefix is left to compute but once: a trial is its set-up, its head and its
+tracking. The gate is tests/test_prefix.py: equal numbers, bit for bit, with and without kept
+features.
 """
 
 from __future__ import annotations
@@ -46,7 +52,9 @@ GOALS = {"depth 7": "3 / 1.9", "depth 8": "30", "depth 7, crop+flip": "1.8"}
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of the trials of one depth, scaled up where not all ran, and of the whole process as it ran."""
+    """Seconds of the trials of one depth, scaled up where not all ran, and of the whole process
+    as it ran.
+    """
 
     trials_s: float
     wall_s: float
@@ -77,9 +85,12 @@ def main(
             torchvision_import.torchvision.models.resnet18().state_dict(), folder / "weights.pth"
         )
         rows = [
-            row for case, (depth, augment) in cases.items() for row in measured(case, folder, depth, augment, images,
-                                                                                repeat, peer_arms, peer_epochs)
-        ]  # fmt: skip
+            row
+            for case, (depth, augment) in cases.items()
+            for row in measured(
+                case, folder, depth, augment, images, repeat, peer_arms, peer_epochs
+            )
+        ]
     header = [
         "What",
         "peer",
@@ -90,7 +101,8 @@ def main(
         "goal",
     ]
     text = (
-        f'{images:,} training, {VAL} validation, {TEST} test images; n = {repeat} of each, in turn. Peer and "run each '
+        f"{images:,} training, {VAL} validation, {TEST} test images; n = {repeat} of each, in "
+        'turn. Peer and "run each '
         f'time": {peer_arms} of {ARMS} arms, {peer_epochs} of {EPOCHS} epochs, scaled up. '
         f"Gate {gate('tests/test_prefix.py')}.\n\n" + (__doc__ or "").partition("\n")[2].strip()
     )
@@ -143,10 +155,15 @@ def measured(
     seconds = {way: [turn.trials_s for turn in found] for way, found in turns.items()}
     walls = [middle([turn.wall_s for turn in found]) for found in turns.values()]
     return [
-        [f"{case}: {ARMS} arms x {EPOCHS} epochs, s", *map(middle, seconds.values()),
-         ratio(seconds["peer"], seconds["suite"]), ratio(seconds["each"], seconds["suite"]), GOALS[case]],
+        [
+            f"{case}: {ARMS} arms x {EPOCHS} epochs, s",
+            *map(middle, seconds.values()),
+            ratio(seconds["peer"], seconds["suite"]),
+            ratio(seconds["each"], seconds["suite"]),
+            GOALS[case],
+        ],
         [f"{case}: whole process as run, start-up included, s", *walls, "", "", ""],
-    ]  # fmt: skip
+    ]
 
 
 def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Turn:
@@ -171,7 +188,9 @@ def peer(folder: Path, depth: int, augment: bool, arms: int, epochs: int) -> Tur
 
 
 def scaled(seconds: float, share: float, arms: int, epochs: int) -> float:
-    """Seconds of all arms and epochs, of so many of which ``seconds`` were measured, ``share`` of them in epochs."""
+    """Seconds of all arms and epochs, of so many of which ``seconds`` were measured, ``share``
+    of them in epochs.
+    """
     return seconds * (ARMS / arms) * (1 - share + share * EPOCHS / epochs)
 
 
@@ -214,21 +233,33 @@ def sweep_file(
         "trial": {
             "data": {"name": "folder", "root": "../images", "val_size": VAL, "train_size": images},
             "model": {
-                "arch": "resnet18", "weights": "../weights.pth", "freeze_depth": depth, "freeze_batchnorm": True,
+                "arch": "resnet18",
+                "weights": "../weights.pth",
+                "freeze_depth": depth,
+                "freeze_batchnorm": True,
             },
             "augment": "crop+flip" if augment else "none",
             "train": {
-                "epochs": epochs, "batch_size": 128, "lr": 0.05, "precision": "fp32", "cache_prefix": cache,
-                "nesterov": True, "last_batch": "keep", "evaluate_test": "every",  # as the peer
+                "epochs": epochs,
+                "batch_size": 128,
+                "lr": 0.05,
+                "precision": "fp32",
+                "cache_prefix": cache,
+                "nesterov": True,
+                "last_batch": "keep",
+                "evaluate_test": "every",  # as the peer
             },
         },
         "arms": {
-            f"head{number}": {"model.head.hidden": head["hidden"], "model.head.dropout": head["dropout"]}
+            f"head{number}": {
+                "model.head.hidden": head["hidden"],
+                "model.head.dropout": head["dropout"],
+            }
             for number, head in enumerate(heads)
         },
         "seeds": [0],
         "activations": False,
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Runs ``python -m MODULE ARGUMENTS`` with a clock around what Tune's event loop calls: where a loop is held up, all
-trials wait.
+"""Runs ``python -m MODULE ARGUMENTS`` with a clock around what Tune's event loop calls: where a
+loop is held up, all trials wait.
 
     python -m benchmarks.watched RESULT.json MODULE [ARGUMENTS]
 
-RESULT.json: ``report_s`` and ``report_end_s``, seconds of each call for a report (of an epoch; of an epoch and the
-trial's end); ``start_s``, ``complete_s``, of each trial's start and end; ``drained``, the wall clock (seconds since
+RESULT.json: ``report_s`` and ``report_end_s``, seconds of each call for a report (of an epoch; of
+an epoch and the trial's end); ``start_s``, ``complete_s``, of each trial's start and end;
+``drained``, the wall clock (seconds since
 1970) when the suite's tracking had caught up.
 """
 

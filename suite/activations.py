@@ -20,15 +20,22 @@ NAMED_LAYERS = 40  # on the axis of the plot; of more, only every second, third,
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run")
-@click.option("--image", type=click.Path(path_type=Path),
-              help="Image file to show. Default: the first test image of a car, else of anything.")  # fmt: skip
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="Image file to show. Default: the first test image of a car, else of anything.",
+)
 @click.option("--layers", metavar="NAME,NAME", multiple=True,
-              help="Layers by name, patterns such as 'layer1.*', or all. Default: eleven, from the input to the 15th "
+              help="Layers by name, patterns such as 'layer1.*', or all. Default: eleven, from "
+                   "the input to the 15th "
               "convolution.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the PNG files. Default: activations/RUN.")  # fmt: skip
-@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.")  # fmt: skip
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.",
+)
 @click.option("--no-log", is_flag=True, help="Only write files; leave the run in MLflow as it is.")
 @click.option(
     "--tracking-uri",
@@ -101,7 +108,9 @@ def activations(
     except ProblemsError as error:
         if pixels is None:
             raise
-        yield f"dead channels are not counted, the run's images are missing: {error.problems[0].rule}"
+        yield (
+            f"dead channels are not counted, the run's images are missing: {error.problems[0].rule}"
+        )
     about = image.name if image else ""
     if pixels is None and dataset is not None:
         index = activation_maps.example(dataset.test_labels, dataset.classes)
@@ -151,7 +160,9 @@ def _log(
     shares: Mapping[str, float],
     epoch: int,
 ) -> None:
-    """Log the maps, the plot if there is one, the facts and the metrics, in place of earlier ones."""
+    """Log the maps, the plot if there is one, the facts and the metrics, in place of earlier
+    ones.
+    """
     from suite.visuals.activation_maps import FACTS_FILE, KEY
 
     paths = [folder / name for name in files]

@@ -114,8 +114,11 @@ def _gpus() -> Finding:
         there = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if there > usable:
-        return Finding("GPUs", f"the driver sees {there}, torch {torch.__version__} can use {usable}",
-                       "Install the torch that fits the driver; look at CUDA_VISIBLE_DEVICES.")  # fmt: skip
+        return Finding(
+            "GPUs",
+            f"the driver sees {there}, torch {torch.__version__} can use {usable}",
+            "Install the torch that fits the driver; look at CUDA_VISIBLE_DEVICES.",
+        )
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(usable))
     return Finding("GPUs", names or "none: sweeps run on the CPU")
 
@@ -217,7 +220,10 @@ def _checkpoints(folder: Path, history: History, fix: bool) -> Iterator[Finding]
             checkpoint.newest(trial / "checkpoints", trial.name)
     if damaged:
         text = f"{len(damaged)} damaged checkpoints: {', '.join(str(path) for path in damaged[:3])}"
-        remedy = "A launch skips them and continues from the one before; --fix renames them to *.corrupt."
+        remedy = (
+            "A launch skips them and continues from the one before; --fix renames them to "
+            "*.corrupt."
+        )
         yield Finding(folder.name, text + (": set aside" if fix else ""), remedy, fixed=fix)
     if drafts:
         if fix:
@@ -268,7 +274,10 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
     except (SuiteError, tracking.TrackingUnavailable) as error:
         return Finding(about, str(error).splitlines()[0], "See the tracking store above.")
     if run and known != run:
-        remedy = "Name its store with --tracking-uri; without the store, launch it again, which creates its runs again."
+        remedy = (
+            "Name its store with --tracking-uri; without the store, launch it again, which "
+            "creates its runs again."
+        )
         return Finding(about, "it was tracked in another store, or its runs were deleted", remedy)
     if not behind:
         return Finding(about, f"all {len(entries)} entries are there")
@@ -298,10 +307,18 @@ def _tracked(folder: Path, uri: str, fix: bool) -> Finding:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--fix", is_flag=True,
-              help="Close stale runs, send missing entries to MLflow, rename damaged checkpoints.")  # fmt: skip
-@click.option("--storage-path", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="Folder of the sweeps' folders; with FILES: s3://... where that is an object store.")  # fmt: skip
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="Close stale runs, send missing entries to MLflow, rename damaged checkpoints.",
+)
+@click.option(
+    "--storage-path",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the sweeps' folders; with FILES: s3://... where that is an object store.",
+)
 @click.option(
     "--tracking-uri",
     metavar="URI",
@@ -312,7 +329,7 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
 
     \b
       python -m suite.doctor                  # this machine, and the sweeps below runs/
-      python -m suite.doctor --fix            # after a crash or an outage: close and send what was left
+      python -m suite.doctor --fix      # after a crash or an outage: close and send what was left
       python -m suite.doctor cluster.yaml     # before `ray up cluster.yaml`
     """
     console = standard()
@@ -323,7 +340,8 @@ def main(files: tuple[Path, ...], fix: bool, storage_path: Path, tracking_uri: s
         if is_bucket(storage_path):
             raise UsageError(
                 f"--storage-path must be a folder here, got {redacted(str(storage_path))}",
-                remedy="Launch the sweep again: that closes what was left in an object store, and sends it.",
+                remedy="Launch the sweep again: that closes what was left in an object store, and "
+                "sends it.",
             )
         well = True
         for finding in examine(storage_path.absolute(), tracking_uri_of(tracking_uri), fix):

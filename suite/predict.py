@@ -26,8 +26,11 @@ BATCH = 256
     metavar="URI",
     help="MLflow's store. Default: MLFLOW_TRACKING_URI, else ./mlflow.db.",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.")  # fmt: skip
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A best.pt of this run that MLflow no longer has, e.g. from suite.replay.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -61,7 +64,8 @@ def predict(
 
     Raises:
         UsageError: the folder holds no image, or there is no such run.
-        EnvironmentProblem: images that cannot be decoded (all of them), or the run's files are missing.
+        EnvironmentProblem: images that cannot be decoded (all of them), or the run's files are
+            missing.
     """
     import torch
 

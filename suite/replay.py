@@ -28,11 +28,11 @@ def main(run: str, tracking_uri: str | None, out: Path) -> None:
 
     RUN is the id of a trial's run, or models:/SWEEP@champion for a sweep's best.
 
-    With the same numerics on the same kind of machine the figures are equal, on the CPU bit for bit.
-    The output folder then holds the checkpoint, also if the budget removed it.
+    With the same numerics on the same kind of machine the figures are equal, on the CPU bit for
+    bit. The output folder then holds the checkpoint, also if the budget removed it.
 
     \b
-      python -m suite.replay 3f2a...      # the id of a trial's run, from MLflow's page or results.csv
+      python -m suite.replay 3f2a...  # the id of a trial's run, from MLflow's page or results.csv
     """
     console = standard()
     with exit_codes():
@@ -55,7 +55,8 @@ def replay(uri: str, run: str, out: Path, console: Console) -> int:
     recorded = restored.run.tags.get("suite.data_digest", dataset.digest)
     if dataset.digest != recorded:
         raise EnvironmentProblem(
-            f"the images differ from those of the run: digest {dataset.digest[:12]}, recorded {recorded[:12]}",
+            f"the images differ from those of the run: digest {dataset.digest[:12]}, recorded "
+            f"{recorded[:12]}",
             remedy="Put the same images where the run's config.yaml says (data.root).",
         )
     folder = out / restored.run.run_id

@@ -57,7 +57,8 @@ class RestoredTrial:
     def _on_record(self, name: str, address: str | None) -> None:
         if address and WORD in address:
             raise EnvironmentProblem(
-                f"{name} of run {self.run.run_id} held a password, which is not recorded: {address}",
+                f"{name} of run {self.run.run_id} held a password, which is not recorded: "
+                f"{address}",
                 remedy="Put the files on this machine, name them in the sweep file and run that.",
             )
 
@@ -159,6 +160,7 @@ def _foreign(run: tracking.TrialRun, what: str) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"run {run.run_id} was written by a suite of version {wrote}; "
         f"this one, version {suite_version()}, does not know: {what}",
-        remedy="Use the suite that wrote it (the run's tags have its version and commit), or run its "
+        remedy="Use the suite that wrote it (the run's tags have its version and commit), or run "
+        "its "
         "sweep again with this one.",
     )

@@ -1,4 +1,6 @@
-"""Trials of a sweep file one by one in this process, each in a fresh folder: what Ray must not change."""
+"""Trials of a sweep file one by one in this process, each in a fresh folder: what Ray must not
+change.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def plain(records: list[EpochRecord]) -> Curve:
 def alone(
     folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, name: str = "tiny"
 ) -> dict[str, Curve]:
-    """Trial name -> curve of each trial in the sweep's journal that can be trained, computed here without Ray."""
+    """Trial name -> curve of each trial in the sweep's journal that can be trained, computed
+    here without Ray.
+    """
     monkeypatch.syspath_prepend(folder)
     for module in ("tiny_net",):
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -1,4 +1,6 @@
-"""What the tests share: small sweep files with a small network of the user's own, and real processes to run them in."""
+"""What the tests share: small sweep files with a small network of the user's own, and real
+processes to run them in.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c() -> None:
-    """A shell has its background jobs ignore SIGINT, which their children inherit: sweeps of tests hear it."""
+    """A shell has its background jobs ignore SIGINT, which their children inherit: sweeps of
+    tests hear it.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -120,7 +124,10 @@ def _empty_store() -> Path:
         return file
     draft = file.parent.with_suffix(".draft")
     draft.mkdir(parents=True, exist_ok=True)
-    code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
+    code = (
+        "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; "
+        "S(*sys.argv[1:])"
+    )
     uri, artifacts = f"sqlite:///{draft / 'mlflow.db'}", str(draft / "mlartifacts")
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, uri, artifacts],
@@ -181,12 +188,19 @@ class Folder:
         return done
 
     def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-        """Start the sweep file in the background, in a process group of its own as a shell would."""
+        """Start the sweep file in the background, in a process group of its own as a shell
+        would.
+        """
         self._store_as_elsewhere(arguments)
         return subprocess.Popen(
-            self.command("sweep.yaml", *self._as_asked(arguments)), cwd=self.path, env=self.environment(**extra),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            self.command("sweep.yaml", *self._as_asked(arguments)),
+            cwd=self.path,
+            env=self.environment(**extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def _as_asked(self, arguments: tuple[str, ...]) -> list[str]:
         return [
@@ -195,7 +209,9 @@ class Folder:
         ]
 
     def _store_as_elsewhere(self, arguments: tuple[str, ...]) -> None:
-        """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of each new folder."""
+        """An empty MLflow store, as a user has after the first sweep: its 40 tables take 3 s of
+        each new folder.
+        """
         elsewhere = self.first or {"--tracking-uri", "--dry-run", "--smoke"} & {*arguments}
         if not elsewhere and not (self.path / "mlflow.db").exists():
             shutil.copy(_empty_store(), self.path / "mlflow.db")
@@ -228,7 +244,9 @@ class Folder:
             time.sleep(0.02)
 
     def curves(self) -> dict[str, dict[int, dict[str, float]]]:
-        """Trial name -> epoch -> metrics that the machine has no say in, as the journal has them."""
+        """Trial name -> epoch -> metrics that the machine has no say in, as the journal has
+        them.
+        """
         names = {entry["id"]: entry["name"] for entry in self.journal if entry["kind"] == "trial"}
         found: dict[str, dict[int, dict[str, float]]] = {}
         for entry in self.journal:
@@ -265,7 +283,8 @@ class Folder:
         return [
             status
             for (status,) in self.query(
-                "select r.status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.kind' "
+                "select r.status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = "
+                "'suite.kind' "
                 "and t.value = 'sweep' where r.lifecycle_stage = 'active'"
             )
         ]
@@ -274,7 +293,8 @@ class Folder:
         """(run name, metric, step) -> values, of living runs of a sweep, or of all."""
         found: dict[tuple[str, str, int], list[float]] = {}
         for name, key, step, value in self.query(
-            "select r.name, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = m.run_uuid "
+            "select r.name, m.key, m.step, m.value from metrics m join runs r on r.run_uuid = "
+            "m.run_uuid "
             "join experiments e on e.experiment_id = r.experiment_id "
             "where r.lifecycle_stage = 'active' and e.name like ?",
             sweep,
@@ -290,7 +310,9 @@ class Folder:
         assert {key: value for key, (value,) in rows.items()} == self._figures()
 
     def assert_reported(self) -> None:
-        """The report's table, made now of MLflow alone, has each trial once, with the figures of the journal."""
+        """The report's table, made now of MLflow alone, has each trial once, with the figures of
+        the journal.
+        """
         done = self.run(self.name, module="suite.report")
         assert done.returncode == 0, done.stdout + done.stderr
         with (self.path / "reports" / self.name / "results.csv").open(newline="") as file:
@@ -311,7 +333,9 @@ class Folder:
             assert {name: float(rows[trial][name]) for name in best} == best
 
     def _figures(self) -> dict[tuple[str, str, int], float]:
-        """(trial name, metric, step) -> value, of epochs with their times and memory, of ends and of pictures."""
+        """(trial name, metric, step) -> value, of epochs with their times and memory, of ends
+        and of pictures.
+        """
         names = {entry["id"]: entry["name"] for entry in self.journal if entry["kind"] == "trial"}
         found: dict[tuple[str, str, int], float] = {}
         for entry in self.journal:

@@ -1,10 +1,13 @@
-"""What became of each fault: tests marked ``fault(row)`` say so, and ``make faults`` writes the table of all rows.
+"""What became of each fault: tests marked ``fault(row)`` say so, and ``make faults`` writes the
+table of all rows.
 
-``make cluster`` writes a table of its own rows beside it. Where only some tests are asked for (``--last-failed``,
-``-k``, names of tests), the others keep what the table has of them, with the commit at which they ran.
+``make cluster`` writes a table of its own rows beside it. Where only some tests are asked for
+(``--last-failed``, ``-k``, names of tests), the others keep what the table has of them, with the
+commit at which they ran.
 
-Rows are numbered as in the design's table of faults. A test reports how many faults it injected, and figures, with the
-fixture ``tally``; a test marked ``control=True`` shows that a stock or broken build fails the row.
+Rows are numbered as in the design's table of faults. A test reports how many faults it injected,
+and figures, with the fixture ``tally``; a test marked ``control=True`` shows that a stock or broken
+build fails the row.
 """
 
 from __future__ import annotations
@@ -29,20 +32,51 @@ import pytest
 FULL = os.environ.get("SUITE_FAULTS") == "full"
 CLUSTER = bool(os.environ.get("SUITE_CLUSTER"))
 ROWS = {
-    1: "SIGINT to the driver", 2: "SIGINT twice", 3: "SIGTERM to the driver", 4: "SIGKILL of the driver",
-    5: "SIGKILL of the driver, workers live on", 6: "SIGKILL of a worker", 7: "SIGKILL of Ray's raylet or GCS",
-    8: "no memory", 9: "a hung trial", 10: "an exception in the user's code", 11: "NaN or infinite loss",
-    12: "a node dies", 13: "a node is powered off", 14: "a network cut, healed", 15: "a slow, lossy network",
-    16: "the head dies", 17: "preemption notice", 18: "storage that a node cannot see",
-    19: "disk full in a checkpoint", 20: "disk full in journal or database", 21: "truncated checkpoint",
-    22: "flipped bit in a checkpoint", 23: "crash between two syncs or renames", 24: "folder not writable",
-    25: "folder moved", 26: "checkpoint of another network", 27: "object store errors",
-    28: "tracking server down 0, 20, 60 s", 29: "tracking server gone for good", 30: "errors, answers lost",
-    31: "database locked", 32: "many writers on one database", 33: "database of another schema",
-    34: "huge params, long names", 35: "strange characters in names", 36: "the same sweep twice at once",
-    37: "two sweeps at once", 38: "a finished sweep again", 39: "the config changed", 40: "the code changed",
-    41: "the clock steps", 42: "ports in use", 43: "a GPU asked for, none there", 44: "bad sweep files",
-}  # fmt: skip
+    1: "SIGINT to the driver",
+    2: "SIGINT twice",
+    3: "SIGTERM to the driver",
+    4: "SIGKILL of the driver",
+    5: "SIGKILL of the driver, workers live on",
+    6: "SIGKILL of a worker",
+    7: "SIGKILL of Ray's raylet or GCS",
+    8: "no memory",
+    9: "a hung trial",
+    10: "an exception in the user's code",
+    11: "NaN or infinite loss",
+    12: "a node dies",
+    13: "a node is powered off",
+    14: "a network cut, healed",
+    15: "a slow, lossy network",
+    16: "the head dies",
+    17: "preemption notice",
+    18: "storage that a node cannot see",
+    19: "disk full in a checkpoint",
+    20: "disk full in journal or database",
+    21: "truncated checkpoint",
+    22: "flipped bit in a checkpoint",
+    23: "crash between two syncs or renames",
+    24: "folder not writable",
+    25: "folder moved",
+    26: "checkpoint of another network",
+    27: "object store errors",
+    28: "tracking server down 0, 20, 60 s",
+    29: "tracking server gone for good",
+    30: "errors, answers lost",
+    31: "database locked",
+    32: "many writers on one database",
+    33: "database of another schema",
+    34: "huge params, long names",
+    35: "strange characters in names",
+    36: "the same sweep twice at once",
+    37: "two sweeps at once",
+    38: "a finished sweep again",
+    39: "the config changed",
+    40: "the code changed",
+    41: "the clock steps",
+    42: "ports in use",
+    43: "a GPU asked for, none there",
+    44: "bad sweep files",
+}
 
 
 @dataclass
@@ -74,7 +108,9 @@ def tally(record_property: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long ones run only in ``make faults``; the mark goes into the report that xdist sends to the writer."""
+    """Long ones run only in ``make faults``; the mark goes into the report that xdist sends to
+    the writer.
+    """
     for item in items:
         mark = item.get_closest_marker("fault")
         if item.get_closest_marker("full") and not FULL:
@@ -92,8 +128,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The longest first, as the last one to begin would end alone; crash points, which compute, among the others, which
-    wait."""
+    """The longest first, as the last one to begin would end alone; crash points, which compute,
+    among the others, which wait.
+    """
     longest = [
         item
         for item in items
@@ -171,7 +208,9 @@ def _keep(table: Path) -> None:
 
 
 def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
-    """``NAME.md`` with a line for each row of the matrix, and ``NAME.csv`` with one for each test."""
+    """``NAME.md`` with a line for each row of the matrix, and ``NAME.csv`` with one for each
+    test.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -193,8 +232,18 @@ def write(folder: Path, name: str, title: str, rows: Sequence[int]) -> None:
         ):
             numbers = [faults, kills, f"{seconds:.1f}", commit, json.dumps(figures)]
             writer.writerow([" ".join(map(str, rows_of)), control, test, outcome, *numbers])
-    lines = [f"# {title}", "", *_summary(), "", "| row | fault | tests | faults | outcome | control | figures |",
-             "|--:|---|--:|--:|---|---|---|", *map(_line, rows), "", *_facts(name), ""]  # fmt: skip
+    lines = [
+        f"# {title}",
+        "",
+        *_summary(),
+        "",
+        "| row | fault | tests | faults | outcome | control | figures |",
+        "|--:|---|--:|--:|---|---|---|",
+        *map(_line, rows),
+        "",
+        *_facts(name),
+        "",
+    ]
     (folder / f"{name}.md").write_text("\n".join(lines))
 
 
@@ -231,8 +280,11 @@ def _summary() -> list[str]:
         outcomes[one[3]] += 1
     faults, kills = (sum(pair[place] for pair in counted.values()) for place in (0, 1))
     said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    return [f"{faults:,} faults injected and survived, {kills} of them kills of processes of a real sweep. "
-            f"Tests: {said}, the last run in {(time.time() - _started) / 60:.1f} min."]  # fmt: skip
+    return [
+        f"{faults:,} faults injected and survived, {kills} of them kills of processes of a "
+        "real sweep. "
+        f"Tests: {said}, the last run in {(time.time() - _started) / 60:.1f} min."
+    ]
 
 
 @cache
@@ -255,6 +307,9 @@ def _facts(name: str) -> list[str]:
         f"{package} {metadata.version(package)}" for package in ("ray", "mlflow", "torch")
     )
     command = "make cluster" if name == "cluster" else "make faults"
-    return [f"`{command}`, {at}, {datetime.now(UTC):%Y-%m-%d}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are fixed in the tests; "
-            f"each test with its outcome and time is in {name}.csv."]  # fmt: skip
+    return [
+        f"`{command}`, {at}, {datetime.now(UTC):%Y-%m-%d}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}. Seeds are "
+        "fixed in the tests; "
+        f"each test with its outcome and time is in {name}.csv."
+    ]

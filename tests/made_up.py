@@ -26,9 +26,15 @@ EVIL = "<script>alert(1)</script>"
 
 
 def history(
-    arm: str, seed: int, test: float = 0.5, *, baseline: bool = False, status: str = "finished", numerics: str = "fp32",
+    arm: str,
+    seed: int,
+    test: float = 0.5,
+    *,
+    baseline: bool = False,
+    status: str = "finished",
+    numerics: str = "fp32",
     settings: Mapping[str, Any] | None = None,
-) -> TrialHistory:  # fmt: skip
+) -> TrialHistory:
     """A trial of two epochs, of which validation prefers the first."""
     records = {
         1: EpochRecord(1, {"val/acc": 0.6, "test/acc": test, "train/acc": 0.7}),
@@ -50,9 +56,14 @@ def sweep_of(table: Mapping[str, Sequence[float]], baseline: str = "base") -> li
 
 
 def run(
-    arm: str, seed: int, *, status: str = "finished", epochs: int = 4, params: Mapping[str, str] | None = None,
+    arm: str,
+    seed: int,
+    *,
+    status: str = "finished",
+    epochs: int = 4,
+    params: Mapping[str, str] | None = None,
     **tags: str,
-) -> TrialRun:  # fmt: skip
+) -> TrialRun:
     """A trial's run as the store has it."""
     rng = np.random.default_rng([seed, len(arm), ord(arm[0])])
     curve = np.linspace(0.3, 0.6 + len(arm) / 100, epochs) + rng.normal(0, 0.01, epochs)
@@ -66,10 +77,14 @@ def run(
         )
     }
     known = {
-        "suite.arm": arm, "suite.settings": json.dumps({"augment": arm}), "suite.in_plan": "true", "suite.reason": "",
-        "suite.baseline": "true" if arm == "base" else "false", "suite.numerics": '{"precision": "fp32"}',
+        "suite.arm": arm,
+        "suite.settings": json.dumps({"augment": arm}),
+        "suite.in_plan": "true",
+        "suite.reason": "",
+        "suite.baseline": "true" if arm == "base" else "false",
+        "suite.numerics": '{"precision": "fp32"}',
         "suite.objective": '{"name": "val/acc", "goal": "maximize", "strategy": "best"}',
-    }  # fmt: skip
+    }
     tags = {f"suite.{name}": value for name, value in tags.items()}
     metrics = {name: history for name, history in metrics.items() if history}
     name = f"{arm} seed={seed}"
@@ -134,18 +149,24 @@ SCRATCH = {
 }
 FINETUNE = SCRATCH | {"model.weights": "imagenet"}
 CONFIG1 = {
-    "model.arch": "resnet18", "model.weights": "imagenet", "model.freeze_depth": "7", "model.head.hidden": "[128]",
+    "model.arch": "resnet18",
+    "model.weights": "imagenet",
+    "model.freeze_depth": "7",
+    "model.head.hidden": "[128]",
     "model.head.dropout": "0.3",
-}  # fmt: skip
+}
 CONFIG2 = CONFIG1 | {
-    "model.head.hidden": "[256, 128, 128, 64, 32]", "model.head.dropout": "[0.2, 0.2, 0.2, 0.2, 0.0]",
-}  # fmt: skip
+    "model.head.hidden": "[256, 128, 128, 64, 32]",
+    "model.head.dropout": "[0.2, 0.2, 0.2, 0.2, 0.0]",
+}
 
 
 def taught(
     arm: str, seed: int, params: Mapping[str, str], end: float, speed: float, lowest: int = 99
 ) -> TrialRun:
-    """A trial of twelve epochs that comes to ``end`` and whose validation loss is lowest at an epoch."""
+    """A trial of twelve epochs that comes to ``end`` and whose validation loss is lowest at an
+    epoch.
+    """
     epochs = np.arange(1, 13)
     acc = end * (1 - np.exp(-speed * epochs)) + 0.001 * np.random.default_rng(
         [seed, len(arm)]
@@ -183,7 +204,9 @@ def transfer(seeds: int, frozen: float = 0.8) -> list[TrialRun]:
 
 
 class Store:
-    """Runs whose artifacts are made here; it stands for ``tracking.download`` and ``read_images``."""
+    """Runs whose artifacts are made here; it stands for ``tracking.download`` and
+    ``read_images``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

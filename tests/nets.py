@@ -45,7 +45,9 @@ def plain(num_classes: int) -> nn.Module:
 
 
 def wide(num_classes: int) -> nn.Module:
-    """Few layers of many channels on small maps: of 8 x 8 pixels the last two go by strips in bf16 with AMX."""
+    """Few layers of many channels on small maps: of 8 x 8 pixels the last two go by strips in
+    bf16 with AMX.
+    """
     sizes = ((3, 64, 1), (64, 256, 2), (256, 256, 1))
     layers = [
         layer

@@ -1,6 +1,8 @@
-"""Eight sweeps' worth of tracking at once: ``python senders.py JOURNAL FOLDER URI NAME...``, a process for each name.
+"""Eight sweeps' worth of tracking at once: ``python senders.py JOURNAL FOLDER URI NAME...``, a
+process for each name.
 
-Each sends the whole journal under its name, as the sweep of that name would, and exits 1 if that did not work out.
+Each sends the whole journal under its name, as the sweep of that name would, and exits 1 if that
+did not work out.
 """
 
 from __future__ import annotations

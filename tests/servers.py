@@ -1,4 +1,6 @@
-"""The tracking server of ``docs/how-to/server.md``: PostgreSQL, MLflow with accounts, and a bad network, all real."""
+"""The tracking server of ``docs/how-to/server.md``: PostgreSQL, MLflow with accounts, and a bad
+network, all real.
+"""
 
 from __future__ import annotations
 
@@ -84,18 +86,36 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(_program(program)), *arguments, "-D", str(self.folder / "data")], cwd=self.folder, check=False,
-            capture_output=True, text=True, timeout=60, **self.user,
-        )  # fmt: skip
+            [str(_program(program)), *arguments, "-D", str(self.folder / "data")],
+            cwd=self.folder,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **self.user,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [str(_program("postgres")), "-D", str(self.folder / "data"), "-p", str(self.port), "-h", "127.0.0.1",
-                 "-k", str(self.folder)],
-                cwd=self.folder, stdout=log, stderr=log, start_new_session=True, **self.user,
-            )  # fmt: skip
+                [
+                    str(_program("postgres")),
+                    "-D",
+                    str(self.folder / "data"),
+                    "-p",
+                    str(self.port),
+                    "-h",
+                    "127.0.0.1",
+                    "-k",
+                    str(self.folder),
+                ],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self.user,
+            )
         end = time.monotonic() + 30
         while True:
             try:
@@ -260,7 +280,9 @@ class Stored(Folder):
 
 
 class Served(Folder):
-    """A working folder whose sweeps are tracked by a team's server; the database itself is asked what it has."""
+    """A working folder whose sweeps are tracked by a team's server; the database itself is asked
+    what it has.
+    """
 
     def __init__(self, path: Path, server: TeamServer, uri: str = "") -> None:
         super().__init__(path)
@@ -272,19 +294,25 @@ class Served(Folder):
 
     def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Of this sweep's experiment alone."""
-        own = "(select runs.* from runs join experiments using (experiment_id) where experiments.name = %s) r"
+        own = (
+            "(select runs.* from runs join experiments using (experiment_id) where "
+            "experiments.name = %s) r"
+        )
         assert sql.count("runs r") == 1
         sql = sql.replace("?", "%s").replace("runs r", own)
         return self.server.postgres.query(sql, self.name, *arguments)
 
 
 Fault = Callable[[str, str, int], int]
-"""(method, path, how often it was asked before) -> 0 to forward, -1 to forward and drop the answer, -2 to cut it, or a
-status."""
+"""(method, path, how often it was asked before) -> 0 to forward, -1 to forward and drop the answer,
+-2 to cut it, or a status.
+"""
 
 
 class Proxy:
-    """Between the suite and the server, a network that loses answers and a gateway that says 503."""
+    """Between the suite and the server, a network that loses answers and a gateway that says
+    503.
+    """
 
     def __init__(self, server: Any, fault: Fault) -> None:
         """``server``: has a ``port`` on this machine."""

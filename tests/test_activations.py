@@ -1,4 +1,6 @@
-"""Activation sheets: what is on them against sums written out, for any network; the command; a sweep's runs."""
+"""Activation sheets: what is on them against sums written out, for any network; the command; a
+sweep's runs.
+"""
 
 from __future__ import annotations
 
@@ -154,9 +156,18 @@ def test_the_network_and_the_random_states_are_left_as_they_were() -> None:
 # ---- which layers, in which order ----------------------------------------------------------------
 
 STUDY = [
-    "input", "conv1.padding", "conv1", "bn1", "relu", "layer1.0.conv1", "layer1.0.relu", "layer1.0.conv2", "layer1.1",
-    "layer2.0.relu:2", "layer4.0.conv2",
-]  # fmt: skip
+    "input",
+    "conv1.padding",
+    "conv1",
+    "bn1",
+    "relu",
+    "layer1.0.conv1",
+    "layer1.0.relu",
+    "layer1.0.conv2",
+    "layer1.1",
+    "layer2.0.relu:2",
+    "layer4.0.conv2",
+]
 
 
 @pytest.mark.parametrize(
@@ -185,8 +196,10 @@ def test_the_layers_of_the_study_in_its_order(arch: str, shapes: list[tuple[int,
         ("plain20", 32, ["layer1.1", "layer1.2.relu:2", "layer3.0.conv2"]),
         ("resnet50", 32, ["layer1.0.conv2", "layer1.1", "layer1.2.relu:3", "layer2.1.conv2"]),
         ("densenet121", 64, ["features.conv0", "features.norm0", "features.relu0",
-                             "features.denseblock1.denselayer2", "features.denseblock2.denselayer1.conv1"]),
-        ("vgg11_bn", 32, ["features.0.padding", "features.1", "features.2", "features.8", "features.10"]),
+                             "features.denseblock1.denselayer2",
+                             "features.denseblock2.denselayer1.conv1"]),
+        ("vgg11_bn", 32, ["features.0.padding", "features.1", "features.2", "features.8",
+                          "features.10"]),
         ("mobilenet_v3_small", 32, ["features.0.2", "features.2"]),
         ("convnext_tiny", 32, ["features.0.0", "features.1.1.block.4"]),
         ("squeezenet1_1", 64, ["features.0", "features.9.expand1x1"]),
@@ -281,7 +294,9 @@ def test_a_channel_that_fires_on_one_image_is_alive() -> None:
 
 
 def test_channels_that_fire_in_any_batch_are_alive() -> None:
-    """Of two channels one fires in the first batch only, the other in the last only; a third never."""
+    """Of two channels one fires in the first batch only, the other in the last only; a third
+    never.
+    """
     net = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU())
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1, 1))
@@ -565,8 +580,12 @@ def test_each_run_of_a_sweep_shows_its_sheets(done: Folder) -> None:
             "select step, value from metrics where run_uuid = ? and key = 'dead/relu'", run
         )
         assert logged == [(int(best), facts["dead"]["relu"][0] / 8)]
-    inputs = {next(done.path.glob(f"mlartifacts/*/{run_of(done, name)}/artifacts/images/*step+0+*.png")).read_bytes()
-              for name in names}  # fmt: skip
+    inputs = {
+        next(
+            done.path.glob(f"mlartifacts/*/{run_of(done, name)}/artifacts/images/*step+0+*.png")
+        ).read_bytes()
+        for name in names
+    }
     assert len(inputs) == 1, "the same image in every trial"
     done.assert_tracked()
 
@@ -594,8 +613,15 @@ def test_the_command_replaces_the_images_of_a_run_and_doubles_nothing(done: Fold
         and f"logged to run {run}" in first.stdout
     )
     files = sorted(path.name for path in (done.path / "activations" / run).iterdir())
-    assert files == ["000-input.png", "001-conv1.padding.png", "002-conv1.png", "003-bn1.png", "004-relu.png",
-                     "activations.json", "dead_channels.png"]  # fmt: skip
+    assert files == [
+        "000-input.png",
+        "001-conv1.padding.png",
+        "002-conv1.png",
+        "003-bn1.png",
+        "004-relu.png",
+        "activations.json",
+        "dead_channels.png",
+    ]
     after = shown(done, run)
     assert len(after) == 5 and not set(after) & set(before), "the sweep's small ones gave way"
     assert len(shown(done, run, "dead_channels")) == 1
@@ -621,9 +647,18 @@ def test_an_image_and_layers_of_ones_own(done: Folder) -> None:
     )
     before = shown(done, run)
     drawn = done.run(
-        run, "--image", "mine.png", "--layers", "bn*,input", "--layers", "relu", "--out", "out", "--no-log",
+        run,
+        "--image",
+        "mine.png",
+        "--layers",
+        "bn*,input",
+        "--layers",
+        "relu",
+        "--out",
+        "out",
+        "--no-log",
         module="suite.activations",
-    )  # fmt: skip
+    )
     assert drawn.returncode == 0, drawn.stderr
     assert "3 sheets of mine.png" in drawn.stdout and "logged" not in drawn.stdout
     assert sorted(path.name for path in (done.path / "out").glob("0*.png")) == [

@@ -1,4 +1,6 @@
-"""What comes after a sweep: replay, predict, the champion, a notebook; and whether the documented examples work."""
+"""What comes after a sweep: replay, predict, the champion, a notebook; and whether the
+documented examples work.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +158,9 @@ def test_bad_folders_and_checkpoints_of_predict(done: Folder, photos: Path) -> N
 def test_the_champion_loads_with_mlflow_alone_and_gives_the_stored_predictions(
     done: Folder,
 ) -> None:
-    """Without the suite on the path, in a process of its own; the labels are those of predictions.npz."""
+    """Without the suite on the path, in a process of its own; the labels are those of
+    predictions.npz.
+    """
     code = """
 import json, sys
 import mlflow, numpy as np, torch
@@ -177,9 +181,18 @@ print(json.dumps([version.run_id, str(signature.inputs), labels.tolist()]))
     ).test_images
     np.save(done.path / "images.npy", images)
     loaded = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=done.path, capture_output=True, text=True, check=False, timeout=120,
-        env={k: v for k, v in done.environment(MLFLOW_TRACKING_URI="sqlite:///mlflow.db").items() if k != "PYTHONPATH"},
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code],
+        cwd=done.path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={
+            k: v
+            for k, v in done.environment(MLFLOW_TRACKING_URI="sqlite:///mlflow.db").items()
+            if k != "PYTHONPATH"
+        },
+    )
     assert loaded.returncode == 0, loaded.stderr
     run, inputs, labels = json.loads(loaded.stdout.splitlines()[-1])
     names = {entry["id"]: entry["name"] for entry in done.journal if entry["kind"] == "trial"}
@@ -220,20 +233,33 @@ def test_a_dry_run_lists_every_arm_and_leaves_nothing(folder: Folder) -> None:
 
 
 def test_a_dry_run_says_which_images_an_epoch_leaves_out_and_when_it_tests(folder: Folder) -> None:
-    """Digits: 1,438 training images, 359 test images. By hand, at a third of a step for a forward pass."""
+    """Digits: 1,438 training images, 359 test images.
+
+    By hand, at a third of a step for a forward pass.
+    """
     settings = {**SWEEP["trial"], "data": {"name": "digits", "image_size": 8, "train_size": 500}}
     arms = {"dropped": {"train.last_batch": "drop"}, "spread": {"train.last_batch": "spread"},
             "often": {"train.evaluate_test": "every", "train.lr": 0.2}}  # fmt: skip
     settings["train"] = {**settings["train"], "batch_size": 48, "epochs": 4}
     folder.write(trial=settings, arms=arms, parameters=None, seeds=[0])
     lines = folder.sweep("--dry-run", COLUMNS="160").stdout.splitlines()
-    left_out = "each epoch leaves out 20 of 500 training images, other ones each time (train.last_batch: drop)"
+    left_out = (
+        "each epoch leaves out 20 of 500 training images, other ones each time "
+        "(train.last_batch: drop)"
+    )
     assert f"2 of 3 arms: {left_out}" in lines
-    # 56 validation images (500 / 9); last: (4 x 56 + 359) / 3 = 194 of 2,114 for 480 images, of 2,194 for 500
-    once = "test images are evaluated once, at the end (train.evaluate_test: auto); validation and test take about 9 %"
+    # 56 validation images (500 / 9); last: (4 x 56 + 359) / 3 = 194 of 2,114 for 480 images, of
+    # 2,194 for 500
+    once = (
+        "test images are evaluated once, at the end (train.evaluate_test: auto); validation "
+        "and test take about 9 %"
+    )
     assert f"2 of 3 arms: {once} of a trial" in lines
     # every: 4 x 415 / 3 = 553 of 2,473
-    often = "test images are evaluated at every epoch (train.evaluate_test: every); validation and test take about 22 %"
+    often = (
+        "test images are evaluated at every epoch (train.evaluate_test: every); validation "
+        "and test take about 22 %"
+    )
     assert f"1 of 3 arms: {often} of a trial" in lines
     assert not any(
         "leaves out" in line
@@ -263,16 +289,22 @@ def test_a_sweep_in_a_notebook_gives_frames_run_ids_and_a_report(folder: Folder)
 import json
 again = sweep.run("sweep.yaml", ["seeds=[0,1,2,3,4,5,6]"])
 assert again.trials.equals(result.trials), "the second call runs nothing and gives the same"
+same_runs = sorted(result.trials["run_id"]) == sorted(result.run_ids.values())
 print(json.dumps([
-    len(result.trials), result.arms["arm"].tolist(), sorted(result.trials["run_id"]) == sorted(result.run_ids.values()),
+    len(result.trials), result.arms["arm"].tolist(), same_runs,
     int(result.trials["epochs"].max()), result.report.is_file(), result.exit_code,
 ]))
 """
     (folder.path / "notebook.py").write_text(code)
     ran = subprocess.run(
-        [sys.executable, "notebook.py"], cwd=folder.path, env=folder.environment(), capture_output=True, text=True,
-        check=False, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "notebook.py"],
+        cwd=folder.path,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     trials, arms, same_ids, last, page, code_ = json.loads(ran.stdout.splitlines()[-1])
     assert (trials, sorted(arms), same_ids, page, code_) == (

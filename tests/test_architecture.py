@@ -1,4 +1,6 @@
-"""docs/explanation/architecture.md is true: its packages are those of the import contract, in order."""
+"""docs/explanation/architecture.md is true: its packages are those of the import contract, in
+order.
+"""
 
 from __future__ import annotations
 

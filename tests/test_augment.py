@@ -1,4 +1,5 @@
-"""Every operation against torchvision's own function, image by image, or a slow obvious loop; then the pipeline.
+"""Every operation against torchvision's own function, image by image, or a slow obvious loop; then
+the pipeline.
 
 Images are not square, so that no two dimensions can be swapped unnoticed.
 """
@@ -190,7 +191,8 @@ def test_each_colour_change_alone_is_within_a_level_of_torchvision_on_uint8(acti
     assert (factors[active] != neutral).any()
     on_bytes = floats(one_by_one(images, CHANGES[active], factors[active].tolist()))
     result = colour.color_jitter(images, **drawn)
-    # torchvision cuts off fractions of the result, and, of the grey that it blends half of, once more.
+    # torchvision cuts off fractions of the result, and, of the grey that it blends half of, once
+    # more.
     assert (result - on_bytes).abs().max() <= LEVEL * (1.5 if active in (1, 2) else 1) + 1e-5
     assert (result - floats(images)).abs().max() > 10 * LEVEL
 
@@ -385,7 +387,8 @@ class TestEveryOperation:
             assert len(values.view(400, -1).unique(dim=0)) > 1, name
 
     def test_mixes_no_devices_and_waits_for_none(self, settings):
-        # Tensors without data refuse both a CPU partner and a shape that depends on values, as a GPU would wait.
+        # Tensors without data refuse both a CPU partner and a shape that depends on values, as a
+        # GPU would wait.
         images, labels = pictures().to("meta"), torch.arange(17, device="meta")
         result, targets = build([settings], SIDE, CLASSES, FILL)(images, labels, generator())
         assert result.device.type == targets.device.type == "meta" and result.shape == images.shape
@@ -432,7 +435,8 @@ print(min(faults() for _ in range(3)))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the GNU C library")
 def test_memory_of_temporary_tensors_is_used_again():
-    # Where the C library returns it each time, which depends on where things happen to lie, these are 22,400.
+    # Where the C library returns it each time, which depends on where things happen to lie, these
+    # are 22,400.
     done = subprocess.run([sys.executable, "-c", REUSE], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1_000
 
@@ -460,7 +464,8 @@ def test_a_composed_pipeline_is_its_operations_one_after_the_other():
 
 
 def test_mixup_then_cutmix_keep_targets_in_the_shares_of_pixels():
-    # Each image is constant at its own level, so the mean pixel is the mean level under the target, class by class.
+    # Each image is constant at its own level, so the mean pixel is the mean level under the target,
+    # class by class.
     levels = torch.tensor([0, 51, 102, 153, 204], dtype=torch.uint8)
     images = levels[:, None, None, None].expand(5, 3, H, W)
     result, targets = run([trial.Mixup(alpha=1.0), trial.Cutmix()], images)

@@ -1,4 +1,5 @@
-"""The laws of what is drawn: against torchvision's own draws, or the law as the paper writes it; and independence.
+"""The laws of what is drawn: against torchvision's own draws, or the law as the paper writes it;
+and independence.
 
 Seeds are fixed, so a test passes always or never; p-values below 0.001 fail.
 """
@@ -114,7 +115,8 @@ def test_all_24_orders_are_equally_likely_and_free_of_the_factors():
     ],
 )
 def test_what_torchvision_draws_uniform_is_uniform(operation, name, low, high):
-    # All of ours against the law itself: ten times as sharp as against the few that torchvision draws in the time.
+    # All of ours against the law itself: ten times as sharp as against the few that torchvision
+    # draws in the time.
     values = draw(operation, seed=1)[name].double()
     assert stats.kstest(values.numpy(), stats.uniform(low, high - low).cdf).pvalue > P
 
@@ -276,14 +278,18 @@ def test_images_of_a_batch_know_nothing_of_each_other(settings):
 
 
 def furthest_correlation(column):
-    """The largest over all distances 1 to B/2 between two images, of a column (B,), taken as a ring."""
+    """The largest over all distances 1 to B/2 between two images, of a column (B,), taken as a
+    ring.
+    """
     spectrum = torch.fft.rfft(column - column.mean())
     along = torch.fft.irfft(spectrum.abs() ** 2, len(column))
     return float((along[1 : len(column) // 2 + 1].abs() / along[0]).max())
 
 
 def test_operations_of_a_chain_know_nothing_of_each_other():
-    """All of them in one pipeline: no number of one goes with one of another, of the same image or of another."""
+    """All of them in one pipeline: no number of one goes with one of another, of the same image
+    or of another.
+    """
     batch = 10_000
     pipeline = build([model() for model in trial.AUGMENTATIONS.values()], 20, 5)
     drawn = pipeline.draw((batch, 3, H, W), torch.Generator().manual_seed(0))
@@ -314,7 +320,9 @@ def test_the_control_two_operations_that_draw_the_same_numbers_are_found_out():
 
 
 def furthest_cross_correlation(one, other):
-    """The largest over all distances 0 to B - 1 between the images of two columns (B,), taken as rings."""
+    """The largest over all distances 0 to B - 1 between the images of two columns (B,), taken as
+    rings.
+    """
     spectra = [torch.fft.rfft((column - column.mean()) / column.std()) for column in (one, other)]
     return float((torch.fft.irfft(spectra[0] * spectra[1].conj(), len(one)) / len(one)).abs().max())
 
@@ -351,7 +359,8 @@ def test_parameters_of_an_image_that_are_drawn_apart_are_uncorrelated(kind):
     drawn = draw(operation, OURS)
     chosen = torch.ones(OURS, dtype=torch.bool)
     if "box_height" in drawn:
-        # places depend on sides, which are drawn together: within one size of box, that can be put in many places
+        # places depend on sides, which are drawn together: within one size of box, that can be put
+        # in many places
         small = (drawn["box_height"] < H) & (drawn["box_width"] < W)
         size = drawn["box_height"] * 1000 + drawn["box_width"]
         chosen = small & (size == size[small].mode().values)

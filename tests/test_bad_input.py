@@ -1,4 +1,5 @@
-"""Every row of bad input through the command line: the exit code, the message, and that nothing was written.
+"""Every row of bad input through the command line: the exit code, the message, and that nothing was
+written.
 
 What the text of a sweep file alone can get wrong has its own page: ``test_bad_sweep_files.py``.
 """
@@ -35,7 +36,9 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def command(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command line in the folder; insists on the exit code, on no traceback, and on nothing written."""
+    """The command line in the folder; insists on the exit code, on no traceback, and on nothing
+    written.
+    """
     monkeypatch.chdir(folder.path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

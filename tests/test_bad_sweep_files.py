@@ -1,4 +1,6 @@
-"""Everything that can be wrong with a sweep file: a message with rule, value, place and remedy, never a traceback."""
+"""Everything that can be wrong with a sweep file: a message with rule, value, place and remedy,
+never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -374,13 +376,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "warm-up": (
         with_line("epochs: 3", "epochs: 3, warmup_epochs: 3"),
         [
-            "x.yaml:5: trial.train.epochs: train.warmup_epochs must be below train.epochs, got 3 and 3"
+            "x.yaml:5: trial.train.epochs: train.warmup_epochs must be below train.epochs, got 3 "
+            "and 3"
         ],
     ),
     "nesterov without momentum": (
         with_line("epochs: 3", "momentum: 0, nesterov: true"),
         [
-            "x.yaml:5: trial.train.momentum: train.nesterov: true needs train.momentum above 0, got 0"
+            "x.yaml:5: trial.train.momentum: train.nesterov: true needs train.momentum above 0, "
+            "got 0"
         ],
     ),
     "unknown last batch": (
@@ -394,7 +398,8 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "head": (
         GOOD + "arms:\n  a: {}\n  b: {model.head.hidden: [3], model.head.dropout: [0.1, 0.2]}\n",
         [
-            "x.yaml:13: arms.b: head.dropout must be one rate or as many as head.hidden, got 2 rates for 1"
+            "x.yaml:13: arms.b: head.dropout must be one rate or as many as head.hidden, got 2 "
+            "rates for 1"
         ],
     ),
     "val_size 0": (
@@ -466,7 +471,8 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "home of nobody": (
         with_line("{name: digits}", "{name: digits, root: ~nobody-here/x}"),
         [
-            "x.yaml:4: trial.data.root: must not start with an unknown home folder, got '~nobody-here/x'",
+            "x.yaml:4: trial.data.root: must not start with an unknown home folder, got "
+            "'~nobody-here/x'",
             "whole path",
         ],
     ),
@@ -527,7 +533,8 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "no kind": (
         with_line("{values: [0.1, 1e-2]}", "{}"),
         [
-            "parameters.train.lr: a parameter has one of value, values, min with max, zip; train.lr has none"
+            "parameters.train.lr: a parameter has one of value, values, min with max, zip; "
+            "train.lr has none"
         ],
     ),
     "two kinds": (
@@ -589,14 +596,16 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "when unknown": (
         with_line("[0.1, 1e-2]}", "[0.1], when: {augmnt: [flip]}}"),
         [
-            "x.yaml:8: parameters.train.lr.when.augmnt: `when` asks about 'augmnt', which varies nowhere",
+            "x.yaml:8: parameters.train.lr.when.augmnt: `when` asks about 'augmnt', which varies "
+            "nowhere",
             "Did you mean 'augment'?",
         ],
     ),
     "when never": (
         with_line("[0.1, 1e-2]}", "[0.1], when: {augment: [crop]}}"),
         [
-            "x.yaml:8: parameters.train.lr.when.augment: `when` never holds: augment is one of none, flip"
+            "x.yaml:8: parameters.train.lr.when.augment: `when` never holds: augment is one of "
+            "none, flip"
         ],
     ),
     "when never, of many": (
@@ -664,7 +673,8 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         ["x.yaml:11: reference.flip: reference 'flip' is no arm", "Arms: augment=none lr=0.1"],
     ),
     "reference in percent": (
-        "name: a\narms:\n  one: {}\n  two: {train.lr: 1}\nbaseline: one\nreference: {one: {test/acc: [95.1, 0.9]}}\n",
+        "name: a\narms:\n  one: {}\n  two: {train.lr: 1}\nbaseline: one\nreference: {one: "
+        "{test/acc: [95.1, 0.9]}}\n",
         [
             "x.yaml:6: reference.one.test/acc: an accuracy is a fraction of at most 1, got 95.1",
             "Write 0.951",
@@ -673,13 +683,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "reference seeds": (
         GOOD + "reference: {x: {test/acc: [0.5, a]}}\n",
         [
-            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got [0.5, 'a']"
+            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or "
+            "text, got [0.5, 'a']"
         ],
     ),
     "reference without seeds": (
         GOOD + "reference: {x: {test/acc: []}}\n",
         [
-            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or text, got []"
+            "x.yaml:11: reference.x.test/acc: must be a number, a list of one number or more, or "
+            "text, got []"
         ],
     ),
     "reference key": (
@@ -892,7 +904,8 @@ def test_an_override_given_twice_is_an_error(tmp_path: Path) -> None:
         (("train={lr: 1}", "train.lr=2"), "command line: train.lr: train.lr is given twice"),
         (
             ("model.head=null", "model.head.hidden=[3]"),
-            "command line: model.head.hidden: model.head.hidden and model.head contradict each other",
+            "command line: model.head.hidden: model.head.hidden and model.head contradict each "
+            "other",
         ),
         (
             ("parameters.two={values: {b: {train.ema: 0.2}}}", "one=b", "two=b"),
@@ -900,14 +913,18 @@ def test_an_override_given_twice_is_an_error(tmp_path: Path) -> None:
         ),
         (
             ("z=1",),
-            "command line: z: z has no labels to choose from\n    Give the settings that it varies, e.g. ",
+            "command line: z: z has no labels to choose from\n    Give the settings that it "
+            "varies, e.g. ",
         ),
     ],
 )
 def test_overrides_that_contradict_each_other_or_fix_nothing(
     overrides: tuple[str, ...], expected: str, tmp_path: Path
 ) -> None:
-    text = "name: a\nparameters:\n  z: {zip: {train.epochs: [1, 2]}}\n  one: {values: {a: {}, b: {train.ema: 0.1}}}\n"
+    text = (
+        "name: a\nparameters:\n  z: {zip: {train.epochs: [1, 2]}}\n  one: {values: {a: {}, b: "
+        "{train.ema: 0.1}}}\n"
+    )
     (found,) = messages(tmp_path, text, *overrides)
     assert found.startswith(expected)
 
@@ -1063,7 +1080,8 @@ def mutated(draw: st.DrawFn) -> str:
 )
 @example(text="name: a\nmetric: []")
 @example(
-    text="name: a\nparameters: {train.lr: {min: 1, max: 9999999999999999999999999999, distribution: int_uniform}}"
+    text="name: a\nparameters: {train.lr: {min: 1, max: 9999999999999999999999999999, "
+    "distribution: int_uniform}}"
 )
 @pytest.mark.fault(44)
 def test_a_mutated_file_gives_a_sweep_or_a_usage_error(text: str, tmp_path: Path) -> None:

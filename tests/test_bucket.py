@@ -1,4 +1,6 @@
-"""Results in an object store: a real server that speaks S3 (moto's), a bad network before it, sweeps with real Ray."""
+"""Results in an object store: a real server that speaks S3 (moto's), a bad network before it,
+sweeps with real Ray.
+"""
 
 from __future__ import annotations
 
@@ -333,7 +335,9 @@ def test_a_journal_with_a_hole_is_refused(there: Bucket, tmp_path: Path, how: st
 
 
 def test_what_cannot_be_put_when_it_is_closed_leaves_no_hole(there: Bucket, tmp_path: Path) -> None:
-    """The store comes back between two of the last writes: what follows a lost entry must not be there either."""
+    """The store comes back between two of the last writes: what follows a lost entry must not be
+    there either.
+    """
     away = [True]
 
     def append(seq: int, lines: bytes) -> None:
@@ -487,10 +491,14 @@ def test_a_driver_that_was_replaced_stops_and_does_not_stop_the_other(
         one.suspend()
     (first.there / "tiny").remove("owner")  # 75 s later
     other = subprocess.Popen(
-        first.command("sweep.yaml", "--no-report"), cwd=first.path, text=True, start_new_session=True,
+        first.command("sweep.yaml", "--no-report"),
+        cwd=first.path,
+        text=True,
+        start_new_session=True,
         env=first.environment(SLOW="0.1") | {"SUITE_CACHE": str(tmp_path / "another")},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     count = len(first.journal)
     first.wait_for(
         other, lambda journal: sum(entry["kind"] == "epoch" for entry in journal[count:]) >= 1
@@ -554,11 +562,14 @@ def epochs_done(count: int) -> Any:
 def test_a_sweep_whose_machine_is_lost_goes_on_on_another(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
-    """SIGKILL, and the disk is gone: MLflow and the bucket are all that is left. The curves are those of no fault."""
+    """SIGKILL, and the disk is gone: MLflow and the bucket are all that is left.
+
+    The curves are those of no fault.
+    """
     folder = Stored(tmp_path, store)
     for name, value in folder.variables.items():
         monkeypatch.setenv(name, value)
-    (folder.path / "tiny_net.py").write_text(OFTEN + (folder.path / "tiny_net.py").read_text())  # fmt: skip
+    (folder.path / "tiny_net.py").write_text(OFTEN + (folder.path / "tiny_net.py").read_text())
     folder.write(seeds=[0], checkpoints={"keep": 1})
     process = folder.start(SLOW="0.1")
     # of both: where one worker comes late, the other's trial may be over
@@ -642,9 +653,14 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(
     folder.wait_for(process, epochs_done(1))
     other = tmp_path / "another machine"
     done = subprocess.run(
-        folder.command("sweep.yaml"), cwd=folder.path, env=folder.environment() | {"SUITE_CACHE": str(other)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        folder.command("sweep.yaml"),
+        cwd=folder.path,
+        env=folder.environment() | {"SUITE_CACHE": str(other)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 5 and "already running" in done.stderr, done.stdout + done.stderr
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]

@@ -176,17 +176,29 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 DAMAGES = {
-    "a flipped bit in the weights": (lambda newest: flip(newest / "last.pt", 2000), "last.pt does not match its sha"),
-    "a flipped bit in the best": (lambda newest: flip(newest / "best.pt", 1500), "best.pt does not match its sha256"),
+    "a flipped bit in the weights": (
+        lambda newest: flip(newest / "last.pt", 2000),
+        "last.pt does not match its sha",
+    ),
+    "a flipped bit in the best": (
+        lambda newest: flip(newest / "best.pt", 1500),
+        "best.pt does not match its sha256",
+    ),
     "a cut file": (
         lambda newest: (newest / "last.pt").write_bytes((newest / "last.pt").read_bytes()[:-7]),
         "last.pt has .* bytes instead",
     ),
-    "an empty file": (lambda newest: (newest / "last.pt").write_bytes(b""), "last.pt has 0 bytes instead of"),
+    "an empty file": (
+        lambda newest: (newest / "last.pt").write_bytes(b""),
+        "last.pt has 0 bytes instead of",
+    ),
     "a missing file": (lambda newest: (newest / "last.pt").unlink(), "last.pt is missing"),
     "no manifest": (lambda newest: (newest / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
     "an empty manifest": (lambda newest: (newest / "MANIFEST.json").write_text(""), "unreadable"),
-    "another shape of manifest": (lambda newest: (newest / "MANIFEST.json").write_text('["files"]'), "unreadable"),
+    "another shape of manifest": (
+        lambda newest: (newest / "MANIFEST.json").write_text('["files"]'),
+        "unreadable",
+    ),
     "another trial's": (
         lambda newest: (newest / "MANIFEST.json").write_text(
             (newest / "MANIFEST.json").read_text().replace("0123456789abcdef", "fedcba9876543210")
@@ -199,7 +211,7 @@ DAMAGES = {
         ),
         "its manifest speaks of epoch 2",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

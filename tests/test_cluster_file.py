@@ -1,4 +1,6 @@
-"""The shipped cluster files are fit to be used once filled in, and each thing that may go wrong with one is found."""
+"""The shipped cluster files are fit to be used once filled in, and each thing that may go wrong
+with one is found.
+"""
 
 from __future__ import annotations
 

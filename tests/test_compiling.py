@@ -34,7 +34,9 @@ EAGER, COMPILED = Numerics(channels_last=True), Numerics(channels_last=True, com
 def compiler_s_own_folder(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One for all tests of a process: what one compiled, the next takes up, as the trials of a sweep do."""
+    """One for all tests of a process: what one compiled, the next takes up, as the trials of a
+    sweep do.
+    """
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "inductor"))
 
 
@@ -77,19 +79,35 @@ AS_TRAINED = Numerics("bf16", channels_last=True, sliced=True, tiled=True, compi
 @pytest.mark.parametrize(
     ("arch", "settings", "numerics"),
     [
-        ("nets:tiny", {"augment": "flip", "ema": 0.9, "model__head": {"hidden": [8], "dropout": 0.5}}, COMPILED),
+        (
+            "nets:tiny",
+            {"augment": "flip", "ema": 0.9, "model__head": {"hidden": [8], "dropout": 0.5}},
+            COMPILED,
+        ),
         ("nets:wide", {"lr": 0.001}, AS_TRAINED),
         pytest.param("resnet20", {"lr": 0.01}, AS_TRAINED, marks=pytest.mark.full),
-        pytest.param("resnet20", {"model__freeze_depth": 2, "model__freeze_batchnorm": True}, COMPILED,
-                     marks=pytest.mark.full),
+        pytest.param(
+            "resnet20",
+            {"model__freeze_depth": 2, "model__freeze_batchnorm": True},
+            COMPILED,
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["averaged, dropout", "strips", "slices", "frozen"],
 )  # fmt: skip
 def test_compiled_steps_are_the_steps(
-    arch: str, settings: dict[str, Any], numerics: Numerics, tmp_path: Path, compiled_sizes: list[int], counters: Any,
+    arch: str,
+    settings: dict[str, Any],
+    numerics: Numerics,
+    tmp_path: Path,
+    compiled_sizes: list[int],
+    counters: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """Up to rounding; the last batch of an epoch, of 8 images and not 10, is run as it is. Control: another seed."""
+) -> None:
+    """Up to rounding; the last batch of an epoch, of 8 images and not 10, is run as it is.
+
+    Control: another seed.
+    """
     monkeypatch.setattr(strip_conv, "has_amx", lambda: True)  # strips give the same everywhere
     made, plain = (
         trial(arch, epochs=2, last_batch="keep", **settings),
@@ -135,7 +153,9 @@ def test_the_most_frequent_size_is_compiled(
 def test_a_compiled_trial_that_was_interrupted_ends_with_the_same_numbers(
     tmp_path: Path, counters: Any
 ) -> None:
-    """In the middle of an epoch, and beside other trials of the same worker, whose code it has: bit for bit."""
+    """In the middle of an epoch, and beside other trials of the same worker, whose code it has:
+    bit for bit.
+    """
     made = trial(epochs=2, augment="flip", model__head={"hidden": [8], "dropout": 0.5})
     whole = finish(training(made, tmp_path / "whole", numerics=COMPILED))
     cut = training(made, tmp_path / "cut", numerics=COMPILED, should_stop=stopping_at(6))

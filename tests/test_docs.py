@@ -43,7 +43,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def suite_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Sub-command and arguments of each `suite ...` and `python -m suite...` in the page's shell blocks."""
+    """Sub-command and arguments of each `suite ...` and `python -m suite...` in the page's shell
+    blocks.
+    """
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if "suite" in line and "'" not in line else []
@@ -162,7 +164,8 @@ def test_every_command_is_in_the_help_without_importing_any() -> None:
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom suite.__main__ import cli\n"
         "print(CliRunner().invoke(cli, ['--help']).output)\n"
-        "print([name for name in sys.modules if name.startswith(('torch', 'ray', 'mlflow', 'suite.'))])"
+        "print([name for name in sys.modules if name.startswith(('torch', 'ray', 'mlflow', "
+        "'suite.'))])"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
@@ -218,9 +221,19 @@ def test_the_example_notebook_runs(tmp_path: Path) -> None:
     file.write_text(json.dumps(notebook))
     folder = Folder(tmp_path / "examples")
     ran = subprocess.run(
-        [str(Path(sys.executable).parent / "jupyter-execute"), "--inplace", "--kernel_name=python3", str(file)],
-        cwd=file.parent, env=folder.environment(), capture_output=True, text=True, check=False, timeout=850,
-    )  # fmt: skip
+        [
+            str(Path(sys.executable).parent / "jupyter-execute"),
+            "--inplace",
+            "--kernel_name=python3",
+            str(file),
+        ],
+        cwd=file.parent,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=850,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     executed = [
         cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"

@@ -28,9 +28,14 @@ OFTEN = TINY.replace(
 
 def look(folder: Folder, *arguments: str, code: int) -> str:
     done = subprocess.run(
-        folder.command(*arguments, module="suite.doctor"), cwd=folder.path, env=folder.environment(),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        folder.command(*arguments, module="suite.doctor"),
+        cwd=folder.path,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout

@@ -1,11 +1,14 @@
-"""The fast path learns what the usual loop learns: an equivalence test on real images (scikit-learn's digits).
+"""The fast path learns what the usual loop learns: an equivalence test on real images
+(scikit-learn's digits).
 
-Ours: batched augmentation, channels behind pixels, small maps as matrix products. The usual loop: NCHW, a
-DataLoader over single images with torchvision v2's transforms. Both train the same network with the same settings.
+Ours: batched augmentation, channels behind pixels, small maps as matrix products. The usual loop:
+    NCHW, a
+DataLoader over single images with torchvision v2's transforms. Both train the same network with the
+same settings.
 
-Margin and number of seeds were fixed beforehand. Each case names the deviation that pilots on eight other seeds had
-(``python -m tests.test_equal_accuracy``); two one-sided t-tests (Schuirmann 1987) at 5 % with 80 % power at no
-difference need 2 (SD / MARGIN)^2 (1.645 + 1.282)^2 seeds of each.
+Margin and number of seeds were fixed beforehand. Each case names the deviation that pilots on eight
+other seeds had (``python -m tests.test_equal_accuracy``); two one-sided t-tests (Schuirmann 1987)
+at 5 % with 80 % power at no difference need 2 (SD / MARGIN)^2 (1.645 + 1.282)^2 seeds of each.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ MARGIN, PILOT, SEEDS = 2.0, range(100, 108), range(200, 206)
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, and the deviation of its test accuracy over seeds in the pilots, in points."""
+    """What is trained, and the deviation of its test accuracy over seeds in the pilots, in
+    points.
+    """
 
     arch: str
     side: int
@@ -64,12 +69,19 @@ def settings(case: Case) -> TrialConfig:
             "augment": "crop",
             "augmentations": {"crop": {"type": "crop", "padding": PADDING}},
             "train": {
-                "epochs": EPOCHS, "batch_size": BATCH, "lr": case.lr, "schedule": "cosine", "precision": "fp32",
+                "epochs": EPOCHS,
+                "batch_size": BATCH,
+                "lr": case.lr,
+                "schedule": "cosine",
+                "precision": "fp32",
                 # as in the pilots
-                "nesterov": True, "decay": "weights", "last_batch": "keep", "evaluate_test": "every",
+                "nesterov": True,
+                "decay": "weights",
+                "last_batch": "keep",
+                "evaluate_test": "every",
             },
         }
-    )  # fmt: skip
+    )
 
 
 def ours(case: Case, seed: int, folder: Path) -> float:

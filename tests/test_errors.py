@@ -1,4 +1,6 @@
-"""Errors of two arms: figures against written-out values, SciPy, scikit-learn and simulation; gaps are said."""
+"""Errors of two arms: figures against written-out values, SciPy, scikit-learn and simulation;
+gaps are said.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,9 @@ def test_intervals_cover_what_they_say() -> None:
 
 
 def test_the_interval_of_a_class_is_agresti_and_mins() -> None:
-    """b = 6, c = 2 of n = 20: (b - c) / (n + 2) and its Wald interval with half an image in each cell."""
+    """b = 6, c = 2 of n = 20: (b - c) / (n + 2) and its Wald interval with half an image in each
+    cell.
+    """
     found = predictions.paired_interval([1] * 6 + [-1] * 2 + [0] * 12)
     b, c, n = 6.5, 2.5, 22
     half = 1.959964 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
@@ -545,7 +549,8 @@ def test_predictions_need_neither_torch_nor_mlflow() -> None:
     import sys
 
     check = (
-        "import sys\nimport suite.analysis.predictions, suite.report.error_analysis, suite.report.error_figures\n"
+        "import sys\nimport suite.analysis.predictions, suite.report.error_analysis, "
+        "suite.report.error_figures\n"
         "assert not {'torch', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run(
@@ -613,7 +618,9 @@ def test_the_tiles_show_the_images_that_they_tell_of(store: Store) -> None:
 
 
 def test_a_probability_on_the_border_of_two_bins_belongs_to_the_lower() -> None:
-    """Bins are closed above, as in the paper: three classes of one probability lie on the border at 1/3 of 3 bins."""
+    """Bins are closed above, as in the paper: three classes of one probability lie on the border
+    at 1/3 of 3 bins.
+    """
     one = Predictions(np.arange(4), np.zeros(4, np.int64), np.zeros((4, 4), np.float32))
     assert list(predictions.calibration([one], 4).count) == [4, 0, 0, 0], (
         "0.25 of four classes, exactly"

@@ -1,4 +1,6 @@
-"""When test images are evaluated: the same figures at the epoch that counts, wherever they are read."""
+"""When test images are evaluated: the same figures at the epoch that counts, wherever they are
+read.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ test_schedule.__test__ = False  # type: ignore[attr-defined]
 
 
 def test_the_share_of_a_trial_counts_each_evaluation() -> None:
-    """By hand: 10 epochs of 90 training images, 30 to validate, 60 to test; a forward pass is a third of a step."""
+    """By hand: 10 epochs of 90 training images, 30 to validate, 60 to test; a forward pass is a
+    third of a step.
+    """
     counts = EpochImages(90, 30, 60)
     assert evaluation_share("every", counts, 10) == pytest.approx(300 / 1200)
     assert evaluation_share("best", counts, 10) == pytest.approx(300 / 1200)

@@ -17,8 +17,8 @@ from conftest import SWEEP, TINY, Folder
 
 pytestmark = pytest.mark.slow
 
-# Networks that end their process in training, or fail until a file is there; and one whose worker keeps a checkpoint of
-# every epoch and counts its steps.
+# Networks that end their process in training, or fail until a file is there; and one whose worker
+# keeps a checkpoint of every epoch and counts its steps.
 MORE = """
 
 class Exits(Tiny):
@@ -65,7 +65,8 @@ class Hangs(Tiny):
 def hangs(num_classes):
     return Hangs(num_classes)
 """
-# Precision is measured, in a few steps of training before any trial, as on a processor that has bf16.
+# Precision is measured, in a few steps of training before any trial, as on a processor that has
+# bf16.
 MEASURED = "\nimport suite.planning.measure\n\nsuite.planning.measure.has_bf16 = lambda: True\n"
 AUTO = SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"precision": "auto"}}
 
@@ -122,7 +123,8 @@ def kill_the_worker(process: Any) -> None:
 def reasons(folder: Folder) -> dict[str, str]:
     """Run name -> ``suite.reason`` of the failed runs, as MLflow has it."""
     rows = folder.query(
-        "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.reason' "
+        "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = "
+        "'suite.reason' "
         "where r.status = 'FAILED' and r.lifecycle_stage = 'active'"
     )
     return dict(rows)
@@ -130,7 +132,8 @@ def reasons(folder: Folder) -> dict[str, str]:
 
 @pytest.mark.fault(8, 10, 11)
 def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
-    """Divergence, an exception, no memory, a process that ends itself; then launched again, then with a retry.
+    """Divergence, an exception, no memory, a process that ends itself; then launched again, then
+    with a retry.
 
     All but the first show already while precision is measured.
     """
@@ -196,7 +199,8 @@ def test_each_failure_is_its_trials_own_and_says_why(folder: Folder) -> None:
     )
     assert reasons(folder).keys() == {f"{arm} seed=0" for arm in failing if arm != "needs"}
     rows = folder.query(
-        "select t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.reason' "
+        "select t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = "
+        "'suite.reason' "
         "where r.name = 'needs seed=0' and t.value != ''"
     )
     assert rows == [], "a finished run has no reason to have failed"
@@ -236,7 +240,9 @@ def test_a_signal_while_a_network_hangs_that_is_measured(folder: Folder) -> None
 def test_a_signal_before_and_after_the_trials_is_no_bug(
     folder: Folder, when: str, number: str
 ) -> None:
-    """While images are decoded, or the report is made: no code of the launch has the signal in hand."""
+    """While images are decoded, or the report is made: no code of the launch has the signal in
+    hand.
+    """
     place = {"starting": "suite.sweep.api.prepare_plan", "report": "suite.sweep.api._report"}[when]
     code = (
         f"import os, signal, suite.sweep.__main__\nkept = {place}\ndef late(*a):\n"
@@ -245,9 +251,14 @@ def test_a_signal_before_and_after_the_trials_is_no_bug(
     )
     folder.write(parameters=None, seeds=[0], activations=False)
     done = subprocess.run(
-        [sys.executable, "-c", code, "sweep.yaml"], cwd=folder.path, env=folder.environment(), capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, "sweep.yaml"],
+        cwd=folder.path,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 128 + signal.Signals[number] and "Traceback" not in done.stderr, (
         done.stderr
     )
@@ -260,7 +271,9 @@ def test_a_signal_before_and_after_the_trials_is_no_bug(
 def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two trials of different length in one pack: what is over stays over, what is left loses no checkpointed epoch."""
+    """Two trials of different length in one pack: what is over stays over, what is left loses no
+    checkpointed epoch.
+    """
     (folder.path / "tiny_net.py").write_text(TINY + MORE)
     folder.write(
         trial={
@@ -303,7 +316,9 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_checkpoint(
 def test_garbage_that_another_thread_collects_while_ray_goes_down_does_not_end_the_process(
     tmp_path: Path,
 ) -> None:
-    """It did: "The core worker has already been shutdown", exit code 1 after a sweep's last trial."""
+    """It did: "The core worker has already been shutdown", exit code 1 after a sweep's last
+    trial.
+    """
     script = tmp_path / "goes_down.py"
     script.write_text(GOES_DOWN)
     done = subprocess.run(

@@ -152,9 +152,18 @@ def test_networks_that_cannot_be_joined_are_found_out() -> None:
 # ---- trials --------------------------------------------------------------------------------------
 
 ARMS: list[dict[str, Any]] = [
-    {"lr": 0.002}, {"lr": 0.001, "augment": "flip+crop"}, {"lr": 0.002, "seed": 1, "optimizer": "adam"},
-    {"lr": 0.002, "label_smoothing": 0.1, "ema": 0.9, "grad_clip": 1.0, "augment": "mixup", "weight_decay": 0.01},
-]  # fmt: skip
+    {"lr": 0.002},
+    {"lr": 0.001, "augment": "flip+crop"},
+    {"lr": 0.002, "seed": 1, "optimizer": "adam"},
+    {
+        "lr": 0.002,
+        "label_smoothing": 0.1,
+        "ema": 0.9,
+        "grad_clip": 1.0,
+        "augment": "mixup",
+        "weight_decay": 0.01,
+    },
+]
 
 
 def made(folder: Path, number: int, **settings: Any) -> Trainer:
@@ -284,7 +293,9 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
 def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The joint pass fails in the second epoch: each trains the other two alone, from its checkpoint of the first."""
+    """The joint pass fails in the second epoch: each trains the other two alone, from its
+    checkpoint of the first.
+    """
     (tmp_path / LAUNCH_FILE).write_text("token")
     shared = SimpleNamespace(
         storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None
@@ -333,7 +344,9 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
 def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last epoch is trained, then a disk is full: what that call would have told, the next one tells."""
+    """The last epoch is trained, then a disk is full: what that call would have told, the next
+    one tells.
+    """
     (tmp_path / LAUNCH_FILE).write_text("token")
     shared = SimpleNamespace(
         storage=FolderStorage(tmp_path), token="token", activations=False, limit_batches=None

@@ -1,4 +1,6 @@
-"""The gate of a benchmark: its figures count only where the tests that it names pass, and some ran."""
+"""The gate of a benchmark: its figures count only where the tests that it names pass, and some
+ran.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Fractions of GPUs: scheduled with logical ones that are given to Ray at its start, as no real one is needed for that.
+"""Fractions of GPUs: scheduled with logical ones that are given to Ray at its start, as no real one
+is needed for that.
 
 That trials then really use a GPU is not tested here: see the marker ``gpu``.
 """
@@ -21,7 +22,8 @@ pytestmark = [
 
 SCRIPT = """
 import ray
-ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+ray.init(num_cpus=4, num_gpus=1, **quiet)
 from rich.console import Console
 from suite import sweep
 from suite.launch import Options
@@ -46,9 +48,14 @@ def test_a_fraction_of_a_gpu_decides_how_many_run_at_once(
 ) -> None:
     folder.write()
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT % fraction], cwd=folder.path, env=folder.environment(SLOW="0.2"),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", SCRIPT % fraction],
+        cwd=folder.path,
+        env=folder.environment(SLOW="0.2"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert "code 0 trials 4" in done.stdout, done.stdout + done.stderr
     assert concurrency(folder) == expected
     assert (

@@ -1,4 +1,6 @@
-"""Looks at verdicts: planned ones, in rounds until arms are decided, and those that come with added seeds."""
+"""Looks at verdicts: planned ones, in rounds until arms are decided, and those that come with
+added seeds.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def looks(folder: Folder) -> list[list[int]]:
 
 def tag(folder: Folder, key: str) -> str:
     rows = folder.query(
-        "select t.value from tags t join tags k on k.run_uuid = t.run_uuid and k.key = 'suite.kind' "
+        "select t.value from tags t join tags k on k.run_uuid = t.run_uuid and k.key = "
+        "'suite.kind' "
         "and k.value = 'sweep' where t.key = ?",
         key,
     )

@@ -20,8 +20,8 @@ from suite.models.assemble import sketch
 from suite.models.scratch import NETS
 from suite.system.torchvision_import import torchvision
 
-# The structure printed by the ResNet-18 study. Its text closes ResNet's bracket after layer2, at a page break, and
-# prints the rest flush left; here the bracket is at the end.
+# The structure printed by the ResNet-18 study. Its text closes ResNet's bracket after layer2, at a
+# page break, and prints the rest flush left; here the bracket is at the end.
 RESNET18_CIFAR = """
 ResNet(
   (conv1): Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
@@ -164,9 +164,11 @@ def test_resnet18_cifar_prints_as_in_the_study():
     assert squeezed(str(net("resnet18_cifar"))) == squeezed(RESNET18_CIFAR)
 
 
-# The paper's table 6 rounds these to 0.27, 0.46, 0.66, 0.85 and 1.7 million; option A adds none to the plain nets'.
+# The paper's table 6 rounds these to 0.27, 0.46, 0.66, 0.85 and 1.7 million; option A adds none to
+# the plain nets'.
 PAPER = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
-# kuangliu/pytorch-cifar's summary for the first two; the plain ones lack three projections with their BatchNorm.
+# kuangliu/pytorch-cifar's summary for the first two; the plain ones lack three projections with
+# their BatchNorm.
 PROJECTIONS = {18: 173_824, 34: 173_824}
 COUNTS = {
     "resnet18_cifar": 11_173_962,
@@ -239,7 +241,8 @@ def by_hand(
 )
 def test_scratch_nets_compute_what_their_state_dict_says(arch, stages, shortcut):
     made = net(arch).eval()
-    # Random BatchNorm, so that no two of its four tensors can be mixed up; convolutions keep their scale.
+    # Random BatchNorm, so that no two of its four tensors can be mixed up; convolutions keep their
+    # scale.
     state = made.state_dict()
     state |= {
         name: value
@@ -443,7 +446,8 @@ SMALL_VIT = """
 from suite.system.torchvision_import import torchvision
 from suite.models.assemble import sketch
 def make(classes):
-    return torchvision.models.VisionTransformer(32, 8, 1, 2, hidden_dim=8, mlp_dim=8, num_classes=classes)
+    small = {'hidden_dim': 8, 'mlp_dim': 8}
+    return torchvision.models.VisionTransformer(32, 8, 1, 2, **small, num_classes=classes)
 """
 
 
@@ -454,7 +458,8 @@ def make(classes):
         ("def make(classes): raise KeyError('x')", r"bad_net:make\(10\) failed: KeyError: 'x'"),
         ("net = nn.Linear(2, 2)\ndef make(classes): return net", "same network twice"),
         ("def make(classes): return nn.LazyLinear(classes)", "unknown shape"),
-        ("calls = []\ndef make(classes):\n  calls.append(1)\n  return nn.Sequential(*[nn.Linear(2, 2) for _ in calls])",
+        ("calls = []\ndef make(classes):\n  calls.append(1)\n  return "
+         "nn.Sequential(*[nn.Linear(2, 2) for _ in calls])",
          "different layers each time"),
     ],
 )  # fmt: skip
@@ -589,7 +594,8 @@ import random
 import numpy as np
 def make(classes):
     net = nn.Linear(3, classes)
-    net.register_buffer("noise", torch.tensor([random.random(), np.random.rand(), torch.randperm(1000)[0]]))
+    noise = [random.random(), np.random.rand(), torch.randperm(1000)[0]]
+    net.register_buffer("noise", torch.tensor(noise))
     return net
 """
     write_module(tmp_path, monkeypatch, "own_random", code)

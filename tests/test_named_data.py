@@ -1,4 +1,6 @@
-"""Data sets by name, in the formats that their authors publish, and those of the user's own function."""
+"""Data sets by name, in the formats that their authors publish, and those of the user's own
+function.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +196,9 @@ class Malice:
 
 
 def write_cifar(root: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Batches in CIFAR's format, 20 images each, with the checksums that torchvision is to expect."""
+    """Batches in CIFAR's format, 20 images each, with the checksums that torchvision is to
+    expect.
+    """
     folder = root / kind.base_folder
     folder.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)

@@ -1,4 +1,6 @@
-"""What is asked of the nodes of a cluster, as far as one machine can show it; several hosts are in tests/cluster."""
+"""What is asked of the nodes of a cluster, as far as one machine can show it; several hosts are
+in tests/cluster.
+"""
 
 from __future__ import annotations
 
@@ -122,11 +124,16 @@ The actor died because its node has died. Node Id: 7c
 CRASHED = """The actor died unexpectedly before finishing this task.
 \tip: 10.0.0.4
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"""
-UNREACHED = "The actor 5f is unavailable: The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14."
+UNREACHED = (
+    "The actor 5f is unavailable: The actor is temporarily unavailable: RpcError: Socket "
+    "closed rpc_code: 14."
+)
 
 
 def lost(folder: Path, error: str, failures: int = 1) -> Any:
-    """What Tune has of a pack whose worker was lost so often, another one before it out of memory."""
+    """What Tune has of a pack whose worker was lost so often, another one before it out of
+    memory.
+    """
     file = folder / "error.txt"
     file.write_text(
         f"Failure # 1 (occurred at noon)\nlow on memory\nFailure # 2 (occurred at one)\n{error}\n"

@@ -47,9 +47,11 @@ def test_trials_that_share_augmented_features_run_together_on_all_slots() -> Non
 @pytest.mark.parametrize(
     "other",
     [
-        {"seed": 1}, {"augment": "crop"}, {"batch_size": 20}, {"model__freeze_depth": 6}, {"data__train_size": 20},
+        {"seed": 1}, {"augment": "crop"}, {"batch_size": 20}, {"model__freeze_depth": 6},
+        {"data__train_size": 20},
         {"last_batch": "spread"},
-        {"model__weights": "other.pth"}, {"model__freeze_batchnorm": False}, {"cache_prefix": "off"},
+        {"model__weights": "other.pth"}, {"model__freeze_batchnorm": False},
+        {"cache_prefix": "off"},
     ],
     ids=str,
 )  # fmt: skip
@@ -98,7 +100,9 @@ def test_a_plan_says_which_frozen_layers_are_run_once(folder: Folder) -> None:
 
 @pytest.mark.full
 def test_a_sweep_shares_frozen_layers_and_its_runs_say_so(folder: Folder, tmp_path: Path) -> None:
-    """Real workers: kept features, a pack in lockstep; both give the numbers of running all layers."""
+    """Real workers: kept features, a pack in lockstep; both give the numbers of running all
+    layers.
+    """
     write(folder)
     folder.sweep("--max-concurrent", "1")
     ends = {entry["id"]: entry["prefix"] for entry in folder.journal if entry["kind"] == "end"}

@@ -71,7 +71,9 @@ def test_a_reused_worker_gives_each_trial_the_numbers_it_has_alone(
 
 @pytest.mark.skipif(environment.cores() < 2, reason="two trials at once need two cores")
 def test_trials_shorter_than_a_worker_s_start_have_all_workers(folder: Folder) -> None:
-    """Tune would end a starting worker each time that another became free, and all trials would run in one."""
+    """Tune would end a starting worker each time that another became free, and all trials would
+    run in one.
+    """
     folder.write(
         trial=SWEEP["trial"] | {"train": SWEEP["trial"]["train"] | {"epochs": 1}},
         seeds=[0, 1, 2, 3, 4],

@@ -185,7 +185,9 @@ def test_a_sweep_without_verdicts_gets_no_advice(tmp_path: Path) -> None:
 
 
 def test_many_arms_are_scaled_from_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulation of 40 arms takes ten seconds; the scaled size is that of the simulation to 5 %."""
+    """A simulation of 40 arms takes ten seconds; the scaled size is that of the simulation to 5
+    %.
+    """
     level = 0.02
     asked: list[int] = []
     simulate = analysis.detectable

@@ -1,4 +1,6 @@
-"""Features of frozen layers: kept or shared, the numbers are those of the network run whole, bit for bit."""
+"""Features of frozen layers: kept or shared, the numbers are those of the network run whole, bit
+for bit.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def test_training_on_kept_features_gives_the_numbers_of_the_whole_network(
 def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(
     tmp_path: Path, precision: str
 ) -> None:
-    """32 x 32 pixels, steps of 128 and a last one of 72, on which kernels may be chosen otherwise."""
+    """32 x 32 pixels, steps of 128 and a last one of 72, on which kernels may be chosen
+    otherwise.
+    """
     numerics = Numerics(precision, channels_last=True, sliced=True, tiled=True, threads=2)
     settings = {
         "arch": "resnet18",
@@ -80,12 +84,17 @@ def test_the_same_at_the_size_and_batch_of_a_real_study_on_two_threads(
     }
     dataset = images((84,) * 4, side=32)
     kept, whole = (
-        finish(training(
-            trial(**settings, cache_prefix=cache_prefix, data__val_size=8), tmp_path / cache_prefix, dataset,
-            cache=tmp_path / "cache", numerics=numerics,
-        ))
+        finish(
+            training(
+                trial(**settings, cache_prefix=cache_prefix, data__val_size=8),
+                tmp_path / cache_prefix,
+                dataset,
+                cache=tmp_path / "cache",
+                numerics=numerics,
+            )
+        )
         for cache_prefix in ("auto", "off")
-    )  # fmt: skip
+    )
     assert kept.inputs.prefix.layers and "train" in kept.inputs.parts, kept.inputs.prefix.why_not
     assert not whole.inputs.prefix.layers
     assert not differing(everything(kept), everything(whole))
@@ -117,8 +126,15 @@ def test_threads_that_make_features_together_make_those_of_one(
     found = []
     for cores in (1, 3):
         monkeypatch.setattr(environment, "cores", lambda count=cores: count)
-        found.append(made(tmp_path / f"{cores}", tmp_path / f"cache{cores}", model__freeze_depth=7, arch="resnet18",
-                          numerics=numerics))  # fmt: skip
+        found.append(
+            made(
+                tmp_path / f"{cores}",
+                tmp_path / f"cache{cores}",
+                model__freeze_depth=7,
+                arch="resnet18",
+                numerics=numerics,
+            )
+        )
     assert most == {1: 1, 3: 3} and kinds == {(1, precision == "bf16")}
     one, three = (each.inputs.parts for each in found)
     assert one.keys() == three.keys() == {"train", "val", "test"}
@@ -193,7 +209,9 @@ def test_trials_of_a_pack_share_augmented_features_and_get_the_numbers_of_solo_r
 def test_features_follow_the_batches_of_an_epoch(
     tmp_path: Path, last_batch: str, augment: str
 ) -> None:
-    """44 images at 20; beside it in the pack is an arm with other batches, whose features it must not take."""
+    """44 images at 20; beside it in the pack is an arm with other batches, whose features it
+    must not take.
+    """
     base = {
         "arch": "resnet20",
         "model__freeze_depth": 3,
@@ -266,7 +284,8 @@ def test_one_entry_serves_all_trials_of_a_node(tmp_path: Path) -> None:
     "other",
     [
         {"seed": 1}, {"model__freeze_depth": 8}, {"data__val_size": 12}, {"batch_size": 20},
-        {"numerics": Numerics(channels_last=False)}, {"numerics": Numerics(channels_last=True, threads=2)},
+        {"numerics": Numerics(channels_last=False)},
+        {"numerics": Numerics(channels_last=True, threads=2)},
     ],
     ids=str,
 )  # fmt: skip
@@ -359,8 +378,10 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("plain", ""), ("doubles", "computes between its layers"), ("drops", "are random in training"),
-        ("looks at others", "differ between batches of"), ("looks back", "computes between its layers"),
+        ("plain", ""), ("doubles", "computes between its layers"), ("drops", "are random in "
+                                                                             "training"),
+        ("looks at others", "differ between batches of"), ("looks back", "computes between its "
+                                                                         "layers"),
         ("counts", "depend on an image's position in its batch"),
     ],
 )  # fmt: skip

@@ -34,15 +34,22 @@ PLAIN = Numerics("fp32", channels_last=True, threads=1, device="cpu", sliced=Tru
 
 
 def choose(
-    monkeypatch: pytest.MonkeyPatch, speed: Callable[[Numerics], float], room: Room, resources: ResourcesConfig = AUTO,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: Callable[[Numerics], float],
+    room: Room,
+    resources: ResourcesConfig = AUTO,
     config: TrialConfig = FP32,
-) -> tuple[Numerics, list[str]]:  # fmt: skip
+) -> tuple[Numerics, list[str]]:
     """The choice where a network trains so many images a second with numerics."""
 
     def cost(
-        config: TrialConfig, classes: int, side: int, numerics: Numerics, whole_batch: bool | None = None,
+        config: TrialConfig,
+        classes: int,
+        side: int,
+        numerics: Numerics,
+        whole_batch: bool | None = None,
         anew: bool = False,
-    ) -> Cost:  # fmt: skip
+    ) -> Cost:
         seconds = 1 / speed(numerics)
         asked.setdefault(config.model.arch, []).append(whole_batch)
         return Cost(seconds, 0.0, 0.0, 0.0, whole_batch=config.model.arch == "resnet20")
@@ -86,9 +93,12 @@ def test_bf16_must_be_worth_it(
 ) -> None:
     monkeypatch.setattr(measure, "has_bf16", lambda: True)
     chosen, said = choose(
-        monkeypatch, lambda numerics: faster if numerics.precision == "bf16" else 1.0, Room(1, None, (2,)),
-        ResourcesConfig(), TrialConfig(),
-    )  # fmt: skip
+        monkeypatch,
+        lambda numerics: faster if numerics.precision == "bf16" else 1.0,
+        Room(1, None, (2,)),
+        ResourcesConfig(),
+        TrialConfig(),
+    )
     assert chosen == replace(PLAIN, precision=expected)
     assert said == [
         f"precision: {expected} (measured: bf16 runs {faster:.2f} times as fast as fp32 here)"
@@ -160,9 +170,11 @@ def test_threads_bring_the_last_trial_to_its_end_soonest(
     """Each doubling of threads makes a trial so many times as fast."""
     monkeypatch.setattr(environment, "cores", lambda: here)
     chosen, said = choose(
-        monkeypatch, lambda numerics: faster ** (numerics.threads.bit_length() - 1), Room(trials, most, nodes),
+        monkeypatch,
+        lambda numerics: faster ** (numerics.threads.bit_length() - 1),
+        Room(trials, most, nodes),
         ResourcesConfig(cpu="auto"),
-    )  # fmt: skip
+    )
     assert chosen == replace(PLAIN, threads=threads)
     assert len(said) == 1 and said[0].startswith(f"threads: {threads} a trial (")
 
@@ -231,7 +243,8 @@ def test_compilation_is_chosen_by_when_a_trial_ends(
     ) -> Cost:
         if numerics.compiled and faster is None and config.model.arch == "resnet20":
             raise RuntimeError("no compiler here")
-        # the first measurement is not alone, and the second finds the code that the first one compiled
+        # the first measurement is not alone, and the second finds the code that the first one
+        # compiled
         again = bool(others.get("anew"))
         seconds, ready = (
             (0.01 / (faster or 1), 1.0 if again else 40.0) if numerics.compiled else (0.01, 0.0)
@@ -341,7 +354,9 @@ def test_what_is_measured_beside_others_is_kept_as_long_as_the_process(
 
 @pytest.mark.parametrize("ours", [False, True])
 def test_others_are_seen(ours: bool) -> None:
-    """A process that keeps one core busy, of somebody else's; a compiler that this process calls is none of them."""
+    """A process that keeps one core busy, of somebody else's; a compiler that this process calls
+    is none of them.
+    """
     others = measure._others()
     code = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
     if ours:
@@ -357,8 +372,8 @@ def test_others_are_seen(ours: bool) -> None:
 
 
 def test_what_this_process_uses_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2 s on 4 cores: 5 s of processors, of which 2 were this process's, 1 that of a compiler it called, 1 another
-    process's and 1 another guest's.
+    """Of 2 s on 4 cores: 5 s of processors, of which 2 were this process's, 1 that of a compiler it
+    called, 1 another process's and 1 another guest's.
     """
     idle = SimpleNamespace(user=0.0)
     first, second = (
@@ -405,7 +420,9 @@ def test_what_a_measurement_depends_on_has_a_measurement_of_its_own() -> None:
 def test_batches_of_one_size_are_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of its size has a place of its own, and where none is asked for, one that is there will do."""
+    """Each of its size has a place of its own, and where none is asked for, one that is there
+    will do.
+    """
     monkeypatch.setenv("SUITE_CACHE", str(tmp_path))
     asked: list[bool | None] = []
 

@@ -54,9 +54,15 @@ class Shipped(Folder):
 def augmented(tmp_path_factory: pytest.TempPathFactory) -> Shipped:
     """The README's short command, on fewer images and two arms."""
     folder = Shipped(
-        tmp_path_factory.mktemp("augmented"), "augmentation", "seeds=[0]", "train.epochs=2", "model.arch=resnet20",
-        "data.train_size=400", "data.val_size=200", "data.test_size=200",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("augmented"),
+        "augmentation",
+        "seeds=[0]",
+        "train.epochs=2",
+        "model.arch=resnet20",
+        "data.train_size=400",
+        "data.val_size=200",
+        "data.test_size=200",
+    )
     folder.sweep("--only", "augment=flip", "--only", "augment=crop+flip+cutout", timeout=500)
     return folder
 
@@ -86,7 +92,8 @@ def test_the_augmentation_sweep_can_be_browsed(augmented: Shipped) -> None:
             "/acc"
         )  # charts below the fold are not drawn
         page.wait_for_function(  # curves of two epochs: paths of more than one point
-            "[...document.querySelectorAll('path.js-line')].filter(p => p.getAttribute('d').includes('L')).length >= 2"
+            "[...document.querySelectorAll('path.js-line')].filter(p => "
+            "p.getAttribute('d').includes('L')).length >= 2"
         )
         page.goto(f"{base}/{run['augment=flip seed=0']}/artifacts")
         page.reload()
@@ -98,9 +105,16 @@ def test_the_augmentation_sweep_can_be_browsed(augmented: Shipped) -> None:
 @pytest.mark.full
 def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Path) -> None:
     folder = Shipped(
-        tmp_path, "transfer", "seeds=[0]", "train.epochs=3", "train.batch_size=32",
-        f"model.imagenet_file={WEIGHTS}", "data.train_size=2000", "data.val_size=300", "data.test_size=200",
-    )  # fmt: skip
+        tmp_path,
+        "transfer",
+        "seeds=[0]",
+        "train.epochs=3",
+        "train.batch_size=32",
+        f"model.imagenet_file={WEIGHTS}",
+        "data.train_size=2000",
+        "data.val_size=300",
+        "data.test_size=200",
+    )
     folder.sweep(timeout=500)
     last = {name.split()[0]: epochs[3]["val/acc"] for name, epochs in folder.curves().items()}
     assert set(last) == {"scratch", "finetune", "config1", "config2"}
@@ -111,10 +125,19 @@ def test_pretrained_arms_are_above_the_random_start_at_equal_epochs(tmp_path: Pa
 @pytest.mark.full
 def test_the_joint_search_killed_in_the_middle_is_finished(tmp_path: Path) -> None:
     folder = Shipped(
-        tmp_path, "joint", "run_cap=4", "confirm.top=1", "seeds=[0,1]", "train.epochs=3", "train.batch_size=32",
-        "early_terminate.grace_epochs=1", f"model.imagenet_file={WEIGHTS}",
-        "data.train_size=800", "data.val_size=200", "data.test_size=200",
-    )  # fmt: skip
+        tmp_path,
+        "joint",
+        "run_cap=4",
+        "confirm.top=1",
+        "seeds=[0,1]",
+        "train.epochs=3",
+        "train.batch_size=32",
+        "early_terminate.grace_epochs=1",
+        f"model.imagenet_file={WEIGHTS}",
+        "data.train_size=800",
+        "data.val_size=200",
+        "data.test_size=200",
+    )
     process = folder.start()
     folder.wait_for(process, ripe)
     process.kill()

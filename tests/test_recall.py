@@ -1,4 +1,6 @@
-"""Runs read back from the store to be used again, also those that another version of the suite wrote."""
+"""Runs read back from the store to be used again, also those that another version of the suite
+wrote.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The report: verdicts against independent computations, files whole and inert, everything that is missing said."""
+"""The report: verdicts against independent computations, files whole and inert, everything that
+is missing said.
+"""
 
 from __future__ import annotations
 
@@ -92,10 +94,16 @@ def crossed(rates: Sequence[float], places: Sequence[str], seeds: int = 3) -> li
     """A full grid whose figure is 0.5 less the rate plus a tenth for "late"."""
     rng = np.random.default_rng(0)
     return [
-        history(f"{rate} {place}", seed, 0.5 - rate + 0.1 * (place == "late") + rng.normal(0, 0.001),
-                settings={"rate": rate, "place": place})
-        for rate in rates for place in places for seed in range(seeds)
-    ]  # fmt: skip
+        history(
+            f"{rate} {place}",
+            seed,
+            0.5 - rate + 0.1 * (place == "late") + rng.normal(0, 0.001),
+            settings={"rate": rate, "place": place},
+        )
+        for rate in rates
+        for place in places
+        for seed in range(seeds)
+    ]
 
 
 def test_main_effects_are_those_that_the_figures_were_made_of() -> None:
@@ -263,16 +271,24 @@ def test_too_few_seeds_are_said() -> None:
     ("trials", "more", "expected"),
     [
         ([], {}, "no trials yet"),
-        (grid(["a"], 1, status="pending", epochs=0), {"status": "running"}, "still running: 0 of 1 trials"),
-        (grid(["a", "b"], 1, status="interrupted"), {"status": "interrupted"}, "not complete: 0 of 2"),
+        (grid(["a"], 1, status="pending", epochs=0), {"status": "running"}, "still running: 0 of "
+                                                                            "1 trials"),
+        (grid(["a", "b"], 1, status="interrupted"), {"status": "interrupted"}, "not complete: 0 "
+                                                                               "of 2"),
         (grid(["base", "b"], 1, status="failed", epochs=0), {}, "No trial has finished"),
         (grid(["base", "b"], 1), {}, "Each arm has one seed"),
         (grid(["a", "b"], 2), {}, "names no baseline"),
         (grid(["base"], 2), {}, "one arm"),
-        ([*grid(["base"], 2), run("b", 0), run("b", 1, status="failed", reason="NaN")], {}, "1 of 4 trials failed"),
-        ([*grid(["base"], 2), run("b", 0), run("b", 1, status="failed")], {}, "finished seeds (1 to 2)"),
+        (
+            [*grid(["base"], 2), run("b", 0), run("b", 1, status="failed", reason="NaN")],
+            {},
+            "1 of 4 trials failed",
+        ),
+        ([*grid(["base"], 2), run("b", 0), run("b", 1, status="failed")], {}, "finished seeds (1 "
+                                                                              "to 2)"),
         ([*grid(["base"], 2), *grid(["b"], 2, status="stopped")], {}, "2 trials stopped early"),
-        ([*grid(["base"], 2), *grid(["b"], 2, numerics='{"precision": "bf16"}')], {}, "different numerics"),
+        ([*grid(["base"], 2), *grid(["b"], 2, numerics='{"precision": "bf16"}')], {}, "different "
+                                                                                      "numerics"),
         ([*grid(["base"], 2), *grid(["b"], 2, in_plan="false")], {}, "2 runs of arms or seeds"),
         ([*grid(["base"], 2), *grid(["b"], 2, nan="val/loss at epoch 1")], {}, "NaN or infinite"),
     ],
@@ -304,9 +320,17 @@ def test_the_main_table_has_errors_epochs_time_and_parameters() -> None:
     found = report(*grid(["base", "other"], 6, **sizes))
     main = found.tables[0]
     assert main.headings == (
-        "Arm", "Seeds", "Training accuracy (error), %", "Validation accuracy (error), %", "Test accuracy (error), %",
-        "Difference to the baseline, percentage points", "Adjusted p", "P(better)", "If normal (Dunnett)", "Verdict",
-    )  # fmt: skip
+        "Arm",
+        "Seeds",
+        "Training accuracy (error), %",
+        "Validation accuracy (error), %",
+        "Test accuracy (error), %",
+        "Difference to the baseline, percentage points",
+        "Adjusted p",
+        "P(better)",
+        "If normal (Dunnett)",
+        "Verdict",
+    )
     costs = found.tables[-1]
     assert costs.headings == ("Arm", "Epochs to the baseline’s best")
     assert (
@@ -372,7 +396,8 @@ def test_the_studys_claims_are_reproduced_where_they_hold() -> None:
     )
     assert (
         rows[
-            "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
+            "Freezing together with another head (config1) costs nothing against learning all "
+            "weights (finetune)"
         ][2]
         == "reproduced"
     )
@@ -401,20 +426,34 @@ def test_claims_are_of_trials_with_equal_numerics() -> None:
         for row in table.rows
     }
     freezing = told[
-        "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
+        "Freezing together with another head (config1) costs nothing against learning all weights "
+        "(finetune)"
     ]
     assert freezing[1:] == ("No seed that both finished with the same numerics.", "cannot be told")
     assert (
         told["Pretrained (finetune) learns faster than a random start (scratch)"][2] == "reproduced"
     )
     assert told["Config1 (config1) learns faster than Config2 (config2)"][2] == "reproduced"
-    mixed = [replace(one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "plain56")}}}'})
-             for one in nets(plain20=0.3, plain56=0.4)]  # fmt: skip
+    mixed = [
+        replace(
+            one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "plain56")}}}'}
+        )
+        for one in nets(plain20=0.3, plain56=0.4)
+    ]
     assert outcomes(report(*mixed)) == ["cannot be told"]
-    faster = [replace(one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "scratch")}}}'})
-              for one in transfer(6)]  # fmt: skip
-    (row,) = [row for table in report(*faster).tables if table.name == "claims" for row in table.rows
-              if "than a random start" in row[0]]  # fmt: skip
+    faster = [
+        replace(
+            one, tags={**one.tags, "suite.numerics": f'{{"threads": {1 + (one.arm == "scratch")}}}'}
+        )
+        for one in transfer(6)
+    ]
+    (row,) = [
+        row
+        for table in report(*faster).tables
+        if table.name == "claims"
+        for row in table.rows
+        if "than a random start" in row[0]
+    ]
     assert row[2] == "cannot be told" and "same numerics" in row[1]
 
 
@@ -428,8 +467,11 @@ def test_a_sweep_without_such_arms_lists_no_claims() -> None:
 
 
 def nets(**errors: float) -> list[TrialRun]:
-    return [taught(name, seed, {"model.arch": name}, 1 - error, 0.5) for name, error in errors.items()
-            for seed in range(6)]  # fmt: skip
+    return [
+        taught(name, seed, {"model.arch": name}, 1 - error, 0.5)
+        for name, error in errors.items()
+        for seed in range(6)
+    ]
 
 
 def test_deeper_plain_nets_are_compared_with_shallower_ones_of_their_kind() -> None:
@@ -441,7 +483,9 @@ def test_deeper_plain_nets_are_compared_with_shallower_ones_of_their_kind() -> N
 
 
 def test_test_figures_of_a_single_epoch_are_no_curve() -> None:
-    """As ``train.evaluate_test: last`` gives them; in the table and the verdicts they are as before."""
+    """As ``train.evaluate_test: last`` gives them; in the table and the verdicts they are as
+    before.
+    """
     every = nets(plain20=0.3, plain56=0.4, resnet20=0.3, resnet56=0.25)
     found, dense = report(*map(_tested_once, every)), report(*every)
     (depths,) = (picture for picture in found.pictures if picture.name == "depths")
@@ -450,8 +494,14 @@ def test_test_figures_of_a_single_epoch_are_no_curve() -> None:
     drawn = {panel.metric: len(panel.lines) for panel in splits.plot.panels}  # type: ignore[attr-defined]
     assert drawn["test/acc"] == 0 and drawn["val/acc"] == 4
     assert outcomes(found) == outcomes(dense)
-    trials = [run(f"rate={rate}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": '["layer1"]'})
-              for rate in (0.1, 0.5)]  # fmt: skip
+    trials = [
+        run(
+            f"rate={rate}",
+            0,
+            params={"model.dropout.rate": str(rate), "model.dropout.after": '["layer1"]'},
+        )
+        for rate in (0.1, 0.5)
+    ]
     trials.append(
         run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"})
     )
@@ -471,8 +521,15 @@ def _tested_once(trial: TrialRun) -> TrialRun:
 
 
 def test_dropout_rates_come_out_as_one_figure_with_a_panel_for_each_place() -> None:
-    trials = [run(f"rate={rate} {place}", 0, params={"model.dropout.rate": str(rate), "model.dropout.after": place})
-              for rate in (0.1, 0.5) for place in ('["layer1"]', '["layer4"]')]  # fmt: skip
+    trials = [
+        run(
+            f"rate={rate} {place}",
+            0,
+            params={"model.dropout.rate": str(rate), "model.dropout.after": place},
+        )
+        for rate in (0.1, 0.5)
+        for place in ('["layer1"]', '["layer4"]')
+    ]
     trials.append(
         run("rate=0", 0, params={"model.dropout.rate": "0.0", "model.dropout.after": "[]"})
     )

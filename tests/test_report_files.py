@@ -57,8 +57,13 @@ def other_sweep(*trials: TrialRun, **more: Any) -> SweepRuns:
 
 def shifted(trial: TrialRun, by: float) -> TrialRun:
     """The trial with other test figures."""
-    metrics = {**trial.metrics, "test/acc": {epoch: value + by * (1 + 0.1 * trial.seed)
-                                             for epoch, value in trial.metrics["test/acc"].items()}}  # fmt: skip
+    metrics = {
+        **trial.metrics,
+        "test/acc": {
+            epoch: value + by * (1 + 0.1 * trial.seed)
+            for epoch, value in trial.metrics["test/acc"].items()
+        },
+    }
     return replace(trial, metrics=metrics)
 
 
@@ -91,7 +96,9 @@ LAST = replace(VAL, strategy="last")
 
 
 def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None:
-    """The difference is that of the two means beside it, though one sweep is judged by its last epochs."""
+    """The difference is that of the two means beside it, though one sweep is judged by its last
+    epochs.
+    """
     ours, theirs = runs(*grid(["base", "a"], 6)), other_sweep(*grid(["base", "a"], 6))
     early = {
         1: 0.5,
@@ -99,8 +106,16 @@ def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None
         3: 0.4,
         4: 0.3,
     }  # validation is best at epoch 2, where the test figure is another one
-    trials = [replace(one, metrics={"val/acc": early, "test/acc": {1: 0.1, 2: 0.2 + 0.01 * one.seed, 3: 0.3, 4: 0.4}})
-              for one in theirs.trials]  # fmt: skip
+    trials = [
+        replace(
+            one,
+            metrics={
+                "val/acc": early,
+                "test/acc": {1: 0.1, 2: 0.2 + 0.01 * one.seed, 3: 0.3, 4: 0.4},
+            },
+        )
+        for one in theirs.trials
+    ]
     found = comparison_content(ours, replace(theirs, trials=tuple(trials)), Rules(LAST), Rules(VAL))
     row = found.arms.set_index("arm").loc["a"]
     assert row["nuts: test/acc"] == pytest.approx(0.225), "of the best epoch"
@@ -116,8 +131,10 @@ def test_each_sweep_chooses_the_epochs_of_its_own_trials(tmp_path: Path) -> None
 
 def test_sweeps_that_are_tested_by_different_figures_get_no_difference(tmp_path: Path) -> None:
     loss = Objective("val/loss", "minimize")
-    theirs = [replace(one, metrics={"val/loss": {1: 0.5}, "test/loss": {1: 0.25}, "test/acc": {1: 0.9}})
-              for one in grid(["base", "a"], 6)]  # fmt: skip
+    theirs = [
+        replace(one, metrics={"val/loss": {1: 0.5}, "test/loss": {1: 0.25}, "test/acc": {1: 0.9}})
+        for one in grid(["base", "a"], 6)
+    ]
     found = comparison_content(
         runs(*grid(["base", "a"], 6)), other_sweep(*theirs), Rules(VAL), Rules(loss)
     )
@@ -196,10 +213,12 @@ def test_markdown_shows_names_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("# Not a heading", r"\# Not a heading"), ("###", r"\##\#"), ("- a", r"\- a"), ("+ a", r"\+ a"),
+        ("# Not a heading", r"\# Not a heading"), ("###", r"\##\#"), ("- a", r"\- a"),
+        ("+ a", r"\+ a"),
         ("---", r"\---"), ("=== a", r"\=== a"), ("1. a", r"1\. a"), ("12) a", r"12\) a"),
         ("a # b #", r"a # b \#"), ("> a", "&gt; a"),
-        ("1.5 a", "1.5 a"), ("+1.25 points", "+1.25 points"), ("−1 - 2", "−1 - 2"), ("a 1. b", "a 1. b"), ("", ""),
+        ("1.5 a", "1.5 a"), ("+1.25 points", "+1.25 points"), ("−1 - 2", "−1 - 2"),
+        ("a 1. b", "a 1. b"), ("", ""),
     ],
 )  # fmt: skip
 def test_the_start_of_a_line_is_no_markup(text: str, shown: str) -> None:
@@ -261,9 +280,18 @@ def test_the_same_runs_give_the_same_files(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()
     )
     assert [str(file) for file in files] == [
-        "arms.csv", "figures/curves.png", "figures/curves.svg", "figures/splits.png", "figures/splits.svg",
-        "figures/time.png", "figures/time.svg", "index.html", "report.md", "results.csv", "table.tex",
-    ]  # fmt: skip
+        "arms.csv",
+        "figures/curves.png",
+        "figures/curves.svg",
+        "figures/splits.png",
+        "figures/splits.svg",
+        "figures/time.png",
+        "figures/time.svg",
+        "index.html",
+        "report.md",
+        "results.csv",
+        "table.tex",
+    ]
     assert all(
         (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
         for file in files
@@ -295,7 +323,9 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
 
 
 def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Content, rename: int) -> None:
-    """``publish``, killed before one of the renames; nothing after the kill is run, no ``finally`` either."""
+    """``publish``, killed before one of the renames; nothing after the kill is run, no
+    ``finally`` either.
+    """
     renames: list[Path] = []
     replace_ = Path.replace
 
@@ -390,14 +420,34 @@ def store(tmp_path: Path) -> str:
             }
         )
 
-    text = "name: tiny\nmetric: {name: val/acc, margin: 0.02}\ntrial: {data: {name: digits}, model: {arch: resnet20}}\n"
-    add("launch", text=text, file="tiny.yaml", overrides=[], description="Which?", environment={"python": "3.11.0"},
-        command="python -m suite.sweep tiny.yaml", params={"method": "grid", "metric": "val/acc"})  # fmt: skip
+    text = (
+        "name: tiny\nmetric: {name: val/acc, margin: 0.02}\ntrial: {data: {name: digits}, "
+        "model: {arch: resnet20}}\n"
+    )
+    add(
+        "launch",
+        text=text,
+        file="tiny.yaml",
+        overrides=[],
+        description="Which?",
+        environment={"python": "3.11.0"},
+        command="python -m suite.sweep tiny.yaml",
+        params={"method": "grid", "metric": "val/acc"},
+    )
     for arm in ("base", "other"):
         for seed in (0, 1):
             trial = f"{arm}{seed}"
-            add("trial", id=trial, arm=arm, seed=seed, name=trial, settings={"augment": arm}, config={},
-                baseline=arm == "base", objective={"name": "val/acc", "goal": "maximize"})  # fmt: skip
+            add(
+                "trial",
+                id=trial,
+                arm=arm,
+                seed=seed,
+                name=trial,
+                settings={"augment": arm},
+                config={},
+                baseline=arm == "base",
+                objective={"name": "val/acc", "goal": "maximize"},
+            )
             add("start", id=trial)
             add(
                 "epoch",
@@ -446,7 +496,8 @@ def test_a_report_is_made_from_a_store_alone(store: str, tmp_path: Path) -> None
     text = (page.parent / "report.md").read_text()
     assert "Too few seeds to tell" in text and "3.11.0" in text and "2.00 points" in text
     check = (
-        "import sys\nimport suite.analysis\nassert not {'torch', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "import sys\nimport suite.analysis\nassert not {'torch', 'ray', 'mlflow'} & "
+        "set(sys.modules)\n"
         "from pathlib import Path\nfrom suite.report import make\n"
         f"make('tiny', {store!r}, Path({str(tmp_path / 'again')!r}))\n"
         "assert not {'torch', 'ray'} & set(sys.modules), 'a report needs neither torch nor ray'\n"
@@ -590,7 +641,9 @@ def test_the_front_falls_where_a_loss_is_judged() -> None:
 
 
 def test_importance_is_about_the_best_whichever_way_that_is() -> None:
-    """Of figures that only ``a`` moves, and only where it is small, the lower tenth is all about it."""
+    """Of figures that only ``a`` moves, and only where it is small, the lower tenth is all about
+    it.
+    """
     rng = np.random.default_rng(3)
     bounds = {name: analysis.Bounds(0.0, 1.0) for name in "ab"}
     points = [{"a": float(rng.uniform()), "b": float(rng.uniform())} for _ in range(60)]
@@ -619,7 +672,9 @@ def test_overfitting_from_the_tenth_epoch_on_is_not_before_it() -> None:
 
 
 def overfitting(seeds: int, ends: Sequence[float]) -> tuple[str, str, str]:
-    """Figures, outcome and caption of the claim; a validation loss of 1 at epoch 3 that ends so high, by seed."""
+    """Figures, outcome and caption of the claim; a validation loss of 1 at epoch 3 that ends so
+    high, by seed.
+    """
     trials = [taught("finetune", seed, FINETUNE, 0.8, 0.9) for seed in range(seeds)]
     for seed, end in zip(range(seeds), ends, strict=True):
         made = taught("scratch", seed, SCRATCH, 0.7, 0.3)
@@ -663,7 +718,8 @@ def test_freezing_that_helps_costs_nothing_and_heads_that_differ_do_not_end_alik
     }
     assert (
         told[
-            "Freezing together with another head (config1) costs nothing against learning all weights (finetune)"
+            "Freezing together with another head (config1) costs nothing against learning all "
+            "weights (finetune)"
         ]
         == "reproduced"
     )

@@ -1,4 +1,6 @@
-"""The page as a reader has it: pictures that the runs kept, all of it in a browser, and the command that makes it."""
+"""The page as a reader has it: pictures that the runs kept, all of it in a browser, and the
+command that makes it.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +55,13 @@ def drawn(
     made = store.add(arm, seed, None)
     store.trials[-1] = replace(made, metrics={"dead/relu": {3: dead}, "dead/layer1.relu": {3: 0.0}})
     facts = {
-        "image": "test image 3 (car)", "dead": {"relu": [1, 8], "layer1.relu": [0, 8]},
-        "sheets": [{"step": step, "layer": name, "title": f"{name} of {arm}"} for step, name in enumerate(names)],
-    }  # fmt: skip
+        "image": "test image 3 (car)",
+        "dead": {"relu": [1, 8], "layer1.relu": [0, 8]},
+        "sheets": [
+            {"step": step, "layer": name, "title": f"{name} of {arm}"}
+            for step, name in enumerate(names)
+        ],
+    }
     store.write(made.run_id, activation_section.FACTS, json.dumps(facts).encode())
     store.images[made.run_id] = {step: png(10 * step + len(arm)) for step in range(len(names))}
     return made.run_id
@@ -67,9 +73,13 @@ def test_arms_stand_side_by_side_layer_by_layer(store: Store) -> None:
     found = activation_section.activations(
         store.runs, "x", ["best", EVIL, "base", "fourth"], "base"
     )
-    assert [(strip.heading, [photo.caption for photo in strip.photos]) for strip in found.strips] == [
-        ("input", ["The same for all arms."]), ("a/b", ["base", "best", EVIL]), ("a_b", ["base", "best", EVIL]),
-    ]  # fmt: skip
+    assert [
+        (strip.heading, [photo.caption for photo in strip.photos]) for strip in found.strips
+    ] == [
+        ("input", ["The same for all arms."]),
+        ("a/b", ["base", "best", EVIL]),
+        ("a_b", ["base", "best", EVIL]),
+    ]
     assert [photo.content for photo in found.strips[1].photos] == [
         png(14),
         png(14),
@@ -204,8 +214,16 @@ def pictured(store: Store) -> Content:
             {"index": arrays.index, "labels": arrays.labels, "logits": arrays.logits},
         )
     index = np.arange(0, 600, 2)
-    store.put("p", "test_images.npz", {"images": np.zeros((300, 8, 8, 3), np.uint8), "index": index,
-                                       "labels": np.zeros(300), "classes": np.array(["cat", EVIL, "dog"])})  # fmt: skip
+    store.put(
+        "p",
+        "test_images.npz",
+        {
+            "images": np.zeros((300, 8, 8, 3), np.uint8),
+            "index": index,
+            "labels": np.zeros(300),
+            "classes": np.array(["cat", EVIL, "dog"]),
+        },
+    )
     store.write("p", activation_section.AUGMENTATIONS, png(90, 2_000))
     whole = _illustrated(replace(made, winner=EVIL), store.runs, "x")
     assert whole.errors is not None and whole.errors.tiles
@@ -214,7 +232,9 @@ def pictured(store: Store) -> Content:
 
 
 def full() -> Content:
-    """Four arms with all columns that the main table can have, as the sweep on transfer has them, and four settings."""
+    """Four arms with all columns that the main table can have, as the sweep on transfer has
+    them, and four settings.
+    """
     names = ("model.weights", "model.freeze_depth", "model.head.hidden", "model.head.dropout")
     trials = []
     for number, one in enumerate(transfer(6)):
@@ -311,7 +331,10 @@ def test_the_page_is_drawn_whole_stays_text_and_passes_axe_cores_rules(
             if (
                 width == 1440 and file.parent.parent.name != "long"
             ):  # an arm's name of 60 letters takes what it needs
-                fits = "[...document.querySelectorAll('.scroll')].map(table => table.scrollWidth <= table.clientWidth)"
+                fits = (
+                    "[...document.querySelectorAll('.scroll')].map(table => table.scrollWidth "
+                    "<= table.clientWidth)"
+                )
                 assert all(page.evaluate(fits)), f"{file.parent.parent.name}: a table is cut off"
             assert page.evaluate(
                 "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
@@ -416,7 +439,9 @@ def test_two_arms_are_compared_image_by_image(
 @pytest.mark.slow
 @pytest.mark.full
 def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
-    """Trials that ran from another place keep their champion and pictures: the images tell, not their address."""
+    """Trials that ran from another place keep their champion and pictures: the images tell, not
+    their address.
+    """
     folder = Folder(tmp_path)
     folder.report = True
     rng = np.random.default_rng(0)
@@ -428,9 +453,10 @@ def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
                 pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(place / f"{number}.png")
     trial = {
-        "data": {"name": "folder", "root": "first", "val_size": 6}, "model": {"arch": "tiny_net:build"},
+        "data": {"name": "folder", "root": "first", "val_size": 6},
+        "model": {"arch": "tiny_net:build"},
         "train": {"epochs": 1, "batch_size": 6, "lr": 0.05, "precision": "fp32"},
-    }  # fmt: skip
+    }
     folder.write(
         trial=trial,
         parameters={"augment": {"values": ["none", "flip"]}},
@@ -449,8 +475,12 @@ def test_a_data_folder_that_moved_is_the_same_data(tmp_path: Path) -> None:
 def test_the_best_of_a_falling_figure_is_the_lowest() -> None:
     made = []
     for number in range(6):
-        one = run("arm" + number * "m", 0, settings=json.dumps({"train.lr": 0.01 * (number + 1)}),
-                  objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}')  # fmt: skip
+        one = run(
+            "arm" + number * "m",
+            0,
+            settings=json.dumps({"train.lr": 0.01 * (number + 1)}),
+            objective='{"name": "val/loss", "goal": "minimize", "strategy": "last"}',
+        )
         made.append(replace(one, metrics={"val/loss": {1: 1.0 + abs(number - 2)}}))
     found = runs(*made)
     found = replace(

@@ -1,4 +1,6 @@
-"""What a reader sees of verdicts: lost seeds, looks, power, test images, claims, published seeds."""
+"""What a reader sees of verdicts: lost seeds, looks, power, test images, claims, published
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -351,7 +353,9 @@ def test_the_smallest_difference_of_this_sweep_is_that_at_the_level_of_its_look(
 def test_at_a_first_look_this_sweeps_size_is_printed_as_that_of_a_new_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The table is rounded: beside a simulation it read "3.01 points ...; in a new sweep 3.00 points"."""
+    """The table is rounded: beside a simulation it read "3.01 points ...; in a new sweep 3.00
+    points".
+    """
     monkeypatch.setattr("suite.report.power.analysis.seed_power", lambda arms: {6: 2.0, 8: 1.5})
     found = content(sweep({"base": [0.6] * 6, "b": around(0.6, 6)}), Rules(VAL))
     (text,) = (line for line in found.conclusions if line.startswith("Smallest difference"))
@@ -461,13 +465,17 @@ def learned(
 ) -> TrialHistory:
     epochs = np.arange(1, 21)
     values = end * (1 - np.exp(-speed * epochs)) + rng.normal(0, 0.003, 20)
-    records = {int(epoch): EpochRecord(int(epoch), {"val/acc": float(value), "test/acc": float(value)})
-               for epoch, value in zip(epochs, values, strict=True)}  # fmt: skip
+    records = {
+        int(epoch): EpochRecord(int(epoch), {"val/acc": float(value), "test/acc": float(value)})
+        for epoch, value in zip(epochs, values, strict=True)
+    }
     return TrialHistory(Trial(f"{arm}{seed}", arm, seed, arm), {}, records, Status.FINISHED)
 
 
 def faster(end: float, speed: float, rng: np.random.Generator) -> str:
-    """The outcome of "short learns faster than deep", whose time constant is 5 epochs and end 80 %."""
+    """The outcome of "short learns faster than deep", whose time constant is 5 epochs and end 80
+    %.
+    """
     trials = [learned("deep", seed, 0.8, 0.2, rng) for seed in range(6)]
     trials += [learned("short", seed, end, speed, rng) for seed in range(6)]
     found = claims(trials, StudyArms(heads=(("deep", "short"),)), Rules(VAL))

@@ -1,4 +1,6 @@
-"""Stops of every kind, and what the next launch makes of them: real processes, real signals, a real MLflow store."""
+"""Stops of every kind, and what the next launch makes of them: real processes, real signals, a
+real MLflow store.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def test_a_stopped_sweep_goes_on_to_the_numbers_of_an_unbroken_one(
     process = folder.start(SLOW="0.1", STEPS=steps)
     folder.wait_for(process, epochs_done(3))
     before = folder.curves()
-    # Ctrl-C in a terminal reaches the whole foreground group, as does what `timeout` sends; a kill reaches one process
+    # Ctrl-C in a terminal reaches the whole foreground group, as does what `timeout` sends; a kill
+    # reaches one process
     if number == signal.SIGKILL:
         process.kill()
     else:
@@ -234,7 +237,9 @@ def test_going_back_to_an_earlier_plan_brings_its_champion_back_and_forces_only_
 def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(
     folder: Folder,
 ) -> None:
-    """One trial has ended, one has begun, one only stands in the plan: what each says of its numerics is true."""
+    """One trial has ended, one has begun, one only stands in the plan: what each says of its
+    numerics is true.
+    """
     folder.write(seeds=[0], parameters={"train.lr": {"values": [0.05, 0.1, 0.2]}})
     process = folder.start("--max-concurrent", "1", SLOW="0.1")
     folder.wait_for(process, epochs_done(5))
@@ -272,7 +277,8 @@ def test_trials_not_yet_done_start_anew_where_the_precision_is_another_one_now(
     }
     assert planned == {"lr=0.05 seed=0": "fp32", "lr=0.1 seed=0": "bf16", "lr=0.2 seed=0": "bf16"}
     tagged = folder.query(
-        "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'suite.numerics' "
+        "select r.name, t.value from runs r join tags t on t.run_uuid = r.run_uuid and t.key = "
+        "'suite.numerics' "
         "where r.lifecycle_stage = 'active'"
     )
     assert {

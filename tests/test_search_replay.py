@@ -1,4 +1,6 @@
-"""The replay of searches over a recorded grid counts what it should: epochs, what was seen, what would be chosen."""
+"""The replay of searches over a recorded grid counts what it should: epochs, what was seen, what
+would be chosen.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ TINY = Table(
 
 
 def plane() -> Table:
-    """Nine arms of nine epochs that rise as straight lines; the higher at the end, the higher at any time."""
+    """Nine arms of nine epochs that rise as straight lines; the higher at the end, the higher at
+    any time.
+    """
     labels = tuple((lr, decay) for lr in RATES for decay in (0.0, 0.1, 0.2))
     ends = [0.10, 0.12, 0.14, 0.50, 0.90, 0.52, 0.30, 0.32, 0.34]
     return Table(
@@ -42,7 +46,9 @@ def plane() -> Table:
 
 
 def test_a_table_that_can_be_worked_out_by_hand() -> None:
-    """One worker, in order: 3 epochs of the first arm, then the second arm's third epoch is the best: the sixth."""
+    """One worker, in order: 3 epochs of the first arm, then the second arm's third epoch is the
+    best: the sixth.
+    """
     trail = replay(TINY, Listed([0, 1, 2]), workers=1)
     assert trail.values == [0.1, 0.2, 0.3, 0.3, 0.5, 0.9, 0.9, 0.9, 0.9]
     assert trail.arms == [0, 0, 0, 0, 1, 1, 1, 1, 1]
@@ -62,7 +68,9 @@ def test_two_workers_pay_for_both() -> None:
 
 
 def test_a_choice_is_worth_what_it_comes_to_at_full_length() -> None:
-    """The arm that leads after one epoch is chosen, though the value seen of it is not what it is worth."""
+    """The arm that leads after one epoch is chosen, though the value seen of it is not what it
+    is worth.
+    """
     table = Table(("train.lr",), TINY.labels, ((0.5, 0.6, 0.6), (0.2, 0.5, 0.9), (0.4, 0.4, 0.4)))
     trail = replay(table, Listed([0, 1, 2]), workers=3)
     assert trail.regret(table, 1) == pytest.approx(0.3)
@@ -79,7 +87,9 @@ def test_a_searcher_that_knows_the_answer_needs_the_winners_epochs() -> None:
 
 
 def test_the_choice_is_judged_on_the_other_seed_too() -> None:
-    """Chosen on the first seed after three of nine epochs: the first arm; on the second seed it is the best."""
+    """Chosen on the first seed after three of nine epochs: the first arm; on the second seed it
+    is the best.
+    """
     other = Table(TINY.names, TINY.labels, (TINY.curves[1], TINY.curves[0], TINY.curves[2]))
     found = score([TINY, other], [(0, replay(TINY, Listed([0, 1, 2]), workers=1))])
     assert found.regrets == (pytest.approx(60.0),)

@@ -103,7 +103,10 @@ def test_the_dropout_grid_has_one_arm_without_dropout() -> None:
 
 def test_all_nine_augmentations_of_the_study_are_tried_alone() -> None:
     sweep = config.load(ROOT / "search_spaces" / "augmentation.yaml")
-    nine = "rotation flip color_jitter random_resized_crop resize center_crop cutout gaussian_blur salt_and_pepper"
+    nine = (
+        "rotation flip color_jitter random_resized_crop resize center_crop cutout "
+        "gaussian_blur salt_and_pepper"
+    )
     assert set(nine.split()) < {arm.config.augment for arm in sweep.arms_list}
     assert {arm.config.data.train_size for arm in sweep.arms_list} == {5000}
 

@@ -1,4 +1,6 @@
-"""Searches: Optuna and random, stopped early, killed in the middle, confirmed on seeds that they have not seen."""
+"""Searches: Optuna and random, stopped early, killed in the middle, confirmed on seeds that they
+have not seen.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def test_a_search_killed_in_the_middle_finishes_without_a_double(folder: Folder)
     starts = [entry["id"] for entry in folder.journal if entry["kind"] == "start"]
     for name, entry in before.items():
         assert last[name]["seq"] == entry["seq"] and starts.count(entry["id"]) == 1, name
-    # the confirmed arms and the baseline ran at full length on the seed that the search had not seen
+    # the confirmed arms and the baseline ran at full length on the seed that the search had not
+    # seen
     confirmed = next(entry for entry in reversed(folder.journal) if entry["kind"] == "plan")[
         "confirmed"
     ]
@@ -180,7 +183,9 @@ def curves(count: int = 12, epochs: int = 9) -> list[tuple[str, list[float]]]:
 @pytest.mark.parametrize("kind", ["asha", "median"])
 @pytest.mark.parametrize("later", [0, 1, 2])
 def test_a_replayed_rule_decides_as_the_unbroken_one(kind: str, later: int) -> None:
-    """Trials run two at a time; the journal's entries up to the kill bring a new rule to where the old one was."""
+    """Trials run two at a time; the journal's entries up to the kill bring a new rule to where
+    the old one was.
+    """
     from suite.config import AshaConfig, MedianConfig
     from suite.execution.early_stopping import EarlyStop
 

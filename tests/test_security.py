@@ -1,4 +1,6 @@
-"""What others may give us (files, names, texts, runs of a store) and what must not leave us: secrets, open ports."""
+"""What others may give us (files, names, texts, runs of a store) and what must not leave us:
+secrets, open ports.
+"""
 
 from __future__ import annotations
 
@@ -82,9 +84,20 @@ def mark(tmp_path: Path) -> Iterator[Path]:
 
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 FORBIDDEN_CALLS = {
-    "eval", "exec", "compile", "os.system", "os.popen", "pd.read_pickle", "pandas.read_pickle", "yaml.load",
-    "yaml.unsafe_load", "yaml.full_load", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "compile",
+    "os.system",
+    "os.popen",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "torch.jit.load",
+    "torch.hub.load",
+    "torch.package.PackageImporter",
+}
 
 
 def violations(text: str) -> list[str]:
@@ -118,7 +131,9 @@ def violations(text: str) -> list[str]:
 
 
 def test_no_code_of_a_file_is_ever_run() -> None:
-    """The CIFAR batches, which torchvision unpickles after their checksum, are the only pickles: test_named_data."""
+    """The CIFAR batches, which torchvision unpickles after their checksum, are the only pickles:
+    test_named_data.
+    """
     files = sorted((REPO / "suite").rglob("*.py"))
     assert len(files) > 100
     assert {str(file): found for file in files if (found := violations(file.read_text()))} == {}
@@ -127,10 +142,12 @@ def test_no_code_of_a_file_is_ever_run() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "import pickle", "import cloudpickle as c", "from pickle import loads", "import joblib", "torch.load(path)",
+        "import pickle", "import cloudpickle as c", "from pickle import loads", "import joblib",
+        "torch.load(path)",
         "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
         "np.load(path, allow_pickle=True)",
-        "yaml.load(text, Loader=yaml.Loader)", "eval(text)", "subprocess.run(text, shell=True)", "pd.read_pickle(path)",
+        "yaml.load(text, Loader=yaml.Loader)", "eval(text)", "subprocess.run(text, shell=True)",
+        "pd.read_pickle(path)",
     ],
 )  # fmt: skip
 def test_the_gate_closes(text: str) -> None:
@@ -287,7 +304,9 @@ def test_arms_and_classes_of_any_name_lead_nowhere(
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
-    """A store on this machine with one trial: its address, the trial's run, the folder of that run's files."""
+    """A store on this machine with one trial: its address, the trial's run, the folder of that
+    run's files.
+    """
     folder = tmp_path_factory.mktemp("kept")
     uri = default_uri("sqlite:///mlflow.db", folder)
     (folder / "best.pt").write_bytes(b"weights")
@@ -389,7 +408,9 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def poisoned(store: Store, texts: list[str]) -> Any:
-    """A report with each text as arm, setting, value, class, reason, description, command, commit, and as its name."""
+    """A report with each text as arm, setting, value, class, reason, description, command,
+    commit, and as its name.
+    """
     trials = []
     for number, (arm, text) in enumerate(zip(["base", *texts], [*texts, texts[0]], strict=True)):
         for seed in range(2):  # the figures depend on the name that a run is made with
@@ -419,8 +440,16 @@ def poisoned(store: Store, texts: list[str]) -> Any:
         for arm in ("base", texts[0]):
             store.add(arm, seed, network(seed, 1.0 if arm == "base" else 1.5))
     index = np.arange(0, 600, 2)
-    store.put("p", "test_images.npz", {"images": np.zeros((300, 8, 8, 3), np.uint8), "index": index,
-                                       "labels": np.zeros(300), "classes": np.array(texts[:3])})  # fmt: skip
+    store.put(
+        "p",
+        "test_images.npz",
+        {
+            "images": np.zeros((300, 8, 8, 3), np.uint8),
+            "index": index,
+            "labels": np.zeros(300),
+            "classes": np.array(texts[:3]),
+        },
+    )
     from suite.report import error_analysis
 
     return replace(made_up, errors=error_analysis.section(store.runs, "x", "base", texts[0]))
@@ -443,7 +472,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @needed
 def test_no_text_becomes_part_of_the_page(reports: tuple[Path, Path]) -> None:
     shape = "[...document.querySelectorAll('*')].map(element => element.localName).join(' ')"
-    names = "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames()).filter(n => n.startsWith('on'))"
+    names = (
+        "[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames()).filter(n => "
+        "n.startsWith('on'))"
+    )
     with chromium() as browser:
         shapes = []
         for file in reports:
@@ -563,12 +595,32 @@ SECRETS = [
     ("pw pa$sword of the database", f"pw {WORD} of the database"),
 ]
 HARMLESS = [
-    "val/acc", "ssh://git@github.com/x", "runs:/abc/checkpoints/best.pt", "models:/x@champion", "tokens=128",
-    "class_token=learned", "The secret: self-attention", "The secret: resnet18", "key: value", "sort_key=val/acc5",
-    "password = getpass.getpass()", "password=os.environ['X']", "lr=0.05 seed=0", "us-east-1", "a@b.c", "secret=None",
-    "http://host:5000/a@b", "mlflow ui --backend-store-uri sqlite:////x/y.db", "secret: {model.weights: none}",
-    "augment: crop+flip", "api_key=args.key", "a7f3" * 16, "weights: ../resnet18-f37072fd.pth", "default", "3e-4",
-]  # fmt: skip
+    "val/acc",
+    "ssh://git@github.com/x",
+    "runs:/abc/checkpoints/best.pt",
+    "models:/x@champion",
+    "tokens=128",
+    "class_token=learned",
+    "The secret: self-attention",
+    "The secret: resnet18",
+    "key: value",
+    "sort_key=val/acc5",
+    "password = getpass.getpass()",
+    "password=os.environ['X']",
+    "lr=0.05 seed=0",
+    "us-east-1",
+    "a@b.c",
+    "secret=None",
+    "http://host:5000/a@b",
+    "mlflow ui --backend-store-uri sqlite:////x/y.db",
+    "secret: {model.weights: none}",
+    "augment: crop+flip",
+    "api_key=args.key",
+    "a7f3" * 16,
+    "weights: ../resnet18-f37072fd.pth",
+    "default",
+    "3e-4",
+]
 
 
 @pytest.fixture
@@ -576,8 +628,10 @@ def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_text("")
     for name, value in {
-        "MY_TOKEN": "tok-canary-1", "SORT_KEY": "val/acc", "AWS_REGION": "us-east-1", "AWS_PROFILE": "default",
-        "DB_URL": "postgresql://u:pa%24sword@h/db", "CACHE_KEY": "3e-4", "TLS_KEY": str(key), "SHORT_TOKEN": "a@b.c",
+        "MY_TOKEN": "tok-canary-1", "SORT_KEY": "val/acc", "AWS_REGION": "us-east-1",
+        "AWS_PROFILE": "default",
+        "DB_URL": "postgresql://u:pa%24sword@h/db", "CACHE_KEY": "3e-4", "TLS_KEY": str(key),
+        "SHORT_TOKEN": "a@b.c",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
 
@@ -663,8 +717,9 @@ class Telltale(Tiny):
     def forward(self, x):
         if self.training:
             password = os.environ["APP_PASSWORD"]
-            raise RuntimeError(f"cannot reach https://bob:{URL_CANARY}@db.example/x with {password}, "
-                               f"Bearer {BEARER_CANARY} {os.environ['HF_TOKEN']} {os.environ['SERVICE_KEY']} "
+            tokens = os.environ["HF_TOKEN"], os.environ["SERVICE_KEY"]
+            raise RuntimeError(f"cannot reach https://bob:{URL_CANARY}@db.example/x "
+                               f"with {password}, Bearer {BEARER_CANARY} {' '.join(tokens)} "
                                f"{os.environ['DATABASE_URL'].split(':')[2].split('@')[0]}")
         return super().forward(x)
 
@@ -673,12 +728,17 @@ def telltale(num_classes):
     return Telltale(num_classes)
 """
 CANARIES = {
-    "HF_TOKEN": "canary01-huggingface", "WANDB_API_KEY": "canary02-wandb", "SERVICE_KEY": "canary03-service-k3y",
-    "DB_SECRET": "canary04-database", "APP_PASSWORD": "canary05-application",
-    "AWS_ACCESS_KEY_ID": "AKIACANARY06CANARY06", "AWS_SECRET_ACCESS_KEY": "canary07/aws+secret",
+    "HF_TOKEN": "canary01-huggingface",
+    "WANDB_API_KEY": "canary02-wandb",
+    "SERVICE_KEY": "canary03-service-k3y",
+    "DB_SECRET": "canary04-database",
+    "APP_PASSWORD": "canary05-application",
+    "AWS_ACCESS_KEY_ID": "AKIACANARY06CANARY06",
+    "AWS_SECRET_ACCESS_KEY": "canary07/aws+secret",
     "AWS_SESSION_TOKEN": "canary08-session",
-    "MLFLOW_TRACKING_PASSWORD": "canary09-mlflow", "DATABASE_URL": "postgresql://ann:canary10-url@db/x",
-}  # fmt: skip
+    "MLFLOW_TRACKING_PASSWORD": "canary09-mlflow",
+    "DATABASE_URL": "postgresql://ann:canary10-url@db/x",
+}
 URL_CANARY, BEARER_CANARY, ROOT_CANARY, GIT_CANARY = (
     "canary11-inurl",
     "canary12-bearer.x1",
@@ -710,7 +770,10 @@ def found_in(folder: Path, inputs: set[str]) -> dict[str, list[bytes]]:
 def test_a_token_that_others_can_read_is_guarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself leaves one of mode 644; a new one never is. Where the user has another one, none is made."""
+    """Ray itself leaves one of mode 644; a new one never is.
+
+    Where the user has another one, none is made.
+    """
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,6 @@
-"""Selection is by validation: the ranking of arms and the champion, where validation and test disagree."""
+"""Selection is by validation: the ranking of arms and the champion, where validation and test
+disagree.
+"""
 
 from __future__ import annotations
 

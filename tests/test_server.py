@@ -1,8 +1,9 @@
-"""Sweeps through a team's tracking server that is killed, loses its database, or stands behind a bad network.
+"""Sweeps through a team's tracking server that is killed, loses its database, or stands behind a
+bad network.
 
-Everything is real: PostgreSQL, ``mlflow server`` with accounts as ``docs/how-to/server.md`` starts it, sweeps in
-processes of their own. What the server has is read from the database, not through the suite. SUITE_FAULTS=full adds
-the long ones.
+Everything is real: PostgreSQL, ``mlflow server`` with accounts as ``docs/how-to/server.md`` starts
+it, sweeps in processes of their own. What the server has is read from the database, not through the
+suite. SUITE_FAULTS=full adds the long ones.
 """
 
 from __future__ import annotations
@@ -94,9 +95,11 @@ def assert_holds(postgres: Postgres, sweep: str, entries: list[Entry]) -> None:
     runs = postgres.query(f"select status, runs.lifecycle_stage {own.format('')}", sweep)
     assert sorted(runs) == [("FINISHED", "active")] * (len(trials) + 1)
     kept = postgres.query(
-        "select tags.value, key_, step, metrics_value, metrics_time from (select run_uuid, metrics.key as key_, step, "
+        "select tags.value, key_, step, metrics_value, metrics_time from (select run_uuid, "
+        "metrics.key as key_, step, "
         "metrics.value as metrics_value, metrics.timestamp as metrics_time "
-        f"{own.format('join metrics using (run_uuid)')}) m join tags using (run_uuid) where tags.key = 'suite.trial'",
+        f"{own.format('join metrics using (run_uuid)')}) m join tags using (run_uuid) where "
+        "tags.key = 'suite.trial'",
         sweep,
     )
     wanted = [
@@ -206,9 +209,20 @@ class TestSending:
         journal.close()
         names = [f"at-once-{number}" for number in range(8)]
         done = subprocess.run(
-            [sys.executable, str(REPO / "tests" / "senders.py"), str(journal.path), str(tmp_path), server.uri, *names],
-            env=Served(tmp_path, server).environment(), capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(REPO / "tests" / "senders.py"),
+                str(journal.path),
+                str(tmp_path),
+                server.uri,
+                *names,
+            ],
+            env=Served(tmp_path, server).environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         for name in names:
             assert_holds(postgres, name, journal.entries)
@@ -241,7 +255,9 @@ class TestSending:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Of each kind of request the first is done and its answer dropped; then 503, 429, 500, and so on anew."""
+        """Of each kind of request the first is done and its answer dropped; then 503, 429, 500,
+        and so on anew.
+        """
         monkeypatch.setattr("suite.tracking.sender._MIN_WAIT_S", 0.02)
         faults = (-1, 503, 429, 500)
         proxy = Proxy(
@@ -345,11 +361,19 @@ def write(folder: Served, name: str, epochs: int, **changes: Any) -> None:
 
 def short_drain(folder: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The sweep with three seconds for tracking to catch up at the end, instead of a minute."""
-    code = "from suite.launch import launcher; launcher.DRAIN_S = 3.0; from suite.sweep.__main__ import main; main()"
+    code = (
+        "from suite.launch import launcher; launcher.DRAIN_S = 3.0; from suite.sweep.__main__ "
+        "import main; main()"
+    )
     return subprocess.run(
-        [sys.executable, "-c", code, "sweep.yaml", *arguments], cwd=folder.path, env=folder.environment(),
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, "sweep.yaml", *arguments],
+        cwd=folder.path,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 @pytest.mark.slow

@@ -109,7 +109,9 @@ def strips_taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_strips_give_the_convolution_in_fp32_to_what_bf16_can_tell(
     side: int, kernel: int, stride: int, count: int, bias: bool, strips_taken: list[tuple[int, ...]]
 ) -> None:
-    """Values and all gradients, as near as oneDNN's own bf16 kernels come; of less than a strip, one, and more."""
+    """Values and all gradients, as near as oneDNN's own bf16 kernels come; of less than a strip,
+    one, and more.
+    """
     torch.manual_seed(side + kernel)
     whole = nn.Conv2d(48, 32, kernel, stride, kernel // 2, bias=bias).to(
         memory_format=torch.channels_last
@@ -144,7 +146,9 @@ def test_strips_give_the_convolution_in_fp32_to_what_bf16_can_tell(
 def test_strips_give_each_gradient_alone(
     side: int, of_images: bool, of_weight: bool, strips_taken: list[tuple[int, ...]]
 ) -> None:
-    """The first layer after frozen ones asks for no gradient of its input, a frozen one for none of its weights."""
+    """The first layer after frozen ones asks for no gradient of its input, a frozen one for none
+    of its weights.
+    """
     layer = nn.Conv2d(32, 64, 3, padding=1, bias=False)
     layer = use_small_conv(layer, tiled=True)
     found = []
@@ -209,14 +213,24 @@ def test_a_network_may_add_into_what_a_convolution_by_strips_gave(
         (32, 32, 8, 3, 1, True, True, True),
         (32, 32, 8, 3, 1, True, False, True), (32, 32, 8, 3, 1, False, True, True),
         (32, 32, 8, 3, 1, True, True, False), (32, 32, 7, 5, 1, True, True, True),
-        (32, 31, 8, 3, 1, True, True, True), (31, 32, 8, 3, 1, True, True, True), (32, 32, 9, 3, 1, True, True, True),
-        (32, 32, 8, 1, 0, True, True, True), (32, 32, 8, 3, 0, True, True, True), (32, 32, 6, 4, 2, True, True, True),
+        (32, 31, 8, 3, 1, True, True, True), (31, 32, 8, 3, 1, True, True, True),
+        (32, 32, 9, 3, 1, True, True, True),
+        (32, 32, 8, 1, 0, True, True, True), (32, 32, 8, 3, 0, True, True, True),
+        (32, 32, 6, 4, 2, True, True, True),
     ],
 )  # fmt: skip
 def test_strips_are_for_many_channels_of_small_maps_in_bf16_with_amx(
-    c_in: int, channels: int, side: int, kernel: int, padding: int, in_bf16: bool, asked: bool, amx: bool,
-    strips_taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    c_in: int,
+    channels: int,
+    side: int,
+    kernel: int,
+    padding: int,
+    in_bf16: bool,
+    asked: bool,
+    amx: bool,
+    strips_taken: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(strip_conv, "has_amx", lambda: amx)
     layer = nn.Sequential(nn.Conv2d(c_in, channels, kernel, padding=padding))
     layer = use_small_conv(layer, tiled=asked)
@@ -235,8 +249,8 @@ def test_strips_are_for_many_channels_of_small_maps_in_bf16_with_amx(
 def test_a_network_s_gradients_in_strips_are_as_near_to_fp32_as_without(
     arch: str, side: int, count: int, strips_taken: list[tuple[int, ...]]
 ) -> None:
-    """bf16 both times, so rounding differs. A gradient of fresh weights is a third off in bf16; the control is another
-    network's, which is 1.4 lengths off.
+    """bf16 both times, so rounding differs. A gradient of fresh weights is a third off in bf16; the
+    control is another network's, which is 1.4 lengths off.
     """
     images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
@@ -290,7 +304,9 @@ def test_a_sliced_resnet18_is_the_network(kind: torch.dtype) -> None:
 
 
 def test_a_sliced_resnet18_learns_what_the_other_learns() -> None:
-    """Six steps in float64, whose rounding is too small to be amplified: the same losses, the same weights."""
+    """Six steps in float64, whose rounding is too small to be amplified: the same losses, the
+    same weights.
+    """
     torch.manual_seed(0)
     images, labels = torch.randn(6, 8, 3, 32, 32).double(), torch.randint(0, 10, (6, 8))
     losses, ends = [], []

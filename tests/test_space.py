@@ -213,7 +213,8 @@ def test_names_are_the_shortest_tails_that_stay_apart() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.001, "0.001"), (1e-5, "1e-05"), (1.0, "1"), (0.1 + 0.2, "0.30000000000000004"), (True, "true"), (None, "none"),
+    [(0.001, "0.001"), (1e-5, "1e-05"), (1.0, "1"), (0.1 + 0.2, "0.30000000000000004"),
+     (True, "true"), (None, "none"),
      ([256, 128], "[256,128]"), ("flip+crop", "flip+crop"), (7, "7")],
 )  # fmt: skip
 def test_values_are_shown_short_and_exactly(value: object, shown: str) -> None:

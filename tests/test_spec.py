@@ -1,4 +1,6 @@
-"""Right sweep files: what they mean, how arms are named, what the command line changes, what identifies a trial."""
+"""Right sweep files: what they mean, how arms are named, what the command line changes, what
+identifies a trial.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,32 @@ def names(sweep: config.SweepSpec) -> list[str]:
 
 
 def test_scalars_are_read_as_yaml_1_2() -> None:
-    text = "a: [1e-4, 1E3, .5, 5., 0x10, 0o17, -3, +4, yes, on, no, 12:30:45, 1_000, true, null, ~, '1']\non: off"
+    text = (
+        "a: [1e-4, 1E3, .5, 5., 0x10, 0o17, -3, +4, yes, on, no, 12:30:45, 1_000, true, null, "
+        "~, '1']\non: off"
+    )
     assert yaml_lines.parse(text, "f").plain() == {
-        "a": [1e-4, 1e3, 0.5, 5.0, 16, 15, -3, 4, "yes", "on", "no", "12:30:45", "1_000", True, None, None, "1"],
+        "a": [
+            1e-4,
+            1e3,
+            0.5,
+            5.0,
+            16,
+            15,
+            -3,
+            4,
+            "yes",
+            "on",
+            "no",
+            "12:30:45",
+            "1_000",
+            True,
+            None,
+            None,
+            "1",
+        ],
         "on": "off",
-    }  # fmt: skip
+    }
 
 
 def test_zero_has_no_sign() -> None:
@@ -81,8 +104,11 @@ baseline: {model.freeze_depth: 0}
 def test_a_grid_multiplies_and_names_arms_by_what_varies(tmp_path: Path) -> None:
     sweep = load(tmp_path, GRID)
     assert names(sweep) == [
-        "freeze_depth=0 lr=0.1", "freeze_depth=0 lr=0.01", "freeze_depth=7 lr=0.1", "freeze_depth=7 lr=0.01",
-    ]  # fmt: skip
+        "freeze_depth=0 lr=0.1",
+        "freeze_depth=0 lr=0.01",
+        "freeze_depth=7 lr=0.1",
+        "freeze_depth=7 lr=0.01",
+    ]
     assert sweep.arms_list[3].settings == {"model.freeze_depth": 7, "train.lr": 0.01}
     assert (
         sweep.arms_list[3].config.model.freeze_depth == 7
@@ -135,8 +161,11 @@ def test_arms_multiply_with_parameters_and_keep_their_names(tmp_path: Path) -> N
     ]
     assert sweep.baseline_for(sweep.arms_list[3]) == sweep.arms_list[1]
     assert sweep.arms_list[3].settings == {
-        "model.weights": "imagenet", "model.head.hidden": [128], "model.head.dropout": 0.3, "augment": "flip",
-    }  # fmt: skip
+        "model.weights": "imagenet",
+        "model.head.hidden": [128],
+        "model.head.dropout": 0.3,
+        "augment": "flip",
+    }
     assert sweep.arms_list[0].settings["model.head.hidden"] is None
 
 
@@ -151,7 +180,11 @@ def test_labels_stand_for_settings(tmp_path: Path) -> None:
 name: heads
 trial: {model.head.dropout: 0.1}
 parameters:
-  head: {values: {linear: {}, deep: {model.head: {hidden: [8, 4], dropout: [0.1, 0]}}, plain: {model.head: null}}}
+  head:
+    values:
+      linear: {}
+      deep: {model.head: {hidden: [8, 4], dropout: [0.1, 0]}}
+      plain: {model.head: null}
 baseline: {head: linear}
 """
     sweep = load(tmp_path, text)
@@ -168,7 +201,10 @@ baseline: {head: linear}
 
 
 def test_zipped_lists_vary_together(tmp_path: Path) -> None:
-    text = "name: z\nparameters: {scaling: {zip: {train.batch_size: [128, 512], train.lr: [0.05, 0.2]}}}\n"
+    text = (
+        "name: z\nparameters: {scaling: {zip: {train.batch_size: [128, 512], train.lr: [0.05, "
+        "0.2]}}}\n"
+    )
     sweep = load(tmp_path, text)
     assert names(sweep) == ["batch_size=128 lr=0.05", "batch_size=512 lr=0.2"]
     assert sweep.arms_list[1].settings == {"train.batch_size": 512, "train.lr": 0.2}
@@ -187,7 +223,10 @@ parameters:
 def test_a_grid_above_the_cap_only_before_its_conditions_is_fine(tmp_path: Path) -> None:
     text = "name: c\nrun_cap: 4\nparameters:\n  model.dropout.rate: {values: [0, 0.5]}\n  after:\n"
     text += "    when: {model.dropout.rate: [0.5]}\n"
-    text += "    values: {a: {model.dropout.after: [a]}, b: {model.dropout.after: [b]}, c: {model.dropout.after: [c]}}\n"
+    text += (
+        "    values: {a: {model.dropout.after: [a]}, b: {model.dropout.after: [b]}, c: "
+        "{model.dropout.after: [c]}}\n"
+    )
     assert len(load(tmp_path, text).arms_list) == 4
     with pytest.raises(
         UsageError, match=r"the grid has more than 3, at most 6 arms \(2 x 3\), run_cap is 3"
@@ -210,14 +249,23 @@ parameters: {augment: {values: [none, mixup+big+flip+crop]}}
 """
     config = load(tmp_path, text).arms_list[1].config
     assert set(config.augmentations) == {"big", "flip"}
-    assert [(step.type, getattr(step, "size", None), getattr(step, "p", None)) for step in config.pipeline()] == [
-        ("cutout", 20, None), ("flip", None, 1.0), ("crop", None, None), ("mixup", None, None),
-    ]  # fmt: skip
+    assert [
+        (step.type, getattr(step, "size", None), getattr(step, "p", None))
+        for step in config.pipeline()
+    ] == [
+        ("cutout", 20, None),
+        ("flip", None, 1.0),
+        ("crop", None, None),
+        ("mixup", None, None),
+    ]
 
 
 def test_dropout_rate_and_head_dropout_keep_names_apart(tmp_path: Path) -> None:
     text = "name: a\ntrial: {model.dropout.after: [x], model.head.hidden: [3]}\n"
-    text += "parameters: {model.dropout.rate: {values: [0.1]}, model.head.dropout: {values: [0.2, 0.3]}}\n"
+    text += (
+        "parameters: {model.dropout.rate: {values: [0.1]}, model.head.dropout: {values: [0.2, "
+        "0.3]}}\n"
+    )
     assert names(load(tmp_path, text))[0] == "dropout.rate=0.1 head.dropout=0.2"
 
 
@@ -278,7 +326,10 @@ def test_a_search_has_one_baseline_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["grid", "random", "optuna"])
 def test_a_label_may_name_a_folder_of_images_and_its_root(method: str, tmp_path: Path) -> None:
     text = f"name: s\nmethod: {method}\nrun_cap: 9\nparameters:\n  train.lr: {{values: [1, 2]}}\n"
-    text += "  images: {values: {digits: {data.name: digits}, own: {data.name: folder, data.root: /x}}}\n"
+    text += (
+        "  images: {values: {digits: {data.name: digits}, own: {data.name: folder, data.root: "
+        "/x}}}\n"
+    )
     sweep = load(tmp_path, text)
     assert sweep.arm({"images": "own", "train.lr": 1}).config.data.root == "/x"
     with pytest.raises(UsageError, match=r"data\.name: folder needs data\.root"):
@@ -287,7 +338,10 @@ def test_a_label_may_name_a_folder_of_images_and_its_root(method: str, tmp_path:
 
 @pytest.mark.parametrize("method", ["grid", "random", "optuna"])
 def test_a_baseline_may_be_a_list(method: str, tmp_path: Path) -> None:
-    text = f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{model.head.hidden: {{values: [[3], [4, 2]]}}}}\n"
+    text = (
+        f"name: s\nmethod: {method}\nrun_cap: 9\nparameters: {{model.head.hidden: {{values: "
+        f"[[3], [4, 2]]}}}}\n"
+    )
     assert (
         load(tmp_path, text + "baseline: {model.head.hidden: [4, 2]}\n").baseline_arms[0].name
         == "hidden=[4,2]"
@@ -350,7 +404,10 @@ def test_a_label_and_a_zip_can_be_fixed(tmp_path: Path) -> None:
         load(tmp_path, text, "head=c")
 
 
-LABELS = "name: a\nparameters: {head: {values: {a: {train.lr: 0.1}, b: {train.lr: 0.2, train.epochs: 4}}}}\n"
+LABELS = (
+    "name: a\nparameters: {head: {values: {a: {train.lr: 0.1}, b: {train.lr: 0.2, "
+    "train.epochs: 4}}}}\n"
+)
 
 
 @pytest.mark.parametrize("overrides", [("train.lr=0.3", "head=b"), ("head=b", "train.lr=0.3")])
@@ -435,13 +492,24 @@ def test_a_parameter_may_be_named_like_a_section_and_fixed(tmp_path: Path) -> No
 
 def test_overrides_reach_every_part_of_the_file(tmp_path: Path) -> None:
     sweep = load(
-        tmp_path, GRID, "seeds=[4,5]", "resources.gpu=0.5", "metric.margin=0.01", "early_terminate={type: asha}",
-        "early_terminate.grace_epochs=2", "trial.train.epochs=7", "data.train_size=0.5",
+        tmp_path,
+        GRID,
+        "seeds=[4,5]",
+        "resources.gpu=0.5",
+        "metric.margin=0.01",
+        "early_terminate={type: asha}",
+        "early_terminate.grace_epochs=2",
+        "trial.train.epochs=7",
+        "data.train_size=0.5",
         "parameters.train.lr.values=[3]",
-        "baseline.model.freeze_depth=7", "reference.x.test/acc=0.5", "checkpoints.keep=all", "name=other",
+        "baseline.model.freeze_depth=7",
+        "reference.x.test/acc=0.5",
+        "checkpoints.keep=all",
+        "name=other",
         "description=",
-        "augmentations.cutout.size=4", "model={arch: resnet20}",
-    )  # fmt: skip
+        "augmentations.cutout.size=4",
+        "model={arch: resnet20}",
+    )
     assert sweep.seeds == (4, 5) and sweep.resources.gpu == 0.5 and sweep.metric.margin == 0.01  # type: ignore[union-attr]
     assert sweep.early_terminate == config.AshaConfig(grace_epochs=2) and sweep.name == "other"
     assert names(sweep) == ["freeze_depth=0 lr=3", "freeze_depth=7 lr=3"] and sweep.is_baseline(
@@ -537,9 +605,19 @@ def test_a_relative_file_name_and_an_absolute_one_mean_the_same(
 
 def test_where_names_the_line_of_a_setting(tmp_path: Path) -> None:
     sweep = load(tmp_path, GRID, "train.epochs=3")
-    where = {key: sweep.where(key).replace(f"{tmp_path}/", "") for key in (
-        "train.lr", "parameters.train.lr", "data.name", "seeds", "train.epochs", "baseline", "train.momentum", "zzz",
-    )}  # fmt: skip
+    where = {
+        key: sweep.where(key).replace(f"{tmp_path}/", "")
+        for key in (
+            "train.lr",
+            "parameters.train.lr",
+            "data.name",
+            "seeds",
+            "train.epochs",
+            "baseline",
+            "train.momentum",
+            "zzz",
+        )
+    }
     assert where == {
         "train.lr": "x.yaml:5: parameters.train.lr",
         "parameters.train.lr": "x.yaml:5: parameters.train.lr",
@@ -571,7 +649,8 @@ def identity(config: dict[str, Any], seed: int = 0, **options: Any) -> str:
     )[:16]
 
 
-# Written out: a change here means that no finished trial is found again. Then RESULT_VERSION or ADDED must change.
+# Written out: a change here means that no finished trial is found again. Then RESULT_VERSION or
+# ADDED must change.
 HEAD = {"hidden": [128], "dropout": 0.3}
 GOLDEN: list[tuple[dict[str, Any], int, dict[str, Any], str]] = [
     ({}, 0, {}, "0776e52c8d61ddba"),
@@ -639,9 +718,12 @@ def test_weights_count_by_their_digest_not_by_their_place() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"train": {"last_batch": "spread"}}, {"train": {"nesterov": True}}, {"train": {"decay": "weights"}},
-        {"train": {"lr": 0.051}}, {"train": {"epochs": 31}}, {"data": {"split_seed": 1}}, {"augment": "flip"},
-        {"model": {"arch": "resnet20"}}, {"model": {"head": {}}}, {"train": {"patience": 1}}, {"augment": "crop+flip"},
+        {"train": {"last_batch": "spread"}}, {"train": {"nesterov": True}},
+        {"train": {"decay": "weights"}},
+        {"train": {"lr": 0.051}}, {"train": {"epochs": 31}}, {"data": {"split_seed": 1}},
+        {"augment": "flip"},
+        {"model": {"arch": "resnet20"}}, {"model": {"head": {}}}, {"train": {"patience": 1}},
+        {"augment": "crop+flip"},
         {"augment": "flip", "augmentations": {"flip": {"type": "flip", "p": 0.4}}},
     ],
 )  # fmt: skip
@@ -734,7 +816,10 @@ def test_long_lists_load_within_seconds(tmp_path: Path) -> None:
     listed = ",".join(map(str, range(1, 30_000)))
     started = time.process_time()
     assert len(load(tmp_path, f"name: a\nseeds: [{listed}]\n").seeds) == 29_999
-    text = f"name: a\nmethod: random\nrun_cap: 1000\nparameters: {{train.lr: {{values: [{listed}]}}}}\n"
+    text = (
+        f"name: a\nmethod: random\nrun_cap: 1000\nparameters: {{train.lr: {{values: "
+        f"[{listed}]}}}}\n"
+    )
     assert len(load(tmp_path, text).arms_list) == 1000
     assert time.process_time() - started < 4.0
 
@@ -754,7 +839,8 @@ import sys, time
 started = time.process_time()
 from suite import config
 config.load("search_spaces/joint.yaml")
-heavy = {"torch", "torchvision", "ray", "mlflow", "numpy", "optuna", "pandas", "scipy"} & set(sys.modules)
+heavy = {"torch", "torchvision", "ray", "mlflow", "numpy", "optuna", "pandas", "scipy"}
+heavy &= set(sys.modules)
 print(sorted(heavy), time.process_time() - started < 1.5)
 """
     root = Path(__file__).parents[1]

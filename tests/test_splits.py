@@ -73,7 +73,10 @@ def test_by_default_all_images_are_used_once() -> None:
 def test_a_subset_has_a_ninth_as_many_validation_images(
     train_size: float, train: int, val: int
 ) -> None:
-    """A tenth of both together. They are some of those that all images would have; training images do not change."""
+    """A tenth of both together.
+
+    They are some of those that all images would have; training images do not change.
+    """
     parts, whole, given = (
         split(train_size=train_size),
         split(),
@@ -235,7 +238,9 @@ def test_a_size_that_leaves_a_class_without_training_images_is_refused_with_one_
 
 
 def test_a_class_that_has_no_training_image_at_all_is_named() -> None:
-    with pytest.raises(UsageError, match=r"these have none: c \(0 before the split\)\n.*Add images"):
+    with pytest.raises(
+        UsageError, match=r"these have none: c \(0 before the split\)\n.*Add images"
+    ):
         split(np.array([0, 1] * 5), np.array([0, 1, 2]), ("a", "b", "c"))
 
 

@@ -1,4 +1,6 @@
-"""Intervals and verdicts against slow, independent computations, SciPy, and sweeps whose truth is known."""
+"""Intervals and verdicts against slow, independent computations, SciPy, and sweeps whose truth
+is known.
+"""
 
 from __future__ import annotations
 
@@ -94,9 +96,7 @@ def test_too_few_seeds_for_the_level_have_no_interval() -> None:
     assert simultaneous(values, level=2 / 64).low[0] == pytest.approx(0.9)
 
 
-def test_equal_differences_without_a_margin_have_an_interval_only_if_their_seeds_reach_the_level() -> (
-    None
-):
+def test_equal_differences_without_a_margin_have_an_interval_only_if_seeds_suffice() -> None:
     equal = np.full((6, 1), 3.0)
     told, open_ = (analysis.simultaneous(equal, level=level) for level in (1 / 32, 0.01))
     assert (told.low[0], told.high[0]) == (3.0, 3.0)
@@ -339,9 +339,7 @@ def test_an_arm_that_lost_seeds_is_not_plainly_better(status: Status) -> None:
     assert lost_seeds(items) == {"a": (6, 7)}
 
 
-def test_a_baseline_that_lost_seeds_makes_nothing_plainly_worse_and_an_arm_worse_despite_losses_is_worse() -> (
-    None
-):
+def test_a_baseline_that_lost_seeds_makes_nothing_plainly_worse() -> None:
     values = {"base": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6], "a": [0.5] * 7}
     items = sweep_of(values)
     failed(items, "base", 6)

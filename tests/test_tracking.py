@@ -1,4 +1,6 @@
-"""Tracking: one contract for both trackers, the sender's promises, and real MLflow stores and servers."""
+"""Tracking: one contract for both trackers, the sender's promises, and real MLflow stores and
+servers.
+"""
 
 from __future__ import annotations
 
@@ -71,10 +73,19 @@ class Story:
             "python": "3.11",
         }
         self.add(
-            "launch", token="t", pid=1, host="here", command="python -m suite.sweep x.yaml --tracking-uri http://u:p@s/",
-            file="/some/where/x.yaml", text="name: x\n", overrides=["train.epochs=2"], environment=environment,
-            numerics={"precision": "fp32"}, data={"name": "digits", "digest": "d" * 64}, description="What for?",
-        )  # fmt: skip
+            "launch",
+            token="t",
+            pid=1,
+            host="here",
+            command="python -m suite.sweep x.yaml --tracking-uri http://u:p@s/",
+            file="/some/where/x.yaml",
+            text="name: x\n",
+            overrides=["train.epochs=2"],
+            environment=environment,
+            numerics={"precision": "fp32"},
+            data={"name": "digits", "digest": "d" * 64},
+            description="What for?",
+        )
         self.add("plan", ids=list(trials), dropped=[], baseline={"a": True, "b": False})
         return self
 
@@ -85,9 +96,16 @@ class Story:
             "augment": "none",
         }
         self.add(
-            "trial", id=trial, arm=arm, seed=seed, name=f"{arm} seed={seed}", settings={"train.lr": 0.05},
-            config=config, digests={"data": "d" * 64}, numerics={"precision": "fp32"},
-        )  # fmt: skip
+            "trial",
+            id=trial,
+            arm=arm,
+            seed=seed,
+            name=f"{arm} seed={seed}",
+            settings={"train.lr": 0.05},
+            config=config,
+            digests={"data": "d" * 64},
+            numerics={"precision": "fp32"},
+        )
         return self
 
     def start(self, trial: str) -> Story:
@@ -142,7 +160,9 @@ ODD = [
 
 
 def assert_takes_odd_texts(tracker: Projection, folder: Path) -> None:
-    """Rows 34 and 35 of the faults: large and many settings, names of all kinds, and what no database takes."""
+    """Rows 34 and 35 of the faults: large and many settings, names of all kinds, and what no
+    database takes.
+    """
     story = Story().launch(*[f"t{number}" for number in range(len(ODD))])
     many = {f"k{number}": number for number in range(500)}
     config = {"note": "x" * 20_000, "many": many, "l" * 251: 1, "odd": "a\0b\udc80c"}
@@ -197,7 +217,10 @@ Make = Callable[..., Projection]
 
 
 class Contract:
-    """What holds for every tracker. Subclasses give ``make(sweep, journal_id="j1")``; one store for a whole test."""
+    """What holds for every tracker.
+
+    Subclasses give ``make(sweep, journal_id="j1")``; one store for a whole test.
+    """
 
     def test_a_sweep_reads_back_as_it_was(self, make: Make, tmp_path: Path) -> None:
         tracker = make("whole")
@@ -395,8 +418,15 @@ class Contract:
             return [f"{number}.png" for number in range(len(greys))]
 
         def images(files: list[str], share: float) -> None:
-            story.add("images", id="t1", key="activations", folder="trials/t1/activations", files=files, step=1,
-                      metrics={"dead/relu:2": share})  # fmt: skip
+            story.add(
+                "images",
+                id="t1",
+                key="activations",
+                folder="trials/t1/activations",
+                files=files,
+                step=1,
+                metrics={"dead/relu:2": share},
+            )
 
         story = Story().launch("t1").trial("t1").start("t1").epochs("t1", 1)
         images(draw(10, 20, 30), 0.5)
@@ -947,7 +977,10 @@ class TestWords:
         assert flatten(config) == {"a.b": "[1, 2]", "a.c": "null", "d": "text", "e": "true"}
 
     def test_the_package_does_not_import_mlflow(self) -> None:
-        code = "import sys, suite.tracking; sys.exit(bool({'mlflow', 'ray', 'torch'} & set(sys.modules)))"
+        code = (
+            "import sys, suite.tracking; sys.exit(bool({'mlflow', 'ray', 'torch'} & "
+            "set(sys.modules)))"
+        )
         assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
@@ -960,7 +993,9 @@ def free_port() -> int:
 
 
 class Server:
-    """A plain ``mlflow server`` in a folder, with MLflow's defaults, in a process group that can be killed."""
+    """A plain ``mlflow server`` in a folder, with MLflow's defaults, in a process group that can
+    be killed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -990,9 +1025,13 @@ class Server:
     def start(self) -> None:
         self.log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen(
-            self.command(), cwd=self.folder, env=self.environment(), stdout=self.log, stderr=self.log,
+            self.command(),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=self.log,
+            stderr=self.log,
             start_new_session=True,
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + 90
         while not self.answers():
             assert time.monotonic() < deadline and self.process.poll() is None, (
@@ -1062,7 +1101,8 @@ def test_a_server_that_is_killed_in_the_middle_has_everything_once(
         assert run.metrics["val/acc"] == {epoch: epoch / 10 for epoch in range(1, 61)}
         assert len(client.get_metric_history(run.run_id, "val/acc")) == 60
         assert run.status == "finished" and client.get_run(run.run_id).info.status == "FINISHED"
-    # The page of the server shows the files of runs, those of a sweep tracked without it in this folder too.
+    # The page of the server shows the files of runs, those of a sweep tracked without it in this
+    # folder too.
     assert server.get(f"get-artifact?path=notes.txt&run_uuid={runs.parent.run_id}") == b"hello"
     first = read(default_uri("sqlite:///mlflow.db", place), "first").parent.run_id
     assert server.get(f"get-artifact?path=x.yaml&run_uuid={first}") == b"name: x\n"

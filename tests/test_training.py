@@ -1,4 +1,6 @@
-"""The loop in this process: what each setting does to a step, resuming at every step, damaged checkpoints."""
+"""The loop in this process: what each setting does to a step, resuming at every step, damaged
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -161,7 +163,9 @@ def ours(parameters: list[nn.Parameter], config: Any) -> torch.optim.Optimizer:
 @pytest.mark.parametrize("decayed", ["all", "weights"])
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw"])
 def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str, decayed: str) -> None:
-    """Nesterov as in Sutskever et al. 2013, Adam as in Kingma and Ba 2014, AdamW as in Loshchilov and Hutter 2017."""
+    """Nesterov as in Sutskever et al. 2013, Adam as in Kingma and Ba 2014, AdamW as in
+    Loshchilov and Hutter 2017.
+    """
     settings = (
         {"optimizer": "sgd", "nesterov": True}
         if optimizer == "nesterov"
@@ -195,7 +199,9 @@ def test_a_step_of_each_optimizer_is_the_written_out_one(optimizer: str, decayed
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_by_default_an_optimizer_steps_as_torchs_does(optimizer: str) -> None:
-    """Given ``model.parameters()``: plain momentum, and weight decay on biases and BatchNorm too."""
+    """Given ``model.parameters()``: plain momentum, and weight decay on biases and BatchNorm
+    too.
+    """
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
     more: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {}
 
@@ -290,7 +296,8 @@ def test_the_gradient_of_the_first_step_is_the_written_out_one(
     if "class_weights" in settings:
         weights = 68 / (4 * torch.bincount(torch.from_numpy(dataset.train_labels)).float())
     losses = -(targets * weights * log_p).sum(1)
-    # torch divides by the weights of the labels where they are classes, by the images where they are mixtures
+    # torch divides by the weights of the labels where they are classes, by the images where they
+    # are mixtures
     loss = losses.sum() / weights[labels].sum() if augment == "none" else losses.mean()
     loss.backward()
     expected = [parameter.grad for parameter in net.parameters()]
@@ -308,9 +315,13 @@ def test_the_loss_on_record_has_neither_smoothing_nor_class_weights(tmp_path: Pa
     dataset = images((40, 10, 10, 10))
     settings: dict[str, Any] = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
     one = finish(training(trial("nets:plain", **settings), tmp_path / "1", dataset))
-    two = finish(training(
-        trial("nets:plain", label_smoothing=0.3, class_weights="balanced", **settings), tmp_path / "2", dataset
-    ))  # fmt: skip
+    two = finish(
+        training(
+            trial("nets:plain", label_smoothing=0.3, class_weights="balanced", **settings),
+            tmp_path / "2",
+            dataset,
+        )
+    )
     for name in ("train/loss", "val/loss", "test/loss"):
         assert one.records[0].metrics[name] == pytest.approx(two.records[0].metrics[name], rel=1e-5)
 
@@ -462,19 +473,27 @@ def test_a_network_without_validation_images_trains(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last_batch", "images", "size", "expected"),
     [
-        ("drop", 5000, 128, [128] * 39), ("drop", 4992, 128, [128] * 39), ("drop", 61, 20, [20] * 3),
+        ("drop", 5000, 128, [128] * 39), ("drop", 4992, 128, [128] * 39),
+        ("drop", 61, 20, [20] * 3),
         ("drop", 19, 20, [19]), ("drop", 1, 20, [1]), ("drop", 39, 20, [20]),
-        ("spread", 5000, 128, [125] * 40), ("spread", 62, 20, [16, 16, 15, 15]), ("spread", 60, 20, [20] * 3),
-        ("spread", 19, 20, [19]), ("spread", 21, 20, [11, 10]), ("spread", 2600, 128, [124] * 17 + [123] * 4),
+        ("spread", 5000, 128, [125] * 40), ("spread", 62, 20, [16, 16, 15, 15]),
+        ("spread", 60, 20, [20] * 3),
+        ("spread", 19, 20, [19]), ("spread", 21, 20, [11, 10]),
+        ("spread", 2600, 128, [124] * 17 + [123] * 4),
         ("spread", 3, 2, [3]), ("spread", 5, 2, [3, 2]), ("spread", 3, 1, [1, 1, 1]),
-        ("keep", 5000, 128, [128] * 39 + [8]), ("keep", 62, 20, [20, 20, 20, 2]), ("keep", 60, 20, [20] * 3),
-        ("keep", 61, 20, [20, 20, 21]), ("keep", 21, 20, [21]), ("keep", 1, 20, [1]), ("keep", 19, 20, [19]),
+        ("keep", 5000, 128, [128] * 39 + [8]), ("keep", 62, 20, [20, 20, 20, 2]),
+        ("keep", 60, 20, [20] * 3),
+        ("keep", 61, 20, [20, 20, 21]), ("keep", 21, 20, [21]), ("keep", 1, 20, [1]),
+        ("keep", 19, 20, [19]),
     ],
 )  # fmt: skip
 def test_the_batches_of_an_epoch(
     last_batch: Any, images: int, size: int, expected: list[int]
 ) -> None:
-    """By hand. They follow each other; BatchNorm refuses a single value per channel, so no batch is one image."""
+    """By hand.
+
+    They follow each other; BatchNorm refuses a single value per channel, so no batch is one image.
+    """
     config = TrainConfig(batch_size=size, last_batch=last_batch)
     slices = data.batch_slices(images, config)
     assert [batch.stop - batch.start for batch in slices] == expected
@@ -532,13 +551,14 @@ def test_bf16_trains_like_fp32(tmp_path: Path) -> None:
 def test_each_convolution_in_bf16_is_the_one_in_fp32_to_what_bf16_can_tell(
     arch: str, tiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every shape that the network has at 32 pixels: values and both gradients, relative to their length.
+    """Of every shape that the network has at 32 pixels: values and both gradients, relative to
+    their length.
 
-    As it is trained: sliced where the map is tiny, by strips (on any processor here) where it is small and has
-    many channels.
+    As it is trained: sliced where the map is tiny, by strips (on any processor here) where it is
+    small and has many channels.
 
-    bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the inputs that is
-    wrong would be off by 0.3.
+    bf16 keeps 8 bits, so each factor is off by up to 2 ** -9; the sums are in fp32. A tenth of the
+    inputs that is wrong would be off by 0.3.
     """
     monkeypatch.setattr(strip_conv, "has_amx", lambda: True)
     net = models.build(ModelConfig(arch=arch), 10)
@@ -588,13 +608,14 @@ def test_a_hundred_steps_in_bf16_go_the_way_of_fp32(tmp_path: Path) -> None:
             record.metrics["train/loss"]
             for record in finish(
                 training(
-                    trial("resnet20", seed, epochs=20, batch_size=10, lr=0.01), tmp_path / f"{precision}{seed}",
+                    trial("resnet20", seed, epochs=20, batch_size=10, lr=0.01),
+                    tmp_path / f"{precision}{seed}",
                     numerics=Numerics(precision, channels_last=True, sliced=True, tiled=True),
                 )
             ).records
         ]
         for precision, seed in (("fp32", 0), ("bf16", 0), ("fp32", 1))
-    }  # fmt: skip
+    }
     fp32, bf16, other = (np.array(curve) for curve in curves.values())
     assert np.abs(bf16 - fp32).max() < 0.12, "an epoch went another way"
     assert np.abs(bf16 - fp32).mean() < 0.5 * np.abs(other - fp32).mean(), (
@@ -625,7 +646,9 @@ def test_what_ran_before_in_the_process_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_validation_and_test_images_are_never_augmented(tmp_path: Path) -> None:
-    """The figures on record are those that the best network gives by hand on the images as they are."""
+    """The figures on record are those that the best network gives by hand on the images as they
+    are.
+    """
     made, dataset = trial(augment="salt_and_pepper+flip+cutout", epochs=3), images()
     running = finish(training(made, tmp_path, dataset))
     running.finish()
@@ -722,7 +745,9 @@ def test_optimizers_do_what_torch_s_do_bit_for_bit(
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_what_is_laid_out_otherwise_goes_to_the_same_weights(name: str) -> None:
-    """Gradients and averages with channels behind pixels, kernels without: torch's fused kernels alone mix them up."""
+    """Gradients and averages with channels behind pixels, kernels without: torch's fused kernels
+    alone mix them up.
+    """
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)

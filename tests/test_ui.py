@@ -57,7 +57,8 @@ def a_childs_page_shows_figures_settings_and_curves(url: str, folder: Folder, pa
     )  # charts below the fold are not drawn
     # a curve of several epochs: a path of more than one point
     page.wait_for_function(
-        "[...document.querySelectorAll('path.js-line')].some(p => p.getAttribute('d').includes('L'))"
+        "[...document.querySelectorAll('path.js-line')].some(p => "
+        "p.getAttribute('d').includes('L'))"
     )
 
 

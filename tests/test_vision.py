@@ -1,4 +1,5 @@
-"""suite.system.torchvision_import: torchvision can be imported if its operators are missing, and is left alone if not.
+"""suite.system.torchvision_import: torchvision can be imported if its operators are missing, and is
+left alone if not.
 
 Each case runs in a process of its own, because a process imports torchvision only once.
 """
@@ -33,7 +34,8 @@ def fake(folder: Path, **files: str) -> Path:
     return folder
 
 
-# As torchvision 0.28 does when its compiled operators did not load: `part` is imported before the failure.
+# As torchvision 0.28 does when its compiled operators did not load: `part` is imported before the
+# failure.
 MISSING = """
 import torch
 from torchvision import part
@@ -45,7 +47,8 @@ for name in ("nms", "qnms"):
 
 def test_the_real_torchvision_imports_without_a_warning_and_makes_a_network():
     done = run(
-        "from suite.system.torchvision_import import torchvision as t; print(t.models.resnet18().fc.out_features)"
+        "from suite.system.torchvision_import import torchvision as t; "
+        "print(t.models.resnet18().fc.out_features)"
     )
     assert (done.returncode, done.stdout.strip()) == (0, "1000"), done.stderr
 

@@ -1,4 +1,7 @@
-"""The watchdog in a process of its own: what hangs ends and says where, what moves goes on. A sweep: ``faults/``."""
+"""The watchdog in a process of its own: what hangs ends and says where, what moves goes on.
+
+A sweep: ``faults/``.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,12 @@ def run(folder: Path, what: str) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
     return subprocess.run(
-        [sys.executable, str(script), str(folder / "trial"), what], capture_output=True, text=True, timeout=40,
+        [sys.executable, str(script), str(folder / "trial"), what],
+        capture_output=True,
+        text=True,
+        timeout=40,
         check=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.fault(9)

@@ -234,7 +234,8 @@ def test_the_tiny_imagenet_weights_fit():
     path = os.environ.get("SUITE_TINYIMAGENET_WEIGHTS")
     if not path:
         pytest.skip(
-            "SUITE_TINYIMAGENET_WEIGHTS names no file of Tiny ImageNet weights for torchvision's resnet18"
+            "SUITE_TINYIMAGENET_WEIGHTS names no file of Tiny ImageNet weights for torchvision's "
+            "resnet18"
         )
     config = ModelConfig(
         arch="resnet18", weights=path, freeze_depth=7, head=HeadConfig(hidden=(128,), dropout=0.3)
@@ -270,7 +271,8 @@ def test_the_first_children_are_frozen_and_no_others(depth):
 
 
 def test_parameters_are_counted():
-    # From the shapes: conv1, bn1, and 4 convolutions and 4 BatchNorms of layer1; fc has 512 weights and a bias each.
+    # From the shapes: conv1, bn1, and 4 convolutions and 4 BatchNorms of layer1; fc has 512 weights
+    # and a bias each.
     frozen = 64 * 3 * 49 + 128 + 4 * (64 * 64 * 9 + 128)
     total = 11_689_512 - 1000 * 513 + 10 * 513  # torchvision's own figure for 1000 classes
     assert models.count_parameters(net("resnet18", freeze_depth=5)) == (total - frozen, total)

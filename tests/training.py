@@ -41,7 +41,9 @@ def images(
 
 
 def trial(arch: str = "nets:tiny", seed: int = 0, augment: str = "none", **settings: Any) -> Trial:
-    """A trial; settings of ``train`` by name, of others as ``data__val_size=0``, ``model__freeze_depth=2``."""
+    """A trial; settings of ``train`` by name, of others as ``data__val_size=0``,
+    ``model__freeze_depth=2``.
+    """
     sections: dict[str, dict[str, Any]] = {
         "data": {"name": "own:load", "val_size": 16},
         "model": {"arch": arch},
@@ -137,6 +139,16 @@ def stopping_at(step: int) -> Callable[[], bool]:
 
 
 __all__ = [
-    "ACC", "LAST_LOSS", "differing", "everything", "finish", "flat", "images", "plain", "replace", "stopping_at",
-    "training", "trial",
-]  # fmt: skip
+    "ACC",
+    "LAST_LOSS",
+    "differing",
+    "everything",
+    "finish",
+    "flat",
+    "images",
+    "plain",
+    "replace",
+    "stopping_at",
+    "training",
+    "trial",
+]

@@ -1,10 +1,12 @@
-"""The augmentation sweep with stock parts, as torchvision's and Ray Tune's own examples put them together.
+"""The augmentation sweep with stock parts, as torchvision's and Ray Tune's own examples put them
+together.
 
-A function trainable in reused workers, torchvision v2 transforms on single images in a DataLoader, fp32,
-``tune.report`` with a checkpoint after each epoch, ``MLflowLoggerCallback`` with sqlite. Images are decoded once per
-trial and kept in memory.
+A function trainable in reused workers, torchvision v2 transforms on single images in a DataLoader,
+fp32, ``tune.report`` with a checkpoint after each epoch, ``MLflowLoggerCallback`` with sqlite.
+Images are decoded once per trial and kept in memory.
 
-    python -m benchmarks.peers.augmentation_sweep FOLDER IMAGES [--epochs 2] [--workers 0] [--arms 8]
+    python -m benchmarks.peers.augmentation_sweep FOLDER IMAGES [--epochs 2] [--workers 0] [--arms
+    8]
 
 IMAGES holds ``train/<class>/*.png`` and ``test/<class>/*.png``.
 """

@@ -1,4 +1,5 @@
-"""Empty trials tracked with stock parts: a function trainable, ``tune.report``, ``MLflowLoggerCallback``, sqlite.
+"""Empty trials tracked with stock parts: a function trainable, ``tune.report``,
+``MLflowLoggerCallback``, sqlite.
 
     python -m benchmarks.peers.control FOLDER [--trials 40] [--epochs 10] [--reuse]
 

@@ -1,11 +1,15 @@
-"""Transfer with frozen layers as torchvision's fine-tuning tutorial has it, in a function trainable under plain Tune.
+"""Transfer with frozen layers as torchvision's fine-tuning tutorial has it, in a function trainable
+under plain Tune.
 
-Leading children's weights get ``requires_grad = False`` and their BatchNorm stays in evaluation mode; the whole network
-is run in each step. Single images are transformed in a DataLoader. No tracking, no checkpoints.
+Leading children's weights get ``requires_grad = False`` and their BatchNorm stays in evaluation
+mode; the whole network is run in each step. Single images are transformed in a DataLoader. No
+tracking, no checkpoints.
 
-    python -m benchmarks.peers.transfer FOLDER IMAGES WEIGHTS --depth 7 [--augment] [--arms 12] [--epochs 10]
+    python -m benchmarks.peers.transfer FOLDER IMAGES WEIGHTS --depth 7 [--augment] [--arms 12]
+    [--epochs 10]
 
-Leaves ``spans.jsonl`` in FOLDER: when each trial began, had its images and ended, and its last figures.
+Leaves ``spans.jsonl`` in FOLDER: when each trial began, had its images and ended, and its last
+figures.
 """
 
 from __future__ import annotations
@@ -103,7 +107,9 @@ def network(weights: str, depth: int, hidden: list[int], rate: float) -> nn.Modu
 
 
 class Frozen(nn.Module):
-    """Keeps BatchNorm of the first ``depth`` children in evaluation mode whenever the network trains."""
+    """Keeps BatchNorm of the first ``depth`` children in evaluation mode whenever the network
+    trains.
+    """
 
     def __init__(self, model: nn.Module, depth: int) -> None:
         super().__init__()

@@ -1,8 +1,10 @@
-"""Hosts on this machine: each with a network address, processes, mounts, a home and an ssh server of its own.
+"""Hosts on this machine: each with a network address, processes, mounts, a home and an ssh server
+of its own.
 
-A host is a network namespace on a bridge, and in it a PID and a mount namespace whose first process is sshd. What Ray
-does there it does as on a machine: ``ray stop`` sees the host's processes only, and killing the first process is
-pulling the plug. A folder of this machine, mounted in each host, stands for NFS.
+A host is a network namespace on a bridge, and in it a PID and a mount namespace whose first process
+is sshd. What Ray does there it does as on a machine: ``ray stop`` sees the host's processes only,
+and killing the first process is pulling the plug. A folder of this machine, mounted in each host,
+stands for NFS.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def tools() -> Path:
 
 
 def packages() -> Path:
-    """A folder with what ``requirements-cluster.txt`` adds: a dashboard's server, without which Ray takes no jobs.
+    """A folder with what ``requirements-cluster.txt`` adds: a dashboard's server, without which Ray
+    takes no jobs.
 
     Raises:
         pytest.skip: neither there nor to be installed.
@@ -110,7 +113,9 @@ def packages() -> Path:
 
 
 def make_venv(venv: Path, *more: Path) -> None:
-    """An environment with this machine's packages, those of ``packages`` and folders: what set-up would install."""
+    """An environment with this machine's packages, those of ``packages`` and folders: what
+    set-up would install.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "all.pth").write_text(
@@ -171,8 +176,10 @@ class Host:
             f"{name}={value}" for name, value in network.session_environment(self).items()
         )
         config.write_text(
-            f"ListenAddress {self.address}\nHostKey {folder / 'host_key'}\nPidFile none\nUsePAM no\nStrictModes no\n"
-            f"PermitRootLogin yes\nAuthorizedKeysFile {folder / 'key.pub'}\nSetEnv {environment}\nUseDNS no\n"
+            f"ListenAddress {self.address}\nHostKey {folder / 'host_key'}\nPidFile none\nUsePAM "
+            "no\nStrictModes no\n"
+            f"PermitRootLogin yes\nAuthorizedKeysFile {folder / 'key.pub'}\nSetEnv "
+            f"{environment}\nUseDNS no\n"
         )
         boot = folder / f"boot-{self.name}"
         shared = network.shared if self.shared else ""
@@ -189,11 +196,27 @@ class Host:
         )
         with (folder / f"sshd-{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace,
-                 "unshare", "--pid", "--fork", "--mount", "--uts", "--mount-proc", "--kill-child", "bash", boot],
-                env=os.environ | network.library_path, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    self.namespace,
+                    "unshare",
+                    "--pid",
+                    "--fork",
+                    "--mount",
+                    "--uts",
+                    "--mount-proc",
+                    "--kill-child",
+                    "bash",
+                    boot,
+                ],
+                env=os.environ | network.library_path,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self._wait_for_ssh()
 
     def pull_the_plug(self) -> None:
@@ -270,7 +293,9 @@ class Host:
             time.sleep(0.2)
 
     def _make_home(self) -> None:
-        """A home with what the cluster file's set-up would have installed: this machine's packages."""
+        """A home with what the cluster file's set-up would have installed: this machine's
+        packages.
+        """
         self.home.mkdir()
         venv = self.home / "suite-venv"
         make_venv(venv, self.home / "suite")
@@ -279,7 +304,10 @@ class Host:
             ("mlflow", "mlflow.cli", "cli"),
         ):
             file = venv / "bin" / script
-            code = f"#!{venv}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+            code = (
+                f"#!{venv}/bin/python\nimport sys\nfrom {module} import "
+                f"{function}\nsys.exit({function}())\n"
+            )
             file.write_text(code)
             file.chmod(0o755)
         (self.home / ".bashrc").write_text(f"export PATH={self.network.tools}/usr/bin:$PATH\n")
@@ -352,7 +380,9 @@ class Network:
     def run(
         self, *command: str, timeout: float = 240, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of the one who starts clusters: a home, and Ray's notes about clusters, of their own."""
+        """Run a command of the one who starts clusters: a home, and Ray's notes about clusters,
+        of their own.
+        """
         process = self.start(*command, **more)
         try:
             out, _ = process.communicate(timeout=timeout)
@@ -365,15 +395,26 @@ class Network:
         passwd = self.passwd("client", self.client)  # ssh takes ~ from there, whatever HOME says
         binds = f"mount --bind {self.folder / 'ray'} /tmp/ray && mount --bind {passwd} /etc/passwd"
         mounts = f'mount --make-rprivate / && {binds} && exec "$@"'
-        environment = os.environ | self.library_path | {
-            "HOME": str(self.client), "PATH": f"{self.tools}/usr/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPO),
-            "RAY_UP_enable_autoscaler_v2": "0",
-        }  # fmt: skip
+        environment = (
+            os.environ
+            | self.library_path
+            | {
+                "HOME": str(self.client),
+                "PATH": f"{self.tools}/usr/bin:{os.environ['PATH']}",
+                "PYTHONPATH": str(REPO),
+                "RAY_UP_enable_autoscaler_v2": "0",
+            }
+        )
         environment.pop("RAY_ADDRESS", None)
         return subprocess.Popen(
-            ["unshare", "--mount", "bash", "-c", mounts, "client", *command], cwd=REPO, env=environment | more,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            ["unshare", "--mount", "bash", "-c", mounts, "client", *command],
+            cwd=REPO,
+            env=environment | more,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def ray(self, *arguments: str, timeout: float = 240) -> str:
         """Run a Ray command of the client's to its end; it must succeed."""
@@ -411,7 +452,8 @@ class Network:
     def session_environment(self, host: Host) -> dict[str, str]:
         """What an ssh session on a host finds in its environment."""
         return {
-            "PATH": f"{self.tools}/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.tools}/usr/bin:/usr/local/sbin:/usr/local/bin"
+            ":/usr/sbin:/usr/bin:/sbin:/bin",
             **self.library_path,
             **self.environment,
         }
@@ -435,7 +477,9 @@ class Network:
 
 
 def _in_use(prefix: str) -> bool:
-    """Whether namespaces of this name are there: of a run that was killed, or of one beside this."""
+    """Whether namespaces of this name are there: of a run that was killed, or of one beside
+    this.
+    """
     return any(path.name.startswith(prefix) for path in Path("/run/netns").glob("*"))
 
 

@@ -1,7 +1,10 @@
-"""The shipped cluster-local.yaml from nothing to a running sweep and back to nothing, on hosts in namespaces.
+"""The shipped cluster-local.yaml from nothing to a running sweep and back to nothing, on hosts in
+namespaces.
 
-Real: ``ray up`` and ``ray down`` over ssh, the autoscaler that starts the workers, the token, MLflow's server on the
-head, images from a folder. A folder of this machine stands for NFS, and ssh's set-up finds the packages installed.
+Real: ``ray up`` and ``ray down`` over ssh, the autoscaler that starts the workers, the token,
+    MLflow's server on the
+head, images from a folder. A folder of this machine stands for NFS, and ssh's set-up finds the
+packages installed.
 """
 
 from __future__ import annotations
@@ -118,7 +121,8 @@ def test_up_sweep_lost_worker_lost_head_cut_network_down(
         )
 
         command = (
-            f"python -m suite.sweep {SHARED}/work/sweep.yaml --no-report --storage-path {SHARED}/work/runs "
+            f"python -m suite.sweep {SHARED}/work/sweep.yaml --no-report --storage-path "
+            f"{SHARED}/work/runs "
             "--tracking-uri http://127.0.0.1:5000"
         )
         ray = (network.python, "-m", "ray.scripts.scripts")

@@ -1,4 +1,7 @@
-"""Sweeps on several nodes that come, go, and do not all see what they should. Ray is started by hand on hosts."""
+"""Sweeps on several nodes that come, go, and do not all see what they should.
+
+Ray is started by hand on hosts.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,14 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         environment = {
-            "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "SLOW": STEP_S,
-            "RAY_AUTH_MODE": "disabled", "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000",
-        }  # fmt: skip
+            "PYTHONPATH": str(REPO),
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "200",
+            "SLOW": STEP_S,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "5000",
+        }
         self.network = Network(
             folder, environment | {"SUITE_CACHE": "~/suite-cache"}
         )  # a disk for each host
@@ -77,7 +85,10 @@ class Work(Folder):
 
     def command(self, *arguments: str, module: str = "suite.sweep") -> list[str]:
         words = " ".join(["python", "-m", module, *arguments, "--no-report"])
-        where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
+        where = (
+            f"cd {self.there} && PATH=~/suite-venv/bin:$PATH "
+            f"RAY_ADDRESS={self.cluster.head.address}:6379"
+        )
         return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
 
     def end(self, process: subprocess.Popen[str], code: int = 0) -> str:
@@ -286,7 +297,10 @@ class StockWork(Work):
                 *arguments[1:],
             ]
         )
-        where = f"cd {self.there} && PATH=~/suite-venv/bin:$PATH RAY_ADDRESS={self.cluster.head.address}:6379"
+        where = (
+            f"cd {self.there} && PATH=~/suite-venv/bin:$PATH "
+            f"RAY_ADDRESS={self.cluster.head.address}:6379"
+        )
         return self.cluster.network.ssh(self.cluster.head, f"{where} {words}")
 
     def statuses(self) -> list[str]:
@@ -347,7 +361,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 
 @pytest.mark.fault(15, control=True)
 def test_on_the_slow_network_what_is_not_sent_again_is_lost(cluster: Cluster, work: Work) -> None:
-    """Datagrams, of which nobody asks for a receipt: that the cable is as bad as the test with the sweep says."""
+    """Datagrams, of which nobody asks for a receipt: that the cable is as bad as the test with
+    the sweep says.
+    """
     worker = cluster.worker("slow")
     worker.slow_down()
     listener = subprocess.Popen(

@@ -1,8 +1,9 @@
 """A whole launch in one process, and its end at any sync or rename.
 
-Everything of the suite runs as it does for a user (sweep file, plan, journal, checkpoints, tracking in a real MLflow
-store) but for Ray, whose place a loop over the packs takes: a launch then takes a second, so hundreds of crashes can be
-looked at. What Ray adds is tested with real sweeps in ``test_signals.py``.
+Everything of the suite runs as it does for a user (sweep file, plan, journal, checkpoints, tracking
+in a real MLflow store) but for Ray, whose place a loop over the packs takes: a launch then takes a
+second, so hundreds of crashes can be looked at. What Ray adds is tested with real sweeps in
+``test_signals.py``.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ def runs_by_memory() -> None:
 def launch(
     folder: str, at: int = 0, build: str = "", options: dict[str, Any] | None = None
 ) -> None:
-    """Launch ``sweep.yaml`` in ``folder``; ends this process with its exit code, or with SIGKILL at the point ``at``.
+    """Launch ``sweep.yaml`` in ``folder``; ends this process with its exit code, or with SIGKILL at
+    the point ``at``.
 
     Args:
-        at: the crash point, from 1; 0 = none. ``points`` in the folder counts those that were reached.
+        at: the crash point, from 1; 0 = none. ``points`` in the folder counts those that were
+            reached.
         build: a name of ``BROKEN``.
     """
     os.chdir(folder)
@@ -133,9 +136,9 @@ def launch(
 class _Points:
     """Counts what reaches the disk in an order that matters; kills the process at one of them.
 
-    Lines of ``synced`` are what a power cut is worked out from, ``[inode, ...]`` each: of a file how much of it a sync
-    made safe, of a folder which names, and null for a folder that was made, as the inode may have been another's. A
-    link in ``kept`` stays of every file that is safe.
+    Lines of ``synced`` are what a power cut is worked out from, ``[inode, ...]`` each: of a file
+    how much of it a sync made safe, of a folder which names, and null for a folder that was made,
+    as the inode may have been another's. A link in ``kept`` stays of every file that is safe.
     """
 
     def __init__(self, at: int) -> None:
@@ -197,8 +200,8 @@ class _Points:
 
 
 def _note_epochs() -> None:
-    """``trained`` gets a line for each epoch that is trained, whatever becomes of its record, and ``told`` one for each
-    that the journal tells others of.
+    """``trained`` gets a line for each epoch that is trained, whatever becomes of its record, and
+    ``told`` one for each that the journal tells others of.
     """
     from suite.storage.journal import Journal
     from suite.training import state
@@ -292,7 +295,8 @@ def cut_power(folder: Path, names: bool = False) -> int:
     """Undo what was written below ``runs/`` and never synced; how many files lost something.
 
     Args:
-        names: a folder that was not synced since loses new files, and has old names back. Disks may do either.
+        names: a folder that was not synced since loses new files, and has old names back. Disks may
+            do either.
     """
     sizes: dict[int, int] = {}
     made: Counter[int] = Counter()  # an inode may be given to one folder after another
@@ -315,7 +319,9 @@ def cut_power(folder: Path, names: bool = False) -> int:
                 safe_one = folder / "kept" / str(child)
                 if safe_one.exists():
                     os.link(safe_one, target / name)
-                else:  # another thread's draft, seen when its folder was synced: the name is safe, the content is not
+                # Another thread's draft, seen when its folder was synced: the name is safe, the
+                # content is not.
+                else:
                     (target / name).touch()
             else:
                 (target / name).mkdir()

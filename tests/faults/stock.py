@@ -1,11 +1,14 @@
-"""A sweep as users assemble it from stock parts: Ray Tune, its MLflow callback, a function that reports and keeps a
-checkpoint of each epoch. What the faults do to it is the control for what they do not do to the suite's.
+"""A sweep as users assemble it from stock parts: Ray Tune, its MLflow callback, a function that
+reports and keeps a checkpoint of each epoch. What the faults do to it is the control for what they
+do not do to the suite's.
 
-    python stock.py FOLDER [--epochs 8] [--pause 0.15] [--failures 0] [--gpu 0] [--restore] [--values 0.1,0.2]
+    python stock.py FOLDER [--epochs 8] [--pause 0.15] [--failures 0] [--gpu 0] [--restore]
+    [--values 0.1,0.2]
                     [--storage FOLDER] [--bytes 10] [--uri URI]
 
-Each trial's curve is a known one, so nothing is trained: what is looked at is the record. A rate over 100 is the user's
-own mistake, one over 1000 asks for more memory than there is; FACTOR in the environment stands for other code.
+Each trial's curve is a known one, so nothing is trained: what is looked at is the record. A rate
+over 100 is the user's own mistake, one over 1000 asks for more memory than there is; FACTOR in the
+environment stands for other code.
 """
 
 from __future__ import annotations

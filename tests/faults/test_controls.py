@@ -1,7 +1,8 @@
-"""What the same faults do to a sweep of stock parts (``stock.py``): each must fail there what the suite survives.
+"""What the same faults do to a sweep of stock parts (``stock.py``): each must fail there what the
+suite survives.
 
-A fault that the stock stack survives too would show nothing; these tests fail when that happens, with an update of Ray
-or MLflow for one, and the row's claim should then be looked at.
+A fault that the stock stack survives too would show nothing; these tests fail when that happens,
+with an update of Ray or MLflow for one, and the row's claim should then be looked at.
 """
 
 from __future__ import annotations
@@ -45,11 +46,17 @@ class Stock:
             if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
         }
         return subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.folder), *options], cwd=self.folder, env=kept | variables,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            # a shell's background job, as these tests may be, ignores it, and Python leaves that as it is
+            [sys.executable, str(SCRIPT), str(self.folder), *options],
+            cwd=self.folder,
+            env=kept | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # a shell's background job, as these tests may be, ignores it, and Python leaves that as
+            # it is
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
 
     def finish(self, *options: str, **variables: str) -> tuple[int, str]:
         """Its exit code and output."""
@@ -142,7 +149,10 @@ def test_without_its_raylet_its_trials_fail_and_it_ends_with_zero(stock: Stock) 
 
 @pytest.mark.fault(6, control=True, full=True)
 def test_with_tunes_default_a_trial_does_not_outlive_its_worker(stock: Stock) -> None:
-    """FailureConfig(max_failures=0). With retries the stock stack survives this one too (tried with 3)."""
+    """FailureConfig(max_failures=0).
+
+    With retries the stock stack survives this one too (tried with 3).
+    """
     process = stock.start("--epochs", "40")
     stock.wait_for_rows(process, 3)
     workers = [
@@ -295,24 +305,32 @@ from ray.air._internal.mlflow import _MLflowLoggerUtil
 util = _MLflowLoggerUtil()
 util.setup_mlflow(tracking_uri="sqlite:///mlflow.db", experiment_name="stock")
 run = util.start_run(run_name="mine", set_active=False).info.run_id
-lock = "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(23); c.execute('ROLLBACK')"
+lock = "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); "
+lock += "time.sleep(23); c.execute('ROLLBACK')"
 code = "import sqlite3, time; c = sqlite3.connect('mlflow.db', isolation_level=None); " + lock
 holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 assert holder.stdout.readline().strip() == "held"
 util.log_metrics(step=1, metrics_to_log={"loss": 0.5}, run_id=run)
 holder.communicate()
 util._mlflow.end_run()
-assert MlflowClient("sqlite:///mlflow.db").get_run(run).data.metrics == {}, "the value came where it belongs"
+kept = MlflowClient("sqlite:///mlflow.db").get_run(run).data.metrics
+assert kept == {}, "the value came where it belongs"
 """
 
 
 @pytest.mark.fault(31, control=True, full=True)
 def test_a_locked_database_costs_a_value_and_nobody_is_told(tmp_path: Path) -> None:
-    """MLflow's own wait is 20 s; then Ray's callback logs elsewhere, into a run that it makes up, or nowhere."""
+    """MLflow's own wait is 20 s; then Ray's callback logs elsewhere, into a run that it makes
+    up, or nowhere.
+    """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOCKED], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-W", "ignore", "-c", LOCKED],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -440,9 +458,12 @@ def test_a_head_with_a_port_of_its_own_does_not_start_where_it_is_taken() -> Non
             "--node-ip-address=127.0.0.1",
         ]
         done = subprocess.run(
-            [*ray, f"--port={taken.getsockname()[1]}", "--include-dashboard=false"], capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
+            [*ray, f"--port={taken.getsockname()[1]}", "--include-dashboard=false"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert done.returncode != 0, done.stdout + done.stderr
 
 

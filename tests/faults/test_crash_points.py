@@ -1,4 +1,5 @@
-"""A launch that ends at any sync, rename or removal, by SIGKILL or by a power cut, and the launch after it.
+"""A launch that ends at any sync, rename or removal, by SIGKILL or by a power cut, and the launch
+after it.
 
 The oracle is bit for bit: what an undisturbed launch leaves in journal, checkpoints and MLflow.
 """
@@ -46,7 +47,9 @@ def processes() -> Processes:
 
 @pytest.fixture(scope="session")  # in `make faults` these tests are spread among others
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with an MLflow store in it that has seen another sweep: making one takes seconds."""
+    """A user's folder with an MLflow store in it that has seen another sweep: making one takes
+    seconds.
+    """
     from suite.tracking import MlflowStore, Projection, default_artifacts, default_uri
 
     path = tmp_path_factory.mktemp("empty")
@@ -102,7 +105,9 @@ Left = dict[str, Any]
 
 
 def left(folder: Path) -> Left:
-    """All that a launch left which the machine has no say in; checks on the way that nothing is there twice."""
+    """All that a launch left which the machine has no say in; checks on the way that nothing is
+    there twice.
+    """
     seen = Folder.__new__(Folder)
     seen.path, seen.name = folder, "tiny"
     curves = seen.curves()
@@ -137,7 +142,9 @@ def left(folder: Path) -> Left:
 
 
 def durable(folder: Path) -> int:
-    """Epochs that need not be trained again: of ended trials all, of others those of the newest good checkpoint."""
+    """Epochs that need not be trained again: of ended trials all, of others those of the newest
+    good checkpoint.
+    """
     from suite.storage import checkpoint
 
     journal = folder / "runs" / "tiny" / "journal.jsonl"
@@ -184,7 +191,9 @@ def noted(folder: Path, name: str) -> int:
 def survive(
     processes: Processes, folder: Path, unbroken: Left, at: int, cut: str, build: str = ""
 ) -> bool:
-    """Crash at a point, launch again, compare; whether there was a crash: this time it may have had fewer points."""
+    """Crash at a point, launch again, compare; whether there was a crash: this time it may have
+    had fewer points.
+    """
     code = processes.launch(folder, at, build)
     if code == 0:
         return False
@@ -274,7 +283,8 @@ def test_a_crash_after_a_crash_after_a_crash(
 @pytest.mark.parametrize(
     ("build", "cut", "least"),  # found: 10, 23, 22, 19
     [
-        ("checkpoints_in_place", "", 5), ("nothing_synced", "content", 18), ("folders_not_synced", "names", 17),
+        ("checkpoints_in_place", "", 5), ("nothing_synced", "content", 18),
+        ("folders_not_synced", "names", 17),
         ("runs_by_memory", "", 14),
     ],
 )  # fmt: skip
@@ -321,7 +331,9 @@ def test_a_folder_that_was_moved_goes_on(
 def test_a_clock_that_stepped_back_changes_nothing(
     processes: Processes, empty: Path, unbroken: Left, tmp_path: Path, tally: Tally
 ) -> None:
-    """The next launch's clock is an hour behind: order comes from sequence numbers, newest from what was done."""
+    """The next launch's clock is an hour behind: order comes from sequence numbers, newest from
+    what was done.
+    """
     folder = fresh(empty, tmp_path / "it")
     assert processes.launch(folder, 80) == KILLED
     ahead = 3600

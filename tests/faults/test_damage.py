@@ -203,7 +203,9 @@ def test_a_journal_damaged_before_its_end_is_refused_with_its_line(
 
 @pytest.mark.fault(20)
 def test_a_changed_journal_is_refused(tmp_path: Path, tally: Tally) -> None:
-    """A line gone, doubled or swapped, another figure, JSON that is no entry; and each flipped bit of a line."""
+    """A line gone, doubled or swapped, another figure, JSON that is no entry; and each flipped
+    bit of a line.
+    """
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     for number in range(5):
@@ -245,7 +247,9 @@ def test_a_journal_of_before_there_were_checksums_is_read(tmp_path: Path) -> Non
 
 @pytest.mark.fault(23, control=True)
 def test_a_reader_of_lines_alone_trips_over_a_torn_one(tmp_path: Path) -> None:
-    """What any reader of JSON lines does without more: a crash while writing would end every launch after it."""
+    """What any reader of JSON lines does without more: a crash while writing would end every
+    launch after it.
+    """
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"seq": 1}\n{"seq": 2, "kin')
     with pytest.raises(ValueError, match=r"Unterminated|Expecting"):

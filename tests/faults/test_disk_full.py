@@ -1,4 +1,7 @@
-"""Disks that fill and empty again (tmpfs), and folders that cannot be written. Needs root for the mounts."""
+"""Disks that fill and empty again (tmpfs), and folders that cannot be written.
+
+Needs root for the mounts.
+"""
 
 from __future__ import annotations
 

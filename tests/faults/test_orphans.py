@@ -1,4 +1,7 @@
-"""A worker whose launch is over while it trains on: another launch owns the folder. With Ray: ``test_signals.py``."""
+"""A worker whose launch is over while it trains on: another launch owns the folder.
+
+With Ray: ``test_signals.py``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ from suite.storage.journal import LAUNCH_FILE
 
 
 def written_after_a_takeover(folder: Path) -> set[str]:
-    """Train a trial whose folder another launch takes over after the first of three epochs; the files it wrote then."""
+    """Train a trial whose folder another launch takes over after the first of three epochs; the
+    files it wrote then.
+    """
     (folder / LAUNCH_FILE).write_text("mine")
     shared = SimpleNamespace(
         storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None

@@ -1,4 +1,6 @@
-"""Real sweeps: signals to the driver, to workers and to Ray itself, triggered by what the journal says."""
+"""Real sweeps: signals to the driver, to workers and to Ray itself, triggered by what the
+journal says.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def ours(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def left_of(processes: list[psutil.Process], seconds: float) -> list[str]:
     """Command lines of those that still live after so long: workers, raylet, head.
 
-    What else Ray started, and a worker that had not joined yet, goes within two minutes of a killed driver.
+    What else Ray started, and a worker that had not joined yet, goes within two minutes of a killed
+    driver.
     """
     writers = [one for one in processes if _writes(_line(one))]
     _, alive = psutil.wait_procs(writers, timeout=seconds)
@@ -90,7 +93,9 @@ def _line(process: psutil.Process) -> str:
 def test_a_sweep_stopped_and_killed_again_and_again(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally, seed: int
 ) -> None:
-    """Twelve signals in a row to one sweep; then it ends with the numbers of trials that nothing disturbed."""
+    """Twelve signals in a row to one sweep; then it ends with the numbers of trials that nothing
+    disturbed.
+    """
     drawn = random.Random(seed)
     trial = {**SWEEP["trial"], "train": {**SWEEP["trial"]["train"], "epochs": 14}}
     often(folder, trial=trial)
@@ -135,7 +140,9 @@ def test_a_sweep_stopped_and_killed_again_and_again(
 def test_workers_killed_one_after_another(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
-    """A worker is killed again and again while six trials run: none is lost, each goes on in the same run."""
+    """A worker is killed again and again while six trials run: none is lost, each goes on in the
+    same run.
+    """
     trial = {**SWEEP["trial"], "train": {**SWEEP["trial"]["train"], "epochs": 6}}
     often(folder, trial=trial, parameters={"train.lr": {"values": [0.05, 0.1, 0.2]}})
     process = folder.start(SLOW="0.06")
@@ -324,9 +331,13 @@ def test_a_worker_that_outlives_its_driver_writes_nothing(folder: Folder, tally:
 @pytest.mark.fault(9, full=True)
 def test_a_hung_trial_is_ended_tried_once_more_and_says_where(folder: Folder, tally: Tally) -> None:
     often(
-        folder, parameters=None, arms={"hangs": {"model.arch": "tiny_net:sleeps"}, "fine": {}}, seeds=[0],
-        resources={"cpu": 1, "hang_after_s": 25}, baseline="fine",
-    )  # fmt: skip
+        folder,
+        parameters=None,
+        arms={"hangs": {"model.arch": "tiny_net:sleeps"}, "fine": {}},
+        seeds=[0],
+        resources={"cpu": 1, "hang_after_s": 25},
+        baseline="fine",
+    )
     done = folder.sweep(code=3, timeout=400)
     assert folder.runs() == {"hangs seed=0": "FAILED", "fine seed=0": "FINISHED"}
     assert done.stdout.count("trying once more") == 1 and "no step for 25 s" in done.stdout
@@ -339,8 +350,13 @@ def test_a_hung_trial_is_ended_tried_once_more_and_says_where(folder: Folder, ta
 @pytest.mark.fault(9, control=True, full=True)
 def test_without_the_watchdog_it_hangs(folder: Folder) -> None:
     """What Ray Tune does: nothing."""
-    often(folder, trial={**SWEEP["trial"], "model": {"arch": "tiny_net:sleeps"}}, parameters=None, seeds=[0],
-          resources={"cpu": 1, "hang_after_s": 0})  # fmt: skip
+    often(
+        folder,
+        trial={**SWEEP["trial"], "model": {"arch": "tiny_net:sleeps"}},
+        parameters=None,
+        seeds=[0],
+        resources={"cpu": 1, "hang_after_s": 0},
+    )
     process = folder.start()
     folder.wait_for(process, lambda journal: any(entry["kind"] == "start" for entry in journal))
     with pytest.raises(subprocess.TimeoutExpired):
@@ -381,14 +397,21 @@ def test_two_sweeps_side_by_side_in_one_folder(folder: Folder, tally: Tally) -> 
         (folder.path / "sweep.yaml").read_text().replace("name: tiny", "name: other")
     )
     second = subprocess.run(
-        folder.command("other.yaml"), cwd=folder.path, env=folder.environment(), capture_output=True, text=True,
-        timeout=200, check=False,
-    )  # fmt: skip
+        folder.command("other.yaml"),
+        cwd=folder.path,
+        env=folder.environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     output = first.communicate(timeout=120)[0]
     assert (first.returncode, second.returncode) == (0, 0), output + second.stdout + second.stderr
     found = folder.query(
-        "select e.name, r.name, r.status, count(m.key) from runs r join experiments e using (experiment_id) "
-        "join metrics m using (run_uuid) where r.lifecycle_stage = 'active' and m.key = 'val/acc' group by 1, 2, 3"
+        "select e.name, r.name, r.status, count(m.key) from runs r join experiments e using "
+        "(experiment_id) "
+        "join metrics m using (run_uuid) where r.lifecycle_stage = 'active' and m.key = 'val/acc' "
+        "group by 1, 2, 3"
     )
     assert sorted({(name, status, count) for name, _, status, count in found}) == [
         ("other", "FINISHED", 4), ("tiny", "FINISHED", 4),

@@ -1,7 +1,8 @@
-"""A store that fails at random, and a sender that dies at random: what is there in the end is what was sent once.
+"""A store that fails at random, and a sender that dies at random: what is there in the end is what
+was sent once.
 
-Seeded; the store is the one in memory, which keeps the real one's rules. The real ones, a server and PostgreSQL, fail
-in ``test_server.py``; a locked database and one with eight writers are here.
+Seeded; the store is the one in memory, which keeps the real one's rules. The real ones, a server
+and PostgreSQL, fail in ``test_server.py``; a locked database and one with eight writers are here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ pytestmark = [
 
 
 def long_story(seed: int) -> list[Entry]:
-    """A sweep of four trials with a relaunch, a forgotten trial and a failure, in an order of its own."""
+    """A sweep of four trials with a relaunch, a forgotten trial and a failure, in an order of
+    its own.
+    """
     drawn = random.Random(seed)
     names = ["t1", "t2", "t3", "t4"]
     story = Story().launch(*names)
@@ -70,7 +73,9 @@ def long_story(seed: int) -> list[Entry]:
 
 
 class Flaky(MemoryStore):
-    """Fails before or after it has done what it was asked for, as a server does whose answer gets lost."""
+    """Fails before or after it has done what it was asked for, as a server does whose answer
+    gets lost.
+    """
 
     def __init__(self, drawn: random.Random, rate: float, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -105,10 +110,17 @@ class Flaky(MemoryStore):
 def content(store: MemoryStore) -> Any:
     """All that counts of a store: living runs with their metric rows, params, tags and status."""
     return sorted(
-        (item.name, sorted(item.metrics), sorted(item.run.params.items()), item.run.status, item.end_ms,
-         sorted((key, value) for key, value in item.run.tags.items() if key not in VARYING))
-        for item in store.stored.values() if not item.deleted
-    )  # fmt: skip
+        (
+            item.name,
+            sorted(item.metrics),
+            sorted(item.run.params.items()),
+            item.run.status,
+            item.end_ms,
+            sorted((key, value) for key, value in item.run.tags.items() if key not in VARYING),
+        )
+        for item in store.stored.values()
+        if not item.deleted
+    )
 
 
 @pytest.mark.fault(28, 29, 30)
@@ -182,7 +194,8 @@ def store(tmp_path: Path) -> str:
 def rows(path: Path) -> list[tuple[Any, ...]]:
     with sqlite3.connect(path / "mlflow.db") as connection:
         return connection.execute(
-            "select r.name, m.key, m.step, m.value, count(*) from metrics m join runs r on r.run_uuid = m.run_uuid "
+            "select r.name, m.key, m.step, m.value, count(*) from metrics m join runs r on "
+            "r.run_uuid = m.run_uuid "
             "where r.lifecycle_stage = 'active' group by 1, 2, 3, 4 order by 1, 2, 3"
         ).fetchall()
 
@@ -190,7 +203,9 @@ def rows(path: Path) -> list[tuple[Any, ...]]:
 @pytest.mark.slow
 @pytest.mark.fault(31)
 def test_a_locked_database_is_waited_for(store: str, tmp_path: Path, tally: Tally) -> None:
-    """Another process holds it, longer than MLflow itself waits in the full matrix (25 s; it gives up after 20)."""
+    """Another process holds it, longer than MLflow itself waits in the full matrix (25 s; it
+    gives up after 20).
+    """
     seconds = 25 if FULL else 3
     entries = long_story(1)
     sender = Sender(
@@ -268,7 +283,8 @@ def test_eight_writers_on_one_database(store: str, tmp_path: Path, tally: Tally)
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         found = connection.execute(
             "select e.name, count(*), count(distinct m.run_uuid || m.key || m.step) from metrics m "
-            "join runs r on r.run_uuid = m.run_uuid join experiments e on e.experiment_id = r.experiment_id "
+            "join runs r on r.run_uuid = m.run_uuid join experiments e on e.experiment_id = "
+            "r.experiment_id "
             "where r.lifecycle_stage = 'active' and e.name like 'sweep%' group by 1"
         ).fetchall()
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)

@@ -1,9 +1,11 @@
-"""What the study "ResNet-18 on CIFAR-10" claims, each reproduced or not, where a sweep has the arms to tell.
+"""What the study "ResNet-18 on CIFAR-10" claims, each reproduced or not, where a sweep has the arms
+to tell.
 
-A claim about a difference is reproduced, or not, if the interval of the difference excludes zero. A claim that two
-arms are the same is reproduced if the interval lies within the margin, and refuted if all of it lies outside. That one
-net overfits is reproduced if all of its seeds do, and refuted if none does. Each needs as many seeds as any verdict.
-All else cannot be told, and its figures stand.
+A claim about a difference is reproduced, or not, if the interval of the difference excludes zero. A
+claim that two arms are the same is reproduced if the interval lies within the margin, and refuted
+if all of it lies outside. That one net overfits is reproduced if all of its seeds do, and refuted
+if none does. Each needs as many seeds as any verdict. All else cannot be told, and its figures
+stand.
 """
 
 from __future__ import annotations
@@ -54,16 +56,29 @@ def claims(items: Sequence[TrialHistory], roles: StudyArms, rules: Rules) -> lis
     found: list[Claim] = []
     for random, pretrained in roles.weights:
         found.append(_overfits(random, trials.get(random, {})))
-        found.append(_faster(f"Pretrained ({pretrained}) learns faster than a random start ({random})",
-                             trials.get(pretrained, {}), trials.get(random, {}), level))  # fmt: skip
+        found.append(
+            _faster(
+                f"Pretrained ({pretrained}) learns faster than a random start ({random})",
+                trials.get(pretrained, {}),
+                trials.get(random, {}),
+                level,
+            )
+        )
     for deep, short in roles.heads:
         found.append(_faster(f"Config1 ({short}) learns faster than Config2 ({deep})",
                              trials.get(short, {}), trials.get(deep, {}), level))  # fmt: skip
         found.append(_same(f"Config1 ({short}) and Config2 ({deep}) end alike",
                            trials.get(short, {}), trials.get(deep, {}), rules))  # fmt: skip
     for free, frozen in roles.freezing:
-        found.append(_same(f"Freezing ({frozen}) costs nothing against learning all weights ({free})",
-                           trials.get(frozen, {}), trials.get(free, {}), rules, no_worse=True))  # fmt: skip
+        found.append(
+            _same(
+                f"Freezing ({frozen}) costs nothing against learning all weights ({free})",
+                trials.get(frozen, {}),
+                trials.get(free, {}),
+                rules,
+                no_worse=True,
+            )
+        )
     found += _freezing_and_head(roles, trials, rules)
     for shallow, deep in roles.depths:
         found.append(_degrades(shallow, deep, trials.get(shallow, {}), trials.get(deep, {}), rules))
@@ -75,7 +90,9 @@ def claims(items: Sequence[TrialHistory], roles: StudyArms, rules: Rules) -> lis
 
 
 def _cautious(claim: Claim, doubtful: Collection[str]) -> Claim:
-    """The claim without an outcome if one of its arms lost seeds, or has trials that have not ended."""
+    """The claim without an outcome if one of its arms lost seeds, or has trials that have not
+    ended.
+    """
     arms = [arm for arm in doubtful if f"({arm})" in claim.text]
     if not arms or claim.outcome == UNKNOWN:
         return claim
@@ -92,8 +109,10 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
     if not found:
         return None
     caption = (
-        "Claims of the study that this sweep repeats. A difference counts if its sign-flip interval, "
-        f"over at least {MIN_SEEDS} seeds at a level of {percent(level)}, excludes zero; each claim is "
+        "Claims of the study that this sweep repeats. A difference counts if its sign-flip "
+        "interval, "
+        f"over at least {MIN_SEEDS} seeds at a level of {percent(level)}, excludes zero; each "
+        "claim is "
         "tested by itself."
     )
     caption = " ".join([caption, *dict.fromkeys(claim.rule for claim in found if claim.rule)])
@@ -105,13 +124,18 @@ def table(found: Sequence[Claim], level: float = analysis.FIRST_LOOK) -> Table |
 
 
 _OVERFITS = (
-    f"Overfitting is no test of a difference: it counts where in every seed, of at least {MIN_SEEDS}, the validation "
-    f"loss is lowest before epoch {OVERFITS_BEFORE} and at the last epoch at least {100 * RISE:g} % above that."
+    "Overfitting is no test of a difference: it counts where in every seed, of at least "
+    f"{MIN_SEEDS}, the validation "
+    f"loss is lowest before epoch {OVERFITS_BEFORE} and at the last epoch at least {100 * RISE:g} "
+    "% above that."
 )
 
 
 def _overfits(arm: str, trials: ByPair) -> Claim:
-    text = f"The random start ({arm}) overfits before epoch {OVERFITS_BEFORE}: its validation loss rises again"
+    text = (
+        f"The random start ({arm}) overfits before epoch {OVERFITS_BEFORE}: its validation "
+        "loss rises again"
+    )
     losses = [known for item in trials.values() if (known := _by_epoch(item, VAL_LOSS))]
     if not losses:
         return Claim(text, UNKNOWN, "No validation loss of a finished trial.", _OVERFITS)
@@ -125,14 +149,18 @@ def _overfits(arm: str, trials: ByPair) -> Claim:
         for known, higher in zip(losses, rose, strict=True)
     )
     told = (
-        f"Lowest validation loss at epoch {_range(lowest)}, at the last epoch at least {100 * RISE:g} % above that in "
+        f"Lowest validation loss at epoch {_range(lowest)}, at the last epoch at least "
+        f"{100 * RISE:g} % above that in "
         f"{sum(rose)} of {some(len(rose), 'seed')}{_few(len(rose))}."
     )
     if short:
         told += f" The trials were shorter than {OVERFITS_BEFORE} epochs."
     gaps = [gap for item in trials.values() if (gap := _gap(item)) is not None]
     if gaps:
-        told += f" Training less validation accuracy at the last epoch: {points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
+        told += (
+            " Training less validation accuracy at the last epoch: "
+            f"{points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
+        )
     return Claim(text, _all_or_none(early, short), told, _OVERFITS)
 
 
@@ -160,8 +188,10 @@ def _gap(item: TrialHistory) -> float | None:
 
 
 _FASTER = (
-    "“Learns faster” is judged twice, and reproduced only if both say so: by the epochs to the same "
-    "accuracy (the lower one of the two arms’ best validation accuracies of that seed), which an arm "
+    "“Learns faster” is judged twice, and reproduced only if both say so: by the epochs to the "
+    "same "
+    "accuracy (the lower one of the two arms’ best validation accuracies of that seed), which an "
+    "arm "
     "that ends higher reaches sooner without learning faster, and by the epochs to "
     f"{100 * OWN_FRACTION:.0f} % of each arm’s own last validation accuracy."
 )
@@ -183,7 +213,8 @@ def _faster(text: str, ours: ByPair, theirs: ByPair, level: float) -> Claim:
         means = [float(np.mean(side)) for side in zip(*counts.values(), strict=True)]
         above = sum(value > 0 for value in fewer.values())
         parts.append(
-            f"Epochs to {goal}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of {some(len(fewer), 'seed')}"
+            f"Epochs to {goal}: {means[0]:.1f} against {means[1]:.1f}; fewer in {above} of "
+            f"{some(len(fewer), 'seed')}"
         )
     outcome = outcomes[0] if outcomes[0] == outcomes[1] else UNKNOWN
     return Claim(text, outcome, f"{'. '.join(parts)}{_few(len(common))}.", _FASTER)
@@ -224,7 +255,10 @@ def _epochs(ours: TrialHistory, theirs: TrialHistory, targets: tuple[float, floa
 
 
 def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rules) -> Claim:
-    text = f"The deeper plain net ({deep}) is worse than the shallower one ({shallow}), in training too"
+    text = (
+        f"The deeper plain net ({deep}) is worse than the shallower one ({shallow}), in "
+        "training too"
+    )
     told, outcomes = [], []
     for metric in (TRAIN_ACC, TEST_ACC):
         values = [at_chosen(trials, rules.objective, metric) for trials in (light, heavy)]
@@ -236,7 +270,8 @@ def _degrades(shallow: str, deep: str, light: ByPair, heavy: ByPair, rules: Rule
         means = [1 - np.mean([each[pair] for pair in sorted(both)]) for each in values]
         kind = "Training" if metric == TRAIN_ACC else "test"
         told.append(
-            f"{kind} error {figure(metric, float(means[1]))} against {figure(metric, float(means[0]))} %"
+            f"{kind} error {figure(metric, float(means[1]))} against "
+            f"{figure(metric, float(means[0]))} %"
         )
     outcome = (
         outcomes[0]
@@ -279,12 +314,15 @@ def _same(
 def _freezing_and_head(
     roles: StudyArms, trials: Mapping[str, ByPair], rules: Rules
 ) -> Iterable[Claim]:
-    """Frozen arms that also have another head, for free arms without a frozen arm of their own head."""
+    """Frozen arms that also have another head, for free arms without a frozen arm of their own
+    head.
+    """
     separated = {free for free, _ in roles.freezing}
     for free, frozen in roles.freezing_and_head:
         if free not in separated:
             yield _same(
-                f"Freezing together with another head ({frozen}) costs nothing against learning all weights ({free})",
+                f"Freezing together with another head ({frozen}) costs nothing against learning "
+                f"all weights ({free})",
                 trials.get(frozen, {}),
                 trials.get(free, {}),
                 rules,
@@ -294,7 +332,8 @@ def _freezing_and_head(
 
 
 _TWO_CAUSES = (
-    "“Together with another head”: the two arms differ in their heads as well, so the difference is "
+    "“Together with another head”: the two arms differ in their heads as well, so the difference "
+    "is "
     "not that of freezing. An arm with frozen layers and the head of the other one would tell."
 )
 
@@ -315,7 +354,9 @@ def _interval(
 
 
 def _decided(differences: Mapping[int, float], level: float, margin: float = 0.0) -> str:
-    """Whether differences are above zero (reproduced), below it, or neither for all that can be told."""
+    """Whether differences are above zero (reproduced), below it, or neither for all that can be
+    told.
+    """
     span = _interval(differences, level, margin)
     if span is None or span[0] <= 0 <= span[1]:
         return UNKNOWN
