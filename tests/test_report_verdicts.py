@@ -19,7 +19,7 @@ from suite.analysis.predictions import Predictions
 from suite.core.records import EpochRecord, Looks, Objective, Status, Trial
 from suite.report import effects, image_error
 from suite.report.content import Content, content
-from suite.report.formatting import figure, percent, points, rounded, with_interval
+from suite.report.formatting import figure, percent, percentage_points, rounded, with_interval
 from suite.report.image_error import ImageError, image_errors
 from suite.report.runs import Rules, rules
 from suite.report.study.claims import claims
@@ -69,12 +69,17 @@ def row_of(found: Content, arm: str, name: str = "arms") -> dict[str, str]:
 def test_numbers_that_differ_in_their_last_bits_print_alike(value: float) -> None:
     near = [value, np.nextafter(value, 1e9), np.nextafter(value, -1e9), value + 1e-13]
     assert len({rounded(number, 2) for number in near}) == 1
-    assert len({points("acc", number / 100) for number in near}) == 1
+    assert len({percentage_points("acc", number / 100) for number in near}) == 1
 
 
 def test_zero_has_no_sign_and_minus_is_a_minus_sign() -> None:
-    assert points("test/acc", -0.00001) == points("test/acc", 0.00001) == "0.00"
-    assert points("test/acc", -0.012) == "−1.20" and points("test/acc", 0.012) == "+1.20"
+    assert (
+        percentage_points("test/acc", -0.00001) == percentage_points("test/acc", 0.00001) == "0.00"
+    )
+    assert (
+        percentage_points("test/acc", -0.012) == "−1.20"
+        and percentage_points("test/acc", 0.012) == "+1.20"
+    )
     assert figure("test/loss", -0.5) == "−0.5000"
     assert [percent(level) for level in (1 / 32, 0.05, 0.00634)] == ["3.1 %", "5 %", "0.63 %"]
 
@@ -103,7 +108,7 @@ def test_an_arm_that_lost_seeds_gets_no_lead_and_no_plain_better(status: str) ->
     row = row_of(found, "lucky")
     assert row["Verdict"] == "better on the 6 of 8 seeds it finished"
     arms = found.arms.set_index("arm")
-    worst = [points("acc", arms.loc["lucky", f"worst {end}"]) for end in ("low", "high")]
+    worst = [percentage_points("acc", arms.loc["lucky", f"worst {end}"]) for end in ("low", "high")]
     least = min(value for value in around(0.6))  # of all values that the sweep has
     filled = np.array([lucky, around(0.61)]).T.astype(float)
     filled[:2, 0] = least

@@ -17,7 +17,7 @@ from suite.report.formatting import (
     figure,
     heading,
     p_value,
-    points,
+    percentage_points,
     rounded,
     seconds,
     with_interval,
@@ -270,10 +270,11 @@ def difference(row: Row, test: str) -> str:
     """A difference, with its simultaneous interval if it was tested."""
     if pd.isna(row["difference"]):
         return "–"
-    text = points(test, row["difference"])
+    text = percentage_points(test, row["difference"])
     if row["verdict"] == analysis.UNFINISHED or pd.isna(row["p"]) or pd.isna(row["difference low"]):
         return text  # an interval would be a verdict
-    return f"{text} [{points(test, row['difference low'])}, {points(test, row['difference high'])}]"
+    low, high = (percentage_points(test, row[f"difference {end}"]) for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
 
 
 def adjusted_p(row: Row) -> str:
@@ -302,7 +303,7 @@ def _dunnett(row: Row, test: str, alone: bool) -> str:
     """Dunnett's verdict; with its interval if no arm has another one."""
     if pd.isna(row["dunnett low"]) or row["verdict"] == analysis.UNFINISHED:
         return "–"
-    low, high = (points(test, row[f"dunnett {end}"]) for end in ("low", "high"))
+    low, high = (percentage_points(test, row[f"dunnett {end}"]) for end in ("low", "high"))
     word, qualified, _ = str(row["dunnett verdict"]).partition(" on the ")
     word += " (of finished seeds)" if qualified else ""
     return f"{word} [{low}, {high}]" if alone else word

@@ -18,7 +18,7 @@ from suite.core.errors import UsageError
 from suite.report import error_figures
 from suite.report.error_figures import Drawing
 from suite.report.error_images import TileGroup, class_names_and_images, tile_groups
-from suite.report.formatting import figure, p_value, points, some
+from suite.report.formatting import figure, p_value, percentage_points, some
 from suite.report.paired_predictions import (
     PairedPredictions,
     finished_runs,
@@ -241,7 +241,7 @@ def _percent(value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return points("acc", value)
+    return percentage_points("acc", value)
 
 
 def _interval(change: Interval) -> str:

@@ -13,16 +13,13 @@ from suite.analysis.predictions import Calibration, ClassChange, Floats
 from suite.report.figures import DARK, LIGHT, Scheme, address, canvas, printable, saved
 
 WIDE, NARROW = 8.0, 3.9  # inches; the narrow one keeps its letters readable on a phone
-NUMBERED, NAMED = (
-    12,
-    30,
-)  # classes up to which cells of a confusion matrix have numbers, and rows have names
-_LISTED = 20  # classes that the figure of changes shows: those that changed most
-_MIN_ANSWERS = 10  # answers in a bin, below which its accuracy is noise
+# A confusion matrix of up to so many classes has numbers in its cells, and names at its rows.
+NUMBERED, NAMED = 12, 30
+_LISTED = 20  # classes in the figure of changes: those that changed most
+_MIN_ANSWERS = 10  # in a bin; with fewer, its accuracy is noise
 
-Paint = Callable[
-    [Any, Scheme, bool], None
-]  # an empty matplotlib Figure, colours, whether it is the narrow shape
+# Draws into an empty matplotlib Figure, in the colours of a scheme; True = in the narrow shape.
+Paint = Callable[[Any, Scheme, bool], None]
 
 
 @dataclass(frozen=True)

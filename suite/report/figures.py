@@ -43,15 +43,8 @@ DARK = Scheme(
     ("#5aa9e6", "#ff8a4c", "#3cc79a", "#e79ccb", "#f2c14e", "#9ad8f7", "#d0749b", "#c5c56a", "#9a90e8"),
     ("#8a6a1c", "#b36a30", "#d4626f", "#dd7fc0", "#bb9cf0", "#b9d2ff"),
 )  # fmt: skip
-WIDE, NARROW = (
-    (8.0, 4.6),
-    (3.9, 4.4),
-)  # inches; the narrow one keeps its letters readable on a phone
-_DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1.5, 1.2)),
-)  # so that lines differ in grey print, too
+WIDE, NARROW = (8.0, 4.6), (3.9, 4.4)  # inches; the narrow shape is readable on a phone
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # lines differ in grey print too
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def with_interval(metric: str, mean: float, low: float | None, high: float | Non
     return f"{text} ± {figure(metric, (high - low) / 2)}"
 
 
-def points(metric: str, value: float) -> str:
+def percentage_points(metric: str, value: float) -> str:
     """A difference with its sign, in percentage points for accuracies."""
     return rounded(value * scale(metric), _decimals(metric), sign=True)
 

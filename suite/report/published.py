@@ -9,7 +9,14 @@ import pandas as pd
 
 from suite import analysis
 from suite.report.elements import Table
-from suite.report.formatting import heading, p_value, points, rounded, seconds, with_interval
+from suite.report.formatting import (
+    heading,
+    p_value,
+    percentage_points,
+    rounded,
+    seconds,
+    with_interval,
+)
 from suite.report.runs import Rules
 
 Row = Mapping[Any, Any]
@@ -96,9 +103,9 @@ def _figure(
     ours, low, high = analysis.figure_interval(name, measured)
     if ours is None:
         return heading(name), shown, "–", "–", ""
-    own, difference = with_interval(name, ours, low, high), points(name, ours - theirs)
+    own, difference = with_interval(name, ours, low, high), percentage_points(name, ours - theirs)
     if len(published) < _MIN_SEEDS or len(measured) < _MIN_SEEDS:
         return heading(name), shown, own, difference, ""
     low, high, p = analysis.welch(measured, published)
-    span = f" [{points(name, low)}, {points(name, high)}]"
+    span = f" [{percentage_points(name, low)}, {percentage_points(name, high)}]"
     return heading(name), shown, own, difference + span, p_value(p)

@@ -20,10 +20,8 @@ from suite.tracking import SweepRuns, TrialRun
 if TYPE_CHECKING:
     from suite.config import SweepSpec
 
-_FOREIGN = {
-    "killed": Status.INTERRUPTED,
-    "scheduled": Status.PENDING,
-}  # MLflow's words for a run without our tags
+# MLflow's status of a run that the suite did not create.
+_FOREIGN = {"killed": Status.INTERRUPTED, "scheduled": Status.PENDING}
 
 
 @dataclass(frozen=True)

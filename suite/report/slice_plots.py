@@ -10,10 +10,7 @@ from typing import Any
 from suite.report.dot_plots import logarithmic
 from suite.report.figures import LIGHT, canvas, printable, saved, style
 
-_CELL, _SLANTED = (
-    2.0,
-    0.55,
-)  # inches: the height of a panel, and what slanted names below it take besides
+_CELL, _SLANTED = 2.0, 0.55  # inches: the height of a panel, and of slanted names below it
 _LETTERS = 12  # of a title, in an inch
 
 

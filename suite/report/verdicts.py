@@ -14,7 +14,7 @@ from suite.report.formatting import (
     label,
     names,
     percent,
-    points,
+    percentage_points,
     scale,
     some,
     with_interval,
@@ -72,7 +72,7 @@ def worst_case(row: Row, metric: str) -> str:
     """The interval if lost seeds count as the worst value seen; "–" if none was lost."""
     if pd.isna(row["worst low"]) or pd.isna(row["worst high"]):
         return "–"
-    return f"[{points(metric, row['worst low'])}, {points(metric, row['worst high'])}]"
+    return f"[{percentage_points(metric, row['worst low'])}, {percentage_points(metric, row['worst high'])}]"
 
 
 # ---- verdicts ------------------------------------------------------------------------------------

@@ -32,12 +32,9 @@ def _translate(error: Exception, run: Run | None) -> Exception:
         return RunMissing(run.trial) if run else TrackingUnavailable(text)
     if code is not None:  # an MlflowException; RestException too
         return EntryRejected(text) if code in _NEVER else TrackingUnavailable(text)
-    if isinstance(
-        error, OSError
-    ):  # of files, or of the network (requests' errors are OSErrors without an errno)
+    if isinstance(error, OSError):  # of files, or of requests: then without an errno
         return EntryRejected(text) if error.errno in _NEVER_ERRNO else TrackingUnavailable(text)
-    if type(error).__module__.startswith(
-        ("sqlalchemy", "sqlite3")
-    ):  # before the store is even open
+    # While the store is being opened, MLflow lets the database's errors through.
+    if type(error).__module__.startswith(("sqlalchemy", "sqlite3")):
         return TrackingUnavailable(text)
     return EntryRejected(f"{type(error).__name__}: {text}")

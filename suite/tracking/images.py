@@ -85,9 +85,8 @@ def read_images(uri: str, run_id: str, key: str) -> dict[int, bytes]:
         for path in download(uri, run_id, "images", Path(folder)).iterdir():
             if matched := name.fullmatch(path.name):
                 step, made = int(matched[1]), int(matched[2])
-                if (
-                    step not in images or images[step][0] < made
-                ):  # a store that cannot delete keeps earlier images
+                # A store that cannot delete keeps earlier images: the latest counts.
+                if step not in images or images[step][0] < made:
                     images[step] = made, path.read_bytes()
     return {step: content for step, (_, content) in sorted(images.items())}
 
@@ -127,9 +126,7 @@ def delete_artifact(client: Any, run_id: str, artifact: str) -> bool:
     except (AttributeError, NotImplementedError, FileNotFoundError):
         return False
     except Exception as error:
-        if "404" in str(error) or "403" in str(
-            error
-        ):  # already gone, or not allowed: the tag still tells
+        if "404" in str(error) or "403" in str(error):  # already gone, or not allowed
             return False
         raise
     return True

@@ -32,19 +32,16 @@ def warm_export() -> threading.Thread:
     """Import what an export needs, on a thread: 3 s, while the last trials train and Ray stops."""
 
     def load() -> None:
-        with contextlib.suppress(ImportError):  # then the registration says so
+        with contextlib.suppress(ImportError):  # then the registration reports it
             importlib.import_module("mlflow.pytorch")
-            importlib.import_module(
-                "torch.export._trace"
-            )  # torch.export.export imports it, and torch's compiler
+            # torch.export.export would import this and torch's compiler.
+            importlib.import_module("torch.export._trace")
             requirements = importlib.import_module("mlflow.utils.requirements_utils")
-            requirements.warn_dependency_requirement_mismatches(
-                ["mlflow"]
-            )  # reads what is installed, once a process
+            # Reads the installed packages, once a process.
+            requirements.warn_dependency_requirement_mismatches(["mlflow"])
 
-    thread = threading.Thread(
-        target=load, name="warm-export"
-    )  # no daemon: no process should end in mid-import
+    # Not a daemon: the process must not end during an import.
+    thread = threading.Thread(target=load, name="warm-export")
     thread.start()
     return thread
 

@@ -19,7 +19,7 @@ from suite import analysis
 from suite.analysis import MIN_SEEDS, Pair, at_chosen, finished_by_pair, last, paired
 from suite.core.records import TEST_ACC, TRAIN_ACC, VAL_ACC, VAL_LOSS, Objective
 from suite.report.elements import Table
-from suite.report.formatting import figure, percent, points, some
+from suite.report.formatting import figure, percent, percentage_points, some
 from suite.report.runs import Rules
 from suite.report.study.study_arms import StudyArms
 from suite.storage.journal import TrialHistory
@@ -159,7 +159,7 @@ def _overfits(arm: str, trials: ByPair) -> Claim:
     if gaps:
         told += (
             " Training less validation accuracy at the last epoch: "
-            f"{points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
+            f"{percentage_points(TRAIN_ACC, sum(gaps) / len(gaps))} points."
         )
     return Claim(text, _all_or_none(early, short), told, _OVERFITS)
 
@@ -296,10 +296,14 @@ def _same(
         return Claim(text, UNKNOWN, _NO_PAIR, note)
     mean = sum(differences.values()) / len(differences)
     span = _interval(differences, rules.level(1), rules.margin)
-    shown = f" [{points(metric, span[0])}, {points(metric, span[1])}]" if span else ""
+    shown = (
+        f" [{percentage_points(metric, span[0])}, {percentage_points(metric, span[1])}]"
+        if span
+        else ""
+    )
     unit = " points" if metric.endswith("acc") else ""
     figures = (
-        f"Difference of {metric}: {points(metric, mean)}{shown}{unit}, margin "
+        f"Difference of {metric}: {percentage_points(metric, mean)}{shown}{unit}, margin "
         f"{figure(metric, rules.margin)}; {_enough(len(differences))}."
     )
     if span is None:
