@@ -168,7 +168,8 @@ def _pooled(pairs: PairedPredictions, ours: str, theirs: str) -> Iterable[str]:
     change = predictions.bootstrap(by_image / count)
     accuracy = [_percent(predictions.rates(side).mean()) for side in (pairs.ours, pairs.theirs)]
     yield (
-        f"On {_count(pairs.images, 'test image')}{_over(pairs)}, {ours} is right on {accuracy[0]} % "
+        f"On {_count(pairs.images, 'test image')}{_over(pairs)}, {ours} is right on {accuracy[0]} "
+        "% "
         f"and {theirs} on {accuracy[1]} %: a difference of {_interval(change)} points (paired "
         f"bootstrap, {predictions.DRAWS:,} draws of the test images)."
     )

@@ -222,8 +222,15 @@ def _reliability(
     upper: Any, lower: Any, curve: Calibration, colour: str, dash: Any, marker: str
 ) -> None:
     seen = curve.count >= _MIN_ANSWERS
-    upper.plot(100 * curve.confidence[seen], 100 * curve.accuracy[seen], color=colour, linestyle=dash, linewidth=2,
-               marker=marker, ms=4.5)  # fmt: skip
+    upper.plot(
+        100 * curve.confidence[seen],
+        100 * curve.accuracy[seen],
+        color=colour,
+        linestyle=dash,
+        linewidth=2,
+        marker=marker,
+        ms=4.5,
+    )
     edges = np.linspace(0, 100, len(curve.count) + 1)
     lower.stairs(
         100 * curve.count / curve.count.sum(), edges, color=colour, linestyle=dash, linewidth=1.6
@@ -235,11 +242,26 @@ def _key(axes: Any, arms: Sequence[tuple[str, Calibration, bool]], scheme: Schem
     for number, (arm, curve, first) in enumerate(arms):
         height = -0.62 - 0.24 * number
         colour, dash = (scheme.ink, (0, (3, 1.2))) if first else (scheme.arms[0], "-")
-        axes.plot((0.0, 0.08), (height, height), color=colour, linestyle=dash, linewidth=2, transform=axes.transAxes,
-                  clip_on=False)  # fmt: skip
+        axes.plot(
+            (0.0, 0.08),
+            (height, height),
+            color=colour,
+            linestyle=dash,
+            linewidth=2,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
         text = f"{printable(arm, 36)}, error {100 * curve.error:.1f}"
-        axes.text(0.1, height, text, transform=axes.transAxes, va="center", color=scheme.ink, fontsize=8.5,
-                  parse_math=False)  # fmt: skip
+        axes.text(
+            0.1,
+            height,
+            text,
+            transform=axes.transAxes,
+            va="center",
+            color=scheme.ink,
+            fontsize=8.5,
+            parse_math=False,
+        )
 
 
 def plain(axes: Any, scheme: Scheme, grid: str) -> None:

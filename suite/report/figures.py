@@ -34,15 +34,41 @@ class Scheme:
 
 
 LIGHT = Scheme(
-    "#ffffff", "#1c1e21", "#d9dce1", "#b4b8bf",
-    ("#0072b2", "#d55e00", "#009e73", "#b0498a", "#c98a00", "#3d9fd6", "#7a1f4b", "#7f7f1e", "#33228a"),
+    "#ffffff",
+    "#1c1e21",
+    "#d9dce1",
+    "#b4b8bf",
+    (
+        "#0072b2",
+        "#d55e00",
+        "#009e73",
+        "#b0498a",
+        "#c98a00",
+        "#3d9fd6",
+        "#7a1f4b",
+        "#7f7f1e",
+        "#33228a",
+    ),
     ("#e3a72f", "#d97a35", "#b9485a", "#8c2f79", "#573083", "#1d2a6b"),
-)  # fmt: skip
+)
 DARK = Scheme(
-    "#16181c", "#e8eaed", "#33373e", "#5d636d",
-    ("#5aa9e6", "#ff8a4c", "#3cc79a", "#e79ccb", "#f2c14e", "#9ad8f7", "#d0749b", "#c5c56a", "#9a90e8"),
+    "#16181c",
+    "#e8eaed",
+    "#33373e",
+    "#5d636d",
+    (
+        "#5aa9e6",
+        "#ff8a4c",
+        "#3cc79a",
+        "#e79ccb",
+        "#f2c14e",
+        "#9ad8f7",
+        "#d0749b",
+        "#c5c56a",
+        "#9a90e8",
+    ),
     ("#8a6a1c", "#b36a30", "#d4626f", "#dd7fc0", "#bb9cf0", "#b9d2ff"),
-)  # fmt: skip
+)
 WIDE, NARROW = (8.0, 4.6), (3.9, 4.4)  # inches; the narrow shape is readable on a phone
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))  # lines differ in grey print too
 
@@ -203,8 +229,15 @@ def draw_line(axes: Any, line: Line, factor: float, width: float = 2.0) -> None:
     )
     epochs, named = line.curve.epochs, bool(line.text)
     marker = "o" if len(epochs) <= 12 and named else None
-    axes.plot(epochs, mean, color=line.colour, linestyle=line.dash, linewidth=width if named else 0.8,
-              marker=marker, ms=width * 2)  # fmt: skip
+    axes.plot(
+        epochs,
+        mean,
+        color=line.colour,
+        linestyle=line.dash,
+        linewidth=width if named else 0.8,
+        marker=marker,
+        ms=width * 2,
+    )
     if named and line.curve.seeds > 1:
         axes.fill_between(epochs, low, high, color=line.colour, alpha=0.14, linewidth=0)
     if line.curve.status is not Status.FINISHED:
@@ -247,8 +280,15 @@ def _label(
         _label_ends(axes, named, factor, scheme)
     if grey := len(shown) - len(named):
         height = _below(len(named)) if size[0] < 5 else -0.15
-        axes.text(0.0, height, f"in grey: {grey} more", transform=axes.transAxes, va="center", color=scheme.ink,
-                  fontsize=8.5)  # fmt: skip
+        axes.text(
+            0.0,
+            height,
+            f"in grey: {grey} more",
+            transform=axes.transAxes,
+            va="center",
+            color=scheme.ink,
+            fontsize=8.5,
+        )
 
 
 def _label_ends(axes: Any, named: Sequence[Line], factor: float, scheme: Scheme) -> None:
@@ -258,19 +298,48 @@ def _label_ends(axes: Any, named: Sequence[Line], factor: float, scheme: Scheme)
     for line, end, height in zip(named, ends, spread(ends, 0.052), strict=True):
         start = (line.curve.epochs[-1] - left) / (right - left)
         alpha = 1.0 if line.curve.epochs[-1] == last else 0.5
-        axes.plot((start, 1.012, 1.03), (end, height, height), color=line.colour, linewidth=0.8, alpha=alpha,
-                  transform=axes.transAxes, clip_on=False)  # fmt: skip
-        axes.text(1.037, height, printable(line.text, 32), transform=axes.transAxes, va="center", color=scheme.ink,
-                  parse_math=False)  # fmt: skip
+        axes.plot(
+            (start, 1.012, 1.03),
+            (end, height, height),
+            color=line.colour,
+            linewidth=0.8,
+            alpha=alpha,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
+        axes.text(
+            1.037,
+            height,
+            printable(line.text, 32),
+            transform=axes.transAxes,
+            va="center",
+            color=scheme.ink,
+            parse_math=False,
+        )
 
 
 def _label_below(axes: Any, named: Sequence[Line], scheme: Scheme) -> None:
     for number, line in enumerate(named):
         height = _below(number)
-        axes.plot((0.0, 0.09), (height, height), color=line.colour, linestyle=line.dash, linewidth=2,
-                  transform=axes.transAxes, clip_on=False)  # fmt: skip
-        axes.text(0.12, height, printable(line.text, 40), transform=axes.transAxes, va="center", color=scheme.ink,
-                  fontsize=8.5, parse_math=False)  # fmt: skip
+        axes.plot(
+            (0.0, 0.09),
+            (height, height),
+            color=line.colour,
+            linestyle=line.dash,
+            linewidth=2,
+            transform=axes.transAxes,
+            clip_on=False,
+        )
+        axes.text(
+            0.12,
+            height,
+            printable(line.text, 40),
+            transform=axes.transAxes,
+            va="center",
+            color=scheme.ink,
+            fontsize=8.5,
+            parse_math=False,
+        )
 
 
 def _below(number: int) -> float:

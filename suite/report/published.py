@@ -44,12 +44,14 @@ def reference_table(arms: pd.DataFrame, trials: pd.DataFrame, rules: Rules) -> T
 def _caption(rows: Sequence[tuple[str, ...]]) -> str:
     tested = any(row[5] not in ("", "–") for row in rows)
     welch = (
-        "Where the file gives a list of published seeds, the difference is tested by Welch’s t, with "
+        "Where the file gives a list of published seeds, the difference is tested by Welch’s t, "
+        "with "
         "its 95 % interval; not adjusted for the number of figures. "
     )
     single = "A single published number comes without seeds, so a difference to it is not tested. "
     return (
-        f"Published figures are as the sweep file gives them. {welch if tested else ''}{single}Data, "
+        "Published figures are as the sweep file gives them. "
+        f"{welch if tested else ''}{single}Data, "
         "budget and machine may differ from those here."
     )
 

@@ -48,7 +48,9 @@ class Rules:
     search_seed: int | None = None
 
     def level(self, arms: int) -> float:
-        """The probability of any false verdict that the present look at ``arms`` comparisons may use."""
+        """The probability of any false verdict that the present look at ``arms`` comparisons may
+        use.
+        """
         return analysis.look_level(self.looks, arms)
 
     @property
@@ -138,7 +140,9 @@ def parameters(runs: SweepRuns) -> dict[str, tuple[int, int]]:
 
 
 def rules(runs: SweepRuns, uri: str) -> Rules:
-    """The objective and the margin from tags; the margin else, and all others, from the sweep file."""
+    """The objective and the margin from tags; the margin else, and all others, from the sweep
+    file.
+    """
     objective = _objective(runs)
     spec = _spec(runs, uri)
     stored = parsed(runs.parent.tags.get("suite.margin"))

@@ -60,8 +60,15 @@ class Slices:
         cell = _CELL + (_SLANTED if any(map(_long, self.slices)) else 0)
         height = rows * cell + 0.3
         with canvas((width, height)) as picture:
-            picture.text(0.12 / width, 1 - 0.17 / height, printable(self.title, 60), color=LIGHT.ink, fontsize=9,
-                         va="center", parse_math=False)  # fmt: skip
+            picture.text(
+                0.12 / width,
+                1 - 0.17 / height,
+                printable(self.title, 60),
+                color=LIGHT.ink,
+                fontsize=9,
+                va="center",
+                parse_math=False,
+            )
             drawn = []
             for number, panel in enumerate(self.slices):
                 row, column = divmod(number, columns)
@@ -89,8 +96,15 @@ def _draw(axes: Any, panel: Slice, letters: int) -> None:
         logarithmic(axes, [point.place for point in panel.points])
     for point in sorted(panel.points, key=lambda point: point.best):
         colour = LIGHT.arms[1 if point.best else 0]
-        axes.plot((point.place,), (point.value,), marker="o", ms=7 if point.best else 4.5, markeredgecolor=colour,
-                  color=colour if point.ended else LIGHT.paper, linestyle="none")  # fmt: skip
+        axes.plot(
+            (point.place,),
+            (point.value,),
+            marker="o",
+            ms=7 if point.best else 4.5,
+            markeredgecolor=colour,
+            color=colour if point.ended else LIGHT.paper,
+            linestyle="none",
+        )
     if panel.levels:
         names = [printable(level, 16) for level in panel.levels]
         axes.set_xticks(range(len(names)), names, parse_math=False)

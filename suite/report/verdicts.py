@@ -72,7 +72,10 @@ def worst_case(row: Row, metric: str) -> str:
     """The interval if lost seeds count as the worst value seen; "–" if none was lost."""
     if pd.isna(row["worst low"]) or pd.isna(row["worst high"]):
         return "–"
-    return f"[{percentage_points(metric, row['worst low'])}, {percentage_points(metric, row['worst high'])}]"
+    return (
+        f"[{percentage_points(metric, row['worst low'])}, "
+        f"{percentage_points(metric, row['worst high'])}]"
+    )
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -139,7 +142,8 @@ def _lost_seeds(arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
             "" if bound == "–" else f"; if each lost seed counts as the worst value seen: {bound}"
         )
         yield (
-            f"{row['arm']} is {_QUALIFIED[row['verdict']]} only on {_finished_of(row)} seeds, the rest "
+            f"{row['arm']} is {_QUALIFIED[row['verdict']]} only on {_finished_of(row)} seeds, the "
+            "rest "
             f"failed or were stopped{worst}. The survivors may be the lucky ones."
         )
     if len(rows) > _MAX_LISTED:
@@ -158,8 +162,10 @@ def _collapsed(arms: pd.DataFrame, collapsed: Mapping[str, Sequence[int]]) -> st
     if not listed:
         return ""
     return (
-        f"Single seeds are far worse than the other seeds of their arm: {names(listed)}. Intervals and "
-        "verdicts assume symmetric noise. With such seeds they are about the usual seed, not about the "
+        f"Single seeds are far worse than the other seeds of their arm: {names(listed)}. "
+        "Intervals and "
+        "verdicts assume symmetric noise. With such seeds they are about the usual seed, not "
+        "about the "
         "mean, and a few seeds cannot show how often a collapse happens."
     )
 
@@ -173,7 +179,8 @@ def _within_image_error(arms: pd.DataFrame) -> Iterable[str]:
     if len(small):
         bound = "" if small["test images exact"].all() else ", by an upper bound"
         yield (
-            f"Other test images may tell otherwise for {names(list(small['arm']))}: their choice alone "
+            f"Other test images may tell otherwise for {names(list(small['arm']))}: their choice "
+            "alone "
             f"could move the difference by as much as it is{bound}."
         )
 
@@ -202,7 +209,9 @@ def _rounds(arms: pd.DataFrame, rules: Rules, ended: int) -> str:
 
 
 def leading_arm(arms: pd.DataFrame, metric: str) -> str:
-    """The arm with the best mean, of those that lost no seed that their rival finished; "" = none."""
+    """The arm with the best mean, of those that lost no seed that their rival finished; "" =
+    none.
+    """
     if metric not in arms:
         return ""
     whole = arms[arms[metric].notna() & (arms["lost"] == 0)]
@@ -226,7 +235,8 @@ def _leader(arms: pd.DataFrame, rules: Rules) -> Iterable[str]:
     value += " %" if scale(name) > 1 else ""
     no_evidence = " A better mean alone is no evidence of a difference." if len(arms) > 1 else ""
     yield (
-        f"{kind} mean {label(name).lower()}: {leader}, {value} over {some(first['seeds'], 'seed')}.{no_evidence}"
+        f"{kind} mean {label(name).lower()}: {leader}, {value} over "
+        f"{some(first['seeds'], 'seed')}.{no_evidence}"
     )
 
 
@@ -243,6 +253,7 @@ def _set_aside(rows: Sequence[Row], leader: Row, rules: Rules) -> Iterable[str]:
         rival = row["against"] or "another arm"
         unit = " %" if scale(name) > 1 else ""
         yield (
-            f"{row['arm']} does not lead, though its mean is {figure(name, row[name])}{unit}: it lost "
+            f"{row['arm']} does not lead, though its mean is {figure(name, row[name])}{unit}: it "
+            "lost "
             f"{some(int(row['lost']), 'seed')} that {rival} finished."
         )
