@@ -40,10 +40,11 @@ def main() -> None:
 def watch_suite(times: Times) -> None:
     """The suite's callback, and the moment when its sender has caught up."""
     from suite.execution.callback import JournalCallback
+    from suite.execution.shared import EndEvent
     from suite.tracking import Sender
 
     def kind(**info: Any) -> str:
-        ends = any(outcome["kind"] == "end" for outcome in info["result"].get("outcomes", ()))
+        ends = any(isinstance(event, EndEvent) for event in info["result"].get("events", ()))
         return "report_end_s" if ends else "report_s"
 
     _time(JournalCallback, "on_trial_result", times, kind)

@@ -25,7 +25,8 @@ from suite import models
 from suite.activations import dead_figure
 from suite.config import ModelConfig
 from suite.core.errors import UsageError
-from suite.execution.shared import SweepContext
+from suite.core.records import Trial
+from suite.execution.shared import SweepContext, TrialRequest
 from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderStorage
 from suite.training.hooks import TrainingHooks
@@ -499,9 +500,9 @@ def ends(tmp_path: Path, drawing: _Drawing, **options: Any) -> list[str]:
         search_path=(),
         **given,  # type: ignore[arg-type]
     )
-    member = TrialRunner(shared, {"id": "t", "arm": "a", "seed": 0, "name": "a"}, "data", None, 2)
+    member = TrialRunner(shared, TrialRequest(Trial("t", "a", 0, "a"), "data", None, 2))
     member.training = drawing
-    return [outcome["kind"] for outcome in member.advance()]
+    return [type(event).__name__.removesuffix("Event").lower() for event in member.advance()]
 
 
 def test_only_finished_trials_of_real_sweeps_draw_and_failing_to_is_a_warning(

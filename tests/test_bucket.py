@@ -13,7 +13,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from training import training, trial
 
 from suite.core.errors import EnvironmentProblem, LockedError, UsageError
 from suite.core.records import Numerics, Objective, Trial
-from suite.execution.shared import SweepContext
+from suite.execution.shared import SweepContext, TrialRequest
 from suite.execution.worker import TrialRunner
 from suite.storage import bucket as buckets
 from suite.storage import bucket_check, bucket_journal, bucket_lease, checkpoint
@@ -187,7 +186,7 @@ def member(
     objective = Objective("val/acc", "maximize", "best")
     storage = BucketStorage(there, place, lambda: place)
     shared = SweepContext(storage, token, {}, {}, objective, Numerics(), None, False, ())
-    made = TrialRunner(shared, asdict(given), "data", None, 0)
+    made = TrialRunner(shared, TrialRequest(given, "data", None))
     kept = made.storage
     made.training = training(
         given,

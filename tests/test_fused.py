@@ -16,6 +16,7 @@ from suite import models
 from suite.config.trial import HeadConfig, ModelConfig, TrialConfig
 from suite.core.errors import DivergedError
 from suite.core.records import EpochRecord, Numerics, Trial
+from suite.execution.shared import EndEvent, EpochEvent, TrialRequest, WarningEvent
 from suite.execution.worker import TrialRunner, advance_together
 from suite.planning import measure
 from suite.storage.folder_storage import FolderStorage
@@ -268,7 +269,7 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
     members = []
     for number, each in enumerate(settings):
         given = asdict(trial(arch="plain20", **each)) | {"id": f"{number:016x}"}
-        member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
+        member = TrialRunner(shared, TrialRequest(Trial(**given), "data", None))  # type: ignore[arg-type]
         folder = tmp_path / "trials" / member.trial.id
         member.training = training(Trial(**given), folder, numerics=Numerics(fused=True))
         members.append(member)
@@ -278,14 +279,14 @@ def test_a_worker_takes_each_outcome_of_a_joined_pack_down_as_its_own(tmp_path: 
         patch.setattr(joint, "train_epoch", lambda given: joined.append(len(given)) or real(given))
         outcomes = advance_together(members)
     assert joined == [3]
-    ends = {each["id"]: each for each in outcomes if each["kind"] == "end"}
-    assert [ends[member.trial.id]["status"] for member in members] == [
+    ends = {event.trial_id: event for event in outcomes if isinstance(event, EndEvent)}
+    assert [ends[member.trial.id].status for member in members] == [
         "finished",
         "failed",
         "finished",
     ]
-    assert "diverged in epoch 1" in ends[members[1].trial.id]["reason"]
-    epochs = [each["id"] for each in outcomes if each["kind"] == "epoch"]
+    assert "diverged in epoch 1" in ends[members[1].trial.id].facts["reason"]
+    epochs = [event.trial_id for event in outcomes if isinstance(event, EpochEvent)]
     assert epochs == [members[0].trial.id, members[2].trial.id]
     assert (tmp_path / "trials" / members[2].trial.id / "predictions.npz").exists()
 
@@ -305,7 +306,7 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
         given = asdict(trial(arch="plain20", batch_size=16, epochs=3, **ARMS[number])) | {
             "id": f"{number:016x}"
         }
-        members.append(TrialRunner(shared, given, "data", None, 0))  # type: ignore[arg-type]
+        members.append(TrialRunner(shared, TrialRequest(Trial(**given), "data", None)))  # type: ignore[arg-type]
 
     def prepare(member: TrialRunner) -> Trainer:
         return training(
@@ -330,13 +331,15 @@ def test_where_memory_does_not_suffice_for_all_each_goes_on_by_itself(
     monkeypatch.setattr(joint.models, "fuse", no_room)
     while not all(member.done for member in members):
         outcomes += advance_together([member for member in members if not member.done])
-    ends = [each["status"] for each in outcomes if each["kind"] == "end"]
-    told = [each["text"] for each in outcomes if each["kind"] == "warning"]
+    ends = [event.status for event in outcomes if isinstance(event, EndEvent)]
+    told = [event.text for event in outcomes if isinstance(event, WarningEvent)]
     assert ends == ["finished"] * 2 and all(member.alone for member in members)
     assert len(told) == 2 and all(
         "going on by itself from the last checkpoint" in text for text in told
     )
-    epochs = sorted((each["id"], each["epoch"]) for each in outcomes if each["kind"] == "epoch")
+    epochs = sorted(
+        (event.trial_id, event.epoch) for event in outcomes if isinstance(event, EpochEvent)
+    )
     assert epochs == [(member.trial.id, epoch) for member in members for epoch in (1, 2, 3)]
 
 
@@ -353,7 +356,7 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     )
     given = asdict(trial(arch="nets:tiny", epochs=2))
     (tmp_path / "trials" / given["id"]).mkdir(parents=True)
-    member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
+    member = TrialRunner(shared, TrialRequest(Trial(**given), "data", None))  # type: ignore[arg-type]
     monkeypatch.setattr(
         TrialRunner,
         "_prepare",
@@ -374,8 +377,8 @@ def test_an_epoch_is_told_where_the_files_of_its_trial_could_not_be_written(
     outcomes: list[Any] = []
     while not member.done:
         outcomes += member.advance()
-    assert [each["epoch"] for each in outcomes if each["kind"] == "epoch"] == [1, 2]
-    assert outcomes[-1]["status"] == "finished"
+    assert [event.epoch for event in outcomes if isinstance(event, EpochEvent)] == [1, 2]
+    assert outcomes[-1].status == "finished"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import ray
 from conftest import Folder
 
 from suite.core.errors import EnvironmentProblem, UsageError
-from suite.core.records import Numerics, Objective
+from suite.core.records import Numerics, Objective, Trial
 from suite.execution import callback, nodes, ray_session
 from suite.execution.callback import JournalCallback
-from suite.execution.shared import SweepContext
+from suite.execution.shared import EndEvent, SweepContext, TrialRequest
 from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderArea, FolderStorage
 from suite.sweep.locate import storage_of
@@ -96,10 +96,9 @@ def test_a_trial_on_a_node_without_the_folder_says_so_and_is_not_lost(tmp_path: 
         (),
         hang_after_s=60.0,
     )
-    trial = {"id": "t", "arm": "a", "seed": 0, "name": "a seed=0", "settings": {}, "config": {}}
-    (outcome,) = TrialRunner(shared, trial, "", None, 0).advance()
-    assert outcome["kind"] == "end" and outcome["status"] == "interrupted"
-    assert outcome["halt"] == f"node {nodes.here()} does not see {tmp_path / 'unseen'}"
+    (event,) = TrialRunner(shared, TrialRequest(Trial("t", "a", 0, "a seed=0"), "", None)).advance()
+    assert isinstance(event, EndEvent) and event.status == "interrupted"
+    assert event.facts["halt"] == f"node {nodes.here()} does not see {tmp_path / 'unseen'}"
     assert not (tmp_path / "unseen").exists(), "nothing is written where the folder is not"
 
 

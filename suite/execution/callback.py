@@ -8,7 +8,8 @@ thread tells MLflow. The loop is held for 0.09 ms a report (median) instead of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ import ray
 from ray import tune
 
 from suite.core.records import MACHINE_METRICS, Status
+from suite.execution.shared import (
+    EndEvent,
+    EpochEvent,
+    ImagesEvent,
+    TrialEvent,
+    WarningEvent,
+)
 from suite.storage.journal import History, Journal
 
 LOST_NODES = 20  # nodes that a pack may lose before a further one counts as a failure of its own
@@ -65,8 +73,8 @@ class JournalCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        for outcome in result.get("outcomes", ()):
-            self.take(outcome)
+        for event in result.get("events", ()):
+            self.handle_event(event)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune is through with a pack; a trial in it that has no end yet was stopped by the
@@ -86,12 +94,12 @@ class JournalCallback(tune.Callback):
         """A pack's worker was lost, and another one takes the pack over: only those of its
         trials that are not over.
         """
-        left = [
-            payload for payload in trial.config["pack"] if not self._over(payload["trial"]["id"])
-        ]
-        for payload in left:
-            item = self.history.trials[payload["trial"]["id"]]
-            payload["known"] = len(item.records)
+        left = []
+        for request in trial.config["pack"]:
+            if self._over(request.trial.id):
+                continue
+            item = self.history.trials[request.trial.id]
+            left.append(replace(request, recorded=len(item.records)))
             self.warn(
                 f"{item.trial.name}: {worker_reason(trial)}; going on from the last checkpoint in "
                 "another one"
@@ -118,20 +126,18 @@ class JournalCallback(tune.Callback):
 
     # ---- what workers say ------------------------------------------------------------------------
 
-    def take(self, outcome: dict[str, Any]) -> None:
-        """Take one outcome of one trial down."""
-        outcome = dict(outcome)
-        kind, trial_id = outcome.pop("kind"), outcome.pop("id")
-        if kind == "epoch":
-            self._epoch(trial_id, outcome["epoch"], outcome["metrics"])
-        elif kind == "end":
-            self.end(trial_id, Status(outcome.pop("status")), **outcome)
-        elif kind == "images":
-            self.record(
-                "images", id=trial_id, folder=f"trials/{trial_id}/{outcome['key']}", **outcome
-            )
-        elif kind == "warning":
-            self.warn(f"{self.history.trials[trial_id].trial.name}: {outcome['text']}")
+    def handle_event(self, event: TrialEvent) -> None:
+        """Record what a worker reports of one trial."""
+        match event:
+            case EpochEvent():
+                self._epoch(event.trial_id, event.epoch, event.metrics)
+            case EndEvent():
+                self.end(event.trial_id, event.status, **event.facts)
+            case ImagesEvent():
+                folder = f"trials/{event.trial_id}/{event.images['key']}"
+                self.record("images", id=event.trial_id, folder=folder, **event.images)
+            case WarningEvent():
+                self.warn(f"{self.history.trials[event.trial_id].trial.name}: {event.text}")
 
     def end(self, trial_id: str, status: Status, **facts: Any) -> None:
         """Take a trial's end down, and offer its files to tracking."""
@@ -142,7 +148,7 @@ class JournalCallback(tune.Callback):
             self.record("file", id=trial_id, path=f"trials/{trial_id}/predictions.npz", folder="")
         self.on_end(trial_id)
 
-    def _epoch(self, trial_id: str, epoch: int, metrics: dict[str, float]) -> None:
+    def _epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         known = self.history.trials[trial_id].records.get(epoch)
         if known is None:
             self.record("epoch", id=trial_id, epoch=epoch, metrics=metrics)
@@ -162,7 +168,7 @@ class JournalCallback(tune.Callback):
 
 def members(trial: Any) -> list[str]:
     """Ids of the trials in a pack that Tune calls a trial."""
-    return [payload["trial"]["id"] for payload in trial.config["pack"]]
+    return [request.trial.id for request in trial.config["pack"]]
 
 
 def node_lost(trial: Any) -> bool:

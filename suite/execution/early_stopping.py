@@ -14,6 +14,7 @@ from ray.tune.schedulers import (
 )
 
 from suite.core.records import Objective
+from suite.execution.shared import EpochEvent
 from suite.storage.journal import Entry
 
 
@@ -97,9 +98,9 @@ class EarlyStop(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decisions = [
-            self.feed(outcome["id"], outcome["epoch"], outcome["metrics"])
-            for outcome in result.get("outcomes", ())
-            if outcome["kind"] == "epoch"
+            self.feed(event.trial_id, event.epoch, event.metrics)
+            for event in result.get("events", ())
+            if isinstance(event, EpochEvent)
         ]
         return str(TrialScheduler.STOP if any(decisions) else TrialScheduler.CONTINUE)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from suite.execution.shared import TrialRequest
 from suite.execution.stop import Stop
 
-Next = Callable[[], list[dict[str, Any]] | None]
+Next = Callable[[], list[TrialRequest] | None]
 
 
 class PackSearcher(Searcher):
@@ -32,14 +33,14 @@ class PackSearcher(Searcher):
         pack = self._following()
         if pack is None:
             return str(Searcher.FINISHED)
-        self._packs[trial_id] = [payload["trial"]["id"] for payload in pack]
+        self._packs[trial_id] = [request.trial.id for request in pack]
         return {"pack": pack}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        for member in self._packs.pop(trial_id, ()):
-            self._on_complete(member, error)
+        for requested in self._packs.pop(trial_id, ()):
+            self._on_complete(requested, error)
 
     def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
         return True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from suite.core.records import Numerics, Objective
+from suite.core.records import Numerics, Objective, Status, Trial
 from suite.planning.plan import Plan
 from suite.storage.base import SweepStorage
 from suite.storage.journal import TrialHistory
@@ -60,13 +60,68 @@ def share(
     )
 
 
-def payload(history: TrialHistory, data: str, weights: str | None) -> dict[str, Any]:
-    """What a worker is told of a trial: itself, where its data and weights are, how far the
-    journal has it.
+@dataclass(frozen=True)
+class TrialRequest:
+    """What a worker is asked to train.
+
+    Attributes:
+        trial: the trial.
+        data, weights: keys of its data set and its weights in ``SweepContext``; None = none.
+        recorded: its last epoch that the journal holds; 0 = none.
     """
-    return {
-        "trial": asdict(history.trial),
-        "data": data,
-        "weights": weights,
-        "known": len(history.records),
-    }
+
+    trial: Trial
+    data: str
+    weights: str | None
+    recorded: int = 0
+
+
+@dataclass(frozen=True)
+class EpochEvent:
+    """A trial completed an epoch."""
+
+    trial_id: str
+    epoch: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """A trial ended, or was interrupted.
+
+    Attributes:
+        facts: of the journal's ``end`` entry: of a finished trial those of ``TrialFacts``; else
+            ``reason``, and ``halt`` if the whole sweep must stop, with why.
+    """
+
+    trial_id: str
+    status: Status
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImagesEvent:
+    """Images of a trial were written.
+
+    Attributes:
+        images: of the journal's ``images`` entry: those of ``DrawnMaps``.
+    """
+
+    trial_id: str
+    images: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WarningEvent:
+    """A line for the user about a trial."""
+
+    trial_id: str
+    text: str
+
+
+TrialEvent = EpochEvent | EndEvent | ImagesEvent | WarningEvent
+
+
+def request_trial(history: TrialHistory, data: str, weights: str | None) -> TrialRequest:
+    """The request for a trial, from what the journal knows of it."""
+    return TrialRequest(history.trial, data, weights, recorded=len(history.records))

@@ -1,7 +1,7 @@
 """One pack of trials in a Ray worker: usually one trial, several where nothing is stopped early.
 
 Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch
-of each of its trials that still runs, and its result is a list of outcomes, which the driver's
+of each of its trials that still runs, and its result is a list of events, which the driver's
 callback takes down. The worker keeps no Tune checkpoint: a pack that starts again, after a lost
 worker or a stopped sweep, finds its trials' own.
 """
@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -22,15 +21,22 @@ from ray import tune
 
 from suite.config import plugin
 from suite.core.errors import OutOfMemoryError, TrialError
-from suite.core.records import EpochRecord, Status, Trial
+from suite.core.records import EpochRecord, Status
 from suite.core.redaction import redacted
 from suite.execution import nodes
 from suite.execution.retry import RetryPolicy, describe
-from suite.execution.shared import SweepContext
+from suite.execution.shared import (
+    EndEvent,
+    EpochEvent,
+    ImagesEvent,
+    SweepContext,
+    TrialEvent,
+    TrialRequest,
+    WarningEvent,
+)
 from suite.system.watchdog import STACK_FILE, Watchdog
 
 LOOK_EVERY_S = 0.2  # between looks at a requested stop, while a trial waits for disk space
-Outcome = dict[str, Any]
 
 
 class PackTrainable(tune.Trainable):
@@ -58,31 +64,31 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch of each trial that still runs."""
-        running = [member for member in self.members if not member.done]
+        running = [runner for runner in self.runners if not runner.done]
         if self.shared.numerics.fused and len(running) > 1:
             with self.watchdog.over(running[0].folder):
-                outcomes = advance_together(running)
+                events = advance_together(running)
         else:
-            outcomes = [outcome for member in running for outcome in member.advance()]
-        return {"outcomes": outcomes, "done": all(member.done for member in self.members)}
+            events = [event for runner in running for event in runner.advance()]
+        return {"events": events, "done": all(runner.done for runner in self.runners)}
 
     def cleanup(self) -> None:
         self._leave()
 
     def _take(self, config: dict[str, Any]) -> None:
-        others: dict[str, Any] | None = {} if len(config["pack"]) > 1 else None
-        self.members = [
-            TrialRunner(self.shared, others=others, watchdog=self.watchdog, **payload)
-            for payload in config["pack"]
+        pack: list[TrialRequest] = config["pack"]
+        features: dict[str, Any] | None = {} if len(pack) > 1 else None
+        self.runners = [
+            TrialRunner(self.shared, request, features, self.watchdog) for request in pack
         ]
 
     def _leave(self) -> None:
         """The scheduler may have ended a trial here: keep what it had, should it be confirmed
         later.
         """
-        for member in self.members:
-            member.suspend()
-        self.members = []
+        for runner in self.runners:
+            runner.suspend()
+        self.runners = []
 
 
 class TrialRunner:
@@ -94,17 +100,13 @@ class TrialRunner:
     def __init__(
         self,
         shared: SweepContext,
-        trial: Mapping[str, Any],
-        data: str,
-        weights: str | None,
-        known: int,
-        others: dict[str, Any] | None = None,
+        request: TrialRequest,
+        shared_features: dict[str, Any] | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
-        self.others, self.watchdog = others, watchdog or Watchdog(0)
-        self.shared, self.data_key, self.weights_key = shared, data, weights
-        self.trial = Trial(**trial)
-        self.reported = known  # the last epoch that the driver's journal holds
+        self.shared, self.request, self.trial = shared, request, request.trial
+        self.shared_features, self.watchdog = shared_features, watchdog or Watchdog(0)
+        self.reported = request.recorded  # the last epoch that the driver's journal holds
         self.storage = shared.storage.trial(shared.token, self.trial.id)
         self.folder = self.storage.folder
         self.training: Any = None
@@ -113,7 +115,7 @@ class TrialRunner:
         self._retry = RetryPolicy(lambda seconds: self._wait(seconds))
         self.warnings: list[str] = []
 
-    def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[Outcome]:
+    def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[TrialEvent]:
         """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's
         end, with its reason.
         """
@@ -124,16 +126,16 @@ class TrialRunner:
                 if hung := self._hung():  # said now: should it hang again, nothing would be
                     return hung
             with self.watchdog.over(self.folder):
-                outcomes = self._advance(epoch)
+                events = self._advance(epoch)
         except TrialError as error:
-            outcomes = [self._end(Status.FAILED, reason=redacted(str(error)))]
+            events = [self._end(Status.FAILED, reason=redacted(str(error)))]
         except Exception as error:  # a trial's exception is its result, never the sweep's
-            outcomes = self._retry_or_fail(error)
-        warnings = [self._outcome("warning", text=text) for text in self.warnings]
+            events = self._retry_or_fail(error)
+        warnings = [self._warning(text) for text in self.warnings]
         self.warnings.clear()
-        return warnings + outcomes
+        return warnings + events
 
-    def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[Outcome]:
+    def _advance(self, epoch: Callable[[], EpochRecord | None] | None) -> list[TrialEvent]:
         if self._should_stop() and self.training is None:
             return [self._end(Status.INTERRUPTED)]
         if self.training is None:
@@ -142,23 +144,23 @@ class TrialRunner:
         if epoch is not None or not self.training.complete:
             stopped = (epoch or self.training.train_epoch)() is None
         # also those that a checkpoint has and the journal has not
-        outcomes = [
+        events: list[TrialEvent] = [
             self._epoch(record) for record in self.training.records if record.epoch > self.reported
         ]
         if stopped:
-            return [*outcomes, self._end(Status.INTERRUPTED)]
+            return [*events, self._end(Status.INTERRUPTED)]
         told = max(self.reported, self.training.epoch)
         if self.training.complete:
             facts = self.training.finish()
             self.storage.store(*facts["files"])
-            outcomes += self._draw(facts)
-            outcomes.append(self._end(Status.FINISHED, **facts))
+            events += self._draw(facts)
+            events.append(self._end(Status.FINISHED, **facts))
         self.reported = (
             told  # not before: where the trial's files cannot be written, nothing above was told
         )
-        return outcomes
+        return events
 
-    def _hung(self) -> list[Outcome]:
+    def _hung(self) -> list[TrialEvent]:
         """A line, where an earlier worker of this launch hung over this trial and nobody was told
         yet.
 
@@ -175,7 +177,7 @@ class TrialRunner:
         text = f"no step for {self.shared.hang_after_s:g} s; where it hung: {where}"
         if times > 1:
             raise TrialError(f"{text} (and once before)")
-        return [self._outcome("warning", text=f"{text}; trying once more from the last checkpoint")]
+        return [self._warning(f"{text}; trying once more from the last checkpoint")]
 
     def ready(self) -> bool:
         """Prepare the training; whether an epoch of it is to be trained.
@@ -189,7 +191,7 @@ class TrialRunner:
             self.training = None
         return self.training is not None and not self.training.complete
 
-    def _draw(self, facts: Mapping[str, Any]) -> list[Outcome]:
+    def _draw(self, facts: Mapping[str, Any]) -> list[TrialEvent]:
         """The sheets of a finished trial.
 
         Pictures are no reason to lose it, whatever the user's network does.
@@ -208,9 +210,9 @@ class TrialRunner:
                     for name in (*pictures["files"], f"{pictures['key']}.json")
                 )
             )
-            return [self._outcome("images", **pictures)]
+            return [ImagesEvent(self.trial.id, pictures)]
         except Exception as error:
-            return [self._outcome("warning", text=f"no activation sheets: {describe(error)}")]
+            return [self._warning(f"no activation sheets: {describe(error)}")]
 
     def _prepare(self) -> Any:
         from suite.training.hooks import TrainingHooks  # torch: only in workers with work
@@ -220,8 +222,8 @@ class TrialRunner:
         self.storage.fetch_checkpoint(self.warnings.append)
         return prepare_trainer(
             self.trial,
-            ray.get(shared.datasets[self.data_key]),
-            weights=ray.get(shared.weights[self.weights_key]) if self.weights_key else None,
+            ray.get(shared.datasets[self.request.data]),
+            weights=ray.get(shared.weights[self.request.weights]) if self.request.weights else None,
             objective=shared.objective,
             numerics=shared.numerics,
             folder=self.folder,
@@ -233,7 +235,7 @@ class TrialRunner:
                 heartbeat=self.watchdog.alive,
             ),
             limit_batches=shared.limit_batches,
-            shared_features=self.others,
+            shared_features=self.shared_features,
         )
 
     def suspend(self) -> None:
@@ -245,11 +247,11 @@ class TrialRunner:
 
     # ---- ends ------------------------------------------------------------------------------------
 
-    def _retry_or_fail(self, error: Exception) -> list[Outcome]:
+    def _retry_or_fail(self, error: Exception) -> list[TrialEvent]:
         self.training = None
         decision = self._retry.after(error, self.folder)
         if decision.status is None:
-            return [self._outcome("warning", text=decision.text)]
+            return [self._warning(decision.text)]
         halt = {"halt": decision.text} if decision.halts else {}
         return [self._end(decision.status, reason=decision.text, **halt)]
 
@@ -258,17 +260,17 @@ class TrialRunner:
         while time.monotonic() < end and not self._should_stop():
             time.sleep(LOOK_EVERY_S)
 
-    def _end(self, status: Status, **facts: Any) -> Outcome:
+    def _end(self, status: Status, **facts: Any) -> EndEvent:
         self.done = True
         self.training = None
         self.storage.discard_copy()
-        return self._outcome("end", status=str(status), **facts)
+        return EndEvent(self.trial.id, status, facts)
 
-    def _epoch(self, record: EpochRecord) -> Outcome:
-        return self._outcome("epoch", **asdict(record))
+    def _epoch(self, record: EpochRecord) -> EpochEvent:
+        return EpochEvent(self.trial.id, record.epoch, record.metrics)
 
-    def _outcome(self, kind: str, **facts: Any) -> Outcome:
-        return {"id": self.trial.id, "kind": kind, **facts}
+    def _warning(self, text: str) -> WarningEvent:
+        return WarningEvent(self.trial.id, text)
 
     def _should_stop(self) -> bool:
         self.watchdog.alive()
@@ -304,25 +306,23 @@ def _leave_sigterm_to_the_driver() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def advance_together(members: Sequence[TrialRunner]) -> list[Outcome]:
+def advance_together(runners: Sequence[TrialRunner]) -> list[TrialEvent]:
     """One epoch of each, as one network where theirs allow it."""
     from suite.training import joint  # torch
 
-    ready = [member for member in members if member.ready() and not member.alone]
+    ready = [runner for runner in runners if runner.ready() and not runner.alone]
     trained: dict[str, Callable[[], EpochRecord | None]] = {}
-    if joint.can_join([member.training for member in ready]):
-        ends = joint.train_epoch([member.training for member in ready])
-        for member, end in zip(ready, ends, strict=True):
+    if joint.can_join([runner.training for runner in ready]):
+        ends = joint.train_epoch([runner.training for runner in ready])
+        for runner, end in zip(ready, ends, strict=True):
             if isinstance(
                 end, OutOfMemoryError
             ):  # of all together: each may still have its own room
-                member.alone, member.training = True, None
-                member.warnings.append(f"{end}; going on by itself from the last checkpoint")
+                runner.alone, runner.training = True, None
+                runner.warnings.append(f"{end}; going on by itself from the last checkpoint")
             else:
-                trained[member.trial.id] = partial(_given, end)
-    return [
-        outcome for member in members for outcome in member.advance(trained.get(member.trial.id))
-    ]
+                trained[runner.trial.id] = partial(_given, end)
+    return [event for runner in runners for event in runner.advance(trained.get(runner.trial.id))]
 
 
 def _given(end: EpochRecord | Exception | None) -> EpochRecord | None:

@@ -17,6 +17,7 @@ from suite.storage.journal import TrialHistory
 
 if TYPE_CHECKING:  # imports ray
     from suite.execution.early_stopping import EarlyStop
+    from suite.execution.shared import TrialRequest
     from suite.execution.stop import Stop
 
 # Packs that wait for room at once on a cluster, so that its autoscaler sees how much is wanted
@@ -113,10 +114,10 @@ class Runner:
             packs(waiting, self.pack if size == "auto" and self.pack > 1 else size, self.slots)
         )
 
-        def following() -> list[dict[str, Any]] | None:
+        def following() -> list[TrialRequest] | None:
             if not coming or not ledger.check_disk_space():
                 return None
-            return [self.payload(trial.id) for trial in coming.popleft()]
+            return [self.request(trial.id) for trial in coming.popleft()]
 
         if coming:
             self.run_packs(following, scheduler, early)
@@ -150,15 +151,15 @@ class Runner:
                 )
         return scheduler
 
-    def payload(self, trial_id: str) -> dict[str, Any]:
-        from suite.execution.shared import payload
+    def request(self, trial_id: str) -> TrialRequest:
+        from suite.execution.shared import request_trial
 
         item = self.ledger.history.trials[trial_id]
-        return payload(item, *self.ledger.plan.keys_of(item))
+        return request_trial(item, *self.ledger.plan.keys_of(item))
 
     def run_packs(
         self,
-        following: Callable[[], list[dict[str, Any]] | None],
+        following: Callable[[], list[TrialRequest] | None],
         scheduler: EarlyStop | None,
         early: Any,
         on_complete: Callable[[str, bool], None] = lambda trial_id, failed: None,

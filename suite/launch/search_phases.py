@@ -17,6 +17,7 @@ from suite.storage.journal import TrialHistory
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from suite.execution.optuna_search import OptunaSearch
+    from suite.execution.shared import TrialRequest
 
 REPEATS = 50  # suggestions in a row that are already known: then a search has nothing new to say
 
@@ -135,12 +136,12 @@ class _OptunaPhase:
                 self.planned.append(trial.id)
                 self.waiting.append(trial)
 
-    def _next_pack(self, study: OptunaSearch) -> list[dict[str, Any]] | None:
+    def _next_pack(self, study: OptunaSearch) -> list[TrialRequest] | None:
         ledger = self.ledger
         if not ledger.check_disk_space():
             return None
         if self.waiting:
-            return [self.runner.payload(self.waiting.pop(0).id)]
+            return [self.runner.request(self.waiting.pop(0).id)]
         for _ in range(REPEATS):
             if len(self.planned) >= self.spec.run_cap:
                 return None
@@ -156,7 +157,7 @@ class _OptunaPhase:
             ledger.plan_trial(arm, trial)
             self.planned.append(trial.id)
             ledger.board.targets.append(trial.id)
-            return [self.runner.payload(trial.id)]
+            return [self.runner.request(trial.id)]
         return None
 
     def _tell(self, study: OptunaSearch, trial_id: str, failed: bool) -> None:

@@ -246,14 +246,14 @@ def _leave_ray_out() -> None:
     ) -> None:  # fmt: skip
         while not stop.requested and (pack := following()) is not None:
             trial = SimpleNamespace(config={"pack": pack})
-            members = [TrialRunner(shared, **payload) for payload in pack]
+            members = [TrialRunner(shared, request) for request in pack]
             callback.on_trial_start(0, [], trial)
             while left := [member for member in members if not member.done]:
-                outcomes = [outcome for member in left for outcome in member.advance()]
-                callback.on_trial_result(0, [], trial, {"outcomes": outcomes})
+                events = [event for member in left for event in member.advance()]
+                callback.on_trial_result(0, [], trial, {"events": events})
             callback.on_trial_complete(0, [], trial)
-            for payload in pack:
-                on_complete(payload["trial"]["id"], False)
+            for request in pack:
+                on_complete(request.trial.id, False)
 
     ray_session.running, tuner.run_packs = running, run_packs
     ray.put = ray.get = lambda value: value

@@ -14,6 +14,7 @@ from fault_table import Tally
 from training import training, trial
 
 from suite.core.records import Trial
+from suite.execution.shared import EpochEvent, TrialRequest
 from suite.execution.worker import TrialRunner
 from suite.storage.folder_storage import FolderStorage, FolderTrialStorage
 from suite.storage.journal import LAUNCH_FILE
@@ -28,14 +29,14 @@ def written_after_a_takeover(folder: Path) -> set[str]:
         storage=FolderStorage(folder), token="mine", activations=False, limit_batches=None
     )
     given = asdict(trial(epochs=3))
-    member = TrialRunner(shared, given, "data", None, 0)  # type: ignore[arg-type]
+    member = TrialRunner(shared, TrialRequest(Trial(**given), "data", None))  # type: ignore[arg-type]
     member.training = training(
         Trial(**given),
         member.folder,
         should_stop=member._should_stop,
         owns_sweep=member.storage.owns_sweep,
     )
-    assert member.advance()[-1]["kind"] == "epoch"
+    assert isinstance(member.advance()[-1], EpochEvent)
     (folder / LAUNCH_FILE).write_text("another's")
 
     def seen() -> dict[Path, int]:
