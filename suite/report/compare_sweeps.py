@@ -139,7 +139,7 @@ def _arms(
     rules: Rules,
     other: Rules,
 ) -> pd.DataFrame:
-    """The comparison, with each sweep's own tested figure at the epochs that its own metric chose."""
+    """The comparison, with each sweep's tested figure at the epochs that its metric chose."""
     known = pd.DataFrame({"arm": list(dict.fromkeys(history.trial.arm for history in items))})
     for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
         frame = analysis.arms_frame(

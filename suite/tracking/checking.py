@@ -162,7 +162,7 @@ def _check_database(uri: str) -> None:
 def _within(
     seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]]
 ) -> list[tuple[str, str]]:
-    """Look on a thread: a name that does not resolve or a silent server blocks a call for minutes."""
+    """Look on a thread: an unknown name or a silent server blocks a call for minutes."""
     result: list[Any] = []
 
     def work() -> None:

@@ -298,7 +298,7 @@ def _points(client: Any, store: Any, run_ids: list[str], name: str) -> list[tupl
 
 
 def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]]:
-    """From the database, by MLflow's session and table: its own call makes two objects per point."""
+    """From the database, by MLflow's session: its own call makes two objects per point."""
     from mlflow.store.tracking.dbmodels.models import SqlMetric as Metric
 
     with store.ManagedSessionMaker() as session:
