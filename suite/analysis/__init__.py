@@ -1,7 +1,8 @@
 """Statistics of a sweep: trials in, tables, curves, verdicts and effects out. No drawing, no store.
 
-The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval. Differences
-to the baseline are paired by seed; they compare the test figure at the epoch that validation chose.
+The unit is the seed: an arm's figure is the mean over its seeds, with a Student interval.
+Differences to the baseline are paired by seed; they compare the test figure at the epoch that
+validation chose.
 
 Trials come as ``TrialHistory``, from the journal or from MLflow.
 

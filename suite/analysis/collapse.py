@@ -1,4 +1,6 @@
-"""Seeds on which an arm collapsed: noise that is not symmetric, which the intervals assume it to be."""
+"""Seeds on which an arm collapsed: noise that is not symmetric, which the intervals assume it to
+be.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ def collapsed_seeds(
 
     How often an arm without collapses is named (100,000 simulated arms a case, standard deviation
     of seeds two margins): normal seeds 0.12, 0.08 and 0.03 %, seeds of Student's t with three
-    degrees of freedom 0.9, 1.1 and 1.5 %, of 6, 8 and 12 seeds; at most 0.6 and 1.8 % at any spread.
-    A seed that falls by 20 such standard deviations is named in 93 to 99 %, by 10 in 43 to 45 %.
+    degrees of freedom 0.9, 1.1 and 1.5 %, of 6, 8 and 12 seeds; at most 0.6 and 1.8 % at any
+    spread. A seed that falls by 20 such standard deviations is named in 93 to 99 %, by 10 in 43 to
+    45 %.
     """
     sign = 1 if rises(tested(objective)) else -1
     collapsed: dict[str, tuple[int, ...]] = {}

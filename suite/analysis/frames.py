@@ -83,7 +83,7 @@ def arms_frame(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
 
 
 def rank_arms(items: Iterable[TrialHistory], objective: Objective) -> list[str]:
-    """Arms by their mean of the metric over seeds, best first; arms without a value are left out."""
+    """Arms by their mean of the metric, best first; arms without a value are left out."""
     values: dict[str, list[float]] = {}
     for trial in items:
         chosen = objective.chosen(trial.curve)

@@ -118,7 +118,7 @@ def shared(many: Sequence[Predictions]) -> list[Predictions]:
 
 
 def confusion(many: Sequence[Predictions]) -> Integers:
-    """Counts of answers by true class (row) and answer (column), int64 (K, K), over all networks."""
+    """Counts of answers by true class (row) and answer (column), int64 (K, K); all networks."""
     classes = many[0].logits.shape[1]
     total = np.zeros(classes * classes, np.int64)
     for network in many:
@@ -264,8 +264,8 @@ def pooled_p(differences: Integers) -> float:
 def bootstrap(values: npt.ArrayLike, seed: int = 0, draws: int = DRAWS) -> Interval:
     """Mean difference over images, with a percentile bootstrap interval (Efron 1979).
 
-    Of N images few different values occur, so that drawing images is drawing how often each value occurs, which is
-    multinomial: the same law, at once for all draws.
+    The N images have few different values, so the counts of each value are drawn instead of the
+    images. They are multinomial: the same distribution, for all draws at once.
 
     Args:
         values: (N,), paired differences.

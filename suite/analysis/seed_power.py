@@ -1,6 +1,6 @@
 """The smallest difference that sweeps of usual sizes see, without a simulation each time.
 
-``power.detectable`` simulates for seconds. Reports and ``--dry-run`` need four sizes at once, so the
+``power.detectable`` simulates for seconds. Reports and ``--dry-run`` need four sizes at once, so
 results for a first look are tabulated. ``python -m suite.analysis.seed_power`` computes the table.
 """
 

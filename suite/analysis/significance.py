@@ -128,7 +128,7 @@ class _Family:
         return np.asarray(np.round(np.nan_to_num(ratio, nan=0.0, posinf=1e12), 9))
 
     def p(self, arm: int, values: Array) -> Array:
-        """Adjusted p of each hypothesis that the arm's true difference is one of ``values``, (Q,)."""
+        """Adjusted p of each hypothesis: the arm's true difference is one of ``values``, (Q,)."""
         count = self.count[arm]
         shift = self.mean[arm] - values  # (Q,)
         squares = self.squares[arm] + count * shift**2

@@ -35,7 +35,7 @@ def rises(metric: str) -> bool:
 
 
 def baselines(items: Iterable[TrialHistory]) -> dict[str, str]:
-    """Arm -> the baseline that it is compared with; without baselines and arms that have no baseline.
+    """Arm -> the baseline that it is compared with; arms that have one.
 
     Of several baselines, an arm's is the one that agrees with it in the settings in which the
     baselines differ.
@@ -108,8 +108,8 @@ def verdict(
     return BETTER if (low > 0) == rising else WORSE
 
 
-# What makes two trials a pair: their seed, and their numerics. Trials of different numerics are never compared, so
-# whatever is paired is looked up by this and never by the seed alone.
+# Two trials are a pair if seed and numerics are equal. Trials of different numerics are never
+# compared, so pairs are looked up by this key, not by the seed alone.
 Pair = tuple[int, str]
 
 

@@ -4,8 +4,8 @@
 
     tracking.read -> content (by suite.analysis) -> figures, tables -> files, replaced as a whole
 
-Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep writes
-its report by itself.
+Needs neither torch nor Ray. ``python -m suite.report SWEEP`` is the command; a finished sweep
+writes its report by itself.
 """
 
 from suite.report.files import make, make_comparison

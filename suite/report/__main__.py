@@ -31,10 +31,12 @@ def main(
     out: Path,
     tracking_uri: str | None,
 ) -> None:
-    """Make the report of SWEEP, a sweep's name, from its runs in MLflow. With OTHER: compare the two, arm by arm.
+    """Make the report of SWEEP, a sweep's name, from its runs in MLflow. With OTHER: compare the
+    two, arm by arm.
 
-    OUT/SWEEP then holds index.html (one file, opens offline), report.md, results.csv, arms.csv, table.tex and figures/;
-    the same is among the artifacts of the sweep's run, in report/. A comparison goes to OUT/SWEEP-and-OTHER alone.
+    OUT/SWEEP then holds index.html (one file, opens offline), report.md, results.csv, arms.csv,
+    table.tex and figures/; the same is among the artifacts of the sweep's run, in report/. A
+    comparison goes to OUT/SWEEP-and-OTHER alone.
 
     \b
       python -m suite.report quickstart

@@ -25,7 +25,8 @@ _VERDICTS = {
     analysis.WORSE: "Worse in {ours} than in {theirs}: {arms}.",
     analysis.EQUIVALENT: "Equivalent within {margin}: {arms}.",
     analysis.INCONCLUSIVE: "Inconclusive, a difference was neither shown nor ruled out: {arms}.",
-    analysis.TOO_FEW: "Too few seeds to tell (fewer than {least} that both sweeps finished): {arms}.",
+    analysis.TOO_FEW: "Too few seeds to tell (fewer than {least} that both sweeps finished): "
+    "{arms}.",
 }
 NOT_TESTED = "not tested"
 _LISTED = 8  # settings that are named
@@ -139,7 +140,7 @@ def _arms(
     rules: Rules,
     other: Rules,
 ) -> pd.DataFrame:
-    """The comparison, with each sweep's own tested figure at the epochs that its own metric chose."""
+    """The comparison, with each sweep's tested figure at the epochs that its metric chose."""
     known = pd.DataFrame({"arm": list(dict.fromkeys(history.trial.arm for history in items))})
     for name, trials, judged in ((ours, items, rules), (theirs, others, other)):
         frame = analysis.arms_frame(
@@ -220,8 +221,13 @@ def _curves(
     pictures = Courses(renamed, order, styles(order, ())).pictures(
         rules.objective.name, StudyArms()
     )
-    return tuple(replace(curve, caption=curve.caption.replace(" Arms are coloured in the order of the table.", ""))
-                 for curve in pictures)  # fmt: skip
+    return tuple(
+        replace(
+            curve,
+            caption=curve.caption.replace(" Arms are coloured in the order of the table.", ""),
+        )
+        for curve in pictures
+    )
 
 
 def _conclusions(
@@ -229,8 +235,10 @@ def _conclusions(
 ) -> Iterable[str]:
     if rules.tested != other.tested:
         yield (
-            f"No difference is tested: {ours} is judged by {rules.objective.name}, whose test figure is "
-            f"{rules.tested}, and {theirs} by {other.objective.name}, whose test figure is {other.tested}."
+            f"No difference is tested: {ours} is judged by {rules.objective.name}, whose test "
+            "figure is "
+            f"{rules.tested}, and {theirs} by {other.objective.name}, whose test figure is "
+            f"{other.tested}."
         )
         return
     for word, text in _VERDICTS.items():

@@ -67,8 +67,18 @@ def _draw_row(axes: Any, y: float, row: Dot | str, length: int) -> None:
 
     beside = blended_transform_factory(axes.transAxes, axes.transData)
     text = row if isinstance(row, str) else row.text
-    axes.text(-0.02, y, printable(text, length), transform=beside, ha="right", va="center", color=LIGHT.ink,
-              fontsize=8.5, fontweight="bold" if isinstance(row, str) else "normal", parse_math=False)  # fmt: skip
+    axes.text(
+        -0.02,
+        y,
+        printable(text, length),
+        transform=beside,
+        ha="right",
+        va="center",
+        color=LIGHT.ink,
+        fontsize=8.5,
+        fontweight="bold" if isinstance(row, str) else "normal",
+        parse_math=False,
+    )
     if isinstance(row, str):
         return
     if row.low is not None and row.high is not None:
@@ -117,14 +127,32 @@ class Scatter:
                 axes.plot(
                     (mark.x,), (mark.y,), marker="o", ms=6, color=mark.look.colour, linestyle="none"
                 )
-            axes.plot([mark.x for mark in best], [mark.y for mark in best], color=LIGHT.grey, drawstyle="steps-post",
-                      linewidth=1, zorder=0)  # fmt: skip
+            axes.plot(
+                [mark.x for mark in best],
+                [mark.y for mark in best],
+                color=LIGHT.grey,
+                drawstyle="steps-post",
+                linewidth=1,
+                zorder=0,
+            )
             for row, mark in enumerate(numbered):
-                axes.annotate(str(mark.number), (mark.x, mark.y), xytext=(5, 5), textcoords="offset points",
-                              color=LIGHT.ink, fontsize=9)  # fmt: skip
-                picture.text(0.55 / width, (len(numbered) - row - 0.5) * 0.21 / height,
-                             printable(f"{mark.number}  {mark.text}", 46 if narrow else 110), va="center",
-                             color=LIGHT.ink, fontsize=8.5, parse_math=False)  # fmt: skip
+                axes.annotate(
+                    str(mark.number),
+                    (mark.x, mark.y),
+                    xytext=(5, 5),
+                    textcoords="offset points",
+                    color=LIGHT.ink,
+                    fontsize=9,
+                )
+                picture.text(
+                    0.55 / width,
+                    (len(numbered) - row - 0.5) * 0.21 / height,
+                    printable(f"{mark.number}  {mark.text}", 46 if narrow else 110),
+                    va="center",
+                    color=LIGHT.ink,
+                    fontsize=8.5,
+                    parse_math=False,
+                )
             axes.margins(0.08)
             return saved(picture, kinds)
 

@@ -138,7 +138,8 @@ def _slices(
     metric = rules.objective.name
     best = (max if rules.objective.goal == "maximize" else min)(value for _, value in known)
     caption = (
-        f"{label(metric)} of each trial against each parameter. Hollow: stopped early, with its last "
+        f"{label(metric)} of each trial against each parameter. Hollow: stopped early, with its "
+        "last "
         "figure; in the second colour: the best. A pattern in one panel may come from another "
         "parameter."
     )
@@ -189,7 +190,8 @@ def _costs(arms: pd.DataFrame, rules: Rules, looks: Looks) -> list[Picture]:
             for place, (arm, x, y) in enumerate(zip(known["arm"], cost, values, strict=True))
         )
         caption = (
-            f"{label(metric)} against {below.partition(',')[0].lower()}, mean over an arm's finished "
+            f"{label(metric)} against {below.partition(',')[0].lower()}, mean over an arm's "
+            "finished "
             "seeds. The line joins the arms of the Pareto front: no other arm is both cheaper and "
             "better. Differences along it may be chance."
         )

@@ -226,8 +226,8 @@ _OLD = ".old"
 def _recover(target: Path) -> None:
     """Finish what a killed run left undone in ``_swap``, and remove its drafts.
 
-    A folder cannot be exchanged for another in one step everywhere, so between two renames there is no report, only
-    the whole new one and the old one under names of their own.
+    Not every file system can exchange two folders in one step. So between two renames no folder has
+    the report's name; the new and the old report are both complete, under other names.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}\.tmp")
     left = [path for path in _beside(target) if pattern.fullmatch(path.name.removesuffix(_OLD))]

@@ -25,14 +25,17 @@ def visible(arms: pd.DataFrame, rules: Rules, spread: float | None) -> str:
         return "" if len(tested) else few
     start = "" if len(tested) else f"{few} "
     return (
-        f"{start}Smallest difference to the baseline that is seen with {100 * analysis.POWER:.0f} % "
+        f"{start}Smallest difference to the baseline that is seen with {100 * analysis.POWER:.0f} "
+        "% "
         f"power, at the measured spread over seeds ({with_unit(rules.tested, spread)}): "
         f"{_own(tested, rules, spread)}{_of_new_sweeps(rules, spread, count)}."
     )
 
 
 def _own(tested: pd.DataFrame, rules: Rules, spread: float) -> str:
-    """This sweep's part of the sentence, at the level of its present look; "" if nothing was tested."""
+    """This sweep's part of the sentence, at the level of its present look; "" if nothing was
+    tested.
+    """
     if not len(tested):
         return ""
     seeds = int(tested["pairs"].median())
@@ -42,7 +45,9 @@ def _own(tested: pd.DataFrame, rules: Rules, spread: float) -> str:
 
 
 def _size(seeds: int, arms: int, level: float) -> float:
-    """In standard deviations of a difference; at a first look that of a new sweep, so that both print alike."""
+    """In standard deviations of a difference; at a first look that of a new sweep, so that both
+    print alike.
+    """
     tabulated = analysis.seed_power(arms)
     if level == analysis.FIRST_LOOK and seeds in tabulated:
         return tabulated[seeds]

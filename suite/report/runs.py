@@ -48,9 +48,7 @@ class Rules:
     search_seed: int | None = None
 
     def level(self, arms: int) -> float:
-        """The probability of any false verdict that the present look at ``arms`` comparisons may
-        use.
-        """
+        """The error level of the present look at ``arms`` comparisons: P(any false verdict)."""
         return analysis.look_level(self.looks, arms)
 
     @property
@@ -140,9 +138,7 @@ def parameters(runs: SweepRuns) -> dict[str, tuple[int, int]]:
 
 
 def rules(runs: SweepRuns, uri: str) -> Rules:
-    """The objective and the margin from tags; the margin else, and all others, from the sweep
-    file.
-    """
+    """The objective and margin from tags; the rest, and a missing margin, from the sweep file."""
     objective = _objective(runs)
     spec = _spec(runs, uri)
     stored = parsed(runs.parent.tags.get("suite.margin"))

@@ -47,7 +47,8 @@ def _searched(rules: Rules) -> str:
         return "A search: no arm has been confirmed on all seeds, so there are no verdicts yet."
     if rules.search_seed is not None:
         return (
-            f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, ran at "
+            f"A search: {some(len(rules.confirmed), 'confirmed arm')}, the baseline among them, "
+            "ran at "
             "full length on seeds that the search has not seen; only these get verdicts. Seed "
             f"{rules.search_seed}, by which they were chosen, counts in none of their figures."
         )
@@ -87,7 +88,9 @@ def _missing(
     if items and not counts[Status.FINISHED]:
         yield "No trial has finished, so there are no figures to compare."
     if counts[Status.FAILED]:
-        yield f"{counts[Status.FAILED]} of {some(len(items), 'trial')} failed; the reasons are below."
+        yield (
+            f"{counts[Status.FAILED]} of {some(len(items), 'trial')} failed; the reasons are below."
+        )
     if counts[Status.STOPPED]:
         stopped = some(counts[Status.STOPPED], "trial")
         yield (
@@ -122,7 +125,8 @@ def _remainders(runs: SweepRuns) -> str:
     count = some(affected or unknown, "trial")
     return (
         f"{count} {were} trained with a small last batch in each epoch (train.last_batch: keep, "
-        "the rule before version 5 of the results). On small training sets that costs accuracy, and "
+        "the rule before version 5 of the results). On small training sets that costs accuracy, "
+        "and "
         "more for some arms than for others."
     )
 

@@ -99,8 +99,16 @@ def _draw(axes: Any, panel: Panel, below: str, small: bool, letters: int) -> Non
     axes.tick_params(labelsize=8)
     if panel.metric in (VAL_LOSS, TEST_LOSS) and (top := _cut(panel)):
         axes.set_ylim(-0.04 * top, top)
-        axes.text(0.99, 0.97, "higher values cut", transform=axes.transAxes, ha="right", va="top", color=LIGHT.ink,
-                  fontsize=7)  # fmt: skip
+        axes.text(
+            0.99,
+            0.97,
+            "higher values cut",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            color=LIGHT.ink,
+            fontsize=7,
+        )
     if not panel.lines:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -155,8 +163,21 @@ def _key(
         )
         sample = ((x, x + 0.32 / width), (y, y))
         picture.add_artist(Line2D(*sample, color=line.colour, linestyle=line.dash, linewidth=2))
-        picture.text(x + 0.4 / width, y, printable(line.text, 48 if per_row == 1 else 60), va="center",
-                     color=LIGHT.ink, fontsize=8.5, parse_math=False)  # fmt: skip
+        picture.text(
+            x + 0.4 / width,
+            y,
+            printable(line.text, 48 if per_row == 1 else 60),
+            va="center",
+            color=LIGHT.ink,
+            fontsize=8.5,
+            parse_math=False,
+        )
     if grey:
-        picture.text(0.42 / width, 0.5 * _LINE / height, "in grey: all others", va="center", color=LIGHT.ink,
-                     fontsize=8.5)  # fmt: skip
+        picture.text(
+            0.42 / width,
+            0.5 * _LINE / height,
+            "in grey: all others",
+            va="center",
+            color=LIGHT.ink,
+            fontsize=8.5,
+        )

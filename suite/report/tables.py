@@ -54,7 +54,8 @@ def markdown(content: Content) -> str:
         else []
     )
     parts += [
-        f"Made by {code(f'python -m suite.report {content.arguments}')}; all figures: results.csv, arms.csv; LaTeX: "
+        f"Made by {code(f'python -m suite.report {content.arguments}')}; all figures: "
+        "results.csv, arms.csv; LaTeX: "
         "table.tex."
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -100,11 +101,28 @@ def _tex_row(cells: Sequence[str]) -> str:
 
 
 _TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "’": "'",
-    "[": "{[}", "]": "{]}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "’": "'",
+    "[": "{[}",
+    "]": "{]}",
+}
 
 
 def tex(text: str) -> str:
@@ -140,7 +158,8 @@ def code(text: str) -> str:
 def plain(text: str) -> str:
     """``text`` as Markdown that shows it as it is: one line, no markup, no HTML.
 
-    At the start of a line more is markup than within it: headings, lists, rules; and at the end of a heading ``#``.
+    At the start of a line more is markup than within it: headings, lists, rules; and at the end of
+    a heading ``#``.
     """
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)

@@ -5,8 +5,8 @@
     journal entry -> Sender (order, retries, cursor) -> Projection -> MlflowStore | MemoryStore
     reports, replay, weights <- read, find_run, download, resolve_weights
 
-The store can be rebuilt from the journal, and applying an entry twice changes nothing. So nothing is
-lost while a server is down: the sender resumes where it stopped. ``projection`` lists what each
+The store can be rebuilt from the journal, and applying an entry twice changes nothing. So nothing
+is lost while a server is down: the sender resumes where it stopped. ``projection`` lists what each
 entry becomes. mlflow takes seconds to import, so it is imported on first use (or by ``warm``).
 """
 

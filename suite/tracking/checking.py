@@ -162,7 +162,7 @@ def _check_database(uri: str) -> None:
 def _within(
     seconds: float, uri: str, look: Callable[[], list[tuple[str, str]]]
 ) -> list[tuple[str, str]]:
-    """Look on a thread: a name that does not resolve or a silent server blocks a call for minutes."""
+    """Look on a thread: an unknown name or a silent server blocks a call for minutes."""
     result: list[Any] = []
 
     def work() -> None:
@@ -195,7 +195,8 @@ def _explained(uri: str, error: Exception) -> Exception:
     ):
         return EnvironmentProblem(
             f"the tracking server {redacted(uri)} refuses us: {text}",
-            remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN); a server that "
+            remedy="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN); a "
+            "server that "
             "answers 403 to its own name needs --allowed-hosts NAME,NAME:PORT.",
         )
     return EnvironmentProblem(

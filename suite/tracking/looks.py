@@ -35,7 +35,7 @@ def looks_tag(
 
 
 def looks_of(tags: Mapping[str, str]) -> Looks:
-    """The looks that a parent run's tags hold; none if an older version or another tool wrote them."""
+    """The looks in a parent run's tags; none if an older version or another tool wrote them."""
     try:
         named: Any = json.loads(tags.get(LOOKS) or "{}")
         planned, made = (tuple(map(_seeds, named.get(part, ()))) for part in ("planned", "made"))

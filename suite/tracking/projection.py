@@ -9,7 +9,8 @@ start     a child run: RUNNING, params (the flattened config), config.yaml, tags
           input
 epoch     metrics, step = epoch, at the journal's time
 end       FINISHED (finished, stopped), FAILED, KILLED (interrupted); tags; the metric
-          ``best/value``; test figures of the best epoch that its ``epoch`` entry lacks, step = that epoch
+          ``best/value``; test figures of the best epoch that its ``epoch`` entry lacks, step = that
+          epoch
 file      an artifact
 images    images that MLflow's page steps through, stored as by ``mlflow.log_image``; metrics
 drop      the artifact ``checkpoints/best.pt`` is deleted, and the tag ``suite.checkpoint`` says so

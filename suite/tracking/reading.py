@@ -148,7 +148,8 @@ def _model_weights(uri: str, reference: str, name: str) -> Path:
         except Exception as error:
             raise EnvironmentProblem(
                 f"model.weights {reference} cannot be read from {redacted(uri)}: {brief(error)}",
-                remedy=f"Name a model that the suite registered (it holds {WEIGHTS_FILE}), or give the path "
+                remedy=f"Name a model that the suite registered (it holds {WEIGHTS_FILE}), or "
+                "give the path "
                 "of a local file.",
             ) from error
 
@@ -298,7 +299,7 @@ def _points(client: Any, store: Any, run_ids: list[str], name: str) -> list[tupl
 
 
 def _stored_points(store: Any, run_ids: list[str], name: str) -> list[tuple[str, int, float]]:
-    """From the database, by MLflow's session and table: its own call makes two objects per point."""
+    """From the database, by MLflow's session: its own call makes two objects per point."""
     from mlflow.store.tracking.dbmodels.models import SqlMetric as Metric
 
     with store.ManagedSessionMaker() as session:

@@ -95,9 +95,7 @@ def model_name(sweep: str) -> str:
 
 
 def save(model: nn.Module, example: np.ndarray, folder: Path) -> None:
-    """Write the network in MLflow's format, with a signature of free batch size, and a state
-    dict.
-    """
+    """Write the network in MLflow's format, with a free batch size, and its state dict."""
     import mlflow.pytorch
     import numpy as np
     import torch

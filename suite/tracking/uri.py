@@ -102,5 +102,7 @@ def _quiet() -> None:
 
 
 def tracking_uri_of(tracking_uri: str | None) -> str:
-    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working folder."""
+    """The store to use: the argument, else MLFLOW_TRACKING_URI, else ``mlflow.db`` in the
+    working folder.
+    """
     return default_uri(tracking_uri, Path.cwd())

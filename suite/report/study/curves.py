@@ -16,8 +16,10 @@ from suite.report.study.study_arms import StudyArms
 from suite.storage.journal import TrialHistory
 
 Looks = dict[str, Style]
-_BAND = "Mean over an arm's seeds, for as many epochs as all of them have; the band goes from the lowest seed to the "\
-        "highest. A cross: cut, the arm's trials did not run to their end."  # fmt: skip
+_BAND = (
+    "Mean over an arm's seeds, for as many epochs as all of them have; the band goes from the lowest "
+    "seed to the highest. A cross: cut, the arm's trials did not run to their end."
+)
 _SAME = "Lines, bands and crosses as in the first figure."
 _GRID = (TRAIN_LOSS, VAL_LOSS, TEST_LOSS, TRAIN_ACC, VAL_ACC, TEST_ACC)
 
@@ -145,12 +147,13 @@ class Courses:
         ]
         if not any(panel.lines for panel in panels):
             return
+        first = some(len(study_arms.dropout), "panel")
         caption = (
-            f"Dropout rates, after each place: the first {some(len(study_arms.dropout), 'panel')} show "
-            "test accuracy in percent, the others test loss. Colours stand for rates, from none to "
+            f"Dropout rates, after each place: the first {first} show test accuracy in percent, the others test loss. Colours stand for rates, from none to "
             "the highest, not for arms."
         )
-        alt = f"Test accuracy and loss by epoch for dropout rates {', '.join(f'{rate:g}' for rate in steps)}."
+        rates = ", ".join(f"{rate:g}" for rate in steps)
+        alt = f"Test accuracy and loss by epoch for dropout rates {rates}."
         yield Picture(
             "dropout",
             alt,
@@ -168,7 +171,7 @@ class Courses:
         )
 
     def _depths(self, study_arms: StudyArms) -> Iterable[Picture | None]:
-        """Plain nets beside residual nets of the same depths, as in He et al. 2015, figures 1 and 6."""
+        """Plain nets beside residual nets of equal depths, as in He et al. 2015, figures 1, 6."""
         groups: list[tuple[str, tuple[str, ...]]] = []
         for shallow, deep in study_arms.depths:
             groups.append(("plain", (shallow, deep)))

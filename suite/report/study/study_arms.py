@@ -138,7 +138,9 @@ def _head(config: Mapping[str, str]) -> tuple[Any, Any]:
 
 
 def _rates(configs: Configs) -> dict[str, dict[float, str]]:
-    """Place of dropout -> rate -> arm, for places with several rates and otherwise equal settings."""
+    """Place of dropout -> rate -> arm, for places with several rates and otherwise equal
+    settings.
+    """
     by_place: dict[tuple[frozenset[tuple[str, str]], str], dict[float, str]] = {}
     bases: dict[frozenset[tuple[str, str]], str] = {}
     for arm, config in configs.items():
