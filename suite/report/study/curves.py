@@ -17,8 +17,8 @@ from suite.storage.journal import TrialHistory
 
 Looks = dict[str, Style]
 _BAND = (
-    "Mean over an arm's seeds, for as many epochs as all of them have; the band goes from the lowest "
-    "seed to the highest. A cross: cut, the arm's trials did not run to their end."
+    "Mean over an arm's seeds, for as many epochs as all of them have; the band goes from the "
+    "lowest seed to the highest. A cross: cut, the arm's trials did not run to their end."
 )
 _SAME = "Lines, bands and crosses as in the first figure."
 _GRID = (TRAIN_LOSS, VAL_LOSS, TEST_LOSS, TRAIN_ACC, VAL_ACC, TEST_ACC)
@@ -149,8 +149,8 @@ class Courses:
             return
         first = some(len(study_arms.dropout), "panel")
         caption = (
-            f"Dropout rates, after each place: the first {first} show test accuracy in percent, the others test loss. Colours stand for rates, from none to "
-            "the highest, not for arms."
+            f"Dropout rates, after each place: the first {first} show test accuracy in percent, "
+            "the others test loss. Colours stand for rates, from none to the highest, not for arms."
         )
         rates = ", ".join(f"{rate:g}" for rate in steps)
         alt = f"Test accuracy and loss by epoch for dropout rates {rates}."
