@@ -172,8 +172,9 @@ def members(trial: Any) -> list[str]:
 
 
 def node_lost(trial: Any) -> bool:
-    """Whether a worker was lost because its node was, or cannot be reached: then nobody knows
-    what became of it.
+    """Whether a worker was lost with its node, or its node is unreachable.
+
+    The state of a worker on an unreachable node is unknown.
     """
     text = _error_text(trial)
     unreachable = "is unavailable" in text and len(ray.nodes()) > 1

@@ -35,9 +35,10 @@ def choose_numerics(
     data_gib: float = 0.0,
     images: int = 0,
 ) -> Measured:
-    """The numerics of a sweep, the GPUs of a pack and its trials: in this process if
-    ``measures_here``, else in a worker like those that will train. Where that ends, hangs or fails,
-    they are what needs no measurement.
+    """Choose the numerics of a sweep, the GPUs of a pack and the trials of a pack.
+
+    Measures in this process if ``measures_here``, else in a worker like those that will train. If
+    that worker dies, hangs or fails, returns defaults that need no measurement.
 
     Args:
         resources: as in the file; ``gpu`` is 0 where there is none.

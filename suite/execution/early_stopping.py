@@ -19,7 +19,7 @@ from suite.storage.journal import Entry
 
 
 class EarlyStop(FIFOScheduler):
-    """Ray's ASHA or median rule, fed with trials by our ids, so a resumed trial is the one it was.
+    """Ray's ASHA or median rule. It knows trials by the suite's ids, which survive a resume.
 
     Args:
         rule: the ``early_terminate`` of the sweep.

@@ -1,9 +1,8 @@
-"""The nodes of a Ray cluster, before training: are there any that train, and does each see the
-sweep's folder?
+"""Check a Ray cluster before training: it has workers, and each node sees the sweep's folder.
 
-The folder of checkpoints and journal is shared by all nodes. Where one has a folder of its own
-under that path, its trials would be lost without a word, so each node is asked to read what the
-driver wrote there, and to answer there.
+All nodes share the folder of checkpoints and journal. If a node has a local folder under that path,
+its trials are lost silently. So each node reads a file that the driver wrote there, and writes one
+for the driver to read.
 """
 
 from __future__ import annotations
@@ -61,11 +60,10 @@ def wait_for_workers(cpu: float, gpu: float | str, say: Callable[[str], None]) -
 
 
 def check_storage(storage: SweepStorage) -> None:
-    """Have every node read a file in the sweep's folder, and write one that is seen here; a node
-    alone need not.
+    """Check that every node can read and write the sweep's storage. A single node is not checked.
 
     Args:
-        storage: the sweep's; need not exist yet. Nothing is left behind, whatever comes out.
+        storage: the sweep's; need not exist yet. All test files are removed, also after an error.
 
     Raises:
         EnvironmentProblem: naming each node that cannot, or that has other packages than this
@@ -166,7 +164,7 @@ def _look(area: QuestionArea, token: str, node: str) -> dict[str, Any]:
 
 
 def _appears(area: QuestionArea, name: str) -> str | None:
-    """What a file says that is there, or comes within a while; None if it does not."""
+    """The content of a file, waiting up to ``SEEN_WITHIN_S`` for it to appear; else None."""
     end = time.monotonic() + SEEN_WITHIN_S
     while (found := area.read(name)) is None and time.monotonic() < end:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Which trials run together in one worker: usually each alone."""
+"""Group trials that share one worker (default: one each)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def packs(
 
 
 def _even(count: int, parts: int) -> int:
-    """Trials per pack, so that ``count`` make at least so many packs of ``MOST`` at the most."""
+    """Trials per pack: ``count`` trials in at least ``parts`` packs, each of at most ``MOST``.
+
+    Fewer than ``parts`` trials make one pack each.
+    """
     return math.ceil(count / max(min(parts, count), math.ceil(count / MOST)))
 
 

@@ -1,7 +1,7 @@
-"""A Ray to run on: met, or started on this machine for this sweep alone, and ended without a trace.
+"""Connect to a Ray cluster, or start a local one and shut it down cleanly.
 
-What Ray starts here listens on this machine only, keeps its token from others, and leaves signals
-to the suite.
+A local Ray listens on 127.0.0.1 only, its token is readable by its owner only, and its processes
+leave signals to the suite.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def running(address: str | None, verbose: bool) -> Iterator[dict[str, float]]:
 
 
 def starts_here(address: str | None) -> bool:
-    """Whether ``cluster`` will start a Ray of its own on this machine."""
+    """Whether ``running`` will start a Ray of its own on this machine."""
     return not ray.is_initialized() and _starts_here(address or os.environ.get("RAY_ADDRESS"))
 
 
@@ -108,11 +108,9 @@ def _starts_here(where: str | None) -> bool:
 
 @contextmanager
 def _plain_workers() -> Iterator[None]:
-    """Have Tune set no variables for its workers, which on this machine have them from this
-    process.
+    """Keep Tune from setting environment variables for local workers, which inherit them anyway.
 
-    Those that Ray keeps ready have none set, so they can take a trial at once: 1 s less until the
-    first one starts.
+    Ray can then use an idle worker that it started in advance: the first trial starts 1 s earlier.
     """
     kept = dict(class_cache.DEFAULT_ENV_VARS), set(class_cache.ENV_VARS_TO_PROPAGATE)
     class_cache.DEFAULT_ENV_VARS.clear()
@@ -144,12 +142,12 @@ def _private() -> Iterator[None]:
 
 @contextmanager
 def _spared() -> Iterator[None]:
-    """Have the processes that Ray starts here, and theirs, be deaf to SIGTERM, as Ray makes them
-    deaf to SIGINT.
+    """Block SIGTERM in Ray's local processes and their children. Ray itself shields them from
+    SIGINT.
 
-    `timeout` signals the whole process group, Slurm and systemd each process of a job. Without this
-    Ray's head would go before the trials could save, and the driver would look for it for a minute.
-    A signal meanwhile is heard later.
+    `timeout` signals the whole process group; Slurm and systemd signal each process of a job.
+    Without this, Ray's head would end before the trials had saved, and the driver would search for
+    it for a minute. A SIGTERM that arrives meanwhile is delivered later.
     """
     kept = signal.getsignal(signal.SIGTERM)
     with deaf():
@@ -227,9 +225,9 @@ def _shut_down(tidy: bool) -> None:
 
 
 def _below(head: node.Node) -> list[psutil.Process]:
-    """The processes that those of a Ray of ours started: its workers and agents.
+    """Children of Ray's local processes: its workers and agents.
 
-    None, if it was met, not started.
+    Empty if this process did not start Ray.
     """
     found: list[psutil.Process] = []
     for started in (one for kind in head.all_processes.values() for one in kind):
@@ -243,7 +241,11 @@ def _at_once(kill_all: Callable[..., None], **how: Any) -> None:
 
 
 def _meet(address: str) -> None:
-    """Whether somebody listens at ``host:port``; Ray itself would try for minutes."""
+    """Fail fast if nothing listens at ``host:port``; Ray itself would retry for minutes.
+
+    Raises:
+        EnvironmentProblem: no connection within 5 s.
+    """
     found = re.fullmatch(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)", address)
     if found is None:  # auto, local: Ray knows
         return

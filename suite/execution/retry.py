@@ -34,10 +34,9 @@ class RetryDecision:
 class RetryPolicy:
     """Decides for one trial, in one worker.
 
-    One more try from the last checkpoint. The same exception twice is deterministic and ends the
-    trial.
-    A full disk may get room, and a store may come back. If they do not, the sweep stops,
-    and the trial does not fail.
+    A trial is retried from its last checkpoint. The same exception twice is deterministic and ends
+    it; so does a third exception of any kind. After a full disk or an unavailable store, the trial
+    is retried at most four times with growing waits; then the sweep stops, but no trial fails.
 
     Attributes:
         wait: sleeps for some seconds, or less if a stop is requested.

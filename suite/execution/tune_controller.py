@@ -12,11 +12,11 @@ from ray.tune.execution.tune_controller import TuneController
 
 
 class PatientController(TuneController):
-    """Tune's, but a worker that is starting is not ended because another one has become free.
+    """Tune's controller, but it does not stop a starting worker when another becomes free.
 
-    Tune hands that to the waiting trial for which the other one was started. Where trials take less
-    time than a worker's start, a slot then starts workers without end and trains nothing: twelve
-    trials of 2 s on two cores ran one after the other.
+    Tune gives the free worker to the trial that waits for the starting one, and stops that one. If
+    trials are shorter than a worker's start, a slot keeps starting workers and trains nothing:
+    twelve trials of 2 s on two cores ran one after the other.
     """
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:

@@ -1,9 +1,8 @@
 """A prepared sweep through ``ray.tune.Tuner``: resume, extension, early stopping, signals.
 
-Tune schedules; the journal is the record. Whatever is asked for (a first run, going on after a
-crash, one more seed, a retry) is one mechanism: the plan, less what the journal holds as finished.
-Tune's own state is never read back; on resume the journal is fed to the searcher and to the
-scheduler, so they know what they knew.
+Tune schedules; the journal is the record. A first run, a resume after a crash, one more seed and a
+retry are the same operation: run the plan without the trials that the journal records as finished.
+Tune's own state is never read back. On resume, the journal restores the searcher and the scheduler.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def run_packs(
     """Run packs until ``following`` has no more or a stop is requested.
 
     Args:
-        following: the payloads of the next pack, or None.
+        following: returns the requests of the next pack, or None if there are no more.
         shared: what all packs have in common.
         cpu, gpu: of one pack.
         callback: takes down what happens.
@@ -60,9 +59,9 @@ def run_packs(
         on_complete: called with the id of each trial whose pack Tune is through with, and whether
             its worker was lost for good.
         storage: where Tune may keep its own state, which nobody reads.
-        slots: packs that can run at once: so many workers are started together at the beginning.
-        ahead: packs that may wait for room at once: fewer than there are slots where later ones are
-            chosen better, and more on several nodes, as an autoscaler starts nodes for what waits.
+        slots: packs that can run at once; on one machine at most this many start together.
+        ahead: packs that may wait for resources at once. Low for a search, which chooses better the
+            later it is asked; high on a cluster, whose autoscaler starts nodes for waiting packs.
     """
     several = sum(bool(node["Alive"]) for node in ray.nodes()) > 1
     trainable = tune.with_resources(

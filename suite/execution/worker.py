@@ -1,9 +1,9 @@
-"""One pack of trials in a Ray worker: usually one trial, several where nothing is stopped early.
+"""One pack of trials in a Ray worker: usually one trial; several only without early stopping.
 
-Ray Tune schedules packs; the trial is the unit of everything else. Each step of a pack is one epoch
-of each of its trials that still runs, and its result is a list of events, which the driver's
-callback takes down. The worker keeps no Tune checkpoint: a pack that starts again, after a lost
-worker or a stopped sweep, finds its trials' own.
+Ray Tune schedules packs; the trial is the unit of everything else. A step of a pack trains one
+epoch of each of its unfinished trials and returns a list of events, which the driver's callback
+records. There is no Tune checkpoint: after a lost worker or a stopped sweep, each trial of the pack
+continues from its own checkpoint.
 """
 
 from __future__ import annotations
@@ -83,18 +83,18 @@ class PackTrainable(tune.Trainable):
         ]
 
     def _leave(self) -> None:
-        """The scheduler may have ended a trial here: keep what it had, should it be confirmed
-        later.
-        """
+        """Save the trials that are not over: a trial stopped early may be confirmed later."""
         for runner in self.runners:
             runner.suspend()
         self.runners = []
 
 
 class TrialRunner:
-    """One trial of a pack.
+    """One trial of a pack. If it fails, the pack's other trials go on.
 
-    Its failures are its own; ``others`` is where features of the pack's trials are shared.
+    Args:
+        request: the trial, and how much of it the journal holds.
+        shared_features: where the trials of a pack share features of frozen layers.
     """
 
     def __init__(
@@ -116,14 +116,16 @@ class TrialRunner:
         self.warnings: list[str] = []
 
     def advance(self, epoch: Callable[[], EpochRecord | None] | None = None) -> list[TrialEvent]:
-        """One epoch, or what ``epoch`` gives of one that was trained together; or the trial's
-        end, with its reason.
+        """Train one epoch and return its events; at the end of the trial, the end and its reason.
+
+        Args:
+            epoch: returns the trial's result of an epoch that was trained jointly; None = train.
         """
         try:
             if self.training is None:
                 if unseen := self._unseen():  # before anything is written there
                     return [self._end(Status.INTERRUPTED, **unseen)]
-                if hung := self._hung():  # said now: should it hang again, nothing would be
+                if hung := self._hung():  # report now: a second hang kills the worker first
                     return hung
             with self.watchdog.over(self.folder):
                 events = self._advance(epoch)
@@ -156,16 +158,15 @@ class TrialRunner:
             events += self._draw(facts)
             events.append(self._end(Status.FINISHED, **facts))
         self.reported = (
-            told  # not before: where the trial's files cannot be written, nothing above was told
+            told  # only now: if the trial's files cannot be written, no event above is sent
         )
         return events
 
     def _hung(self) -> list[TrialEvent]:
-        """A line, where an earlier worker of this launch hung over this trial and nobody was told
-        yet.
+        """A warning if an earlier worker of this launch hung in this trial and it is not reported.
 
         Raises:
-            TrialError: it did so twice.
+            TrialError: a second worker hung.
         """
         stack, before = self.folder / STACK_FILE, f"hung-{self.shared.token[:8]}-"
         if not (stack.exists() and stack.stat().st_size):
@@ -192,10 +193,7 @@ class TrialRunner:
         return self.training is not None and not self.training.complete
 
     def _draw(self, facts: Mapping[str, Any]) -> list[TrialEvent]:
-        """The sheets of a finished trial.
-
-        Pictures are no reason to lose it, whatever the user's network does.
-        """
+        """Draw the activation maps of a finished trial; an error there is only a warning."""
         if (
             not self.shared.activations
             or self.shared.limit_batches
@@ -277,8 +275,9 @@ class TrialRunner:
         return self.storage.stop_requested()
 
     def _unseen(self) -> dict[str, str]:
-        """Stops the sweep where its folder is not seen: a node that joined while it ran was not
-        asked for it.
+        """Reason and halt if this node does not see the sweep's storage, else empty.
+
+        Nodes that join during the sweep were not checked at its start.
         """
         if self.storage.is_visible():
             return {}
@@ -287,11 +286,10 @@ class TrialRunner:
 
 
 def _leave_sigterm_to_the_driver() -> None:
-    """Where Ray's processes were started deaf to SIGTERM, do nothing at one: the driver, too, has
-    it, and asks to stop.
+    """Ignore SIGTERM in workers of a local Ray: the driver gets it too, and requests the stop.
 
-    Deafness is inherited, and would keep processes that a user's code starts here from being ended:
-    they hear it.
+    Ray's local processes start with SIGTERM blocked. Children would inherit that and could not be
+    terminated, so it is unblocked here; a handler ignores it in this process only.
     """
     if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
         return  # a worker of somebody's cluster

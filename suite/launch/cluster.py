@@ -31,8 +31,9 @@ def uses_cluster(options: Options) -> bool:
 def on_cluster(
     spec: SweepSpec, options: Options, storage: SweepStorage, console: Console
 ) -> Iterator[None]:
-    """A cluster is met, and its nodes asked for the sweep's folder, before anything is written; on
-    this machine alone, only the cores are counted.
+    """Connect to the cluster and check that its nodes see the sweep's folder, before any write.
+
+    Without a cluster, only check that this machine has enough cores.
     """
     if uses_cluster(options):
         from suite.execution import nodes, ray_session

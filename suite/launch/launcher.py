@@ -1,4 +1,4 @@
-"""One launch of a sweep: what is left of the plan is run, whatever came before.
+"""One launch of a sweep: run the planned trials that the journal does not record as complete.
 
 ::
 

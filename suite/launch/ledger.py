@@ -85,8 +85,9 @@ class Ledger:
             raise
 
     def record_look(self) -> None:
-        """Put on record at which seeds the verdicts can be read now, if those are other seeds
-        than the last time.
+        """Record a look: the seeds at which verdicts can be read now.
+
+        Does nothing while trials are left to run, or if the last look was at the same seeds.
         """
         trials = list(self.history.in_plan())
         if not trials or not all(item.ended for item in trials):
@@ -171,10 +172,10 @@ class Ledger:
     def prepare(
         self, trials: Iterable[Trial], complete: Sequence[Status] = COMPLETE
     ) -> list[Trial]:
-        """The trials that are left to run, ready to run.
+        """The trials that are left to run, after resetting those planned with other numerics.
 
-        Unfinished trials whose numerics are not this launch's start again from their beginning:
-        otherwise a trial would be trained half with the one and half with the other.
+        Such a trial starts from its beginning: no trial is trained partly with one precision and
+        partly with another.
 
         Args:
             complete: states that need no further run.
@@ -218,9 +219,9 @@ class Ledger:
             self._record_trial(arm, self.plan.trial(arm, trial.seed))
 
     def reset_trials(self, items: Sequence[TrialHistory]) -> None:
-        """Have trials run again from their start.
+        """Reset trials, so that they run again from their start.
 
-        Nothing is removed before that is durably on record.
+        Their files are removed only after the reset is durable in the journal.
         """
         for item in items:
             self.record("forget", id=item.trial.id)

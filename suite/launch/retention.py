@@ -69,8 +69,9 @@ class Retention:
         self._removals.submit(self._remove_recorded, f"trials/{trial_id}/{name}")
 
     def _remove_recorded(self, name: str) -> None:
-        """Remove it once the entry that makes it superfluous is durable; if that cannot be, the
-        next launch does.
+        """Remove a file once the journal entry that allows it is durable.
+
+        If the journal cannot be written, the next launch removes the file.
         """
         if self.ledger.journal.failure is not None or not self.ledger.journal.flush(FLUSH_S):
             return

@@ -46,8 +46,9 @@ class Runner:
         self.stack.close()
 
     def start(self) -> Numerics:
-        """Start Ray, once; what a trial gets and the numerics: given, or measured where trials
-        will run.
+        """Start Ray (once), set the resources of a trial, and return the numerics.
+
+        Both are given by the file or an earlier launch, or measured where trials will run.
         """
         from suite.execution import choose_numerics, ray_session
 

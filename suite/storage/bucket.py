@@ -1,8 +1,7 @@
 """A sweep's place in an object store that speaks S3: ``--storage-path s3://bucket/prefix``.
 
-Such a store has no rename, no append and no lock, so what a shared folder gives is made here of
-what it has: an object is there whole or not at all, and one can be put on condition that there is
-none of that name.
+An object store has no rename, no append and no lock. It has two guarantees, which replace them: an
+object is visible whole or not at all, and a put can be made conditional on the name being unused.
 
 ::
 
@@ -118,14 +117,18 @@ class Bucket:
             self._call("put_object", Key=self._key(name), Body=content)
 
     def put_new(self, name: str, content: bytes) -> bool:
-        """Put an object where there is none of that name; whether there was none, or one with
-        this very content.
+        """Create an object if its name is unused.
+
+        Returns:
+            True if it was created or already has this content; False if it has another.
         """
         try:
             self._call("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
         except FileExistsError:  # perhaps by us: an answer that got lost is asked for again
             if (there := self.get(name)) is None:
-                raise StorageUnavailable(errno.EIO, f"{name} is there and is not") from None
+                raise StorageUnavailable(
+                    errno.EIO, f"{name} exists but could not be read"
+                ) from None
             return there == content
         return True
 

@@ -50,8 +50,10 @@ def read_journal(bucket: Bucket) -> bytes:
 
 
 def download_journal(bucket: Bucket, file: Path) -> None:
-    """Make a local journal what the store's is: what only the working copy has was never said to
-    anybody.
+    """Replace the local journal by the store's.
+
+    Lines that only the local copy has are dropped: they never became durable, so no listener got
+    them.
     """
     lines = read_journal(bucket)
     if lines or file.exists():

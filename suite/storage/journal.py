@@ -10,15 +10,16 @@ Entries, all with ``seq`` (from 1, the order of things), ``ts_ms`` (wall clock, 
 ``kind``:
 
 ========  ==========================================================================================
+journal   the first entry of every journal: id
 take      a process is about to take the sweep in an object store: token. A process that cannot
           write this entry must not touch anything there
 launch    a process took the sweep: token, pid, host, command, file, text, overrides, environment,
           numerics, data
-plan      the trials of the sweep as it now stands: ids, in order; ids of dropped arms; whether each
-          arm is a baseline
+plan      the trials of the sweep as it now stands: ids, in order; names of confirmed arms and of
+          baseline arms
 trial     a trial was planned for the first time: id, arm, seed, name, settings, config, digests,
           numerics
-start     a worker began or continued a trial: id, epoch (completed so far), host, pid
+start     a worker began or continued a trial: id, epoch (completed so far)
 epoch     a trial completed an epoch: id, epoch, metrics
 end       a trial ended: id, status, reason, epochs, best_epoch, best_value, and what the worker
           says of it; test holds the test figures of best_epoch that its epoch entry does not have
@@ -27,7 +28,7 @@ file      a file of a trial (id) or of the sweep (id null) is ready for tracking
 images    images of a trial are ready for tracking: id, key, folder, files in order, step (epoch),
           metrics
 drop      the checkpoint budget removed the best checkpoint of a trial: id
-forget    a trial is to run again from its start (--force, --retry-errored): id
+forget    a trial is to run again from its start (--force, or other numerics): id
 look      all planned trials have ended, so that verdicts can be read: seeds. Each further look may
           err
 champion  the sweep's winner: id, value
@@ -98,9 +99,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def identity(path: Path) -> str:
-    """What tells a journal from another one of that name, wherever its folder is moved to; ""
-    where there is none.
-    """
+    """The id of a journal, which stays the same if its folder is moved; "" without a journal."""
     try:
         with path.open("rb") as file:
             return str(json.loads(file.readline())["id"])
@@ -177,10 +176,10 @@ class Journal:
     """The journal open for writing, by the one process that holds the sweep's lock.
 
     Args:
-        tell: told in a sentence, on the journal's thread, when the disk takes nothing and when it
-            does again.
-        elsewhere: takes the number of the first entry of each write, and its lines: a copy that
-            counts as much as the file. An OSError of its is like one of the disk's.
+        tell: called on the journal's thread with a sentence for the user, when writing fails and
+            when it works again.
+        elsewhere: called with the number of the first entry of each write, and its lines, to store
+            a second copy. An entry is durable only in both; an OSError counts as a disk error.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ def run(
         tracking_uri: MLflow's store; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the working
             folder.
         storage_path: folder of the sweeps' folders, or ``s3://bucket/prefix``.
-        smoke: one epoch and a few batches of each trial, tracked nowhere.
+        smoke: one epoch and a few batches of each arm, on one seed, tracked nowhere.
         report: write ``reports/<sweep>/`` in the working folder when all trials have ended.
         console: where progress is shown; ``Console(quiet=True)`` for none.
 
