@@ -4,6 +4,7 @@ added seeds.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -482,6 +483,9 @@ def test_a_dry_run_shows_each_look_with_its_level_and_the_least_and_most_trials(
     folder.write(**PLANNED)
     shown = " ".join(folder.sweep("--dry-run", COLUMNS="160").stdout.split())
     assert "look 1 of 2: 8 seeds, at most 24 trials of 3 arms, two-sided error level 0.0" in shown
+    levels = [float(text) for text in re.findall(r"two-sided error level ([\d.]+)", shown)]
+    planned = Looks(planned=(tuple(range(8)), tuple(range(10))))
+    assert levels == [pytest.approx(look_levels(planned, 2)[0], abs=5e-5)] * 2, levels
     assert "look 2 of 2: 10 seeds, at most 30 trials of 3 arms, two-sided error level 0.0" in shown
     assert "24 trials to run, 72 epochs" in shown
     assert "at least 24 trials, about" in shown and "at most 30, about" in shown

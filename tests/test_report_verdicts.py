@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import CONFIG1, CONFIG2, FINETUNE, SCRATCH, VAL, Store, network, run, runs, said
+from made_up import (
+    CONFIG1,
+    CONFIG2,
+    FINETUNE,
+    SCRATCH,
+    VAL,
+    Store,
+    history,
+    network,
+    run,
+    runs,
+    said,
+)
 from scipy import stats
 
 from suite import analysis
@@ -753,3 +765,24 @@ def test_claims_about_arms_that_are_not_whole_are_not_judged(status: Status) -> 
     found = claims(trials, roles, Rules(VAL))
     assert {claim.outcome for claim in found} == {"cannot be told"}
     assert any("Not judged: b lost seeds" in claim.figures for claim in found)
+
+
+def with_loss(arm: str, losses: Sequence[float]) -> dict[Any, TrialHistory]:
+    """Trials of one epoch whose test loss is given, as claims take them."""
+    pairs = {}
+    for seed, loss in enumerate(losses):
+        trial = history(arm, seed)
+        trial.records = {1: EpochRecord(1, {"val/loss": loss, "test/loss": loss})}
+        pairs[(seed, "")] = trial
+    return pairs
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [(-0.4, "reproduced"), (0.4, "not reproduced")])
+def test_no_worse_is_judged_with_losses_that_fall(shift: float, outcome: str) -> None:
+    """A lower loss than the other arm's is no worse, however much lower."""
+    from suite.report.study.claims import _same
+
+    noise = [0.0, 0.01, -0.01, 0.005, -0.005, 0.002]
+    ours = with_loss("a", [1.0 + shift + each for each in noise])
+    rules = Rules(Objective("val/loss", "minimize"))
+    assert _same("x", ours, with_loss("b", [1.0] * 6), rules, no_worse=True).outcome == outcome

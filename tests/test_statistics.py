@@ -628,3 +628,74 @@ def test_the_number_of_arms_counts_for_the_level_of_a_look() -> None:
 
 def test_two_baselines_widen_dunnetts_intervals() -> None:
     assert critical_value(4, 20, 0.05, 0.0) > critical_value(4, 20, 0.05, 0.5)
+
+
+@pytest.mark.parametrize("arms", [2, 3, 6])
+def test_dunnetts_width_is_that_of_a_least_squares_fit_with_blocks(arms: int) -> None:
+    """Residual variance and degrees of freedom of the additive model, fitted by numpy."""
+    blocks = 7
+    values = np.random.default_rng(arms).normal(0.5, 0.02, (blocks, arms))
+    rows = [(block, arm) for block in range(blocks) for arm in range(arms)]
+    design = np.zeros((len(rows), blocks + arms))
+    for row, (block, arm) in enumerate(rows):
+        design[row, [block, blocks + arm]] = 1.0
+    observed = np.array([values[row] for row in rows])
+    fit, _, rank, _ = np.linalg.lstsq(design, observed, rcond=None)
+    freedom = len(rows) - int(rank)
+    variance = float(np.sum((observed - design @ fit) ** 2)) / freedom
+    expected = critical_value(arms - 1, freedom, 0.05) * np.sqrt(2 * variance / blocks)
+    assert analysis.half_width(values, 0.05) == pytest.approx(expected)
+
+
+def test_several_baselines_are_judged_as_uncorrelated_by_dunnett(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "suite.analysis.comparison.half_width",
+        lambda values, level, one_baseline=True: asked.append(one_baseline) or 0.1,
+    )
+    items = sweep_of({"base": [0.5, 0.6, 0.55], "a": [0.6, 0.7, 0.64]})
+    compare(items, VAL)
+    two = [history(arm, seed, 0.5 + seed / 100, baseline="base" in arm, settings={"net": net})
+           for net in ("x", "y") for arm in (f"base {net}", f"a {net}")
+           for seed in range(3)]  # fmt: skip
+    assert len(set(baselines(two).values())) == 2
+    compare(two, VAL)
+    assert asked == [True, False]
+
+
+def test_the_stabiliser_shrinks_with_the_square_root_of_the_number_of_seeds() -> None:
+    """s0 = margin / 2 at six seeds; at 24 seeds half of that: the p of one arm, by hand."""
+    from suite.analysis.significance import _Family
+
+    random = np.random.default_rng(3)
+    for seeds, share in ((6, 1.0), (24, 0.5)):
+        family = _Family(random.normal(0, 0.01, (seeds, 2)), 0.01)
+        assert family.offset == pytest.approx(share * 0.005)
+
+
+def test_the_worst_case_of_a_lost_seed_is_the_highest_loss() -> None:
+    items = sweep_of(
+        {"base": [0.6] * 8, "a": [0.5, 0.51, 0.5, 0.52, 0.5, 0.51, 0.5, 0.5], "bad": [0.9] * 8}
+    )
+    for item in items:
+        item.records = {
+            epoch: EpochRecord(epoch, {"val/loss": 0.5, "test/loss": record.metrics["test/acc"]})
+            for epoch, record in item.records.items()
+            if epoch == 1
+        }
+    failed(items, "a", 6, 7)
+    row = compare(items, Objective("val/loss", "minimize")).set_index("arm").loc["a"]
+    assert row["verdict"] == "better on the seeds it finished"
+    assert row["difference high"] < 0 < row["worst high"], "it may have ended at 0.9 twice"
+
+
+def test_a_look_is_not_read_before_its_baseline_has_ended() -> None:
+    items = sweep_of({"base": [0.5] * 8, "a": [0.6, 0.61, 0.6, 0.62, 0.6, 0.61, 0.6, 0.6]})
+    looks = Looks(planned=first(8, 12))
+    assert compare(items, VAL, looks=looks).set_index("arm").loc["a", "verdict"] == "better"
+    for item in items:
+        if item.trial.arm == "base" and item.trial.seed == 7:
+            item.status = Status.RUNNING
+    assert compare(items, VAL, looks=looks).set_index("arm").loc["a", "verdict"] == "unfinished"
